@@ -1,0 +1,44 @@
+# Every target starts from an empty clone: the first one makes .venv (scripts/setup-env.sh says how).
+# PYTHON=/path/to/python names the interpreter; ARGS="..." is passed on, for instance make test ARGS="-k crops -x".
+
+BIN := .venv/bin
+export MPLBACKEND ?= agg
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types docs lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## make or update .venv with the package and its development tools
+	@scripts/setup-env.sh
+
+demo: install ## fit, predict, classify and cross-validate on toy data, into demo-output/
+	$(BIN)/stcontrast demo --out demo-output $(ARGS)
+
+test: install ## run the tests that take seconds and need neither network nor GPU
+	$(BIN)/python -m pytest -m "not slow and not network and not gpu" $(ARGS)
+
+test-slow: install ## run the tests on real slides
+	$(BIN)/python -m pytest -m "slow and not network and not gpu" $(ARGS)
+
+lint: install ## check style and spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/codespell
+
+types: install ## check types
+	$(BIN)/mypy $(ARGS)
+
+docs: install ## build the documentation into docs/_build/html; a warning is an error
+	rm -rf docs/generated # pages of names that are gone
+	$(BIN)/sphinx-build -M html docs docs/_build -W --keep-going $(ARGS)
+
+lock: ## compile requirements.lock anew; ARGS=--upgrade for newer versions
+	scripts/setup-env.sh uv pip compile --quiet --universal --no-emit-index-url --no-header --no-annotate \
+		--python-version 3.12 pyproject.toml --group dev -o requirements.lock $(ARGS)
+
+clean: ## remove caches and everything that was built, but not .venv
+	rm -rf build dist demo-output benchmark-output docs/_build docs/generated docs/jupyter_execute
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find src tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

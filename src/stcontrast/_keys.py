@@ -1,0 +1,41 @@
+"""Every slot name that stcontrast writes, once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "CLASS",
+    "CLASS_CONFIDENCE",
+    "CLASS_PROBA",
+    "GENE_EMBEDDING",
+    "HELD_OUT_R",
+    "IMAGE_EMBEDDING",
+    "IMAGE_FEATURES",
+    "IN_DISTRIBUTION",
+    "LOWER",
+    "PREDICTION_TABLE",
+    "UNS",
+    "UPPER",
+    "VAE_LATENT",
+]
+
+UNS: Final = "stcontrast"
+
+# obsm of the measured table
+IMAGE_FEATURES: Final = "X_image"
+VAE_LATENT: Final = "X_stc_vae"
+GENE_EMBEDDING: Final = "X_stc_gene"
+IMAGE_EMBEDDING: Final = "X_stc_image"
+
+# the prediction: a table of its own
+PREDICTION_TABLE: Final = "stc_pred"
+LOWER: Final = "lower"
+UPPER: Final = "upper"
+IN_DISTRIBUTION: Final = "stc_in_distribution"
+HELD_OUT_R: Final = "stc_held_out_r"
+
+# subtypes
+CLASS: Final = "stc_class"
+CLASS_CONFIDENCE: Final = "stc_class_confidence"
+CLASS_PROBA: Final = "stc_class_proba"

@@ -1,0 +1,306 @@
+"""The boundary: SpatialData and AnnData in, plain arrays out. No other file knows SpatialData's elements.
+
+Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the square [0, 1) × [0, 1).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stcontrast._elements import image_from_array, image_of_element, images_over, shape_centers
+from stcontrast._keys import UNS
+from stcontrast._scale import scale_from_spots
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from stcontrast._elements import SlideImage
+
+__all__ = ["Slide", "Spots", "require_images", "resolve_slides", "resolve_table", "table_region_keys"]
+
+logger = logging.getLogger(__name__)
+
+type PerSlide[T] = T | Mapping[str, T] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Slide:
+    """One section as plain arrays.
+
+    Attributes
+    ----------
+    name
+        Name of the shapes element (SpatialData) or of the library (AnnData).
+    rows
+        Its rows in the table, shape (n_spots,).
+    centers
+        Centres of the spots, shape (n_spots, 2): x, y in pixels of the image's finest level, or in the units
+        of the shapes where the slide has no image.
+    diameter
+        Median diameter (or side) of the spots, in the units of `centers`; NaN if unknown.
+    image
+        The H&E, lazily; `None` if the slide has none.
+    um_per_px
+        µm per unit of `centers`; `None` if unknown.
+    coordinate_system
+        Coordinate system that spots and image share.
+    """
+
+    name: str
+    rows: NDArray[np.intp]
+    centers: NDArray[np.float64]
+    diameter: float
+    image: SlideImage | None
+    um_per_px: float | None
+    coordinate_system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spots:
+    """A table and the slides that it annotates. `table` is the user's own object, not a copy."""
+
+    table: AnnData
+    slides: list[Slide]
+    region_key: str | None = None
+    instance_key: str | None = None
+
+
+def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) -> AnnData:
+    """The table that holds the spots: `table_key`, or the only one, or the one called "table".
+
+    Raises
+    ------
+    KeyError
+        If there is no such table, or several and none is named; the message lists what is there.
+    """
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    if isinstance(data, AnnData):
+        return data
+    if not isinstance(data, SpatialData):
+        msg = f"Expected a SpatialData or an AnnData object, found {type(data).__name__}."
+        raise TypeError(msg)
+    names = [name for name, table in data.tables.items() if "prediction" not in table.uns.get(UNS, {})]
+    if table_key is None:
+        if len(names) == 1:
+            return data.tables[names[0]]
+        table_key = "table"
+    if table_key not in data.tables:
+        msg = f"No table {table_key!r} in the SpatialData object; its tables are {sorted(data.tables)}. Give `table_key`."
+        raise KeyError(msg)
+    return data.tables[table_key]
+
+
+def table_region_keys(table: AnnData) -> tuple[list[str], str, str]:
+    """Regions that a table annotates, its region column and its instance column."""
+    from spatialdata.models import TableModel, get_table_keys
+
+    if TableModel.ATTRS_KEY not in table.uns:
+        msg = (
+            "The table annotates no shapes: `uns['spatialdata_attrs']` is absent. "
+            "Parse it with `spatialdata.models.TableModel.parse(adata, region=..., region_key=..., instance_key=...)`."
+        )
+        raise ValueError(msg)
+    _, region_key, instance_key = get_table_keys(table)
+    # the regions that have rows: a subset table may still name slides that it no longer holds
+    return list(dict.fromkeys(table.obs[region_key].astype(str))), region_key, instance_key
+
+
+def resolve_slides(
+    data: SpatialData | AnnData,
+    *,
+    table_key: str | None = None,
+    image_key: PerSlide[str] = None,
+    um_per_px: PerSlide[float] = None,
+    spot_diameter_um: float | None = None,
+    library_key: str | None = None,
+) -> Spots:
+    """Resolve table, shapes, image and transformations of every slide into plain arrays.
+
+    Parameters
+    ----------
+    data
+        SpatialData whose table annotates one or more shapes elements; or AnnData with ``obsm["spatial"]`` in
+        pixels of the full-resolution image (and, for images, scanpy's ``uns["spatial"]``).
+    table_key
+        Table to use; the only one by default.
+    image_key
+        Image of every slide, or a mapping from slide to image; by default the finest RGB image that lies under
+        the spots in a coordinate system they share.
+    um_per_px
+        µm per pixel of the image's finest level, a number or a mapping from slide to number; by default
+        ``uns["stcontrast"]["um_per_px"]``, else derived from the spots (see :func:`~stcontrast._scale.scale_from_spots`).
+    spot_diameter_um
+        Diameter (or side) of a spot in µm, to derive µm per pixel from.
+    library_key
+        AnnData: column of `obs` that names the slide of a spot; ``"library_id"`` by default if it is there.
+
+    Returns
+    -------
+    The table and its slides, in order of appearance.
+
+    Raises
+    ------
+    KeyError
+        If a named table, image, region or column is absent; the message lists what is there.
+    ValueError
+        If a named image lies elsewhere than the spots, or rows and shapes do not match.
+    """
+    from anndata import AnnData
+
+    table = resolve_table(data, table_key=table_key)
+    if table.n_obs == 0:
+        msg = "The table has no spots (0 rows)."
+        raise ValueError(msg)
+    stored = table.uns.get(UNS, {}).get("um_per_px", {})
+    if isinstance(data, AnnData):
+        slides = [
+            _anndata_slide(table, name, rows) for name, rows in _library_rows(table, library_key=library_key).items()
+        ]
+        keys: tuple[str | None, str | None] = (None, None)
+    else:
+        regions, region_key, instance_key = table_region_keys(table)
+        absent = sorted(set(regions) - set(data.shapes))
+        if absent:
+            msg = f"The table annotates shapes that are absent: {absent}. Shapes in the object: {sorted(data.shapes)}."
+            raise KeyError(msg)
+        of_row = table.obs[region_key].astype(str).to_numpy()
+        slides = [
+            _element_slide(data, table, name, np.flatnonzero(of_row == name), instance_key, _of_slide(image_key, name))
+            for name in regions
+        ]
+        keys = (region_key, instance_key)
+    unknown = sorted({key for given in (um_per_px, image_key) if isinstance(given, Mapping) for key in given} - {s.name for s in slides})
+    if unknown:
+        msg = f"`um_per_px` or `image_key` names slides that are absent: {unknown}. Slides: {[s.name for s in slides]}."
+        raise KeyError(msg)
+    scaled = [
+        _scaled(slide, given=_of_slide(um_per_px, slide.name), stored=stored, spot_diameter_um=spot_diameter_um)
+        for slide in slides
+    ]
+    return Spots(table, scaled, *keys)
+
+
+def require_images(spots: Spots) -> None:
+    """Raise unless every slide has an image and a known µm per pixel: before any work is done."""
+    bare = [slide.name for slide in spots.slides if slide.image is None]
+    if bare:
+        msg = (
+            f"No image lies under the spots of {bare}. Every slide needs an RGB image that shares a coordinate system "
+            "with its shapes (`spatialdata.transformations.set_transformation`), or name it with `image_key`; "
+            "or drop those slides."
+        )
+        raise ValueError(msg)
+    unscaled = [slide.name for slide in spots.slides if slide.um_per_px is None]
+    if unscaled:
+        msg = (
+            f"µm per pixel is unknown for {unscaled}: the spots form no lattice of a known platform. Give `um_per_px` "
+            "(a number, or a mapping from slide to number) or `spot_diameter_um` (55 for Visium, 100 for legacy ST)."
+        )
+        raise ValueError(msg)
+
+
+def _of_slide[T](given: PerSlide[T], name: str) -> T | None:
+    return given.get(name) if isinstance(given, Mapping) else given
+
+
+def _scaled(
+    slide: Slide, *, given: float | None, stored: Mapping[str, float], spot_diameter_um: float | None
+) -> Slide:
+    if given is None and spot_diameter_um is None and slide.name in stored:
+        given = float(stored[slide.name])
+    if given is not None:
+        if not np.isfinite(given) or given <= 0:
+            msg = f"`um_per_px` of slide {slide.name!r} must be a positive number, found {given!r}."
+            raise ValueError(msg)
+        value: float | None = float(given)
+    else:
+        scale = scale_from_spots(slide.centers, slide.diameter, spot_diameter_um=spot_diameter_um)
+        value = None if scale is None else scale.um_per_px
+        if scale is not None:
+            logger.info("%s: %.4g µm per pixel, from %s.", slide.name, scale.um_per_px, scale.source)
+    return Slide(
+        slide.name, slide.rows, slide.centers, slide.diameter, slide.image, value, slide.coordinate_system
+    )
+
+
+def _element_slide(
+    sdata: SpatialData, table: AnnData, name: str, rows: NDArray[np.intp], instance_key: str, image_key: str | None
+) -> Slide:
+    shapes = sdata.shapes[name]
+    instances = table.obs[instance_key].to_numpy()[rows]
+    positions = shapes.index.get_indexer(instances)
+    if (positions < 0).any():
+        lost = [str(i) for i in instances[positions < 0][:5]]
+        msg = (
+            f"{int((positions < 0).sum())} rows of the table have no shape in {name!r} (`{instance_key}`: {lost}, ...); "
+            f"the shapes are indexed {[str(i) for i in shapes.index[:5]]}, ..."
+        )
+        raise ValueError(msg)
+    centers, diameter = shape_centers(shapes)
+    centers, diameters = centers[positions], diameter[positions]
+    if image_key is not None and image_key not in sdata.images:
+        msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(sdata.images)}."
+        raise KeyError(msg)
+    found = images_over(sdata, name, centers, names=None if image_key is None else [image_key])
+    if image_key is not None and found is None:
+        msg = (
+            f"Image {image_key!r} lies elsewhere than the spots of {name!r}, or shares no coordinate system with them, "
+            "or is not RGB. Check `spatialdata.transformations.get_transformation(element, get_all=True)` of both."
+        )
+        raise ValueError(msg)
+    if found is None:
+        from spatialdata.transformations import get_transformation
+
+        first = next(iter(get_transformation(shapes, get_all=True)), None)
+        return Slide(name, rows, centers, float(np.median(diameters)), None, None, first)
+    return Slide(
+        name,
+        rows,
+        found.to_pixels(centers),
+        float(np.median(diameters)) * found.pixels_per_unit,
+        image_of_element(sdata.images[found.name], found.name),
+        None,
+        found.coordinate_system,
+    )
+
+
+def _library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArray[np.intp]]:
+    if library_key is None and "library_id" in table.obs:
+        library_key = "library_id"
+    libraries = list(table.uns.get("spatial", {}))
+    if library_key is None:
+        if len(libraries) > 1:
+            msg = f"`uns['spatial']` holds the images of {libraries}: give `library_key`, the column of `obs` that names the slide of a spot."
+            raise ValueError(msg)
+        return {(libraries or ["slide"])[0]: np.arange(table.n_obs)}
+    if library_key not in table.obs:
+        msg = f"No column {library_key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
+        raise KeyError(msg)
+    names = table.obs[library_key].astype(str).to_numpy()
+    return {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names)}
+
+
+def _anndata_slide(table: AnnData, name: str, rows: NDArray[np.intp]) -> Slide:
+    if "spatial" not in table.obsm:
+        msg = f"No `obsm['spatial']` in the AnnData object; its obsm holds {sorted(table.obsm)}."
+        raise KeyError(msg)
+    centers = np.asarray(table.obsm["spatial"], dtype=np.float64)[rows, :2]
+    library = table.uns.get("spatial", {}).get(name, {})
+    factors = library.get("scalefactors", {})
+    diameter = float(factors.get("spot_diameter_fullres", np.nan))
+    for resolution in ("hires", "lowres"):
+        pixels = library.get("images", {}).get(resolution)
+        factor = factors.get(f"tissue_{resolution}_scalef")
+        if pixels is not None and factor is not None:
+            image = image_from_array(pixels, f"{name}/{resolution}")
+            return Slide(name, rows, centers * factor, diameter * factor, image, None)
+    return Slide(name, rows, centers, diameter, None, None)

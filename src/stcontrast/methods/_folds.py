@@ -1,0 +1,69 @@
+"""Inner folds: donors held out in turn, or slides, or blocks of the only slide. Never single spots."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.model_selection import GroupKFold
+
+from stcontrast.methods._data import Fold
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stcontrast.methods._data import TrainingData
+
+__all__ = ["Folds", "inner_folds"]
+
+logger = logging.getLogger(__name__)
+
+N_BLOCKS: Final = 4
+
+
+class Folds(NamedTuple):
+    """Inner folds, and what was held out: "donor", "slide" or "block"."""
+
+    folds: list[Fold]
+    unit: str
+
+
+def inner_folds(data: TrainingData, *, max_folds: int = 4) -> Folds:
+    """Hold out groups of training spots in turn, the largest unit that there are two of.
+
+    Parameters
+    ----------
+    data
+        Training spots. Groups are formed over spots with counts, or over annotated spots where nothing has counts;
+        all other spots stay in training.
+    max_folds
+        Groups are joined into this many folds at most.
+
+    Returns
+    -------
+    The folds. Held-out rows are disjoint; together they are all spots that were eligible.
+    """
+    eligible = data.measured if data.measured.any() else data.label >= 0
+    rows = np.flatnonzero(eligible)
+    unit, groups = _groups(data, rows)
+    n_folds = min(max_folds, len(np.unique(groups)))
+    if unit == "block":
+        logger.warning(
+            "Only one slide to learn from: choices and intervals rest on held-out blocks of that slide, "
+            "and say nothing about another donor."
+        )
+    folds = []
+    for _, test in GroupKFold(n_splits=n_folds).split(rows, groups=groups):
+        held_out = rows[test]
+        folds.append(Fold(np.setdiff1d(np.arange(len(eligible)), held_out), held_out))
+    return Folds(folds, unit)
+
+
+def _groups(data: TrainingData, rows: NDArray[np.intp]) -> tuple[str, NDArray[np.int64]]:
+    for unit, codes in (("donor", data.donor), ("slide", data.slide)):
+        if len(np.unique(codes[rows])) > 1:
+            return unit, codes[rows]
+    n_blocks = min(N_BLOCKS, len(rows))
+    return "block", KMeans(n_blocks, n_init=4, random_state=0).fit_predict(data.xy[rows]).astype(np.int64)

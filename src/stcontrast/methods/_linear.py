@@ -1,0 +1,115 @@
+"""Ridge regression over a grid of penalties, and a penalised logistic regression: the linear baselines' maths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+
+from stcontrast.methods._arrays import load_arrays, save_arrays
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from stcontrast.methods._data import TrainingData
+
+__all__ = ["PENALTIES", "LinearClassifier", "RidgePath"]
+
+PENALTIES: Final = tuple(float(value) for value in np.logspace(0, 5, 11))
+MAX_COMPONENTS: Final = 256
+
+
+class RidgePath:
+    """Standardise, rotate to principal components, and solve ridge for every penalty at once.
+
+    Expression is centred within its slide before the fit; the mean over slides is added back to the prediction.
+    The recipe of HEST-Bench (Jaume et al. 2024) with the penalty chosen rather than fixed.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, NDArray[np.float64]] = {}
+
+    def fit(self, image: NDArray[np.float32], data: TrainingData) -> RidgePath:
+        """Fit on the measured spots of `data`, seen through `image` (n_spots, n_image)."""
+        x = image[data.measured].astype(np.float64)
+        mean, of_spot = data.slide_means()
+        y = (data.target - of_spot)[data.measured].astype(np.float64)
+        center, scale = x.mean(axis=0), x.std(axis=0)
+        scale[scale < 1e-8] = 1.0
+        scaled = (x - center) / scale
+        n_components = min(MAX_COMPONENTS, *scaled.shape)
+        pca = PCA(n_components, svd_solver="covariance_eigh" if scaled.shape[1] <= 1024 else "randomized", random_state=0)
+        scores = pca.fit_transform(scaled)
+        self.arrays = {
+            "center": center, "scale": scale, "pca_center": pca.mean_, "rotation": pca.components_.T,
+            "variance": (scores**2).sum(axis=0), "covariance": scores.T @ y, "mean": mean.astype(np.float64),
+        }  # fmt: skip
+        return self
+
+    def predict(self, image: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:
+        """Expression (n_spots, n_genes) at one penalty."""
+        a = self.arrays
+        scores = ((image - a["center"]) / a["scale"] - a["pca_center"]) @ a["rotation"]
+        coefficients = a["covariance"] / (a["variance"] + penalty)[:, None]
+        return (scores @ coefficients + a["mean"]).astype(np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write the fitted arrays."""
+        save_arrays(path, self.arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> RidgePath:
+        """Read what :meth:`save` wrote."""
+        path_fit = cls()
+        path_fit.arrays = load_arrays(path)  # type: ignore[assignment]
+        return path_fit
+
+
+class LinearClassifier:
+    """Multinomial logistic regression on standardised features, kept as arrays."""
+
+    def __init__(self, *, strength: float = 0.03) -> None:
+        self.strength = strength
+        self.arrays: dict[str, NDArray[np.float64]] = {}
+
+    def fit(self, image: NDArray[np.float32], data: TrainingData) -> LinearClassifier:
+        """Fit on the annotated spots of `data`, seen through `image` (n_spots, n_image)."""
+        rows = data.label >= 0
+        x, y = image[rows].astype(np.float64), data.label[rows]
+        center, scale = x.mean(axis=0), x.std(axis=0)
+        scale[scale < 1e-8] = 1.0
+        weights, offsets = np.zeros((x.shape[1], data.n_classes)), np.full(data.n_classes, -np.inf)
+        present = np.unique(y)
+        if len(present) == 1:
+            offsets[present] = 0.0
+        else:
+            fitted = LogisticRegression(C=self.strength, max_iter=1000).fit((x - center) / scale, y)
+            # two classes come back as one row of coefficients, for the second
+            both = len(present) == 2
+            weights[:, present] = np.vstack([-fitted.coef_ / 2, fitted.coef_ / 2]).T if both else fitted.coef_.T
+            halves = np.concatenate([-fitted.intercept_ / 2, fitted.intercept_ / 2]) if both else fitted.intercept_
+            offsets[present] = halves
+        self.arrays = {"center": center, "scale": scale, "weights": weights, "offsets": offsets}
+        return self
+
+    def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability of every class (n_spots, n_classes)."""
+        a = self.arrays
+        logits = ((image - a["center"]) / a["scale"]) @ a["weights"] + a["offsets"]
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write the fitted arrays."""
+        save_arrays(path, self.arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> LinearClassifier:
+        """Read what :meth:`save` wrote."""
+        classifier = cls()
+        classifier.arrays = load_arrays(path)  # type: ignore[assignment]
+        return classifier

@@ -1,0 +1,125 @@
+"""What every method offers, and the list of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import numpy as np
+
+from stcontrast.methods._data import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from stcontrast.methods._data import TrainingData
+    from stcontrast.methods._folds import Folds
+
+__all__ = ["METHODS", "Method", "get_method"]
+
+
+class Method(ABC):
+    """A recipe that learns from training spots and predicts from images alone.
+
+    A subclass sets `name`, gives `fit_parts`, `predict_expression` and `predict_proba`, and its `state`; holding
+    out, calibration, writing and saving are shared. Setting `name` registers it.
+
+    Parameters
+    ----------
+    seed
+        Seed of whatever is random in it.
+    """
+
+    name: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
+    uses_color: ClassVar[bool] = False
+    """Whether it looks at plain colour statistics instead of the image features."""
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.name:
+            METHODS[cls.name] = cls
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        """Arguments that make the same method again: plain values."""
+        return {"seed": self.seed}
+
+    def fit(self, data: TrainingData, folds: Folds) -> Held:
+        """Learn from all training spots.
+
+        Parameters
+        ----------
+        data
+            Training spots.
+        folds
+            Inner folds over donors or slides, to make choices on and to calibrate with.
+
+        Returns
+        -------
+        Predictions of every spot while its group was held out.
+        """
+        held = self.hold_out(data, folds)
+        self.fit_parts(data)
+        return held
+
+    def hold_out(self, data: TrainingData, folds: Folds) -> Held:
+        """Predict every spot from a fit without its group."""
+        held = Held.empty(data)
+        for fold in folds.folds:
+            part = type(self)(**self.hyper)
+            train = data.take(fold.train)
+            part.fit_parts(train)
+            image = self.view(data.design, data.color)[fold.held_out]
+            if train.measured.any():
+                held.expression[fold.held_out] = part.predict_expression(image)
+            if train.has_labels:
+                held.proba[fold.held_out] = part.predict_proba(image)
+        return held
+
+    def view(self, design: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Which of the two inputs the method looks at."""
+        return color if self.uses_color else design
+
+    @abstractmethod
+    def fit_parts(self, data: TrainingData) -> None:
+        """Learn once, from these spots."""
+
+    @abstractmethod
+    def predict_expression(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
+
+    @abstractmethod
+    def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability of every class (n_spots, n_classes)."""
+
+    @abstractmethod
+    def save_parts(self, folder: Path) -> None:
+        """Write what was learnt."""
+
+    @abstractmethod
+    def load_parts(self, folder: Path) -> None:
+        """Read what `save_parts` wrote."""
+
+
+METHODS: Final[dict[str, type[Method]]] = {}
+
+
+def get_method(name: str, *, seed: int = 0, options: Mapping[str, Any] | None = None) -> Method:
+    """A fresh method by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method; the message lists them.
+    """
+    if name not in METHODS:
+        msg = f"Unknown method {name!r}. Valid options are {sorted(METHODS)}."
+        raise ValueError(msg)
+    return METHODS[name](seed=seed, **(options or {}))

@@ -1,0 +1,197 @@
+"""The model that `fit` returns, whatever the method: predict, save, and a card that says what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stcontrast.methods._method import METHODS
+from stcontrast.methods._arrays import load_arrays, save_arrays
+from stcontrast.methods._calibration import Calibration, calibrate
+from stcontrast.nn._design import build_design
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stcontrast.methods._method import Method
+    from stcontrast.methods._data import TrainingData
+    from stcontrast.methods._folds import Folds
+
+__all__ = ["Prediction", "Predictor"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of the spots of some slides.
+
+    Attributes
+    ----------
+    expression, lower, upper
+        log(1 + counts per 10 000) and its interval (n_spots, n_genes); `None` for a model without counts.
+    proba
+        Probability of every class (n_spots, n_classes); `None` for a model without labels.
+    in_distribution
+        Whether a spot looks like those of the training slides (n_spots,).
+    """
+
+    expression: NDArray[np.float32] | None
+    lower: NDArray[np.float32] | None
+    upper: NDArray[np.float32] | None
+    proba: NDArray[np.float32] | None
+    in_distribution: NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Predictor:
+    """A fitted model.
+
+    Made by :func:`stcontrast.tl.fit`, read by :func:`stcontrast.models.load`.
+
+    Attributes
+    ----------
+    method
+        The fitted method.
+    card
+        What the model is: method, genes in order, classes, normalisation, encoder, fields in µm, donors and slides it
+        was trained on, seed, package versions, scores on held-out groups.
+    """
+
+    method: Method
+    card: dict[str, Any]
+    calibration: Calibration = field(repr=False)
+
+    @classmethod
+    def fit(cls, method: Method, data: TrainingData, folds: Folds, card: dict[str, Any]) -> Predictor:
+        """Fit a method on training spots and calibrate it on its own held-out predictions."""
+        held = method.fit(data, folds)
+        calibration, scores = calibrate(held, data, method.view(data.design, data.color), folds)
+        return cls(method, {**card, "method": method.name, "hyper": method.hyper, **scores}, calibration)
+
+    @property
+    def genes(self) -> list[str]:
+        """Modelled genes, in the order of every prediction."""
+        return list(self.card["genes"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Subtypes, in the order of the probabilities."""
+        return list(self.card["classes"])
+
+    @property
+    def model_id(self) -> str:
+        """What tells this model from another: a hash of its card."""
+        return hashlib.sha256(json.dumps(self.card, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def has_expression(self) -> bool:
+        """Whether it was trained with counts."""
+        return bool(self.card["genes"])
+
+    def design(
+        self, features: NDArray[np.float32], slide: NDArray[np.int64], xy: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """What the method sees (n_spots, n_design) of image features (n_spots, n_features)."""
+        n_neighbors = 0 if self.method.uses_color else self.card["n_neighbors"]
+        return build_design(features, slide, xy, n_neighbors=n_neighbors, standardize=self.card["standardize"])
+
+    def predict(
+        self, features: NDArray[np.float32], *, slide: NDArray[np.int64], xy: NDArray[np.float64]
+    ) -> Prediction:
+        """Predict from image features.
+
+        Parameters
+        ----------
+        features
+            Image features (n_spots, n_features) of the encoder and fields in the card.
+        slide
+            Slide of each spot (n_spots,).
+        xy
+            Centres of the spots (n_spots, 2), comparable within a slide.
+
+        Returns
+        -------
+        Expression with its interval, class probabilities, and whether the spots look familiar.
+
+        Raises
+        ------
+        ValueError
+            If the number of features differs from the training's.
+        """
+        if features.shape[1] != self.card["n_features"]:
+            msg = (
+                f"The model was trained on {self.card['n_features']} image features a spot, found {features.shape[1]}. "
+                f"Its encoder: {self.card['image_features']}."
+            )
+            raise ValueError(msg)
+        design = self.design(np.asarray(features, dtype=np.float32), slide, xy)
+        known = self.calibration.is_familiar(design)
+        proba = self.method.predict_proba(design) if self.classes else None
+        if not self.has_expression:
+            return Prediction(None, None, None, proba, known)
+        expression = np.maximum(self.method.predict_expression(design), 0.0)
+        half = self.calibration.half_width
+        return Prediction(expression, np.maximum(expression - half, 0.0), expression + half, proba, known)
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model into a folder: JSON, npz and safetensors, and the VAE in scvi-tools' own format.
+
+        Parameters
+        ----------
+        directory
+            Folder to make.
+        overwrite
+            Replace a model that is there. A folder that holds anything else is never replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder is there and `overwrite` is off, or holds something that is no stcontrast model.
+        """
+        target = Path(directory)
+        if target.exists() and not overwrite:
+            msg = f"{str(target)!r} exists; `overwrite=True` replaces the model in it."
+            raise FileExistsError(msg)
+        if target.exists() and any(target.iterdir()) and not (target / "card.json").exists():
+            msg = f"{str(target)!r} holds something that is no stcontrast model: it is left alone."
+            raise FileExistsError(msg)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # written beside, then moved: a save that fails half-way leaves the old model
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            folder = Path(scratch) / "model"
+            (folder / "method").mkdir(parents=True)
+            self.method.save_parts(folder / "method")
+            save_arrays(folder / "calibration.npz", self.calibration.arrays())
+            (folder / "card.json").write_text(json.dumps({"format": FORMAT, **self.card}, indent=2))
+            if target.exists():
+                shutil.rmtree(target)
+            folder.rename(target)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Predictor:
+        """Read a saved model; see :func:`stcontrast.models.load`."""
+        folder = Path(directory)
+        if not (folder / "card.json").is_file():
+            msg = f"No stcontrast model in {str(folder)!r}: `card.json` is absent."
+            raise FileNotFoundError(msg)
+        card = json.loads((folder / "card.json").read_text())
+        if card.pop("format", None) != FORMAT:
+            msg = f"The model in {str(folder)!r} was written in another format, by stcontrast {card['versions']['stcontrast']}."
+            raise ValueError(msg)
+        if card["method"] not in METHODS:
+            msg = f"The model was fitted with the method {card['method']!r}, which is not installed: {sorted(METHODS)}."
+            raise ValueError(msg)
+        method = METHODS[card["method"]](**card["hyper"])
+        method.load_parts(folder / "method")
+        return cls(method, card, Calibration.from_arrays(load_arrays(folder / "calibration.npz")))

@@ -1,0 +1,262 @@
+"""Our own method: a batch-free gene latent, contrast with the image, regression; weighed against ridge on inner donors."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+import numpy as np
+
+from stcontrast.methods._arrays import load_arrays, save_arrays
+from stcontrast.methods._data import Held
+from stcontrast.methods._method import Method
+from stcontrast.methods._ridge import Ridge
+from stcontrast.metrics import mean_slide_correlation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from stcontrast.methods._data import TrainingData
+    from stcontrast.methods._folds import Folds
+    from stcontrast.models.batch_vae import BatchAgnosticVAE
+    from stcontrast.models.contrastive import ContrastiveModel
+
+__all__ = ["Stcontrast"]
+
+logger = logging.getLogger(__name__)
+
+SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class Stcontrast(Method):
+    """The default method.
+
+    1. Counts → :class:`~stcontrast.models.BatchAgnosticVAE` → a latent without donor or batch.
+    2. Image features and that latent → :class:`~stcontrast.models.ContrastiveModel`: contrast, expression
+       (standardised, centred within the slide) and subtype learnt together. Inner folds say when to stop.
+    3. Ridge on the same features. The prediction is the share of the network and the rest of ridge that predicted
+       held-out groups best; where the network does not help, the share is 0 and the model *is* ridge.
+
+    Parameters
+    ----------
+    n_latent
+        Dimensions of the gene latent.
+    vae_epochs
+        Length of the VAE's training.
+    loss
+        Contrastive loss: ``"info_nce"`` or ``"similarity_target"``.
+    contrastive_weight
+        Its weight beside the squared error of standardised expression.
+    temperature
+        Its temperature.
+    max_epochs
+        Length of the network's training.
+    seed
+        Seed of all of it.
+    """
+
+    name: ClassVar[str] = "stcontrast"
+    reference: ClassVar[str] = "stcontrast; after TPIRBAE (Nishimura et al. 2025) and BLEEP (Xie et al. 2023)"
+
+    def __init__(
+        self,
+        *,
+        n_latent: int = 16,
+        vae_epochs: int = 60,
+        loss: Literal["info_nce", "similarity_target"] = "info_nce",
+        contrastive_weight: float = 0.1,
+        temperature: float = 0.1,
+        max_epochs: int = 60,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.n_latent = n_latent
+        self.vae_epochs = vae_epochs
+        self.loss = loss
+        self.contrastive_weight = contrastive_weight
+        self.temperature = temperature
+        self.max_epochs = max_epochs
+        self.share = 1.0
+        self.stop_epoch: int | None = None
+        self.ridge = Ridge(seed=seed)
+        self.vae: BatchAgnosticVAE | None = None
+        self.network: ContrastiveModel | None = None
+        self.scales: dict[str, NDArray[np.float32]] = {}
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        """Arguments that make the same method again."""
+        names = ("n_latent", "vae_epochs", "loss", "contrastive_weight", "temperature", "max_epochs", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def fit(self, data: TrainingData, folds: Folds) -> Held:
+        """Choose the length of the training and the share of the network on inner folds, then fit on all spots."""
+        ridge = self.ridge.fit(data, folds)
+        network = Held.empty(data)
+        epochs = []
+        for fold in folds.folds:
+            part = type(self)(**self.hyper)
+            epochs.append(part.fit_network(data, held_out=fold.held_out))
+            image = data.design[fold.held_out]
+            if data.measured[fold.train].any():
+                network.expression[fold.held_out] = part.network_expression(image)
+            if (data.label[fold.train] >= 0).any():
+                network.proba[fold.held_out] = part.predict_proba(image)
+        self.stop_epoch = int(np.median(epochs))
+        held = Held(ridge.expression, network.proba)
+        best = -np.inf
+        for share in SHARES if data.measured.any() else ():
+            expression = share * network.expression + (1 - share) * ridge.expression
+            score = mean_slide_correlation(expression, data.target, data.slide)
+            if score > best:
+                best, self.share, held.expression = score, share, expression
+        logger.info("Network's share of the prediction: %.2f; trained for %d epochs.", self.share, self.stop_epoch)
+        self.fit_network(data)
+        return held
+
+    def fit_parts(self, data: TrainingData) -> None:
+        """Fit VAE, network and ridge on these spots."""
+        self.ridge.fit_parts(data)
+        self.fit_network(data)
+
+    def fit_network(self, data: TrainingData, *, held_out: NDArray[np.intp] | None = None) -> int:
+        """Fit VAE and network; returns the epoch that the network's weights are of.
+
+        Parameters
+        ----------
+        data
+            Training spots.
+        held_out
+            Rows that nothing is fitted on; the network stops by its loss on them.
+        """
+        from stcontrast.models.contrastive import ContrastiveModel
+
+        held = np.zeros(len(data.design), dtype=bool)
+        if held_out is not None:
+            held[held_out] = True
+        train = data.take(np.flatnonzero(~held))
+        gene = target = None
+        measured = data.measured
+        if train.measured.any():
+            self.vae = _fit_vae(train, n_latent=self.n_latent, max_epochs=self.vae_epochs, seed=self.seed)
+            mean, _ = train.slide_means()
+            _, of_spot = data.slide_means()
+            centered = np.where(measured[:, None], data.target - of_spot, 0.0).astype(np.float32)
+            self.scales = {"mean": mean, "deviation": centered[~held & measured].std(axis=0) + np.float32(1e-6)}
+            target = centered / self.scales["deviation"]
+            gene = np.zeros((len(held), self.n_latent), dtype=np.float32)
+            gene[measured] = self.vae.encode_counts(data.counts[measured])
+            known = gene[~held & measured]
+            self.scales |= {"latent_mean": known.mean(axis=0), "latent_deviation": known.std(axis=0) + np.float32(1e-6)}
+            gene = (gene - self.scales["latent_mean"]) / self.scales["latent_deviation"]
+        else:
+            measured = np.zeros_like(measured)
+        center = train.design.mean(axis=0)
+        deviation = train.design.std(axis=0)
+        self.scales |= {"center": center, "scale": np.where(deviation < 1e-6, 1.0, deviation).astype(np.float32)}
+        self.network = ContrastiveModel(
+            n_image=data.design.shape[1],
+            n_gene=0 if gene is None else gene.shape[1],
+            n_targets=0 if target is None else target.shape[1],
+            n_classes=data.n_classes if train.has_labels else 0,
+            loss=self.loss,
+            contrastive_weight=self.contrastive_weight,
+            temperature=self.temperature,
+            max_epochs=self.max_epochs,
+            seed=self.seed,
+        )
+        self.network.train(
+            self._scaled(data.design),
+            gene=gene,
+            target=target,
+            label=data.label,
+            measured=measured,
+            group=held,
+            held_out=[True] if held.any() else [],
+            stop_epoch=None if held.any() else self.stop_epoch,
+        )
+        return self.network.n_epochs
+
+    def network_expression(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network's expression alone (n_spots, n_genes)."""
+        standardised = self._fitted().predict_expression(self._scaled(image))
+        return standardised * self.scales["deviation"] + self.scales["mean"]
+
+    def predict_expression(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
+        mixed = np.zeros((), dtype=np.float32)
+        if self.share > 0:
+            mixed = mixed + np.float32(self.share) * self.network_expression(image)
+        if self.share < 1:
+            mixed = mixed + np.float32(1 - self.share) * self.ridge.predict_expression(image)
+        return mixed
+
+    def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability of every class (n_spots, n_classes)."""
+        return self._fitted().predict_proba(self._scaled(image))
+
+    def embed_image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Joint embedding of the image side (n_spots, n_embedding), unit length."""
+        return self._fitted().embed_image(self._scaled(image))
+
+    def embed_genes(
+        self, counts: sparse.csr_matrix
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Gene latent (n_spots, n_latent) and its joint embedding; `None` for a model without counts."""
+        if self.vae is None:
+            return None
+        latent = self.vae.encode_counts(counts)
+        scaled = (latent - self.scales["latent_mean"]) / self.scales["latent_deviation"]
+        return latent, self._fitted().embed_genes(scaled)
+
+    def save_parts(self, folder: Path) -> None:
+        """Write VAE, network, ridge and scales."""
+        (folder / "stcontrast.json").write_text(json.dumps({"share": self.share, "stop_epoch": self.stop_epoch}))
+        save_arrays(folder / "scales.npz", self.scales)
+        self._fitted().save(folder / "network")
+        self.ridge.save_parts(folder)
+        if self.vae is not None:
+            self.vae.save(str(folder / "vae"), save_anndata=False)
+
+    def load_parts(self, folder: Path) -> None:
+        """Read VAE, network, ridge and scales."""
+        from stcontrast.models.batch_vae import BatchAgnosticVAE
+        from stcontrast.models.contrastive import ContrastiveModel
+
+        chosen = json.loads((folder / "stcontrast.json").read_text())
+        self.share, self.stop_epoch = chosen["share"], chosen["stop_epoch"]
+        self.scales = load_arrays(folder / "scales.npz")  # type: ignore[assignment]
+        self.network = ContrastiveModel.load(folder / "network")
+        self.ridge.load_parts(folder)
+        if (folder / "vae").exists():
+            self.vae = BatchAgnosticVAE.load(str(folder / "vae"), adata=False, accelerator="cpu")
+
+    def _scaled(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (image - self.scales["center"]) / self.scales["scale"]
+
+    def _fitted(self) -> ContrastiveModel:
+        if self.network is None:
+            msg = "The method has not been fitted."
+            raise RuntimeError(msg)
+        return self.network
+
+
+def _fit_vae(train: TrainingData, *, n_latent: int, max_epochs: int, seed: int) -> BatchAgnosticVAE:
+    from anndata import AnnData
+
+    from stcontrast.models.batch_vae import BatchAgnosticVAE
+    from stcontrast.nn._threads import one_thread
+
+    rows = np.flatnonzero(train.measured)
+    adata = AnnData(train.counts[rows])
+    adata.obs["batch"] = [str(code) for code in train.batch[rows]]
+    adata.obs["batch"] = adata.obs["batch"].astype("category")
+    BatchAgnosticVAE.setup_anndata(adata, batch_key="batch")
+    vae = BatchAgnosticVAE(adata, n_latent=n_latent, seed=seed)
+    with one_thread():
+        vae.train(max_epochs=max_epochs, early_stopping=False, seed=seed)
+    return vae

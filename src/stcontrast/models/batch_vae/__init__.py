@@ -1,0 +1,8 @@
+"""The batch-agnostic variational autoencoder of gene counts."""
+
+from __future__ import annotations
+
+from stcontrast.models.batch_vae._model import BatchAgnosticVAE
+from stcontrast.models.batch_vae._module import BatchAgnosticVAEModule
+
+__all__ = ["BatchAgnosticVAE", "BatchAgnosticVAEModule"]

@@ -1,0 +1,166 @@
+"""From counts to the latent, for spots of any donor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from stcontrast.models.batch_vae._counts import align_genes, check_counts, counts_of, not_a_count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+__all__ = ["EncodingMixin"]
+
+_ENCODED_AT_ONCE = 1024
+
+
+class EncodingMixin:
+    """Latents of the training data and of data that the model never saw, by one and the same path."""
+
+    module: Any
+    adata: AnnData | None
+    genes: pd.Index
+    registry_: dict[str, Any]
+    minified_data_type: str | None
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        layer: str | None = None,
+        fill_missing: bool = False,
+        give_mean: bool = True,
+        return_dist: bool = False,
+        **kwargs: Any,
+    ) -> np.ndarray[Any, Any] | tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Latent of spots of any donor: the mean of the posterior.
+
+        ``adata`` need not be set up, needs no batch, and is left exactly as it is. Its genes are matched by
+        ``var_names``: their order does not matter, and genes that the model does not have are passed over.
+
+        Parameters
+        ----------
+        adata
+            Object with raw counts, spots × genes; a view, sparse, dense or backed. ``None`` (default) for the
+            training data.
+        indices
+            Spots to encode; ``None`` (default) for all.
+        layer
+            Layer that holds the raw counts; ``"X"`` for ``X``. ``None`` (default) for the one named in
+            :meth:`setup_anndata`.
+        fill_missing
+            Whether genes that ``adata`` lacks are taken as zero counts. ``False`` by default: they are an error.
+        give_mean
+            Whether to return the posterior mean (default) or one sample of the posterior.
+        return_dist
+            Whether to return mean and variance of the posterior instead.
+        **kwargs
+            ``batch_size``: spots encoded at once, 1024 by default; it changes memory and time, not the result.
+            ``dataloader``: minibatches as scvi-tools makes them, in place of ``adata``.
+
+        Returns
+        -------
+        numpy.ndarray or tuple of numpy.ndarray
+            Latent, float32, shape ``(n_spots, n_latent)``; with ``return_dist``, mean and variance.
+
+        Raises
+        ------
+        KeyError
+            If the layer is not there.
+        ValueError
+            If the values are not raw counts, genes of the model are missing, or the model was loaded without data
+            and ``adata`` is not given.
+        RuntimeError
+            If the model has not been trained.
+
+        Examples
+        --------
+        >>> latent = model.get_latent_representation(unseen_donor)  # doctest: +SKIP
+        """
+        self._check_if_trained(warn=False)  # type: ignore[attr-defined]
+        if kwargs.get("dataloader") is not None or (adata is None and self.minified_data_type is not None):
+            return super().get_latent_representation(  # type: ignore[misc]
+                adata, indices, give_mean=give_mean, return_dist=return_dist, **kwargs
+            )
+        mean, variance = self._encode(
+            self._counts_to_encode(adata, indices, layer=layer, fill_missing=fill_missing), kwargs.get("batch_size")
+        )
+        if return_dist:
+            return mean, variance
+        return mean if give_mean else torch.normal(torch.from_numpy(mean), torch.from_numpy(variance).sqrt()).numpy()
+
+    def encode_counts(
+        self, counts: np.ndarray[Any, Any] | sparse.csr_matrix, *, batch_size: int | None = None
+    ) -> np.ndarray[Any, Any]:
+        """Latent of counts that lie in the model's gene order.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, dense or sparse, shape ``(n_spots, n_genes)``; columns are :attr:`genes`.
+        batch_size
+            Spots encoded at once; 1024 by default.
+
+        Returns
+        -------
+        numpy.ndarray
+            Posterior means, float32, shape ``(n_spots, n_latent)``.
+
+        Raises
+        ------
+        ValueError
+            If the number of columns differs from the model's number of genes, or the values are not raw counts.
+        RuntimeError
+            If the model has not been trained.
+
+        Examples
+        --------
+        >>> latent = model.encode_counts(adata[:, model.genes].X)  # doctest: +SKIP
+        """
+        self._check_if_trained(warn=False)  # type: ignore[attr-defined]
+        counts = counts.tocsr() if sparse.issparse(counts) else np.asarray(counts)
+        if counts.ndim != 2 or counts.shape[1] != len(self.genes):
+            msg = f"counts have shape {counts.shape}; the model has {len(self.genes)} genes, one a column."
+            raise ValueError(msg)
+        if (found := not_a_count(counts.data if sparse.issparse(counts) else counts.reshape(-1))) is not None:
+            msg = f"these are not raw counts: there is {found}."
+            raise ValueError(msg)
+        return self._encode(counts, batch_size)[0]
+
+    def _counts_to_encode(
+        self, adata: AnnData | None, indices: Sequence[int] | None, *, layer: str | None, fill_missing: bool
+    ) -> np.ndarray[Any, Any] | sparse.csr_matrix:
+        adata = self.adata if adata is None else adata
+        if adata is None:
+            msg = "this model was loaded without its training data; pass the data to encode."
+            raise ValueError(msg)
+        layer = self.registry_["setup_args"]["layer"] if layer is None else layer
+        counts = counts_of(adata, layer)
+        check_counts(counts, adata, layer)
+        counts = align_genes(counts, adata.var_names, self.genes, fill_missing=fill_missing)
+        return counts if indices is None else counts[np.asarray(indices)]
+
+    @torch.inference_mode()
+    def _encode(
+        self, counts: np.ndarray[Any, Any] | sparse.csr_matrix, batch_size: int | None
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        size, device = batch_size or _ENCODED_AT_ONCE, self.module.device
+        shape = (counts.shape[0], self.module.n_latent)
+        mean, variance = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+        was_training = self.module.training
+        self.module.eval()
+        for start in range(0, counts.shape[0], size):
+            rows = slice(start, start + size)
+            dense = counts[rows].toarray() if sparse.issparse(counts) else counts[rows]
+            tensor = torch.tensor(dense, dtype=torch.float32, device=device)
+            mean[rows], variance[rows] = (values.float().cpu().numpy() for values in self.module.encode(tensor))
+        self.module.train(was_training)
+        return mean, variance

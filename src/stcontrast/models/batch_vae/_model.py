@@ -1,0 +1,239 @@
+"""The batch-agnostic variational autoencoder as a scvi-tools model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, NumericalJointObsField, NumericalObsField
+from scvi.model import SCVI
+
+from stcontrast.models.batch_vae._counts import CountsField, check_categories, check_genes
+from stcontrast.models.batch_vae._encoding import EncodingMixin
+from stcontrast.models.batch_vae._module import BatchAgnosticVAEModule
+from stcontrast.models.batch_vae._training import HeldOutGroupsMixin
+from stcontrast.nn._seed import seeded
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from anndata import AnnData
+
+__all__ = ["BatchAgnosticVAE"]
+
+logger = logging.getLogger(__name__)
+
+_SAVED_ADATA = "adata.h5ad"
+
+
+class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
+    """Variational autoencoder of counts, with one latent space across donors and an encoder that is blind to them.
+
+    A :class:`scvi.model.SCVI` in which the posterior is a function of the raw counts of one spot and nothing else:
+    the batch enters the decoder only, and layer normalisation stands in for batch normalisation. A spot of a donor
+    that the model never saw is therefore encoded as a training spot is, with no training and no batch. The library
+    size is the observed one.
+
+    Parameters
+    ----------
+    adata
+        Object set up with :meth:`setup_anndata`.
+    registry
+        Registry of a saved model, in place of ``adata``; used by :meth:`load`.
+    n_latent
+        Dimensions of the latent space.
+    n_hidden
+        Width of the hidden layers of encoder and decoder.
+    n_layers
+        Number of hidden layers of encoder and decoder.
+    gene_likelihood
+        Distribution of the counts: negative binomial (default), zero-inflated negative binomial or Poisson.
+    seed
+        Seed of the initial weights, and of :meth:`train` unless it is given another one.
+    **kwargs
+        Further arguments of :class:`~stcontrast.models.batch_vae.BatchAgnosticVAEModule`, such as ``dropout_rate``
+        (0.1) and ``dispersion`` (``"gene"``). What would let the encoder see the batch is refused.
+
+    Raises
+    ------
+    TypeError
+        If an argument would make the encoder depend on the batch, ``encode_covariates`` for one.
+    ValueError
+        If neither ``adata`` nor ``registry`` is given, or ``adata`` has not been set up.
+
+    Notes
+    -----
+    The model is scVI [1]_ with its options fixed as described; TPIRBAE [2]_ is the source of its use as the gene
+    side of a contrastive model.
+
+    References
+    ----------
+    .. [1] Lopez, Regier, Cole, Jordan, Yosef. Deep generative modeling for single-cell transcriptomics.
+       Nature Methods 15, 1053–1058 (2018).
+    .. [2] Nishimura, Bise, Kojima. arXiv:2503.07173 (2025).
+
+    Examples
+    --------
+    >>> import anndata, numpy as np
+    >>> counts = np.random.default_rng(0).poisson(2.0, size=(60, 30)).astype("float32")
+    >>> adata = anndata.AnnData(counts[:40])
+    >>> adata.obs["donor"] = ["A"] * 20 + ["B"] * 20
+    >>> BatchAgnosticVAE.setup_anndata(adata, batch_key="donor")
+    >>> model = BatchAgnosticVAE(adata, n_latent=5)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> unseen_donor = anndata.AnnData(counts[40:])
+    >>> model.get_latent_representation(unseen_donor).shape
+    (20, 5)
+    """
+
+    _module_cls = BatchAgnosticVAEModule
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        n_latent: int = 16,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        gene_likelihood: Literal["nb", "zinb", "poisson"] = "nb",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        with seeded(seed):
+            super().__init__(
+                adata,
+                registry,
+                n_hidden=n_hidden,
+                n_latent=n_latent,
+                n_layers=n_layers,
+                gene_likelihood=gene_likelihood,
+                **kwargs,
+            )
+        self._model_summary_string = (
+            f"BatchAgnosticVAE of {self.summary_stats.n_vars} genes: n_latent: {n_latent}, n_hidden: {n_hidden}, "
+            f"n_layers: {n_layers}, gene_likelihood: {gene_likelihood}, encoder blind to the batch."
+        )
+        self.seed_ = seed
+        self.init_params_ = self._get_init_params(locals())
+
+    @property
+    def genes(self) -> pd.Index:
+        """Names of the genes of the model, in its order."""
+        return pd.Index(self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"])
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register the data that a model is to be trained on.
+
+        As with every scvi-tools model, ``obs["_scvi_batch"]``, ``obs["_scvi_labels"]``, ``uns["_scvi_uuid"]`` and
+        ``uns["_scvi_manager_uuid"]`` are written into ``adata``; nothing else is changed. Data that are only to be
+        encoded need no set-up: see :meth:`get_latent_representation`.
+
+        Parameters
+        ----------
+        adata
+            Object with raw counts, spots × genes.
+        layer
+            Layer that holds the raw counts; ``None`` (default) for ``X``.
+        batch_key
+            Column of ``obs`` that the latent space is to be blind to: the donor, as a rule. ``None`` (default) for
+            no batches.
+        labels_key
+            Column of ``obs`` with classes, registered for later use. ``None`` (default) for none.
+        **kwargs
+            Arguments of :meth:`scvi.data.AnnDataManager.register_fields`; :meth:`load` needs them.
+
+        Raises
+        ------
+        KeyError
+            If the layer or a column is not there.
+        ValueError
+            If the values are not raw counts, a gene stands twice, there is no spot or no gene, or a column has
+            missing values.
+
+        Examples
+        --------
+        >>> import anndata, numpy as np
+        >>> adata = anndata.AnnData(np.ones((4, 3), dtype="float32"))
+        >>> adata.obs["donor"] = ["A", "A", "A", "A"]
+        >>> BatchAgnosticVAE.setup_anndata(adata, batch_key="donor")
+        """
+        # SCVI reads this setting from the registry; here it is always unset.
+        kwargs.pop("size_factor_key", None)
+        setup_method_args = cls._get_setup_method_args(**locals())
+        setup_method_args["setup_args"]["size_factor_key"] = None
+        check_genes(adata)
+        check_categories(adata, batch_key=batch_key, labels_key=labels_key)
+        fields = [
+            CountsField(REGISTRY_KEYS.X_KEY, layer),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, None, required=False),
+            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, None),
+            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, None),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | PathLike[str],
+        adata: AnnData | None = None,
+        *,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ) -> BatchAgnosticVAE:
+        """Load a model saved with :meth:`save`.
+
+        The data that it was trained on are not needed: without them the model encodes new data and nothing else.
+        Files are unpickled: load only what you trust.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that it was saved to.
+        adata
+            Data that it was trained on, or others with the same columns. ``None`` (default) for those saved with it,
+            if any.
+        accelerator
+            Kind of device, such as ``"cpu"`` or ``"gpu"``; the best that is there by default.
+        device
+            Device of that kind, by number or name.
+        prefix
+            Prefix of the files.
+
+        Returns
+        -------
+        BatchAgnosticVAE
+            The model, ready to encode.
+
+        Raises
+        ------
+        ValueError
+            If there is no model in the folder, or it is one of another class.
+
+        Examples
+        --------
+        >>> model = BatchAgnosticVAE.load("model_dir")  # doctest: +SKIP
+        """
+        saved_adata = Path(dir_path) / f"{prefix or ''}{_SAVED_ADATA}"
+        data: AnnData | bool | None = adata
+        if adata is None and not saved_adata.exists():
+            data = False
+        return super().load(str(dir_path), data, accelerator=accelerator, device=device, prefix=prefix)

@@ -1,0 +1,141 @@
+"""The torch module of the batch-agnostic variational autoencoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from scvi.module import VAE
+from scvi.module._constants import MODULE_KEYS
+from scvi.module.base import auto_move_data
+
+from stcontrast.models.batch_vae._likelihood import CountNegativeBinomial
+
+if TYPE_CHECKING:
+    from torch.distributions import Distribution
+
+__all__ = ["BatchAgnosticVAEModule"]
+
+_FIXED = {
+    "encode_covariates": (False, "the encoder must not see the batch, or an unseen donor could not be encoded"),
+    "latent_distribution": ("normal", "the latent of a spot is the posterior mean, which has a closed form only there"),
+    "use_observed_lib_size": (True, "a learnt library size needs a prior for each batch, which an unseen donor lacks"),
+}
+
+
+class BatchAgnosticVAEModule(VAE):
+    """Variational autoencoder of counts whose encoder is a function of the counts of one spot, and of nothing else.
+
+    The decoder takes the batch and explains what it does to the counts. The encoder never receives it, and holds no
+    batch statistics: layer normalisation stands in for batch normalisation, so that the latent of a spot depends
+    neither on the spots beside it in a minibatch nor on the composition of the training set.
+
+    Parameters
+    ----------
+    n_input
+        Number of genes.
+    use_batch_norm
+        Where batch normalisation is applied: ``"none"`` (default) or ``"decoder"``.
+    use_layer_norm
+        Where layer normalisation is applied: ``"both"`` (default), ``"encoder"``, ``"decoder"`` or ``"none"``.
+    **kwargs
+        Further arguments of :class:`scvi.module.VAE`.
+
+    Raises
+    ------
+    TypeError
+        If an argument is given another value than the one that makes the encoder blind to the batch.
+
+    References
+    ----------
+    Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 2018 (scVI).
+    Nishimura et al., arXiv 2503.07173 (TPIRBAE), for the use as a batch-agnostic encoder.
+
+    Examples
+    --------
+    >>> import torch
+    >>> module = BatchAgnosticVAEModule(20, n_batch=2, n_latent=5).eval()
+    >>> mean, variance = module.encode(torch.ones(3, 20))
+    >>> tuple(mean.shape)
+    (3, 5)
+    """
+
+    def __init__(
+        self, n_input: int, *, use_batch_norm: str = "none", use_layer_norm: str = "both", **kwargs: Any
+    ) -> None:
+        for name, (value, reason) in _FIXED.items():
+            if kwargs.pop(name, value) != value:
+                msg = f"{name} is fixed at {value!r} in BatchAgnosticVAE: {reason}."
+                raise TypeError(msg)
+        if use_batch_norm not in ("none", "decoder"):
+            msg = (
+                f"use_batch_norm is {use_batch_norm!r}; BatchAgnosticVAE takes 'none' or 'decoder': batch normalisation "
+                "in the encoder would make the latent of a spot depend on the spots it was trained with."
+            )
+            raise TypeError(msg)
+        super().__init__(n_input, use_batch_norm=use_batch_norm, use_layer_norm=use_layer_norm, **kwargs)
+        # Never used with an observed library size; as large as the encoder itself.
+        self.l_encoder = None
+        if self.gene_likelihood != "zinb":
+            # A layer over all genes that scVI computes for every likelihood and that only ZINB reads.
+            self.decoder.px_dropout_decoder = torch.nn.Identity()
+
+    def encode(self, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of the latent posterior of each spot.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, shape ``(n_spots, n_genes)``, on the module's device.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            Mean and variance, each of shape ``(n_spots, n_latent)``.
+        """
+        posterior, _ = self.z_encoder(self._encoder_input(counts))
+        return posterior.loc, posterior.variance
+
+    def _encoder_input(self, counts: torch.Tensor) -> torch.Tensor:
+        return torch.log1p(counts) if self.log_variational else counts
+
+    @auto_move_data
+    def _regular_inference(
+        self,
+        x: torch.Tensor,
+        batch_index: torch.Tensor | None = None,
+        cont_covs: torch.Tensor | None = None,
+        cat_covs: torch.Tensor | None = None,
+        n_samples: int = 1,
+    ) -> dict[str, torch.Tensor | Distribution | None]:
+        posterior, z = self.z_encoder(self._encoder_input(x))
+        library = torch.log(x.sum(1, keepdim=True))
+        if n_samples > 1:
+            z = posterior.sample((n_samples,))
+            library = library.expand(n_samples, *library.shape)
+        return {
+            MODULE_KEYS.Z_KEY: z,
+            MODULE_KEYS.QZ_KEY: posterior,
+            MODULE_KEYS.QL_KEY: None,
+            MODULE_KEYS.LIBRARY_KEY: library,
+        }
+
+    @auto_move_data
+    def generative(self, *args: Any, **kwargs: Any) -> dict[str, Distribution | None]:
+        """Distribution of the counts given latent, library size and batch, as in :meth:`scvi.module.VAE.generative`.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            Arguments of :meth:`scvi.module.VAE.generative`.
+
+        Returns
+        -------
+        dict
+            ``"px"``, the distribution of the counts, ``"pl"`` (``None``) and ``"pz"``, the prior.
+        """
+        outputs = super().generative(*args, **kwargs)
+        if self.gene_likelihood == "nb" and self.dispersion == "gene":
+            px = outputs[MODULE_KEYS.PX_KEY]
+            outputs[MODULE_KEYS.PX_KEY] = CountNegativeBinomial(mu=px.mu, theta=torch.exp(self.px_r), scale=px.scale)
+        return outputs

@@ -1,0 +1,127 @@
+"""Lightning training of the contrastive module on features that fit in memory."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+
+from stcontrast._settings import settings
+from stcontrast.nn._seed import seeded
+from stcontrast.nn._threads import one_thread
+from stcontrast.models.batch_vae._session import quiet_training
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from stcontrast.models.contrastive._module import Batch, ContrastiveModule
+
+__all__ = ["train_module"]
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 20
+# a contrast that stays this near ln(batch) has not told a single pair apart
+CHANCE_MARGIN = 0.02
+
+
+class History(Callback):
+    """Losses of every epoch, and the weights of the best one."""
+
+    def __init__(self, *, keep_best: bool) -> None:
+        self.keep_best = keep_best
+        self.rows: list[dict[str, float]] = []
+        self.best = (math.inf, 0)
+        self.state: dict[str, torch.Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the epoch (validation, if any, has run by now)."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
+        loss = metrics.get("validation_loss", math.nan)
+        if self.keep_best and loss < self.best[0]:
+            self.best = (loss, trainer.current_epoch + 1)
+            self.state = copy.deepcopy(pl_module.state_dict())
+
+
+class StopAfter(Callback):
+    """Stop after an epoch without shortening the schedule of the learning rate."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Stop when the epoch is reached."""
+        if trainer.current_epoch + 1 >= self.epoch:
+            trainer.should_stop = True
+
+
+def train_module(
+    module: ContrastiveModule, batch: Batch, validation: NDArray[np.bool_], *, stop_epoch: int | None
+) -> tuple[pd.DataFrame, int]:
+    """Train a module; spots in `validation` are only looked at.
+
+    Returns
+    -------
+    Losses, a row an epoch; and the epoch whose weights the module now has.
+    """
+    config = module.config
+    rows = torch.as_tensor(validation)
+    # a spot that can teach nothing would only dilute the batches
+    teaches = batch.measured | (batch.label >= 0)
+    watch = bool(rows.any())
+    history = History(keep_best=watch)
+    callbacks: list[Callback] = [history]
+    if watch:
+        callbacks.append(EarlyStopping("validation_loss", patience=PATIENCE))
+    if stop_epoch is not None:
+        callbacks.append(StopAfter(stop_epoch))
+    with seeded(config.seed), quiet_training(), one_thread():
+        training = _loader([part[~rows & teaches] for part in batch], config.batch_size, shuffle=True)
+        held_out = _loader([part[rows & teaches] for part in batch], 4096, shuffle=False) if watch else None
+        trainer = pl.Trainer(
+            max_epochs=config.max_epochs,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=settings.progress,
+            num_sanity_val_steps=0,
+        )
+        module.train()
+        trainer.fit(module, training, held_out)
+    module.cpu().eval()
+    epochs = len(history.rows)
+    if history.state:
+        module.load_state_dict(history.state)
+        epochs = history.best[1]
+    frame = pd.DataFrame(history.rows)
+    _warn_at_chance(frame, n_batch=min(config.batch_size, int((~rows & batch.measured).sum())))
+    return frame, epochs
+
+
+def _loader(parts: list[torch.Tensor], batch_size: int, *, shuffle: bool) -> DataLoader[Any]:
+    dataset = TensorDataset(*parts)
+    order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
+    # the contrast wants full batches; a training smaller than one batch is one batch
+    sampler = BatchSampler(order, batch_size, drop_last=shuffle and len(dataset) >= batch_size)
+    return DataLoader(dataset, sampler=sampler, batch_size=None)
+
+
+def _warn_at_chance(history: pd.DataFrame, *, n_batch: int) -> None:
+    if "train_contrastive" not in history or n_batch < 2 or len(history) < 10:
+        return
+    last = float(history["train_contrastive"].iloc[-1])
+    if last > (1 - CHANCE_MARGIN) * math.log(n_batch):
+        logger.warning(
+            "The contrastive loss stays at %.2f, within 2 %% of ln(%d): image and genes are not being aligned.",
+            last, n_batch,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The parts that methods are composed of: losses, towers, decoders."""

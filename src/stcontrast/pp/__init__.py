@@ -1,0 +1,9 @@
+"""Preprocessing: crops of the H&E and their image features."""
+
+from __future__ import annotations
+
+from stcontrast.pp._crops import crops
+from stcontrast.pp._encoders import ColorEncoder, Encoder, TimmEncoder
+from stcontrast.pp._image_features import image_features
+
+__all__ = ["ColorEncoder", "Encoder", "TimmEncoder", "crops", "image_features"]

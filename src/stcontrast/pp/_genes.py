@@ -1,0 +1,71 @@
+"""Genes: expression in one unit, and the choice of those worth modelling, on training slides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["choose_genes", "log_normalize"]
+
+
+def log_normalize(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> NDArray[np.float32]:
+    """log(1 + counts per 10 000), with the depth of the full library.
+
+    Parameters
+    ----------
+    counts
+        Raw counts (n_spots, n_genes) of the genes asked for.
+    total
+        Counts of every spot over all its genes (n_spots,), not only those asked for.
+
+    Returns
+    -------
+    Dense expression (n_spots, n_genes); zeros where a spot has no counts at all.
+    """
+    factor = sparse.diags_array(1e4 / np.maximum(total, 1.0))
+    return np.log1p((factor @ counts).toarray(), dtype=np.float32)
+
+
+def choose_genes(
+    counts: sparse.csr_matrix,
+    total: NDArray[np.float64],
+    slide: NDArray[np.int64],
+    *,
+    n_genes: int,
+    min_fraction: float = 0.1,
+) -> NDArray[np.intp]:
+    """The most variable of the well-expressed genes, on the spots that are given: training spots only.
+
+    Parameters
+    ----------
+    counts
+        Raw counts (n_spots, n_genes).
+    total
+        Depth of every spot (n_spots,).
+    slide
+        Slide of every spot (n_spots,): variance is taken within slides, so that a batch effect is no variation.
+    n_genes
+        How many at most.
+    min_fraction
+        A gene counts as well expressed if it is seen in this fraction of the spots.
+
+    Returns
+    -------
+    Positions of the genes, most variable first. Fewer than `n_genes` where fewer are well expressed.
+    """
+    seen = np.asarray((counts > 0).mean(axis=0)).ravel()
+    eligible = np.flatnonzero(seen >= min_fraction)
+    expression = log_normalize(counts[:, eligible], total)
+    variance = np.zeros(len(eligible))
+    for code in np.unique(slide):
+        rows = slide == code
+        variance += rows.mean() * expression[rows].var(axis=0, dtype=np.float64)
+    # ties are settled by the order of the genes, so that the choice does not depend on the sort
+    order = np.argsort(-variance, kind="stable")
+    chosen = order[variance[order] > 0][:n_genes]
+    return eligible[chosen]

@@ -1,0 +1,9 @@
+"""Tools: fit a model, predict expression and subtype from H&E, cross-validate over donors."""
+
+from __future__ import annotations
+
+from stcontrast.tl._classify import classify
+from stcontrast.tl._fit import fit
+from stcontrast.tl._predict_expression import predict_expression
+
+__all__ = ["classify", "fit", "predict_expression"]

@@ -1,0 +1,148 @@
+"""Image features of the user's objects: those that are there, or made and cached."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stcontrast._keys import IMAGE_FEATURES, UNS
+from stcontrast._spots import require_images
+from stcontrast.pp._encoders import ColorEncoder, encoder_from_spec
+from stcontrast.pp._image_features import encode_spots, feature_record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from stcontrast.pp._encoders import Encoder
+    from stcontrast.tl._inputs import Source
+
+__all__ = ["color_features", "describe", "features_for", "features_to_fit"]
+
+logger = logging.getLogger(__name__)
+
+
+def features_to_fit(
+    sources: Sequence[Source], *, encoder: Encoder | None, fields: tuple[float, ...], obsm_key: str = IMAGE_FEATURES
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Features of all spots for training; makes and caches those that are absent.
+
+    Parameters
+    ----------
+    sources
+        The user's objects.
+    encoder, fields
+        What to encode with where features are absent; `None`: colour statistics.
+    obsm_key
+        Slot of `obsm`.
+
+    Returns
+    -------
+    Features (n_spots, n_features); and what made them, for the model card.
+
+    Raises
+    ------
+    ValueError
+        If the objects' features were made in different ways.
+    """
+    chosen = encoder or ColorEncoder()
+    for source in sources:
+        if obsm_key not in source.table.obsm:
+            source.table.obsm[obsm_key] = encode_spots(source.spots, chosen, fields)
+            source.table.uns.setdefault(UNS, {})["image_features"] = feature_record(source.spots, chosen, fields)
+            logger.info("Added obsm[%r] and uns[%r]['image_features'].", obsm_key, UNS)
+    records = [describe(source, obsm_key) for source in sources]
+    if any(not same_features(record, records[0]) for record in records):
+        msg = (
+            "The objects' image features were made in different ways: "
+            f"{[brief(record) for record in records]}. Make them again with one call of `stc.pp.image_features` each."
+        )
+        raise ValueError(msg)
+    return _stack([np.asarray(source.table.obsm[obsm_key], dtype=np.float32) for source in sources]), records[0]
+
+
+def features_for(
+    source: Source, record: dict[str, Any], *, encoder: Encoder | None, obsm_key: str = IMAGE_FEATURES
+) -> NDArray[np.float32]:
+    """Features of one object as a model wants them: those that are there if they fit, else made.
+
+    New features are kept in the table where the slot is free; a slot that holds others is left as it is.
+    """
+    present = obsm_key in source.table.obsm
+    if present and same_features(describe(source, obsm_key), record):
+        return np.asarray(source.table.obsm[obsm_key], dtype=np.float32)
+    if record["encoder"]["kind"] == "given" and encoder is None:
+        found = brief(describe(source, obsm_key)) if present else "none"
+        msg = (
+            f"The model was trained on features of the user's own in `obsm[{obsm_key!r}]` ({record['encoder']['n_features']} "
+            f"a spot), found {found}. Put features made the same way there."
+        )
+        raise ValueError(msg)
+    require_images(source.spots)
+    chosen = encoder or encoder_from_spec(record["encoder"])
+    fields = tuple(record["field_um"])
+    features = encode_spots(source.spots, chosen, fields)
+    if not present:
+        source.table.obsm[obsm_key] = features
+        source.table.uns.setdefault(UNS, {})["image_features"] = feature_record(source.spots, chosen, fields)
+    return features
+
+
+def color_features(sources: Sequence[Source], *, fields: tuple[float, ...], obsm_key: str = IMAGE_FEATURES) -> NDArray[np.float32]:
+    """Plain colour statistics of all spots, for the colour baseline; nothing is written."""
+    encoder = ColorEncoder()
+    wanted = {"encoder": encoder.spec, "field_um": list(fields)}
+    parts = []
+    for source in sources:
+        if obsm_key in source.table.obsm and same_features(describe(source, obsm_key), wanted):
+            parts.append(np.asarray(source.table.obsm[obsm_key], dtype=np.float32))
+        else:
+            require_images(source.spots)
+            parts.append(encode_spots(source.spots, encoder, fields))
+    return _stack(parts)
+
+
+def describe(source: Source, obsm_key: str) -> dict[str, Any]:
+    """What made the features of an object: our record, or "given" for features of the user's own."""
+    record = source.table.uns.get(UNS, {}).get("image_features")
+    width = int(np.asarray(source.table.obsm[obsm_key]).shape[1])
+    if record is None:
+        return {"encoder": {"kind": "given", "name": obsm_key, "n_features": width}, "field_um": []}
+    encoder = {key: _plain(value) for key, value in record["encoder"].items()}
+    return {"encoder": encoder, "field_um": [float(value) for value in record["field_um"]]}
+
+
+def same_features(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two records describe the same features. Weights are the same by content, not by path."""
+    return _identity(one) == _identity(other)
+
+
+def brief(record: dict[str, Any]) -> str:
+    """A record in a few words."""
+    return f"{record['encoder']['name']} at {[f'{value:g}' for value in record['field_um']]} µm"
+
+
+def _identity(record: dict[str, Any]) -> str:
+    encoder = {key: value for key, value in record["encoder"].items() if key != "weights"}
+    return json.dumps([encoder, record["field_um"]], sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    # zarr gives arrays back for lists, and numpy scalars for numbers
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _stack(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    widths = sorted({part.shape[1] for part in parts})
+    if len(widths) > 1:
+        msg = f"The objects have different numbers of image features: {widths}."
+        raise ValueError(msg)
+    features = np.concatenate(parts)
+    if not np.isfinite(features).all():
+        msg = "The image features hold values that are not finite."
+        raise ValueError(msg)
+    return features

@@ -1,0 +1,197 @@
+"""`fit`: learn from the user's own slides."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
+from stcontrast.methods._method import get_method
+from stcontrast.methods._stcontrast import Stcontrast
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._image_features import parse_fields
+from stcontrast.tl._features import color_features, features_to_fit
+from stcontrast.tl._inputs import Keys, as_list, check_images, gather, resolve_source
+from stcontrast.tl._training import Recipe, train
+from stcontrast.tl._write import check_prediction_slot, prediction_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from stcontrast.methods import Predictor
+    from stcontrast.nn._design import Standardize
+    from stcontrast.pp._encoders import Encoder
+    from stcontrast.tl._inputs import Inputs, Source
+
+__all__ = ["fit"]
+
+logger = logging.getLogger(__name__)
+
+
+def fit(  # noqa: PLR0913
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
+    *,
+    batch_key: str | None = None,
+    label_key: str | None = None,
+    donor_key: str | None = None,
+    method: str = "stcontrast",
+    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] = "color",
+    field_um: float | Sequence[float] = (100.0, 200.0, 400.0),
+    n_genes: int = 1000,
+    genes: Sequence[str] | None = None,
+    n_neighbors: int = 18,
+    standardize: Standardize = "slide",
+    layer: str | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
+    spot_diameter_um: float | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    library_key: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Predictor:
+    """Learn to predict expression and subtype from H&E, on slides of several donors.
+
+    Each slide gives what it has: counts, labels or both. A table without genes, or spots without counts, take part
+    in the subtype alone; without any counts only the subtype is learnt. Genes are chosen, and everything else is
+    fitted, on the spots given here; inner folds hold out whole donors (slides of an only donor, blocks of an only
+    slide) to choose the length of training and to calibrate intervals.
+
+    Parameters
+    ----------
+    data
+        One object or a list of them. SpatialData whose table annotates the spots; or AnnData, which needs
+        ``obsm["X_image"]`` or scanpy's images in ``uns["spatial"]``.
+    batch_key
+        Column of `obs` that the gene model is blind to, such as the donor. Every slide is a batch by default.
+    label_key
+        Column of `obs` with the annotated subtype; missing values are spots without annotation. No subtypes by
+        default.
+    donor_key
+        Column of `obs` that names patient or animal: what is held out as a whole. `batch_key` by default.
+    method
+        ``"stcontrast"`` (ours), or a baseline: ``"ridge"``, ``"color"``, ``"mean"``.
+    encoder, field_um
+        Used where image features are absent, see :func:`stcontrast.pp.image_features`; fields in µm.
+    n_genes
+        Genes to model at most: the most variable of those seen in 10 % of the training spots.
+    genes
+        Genes to model, instead.
+    n_neighbors
+        Nearest spots of the same slide whose mean image features are set beside a spot's own; 18 are two rings of
+        Visium's lattice, 0 leaves them out.
+    standardize
+        ``"slide"``: image features to zero mean and unit deviation within every slide, against stain and scanner;
+        ``"none"``.
+    layer
+        Layer with raw counts; `X` by default.
+    um_per_px, spot_diameter_um, table_key, image_key, library_key
+        As in :func:`stcontrast.pp.crops`.
+    options
+        Options of the method ``"stcontrast"``: ``n_latent``, ``vae_epochs``, ``loss`` (``"info_nce"`` or
+        ``"similarity_target"``), ``contrastive_weight``, ``temperature``, ``max_epochs``.
+    seed
+        Seed of everything random; the session's own random state is left as it was.
+
+    Returns
+    -------
+    The model: ``predict``, ``save``, ``card``. Written to every table: ``obsm["X_image"]`` and
+    ``uns["stcontrast"]["image_features"]`` if they were absent; by ``"stcontrast"`` ``obsm["X_stc_image"]`` and, with
+    counts, ``obsm["X_stc_vae"]`` and ``obsm["X_stc_gene"]`` (float32; NaN in spots without counts). To a SpatialData
+    also the table ``"stc_pred"``: predictions for the training slides, marked in-sample.
+
+    Raises
+    ------
+    KeyError
+        If a column, layer, table or gene is absent; the message lists what is there.
+    TypeError
+        If `data` is something else.
+    ValueError
+        If counts are not raw, a slide has no image, an image lies elsewhere than its spots, µm per pixel is unknown,
+        or there is nothing to learn from. All before any work is done.
+
+    Examples
+    --------
+    >>> import stcontrast as stc
+    >>> sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    >>> model = stc.tl.fit(sdata, batch_key="donor", label_key="subtype", options={"max_epochs": 5, "vae_epochs": 5})
+    >>> sdata["stc_pred"].uns["stcontrast"]["prediction"]["provenance"]
+    {'donor1_a': 'in-sample', 'donor2_a': 'in-sample'}
+
+    References
+    ----------
+    Nishimura et al. 2025 (TPIRBAE, arXiv 2503.07173); Xie et al. 2023 (BLEEP, arXiv 2306.01859); Lopez et al. 2018
+    (scVI).
+    """
+    keys = Keys(
+        batch_key=batch_key, donor_key=donor_key, label_key=label_key, layer=layer, table_key=table_key,
+        image_key=image_key, library_key=library_key, um_per_px=um_per_px, spot_diameter_um=spot_diameter_um,
+    )  # fmt: skip
+    recipe = Recipe(n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, options=options)
+    fields = parse_fields(field_um)
+    uses_color = get_method(method, options=options if method == "stcontrast" else None).uses_color
+    sources = [resolve_source(item, keys) for item in as_list(data)]
+    for source in sources:
+        check_prediction_slot(source, PREDICTION_TABLE)
+    check_images(sources, obsm_key=IMAGE_FEATURES)
+    inputs = gather(sources, keys)
+    if not inputs.measured.any() and all(value is None for value in inputs.label):
+        msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"
+        raise ValueError(msg)
+    features, record = features_to_fit(sources, encoder=resolve_encoder(encoder), fields=fields)
+    color = None
+    if uses_color:
+        color = features if record["encoder"]["kind"] == "color" else color_features(sources, fields=fields)
+        features, record = color, {"encoder": resolve_encoder("color").spec, "field_um": list(fields)}
+    model = train(
+        inputs, features, np.arange(len(inputs.slide)), method=method, recipe=recipe, color=color, record=record
+    )
+    _write_embeddings(sources, inputs, features, model)
+    _write_predictions(sources, inputs, features, model)
+    return model
+
+
+def _write_embeddings(
+    sources: Sequence[Source], inputs: Inputs, features: NDArray[np.float32], model: Predictor
+) -> None:
+    method = model.method
+    if not isinstance(method, Stcontrast):
+        return
+    values = {IMAGE_EMBEDDING: method.embed_image(model.design(features, inputs.slide, inputs.xy))}
+    columns = [inputs.genes.index(gene) for gene in model.genes]
+    genes = method.embed_genes(inputs.counts[inputs.measured][:, columns])
+    if genes is not None:
+        for key, known in zip((VAE_LATENT, GENE_EMBEDDING), genes, strict=True):
+            values[key] = np.full((len(inputs.slide), known.shape[1]), np.nan, dtype=np.float32)
+            values[key][inputs.measured] = known
+    start = 0
+    for source in sources:
+        stop = start + source.table.n_obs
+        for key, value in values.items():
+            source.table.obsm[key] = value[start:stop]
+        source.table.uns.setdefault(UNS, {})["model_id"] = model.model_id
+        start = stop
+    logger.info("Added obsm %s.", sorted(values))
+
+
+def _write_predictions(
+    sources: Sequence[Source], inputs: Inputs, features: NDArray[np.float32], model: Predictor
+) -> None:
+    if not model.has_expression:
+        return
+    prediction = model.predict(features, slide=inputs.slide, xy=inputs.xy)
+    start = 0
+    for source in sources:
+        stop = start + source.table.n_obs
+        if source.is_spatialdata:
+            rows = np.arange(start, stop)
+            provenance = {slide.name: "in-sample" for slide in source.spots.slides}
+            table = prediction_table(source, model, prediction, rows, provenance=provenance)
+            source.write_table(PREDICTION_TABLE, table)
+        start = stop

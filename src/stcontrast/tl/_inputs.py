@@ -1,0 +1,277 @@
+"""From one object or a list of them to arrays over all spots: the first step of every tool."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from stcontrast._spots import require_images, resolve_slides, resolve_table
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from stcontrast._spots import Spots
+
+__all__ = ["Inputs", "Keys", "Source", "as_list", "check_images", "gather", "resolve_source"]
+
+logger = logging.getLogger(__name__)
+
+SAMPLED: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where things lie in the user's objects; see the parameters of :func:`stcontrast.tl.fit`."""
+
+    batch_key: str | None = None
+    donor_key: str | None = None
+    label_key: str | None = None
+    layer: str | None = None
+    table_key: str | None = None
+    image_key: str | Mapping[str, str] | None = None
+    library_key: str | None = None
+    um_per_px: float | Mapping[str, float] | None = None
+    spot_diameter_um: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One of the user's objects, resolved."""
+
+    data: SpatialData | AnnData
+    spots: Spots
+
+    @property
+    def table(self) -> AnnData:
+        """Its table."""
+        return self.spots.table
+
+    @property
+    def is_spatialdata(self) -> bool:
+        """Whether it is a SpatialData, to which a table can be added."""
+        return hasattr(self.data, "tables")
+
+    def slide_and_xy(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Slide (n_spots,) and centre (n_spots, 2) of every spot."""
+        slide = np.full(self.table.n_obs, -1, dtype=np.int64)
+        xy = np.zeros((self.table.n_obs, 2))
+        for code, item in enumerate(self.spots.slides):
+            slide[item.rows], xy[item.rows] = code, item.centers
+        return slide, xy
+
+    def write_table(self, key: str, table: AnnData) -> None:
+        """Add a table that annotates the same shapes, in memory."""
+        from spatialdata.models import TableModel
+
+        regions = [slide.name for slide in self.spots.slides]
+        self.data.tables[key] = TableModel.parse(
+            table, region=regions, region_key=self.spots.region_key, instance_key=self.spots.instance_key
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All spots of all objects, one under another.
+
+    Attributes
+    ----------
+    slide_names, slide
+        Names of the slides and the slide of each spot (n_spots,).
+    donor, batch
+        Donor and batch of each spot (n_spots,).
+    xy
+        Centres (n_spots, 2).
+    genes
+        Genes that every object with counts has.
+    counts
+        Raw counts (n_spots, n_genes), empty rows where a spot is not measured.
+    total
+        Depth over the full library (n_spots,).
+    measured
+        Whether a spot has counts (n_spots,).
+    label
+        Annotation (n_spots,), `None` where there is none.
+    """
+
+    slide_names: list[str]
+    slide: NDArray[np.int64]
+    donor: NDArray[np.str_]
+    batch: NDArray[np.str_]
+    xy: NDArray[np.float64]
+    genes: list[str]
+    counts: sparse.csr_matrix
+    total: NDArray[np.float64]
+    measured: NDArray[np.bool_]
+    label: NDArray[Any]
+
+
+def as_list(data: SpatialData | AnnData | Sequence[SpatialData | AnnData]) -> list[SpatialData | AnnData]:
+    """One object or a sequence of them, as a list."""
+    objects = list(data) if isinstance(data, Sequence) else [data]
+    if not objects:
+        msg = "No data: an empty list was given."
+        raise ValueError(msg)
+    return objects
+
+
+def resolve_source(data: SpatialData | AnnData, keys: Keys) -> Source:
+    """Resolve table and slides of one object. Mappings may name slides of the other objects too."""
+    names = set(_slide_names(data, keys))
+    image_key = _restricted(keys.image_key, names)
+    um_per_px = _restricted(keys.um_per_px, names)
+    spots = resolve_slides(
+        data,
+        table_key=keys.table_key,
+        image_key=image_key,
+        um_per_px=um_per_px,
+        spot_diameter_um=keys.spot_diameter_um,
+        library_key=keys.library_key,
+    )
+    return Source(data, spots)
+
+
+def check_images(sources: Sequence[Source], *, obsm_key: str) -> None:
+    """Raise where image features are absent and cannot be made: no image, or µm per pixel unknown."""
+    for source in sources:
+        if obsm_key not in source.table.obsm:
+            require_images(source.spots)
+
+
+def gather(sources: Sequence[Source], keys: Keys) -> Inputs:
+    """Stack all objects. Each slide gives what it has: counts, labels or both.
+
+    Raises
+    ------
+    KeyError
+        If a key is absent; the message lists what is there.
+    ValueError
+        If counts are not raw, objects share no genes, or slides share a name.
+    """
+    names = [slide.name for source in sources for slide in source.spots.slides]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        msg = f"Slides share a name: {twice}. Rename the shapes so that every slide has its own."
+        raise ValueError(msg)
+    genes = _shared_genes(sources)
+    slide, xy, counts, total, measured = [], [], [], [], []
+    n_slides = 0
+    for source in sources:
+        of_spot, centers = source.slide_and_xy()
+        matrix, depth = _counts(source.table, keys.layer, genes)
+        slide.append(of_spot + n_slides)
+        n_slides += len(source.spots.slides)
+        xy.append(centers)
+        counts.append(matrix)
+        total.append(depth)
+        measured.append(depth > 0)
+    donor_key = keys.donor_key or keys.batch_key
+    tables = [source.table for source in sources]
+    slide_of_spot = np.concatenate(slide)
+    # without a donor, every slide counts as one
+    by_slide = np.array(names, dtype=np.str_)[slide_of_spot]
+    return Inputs(
+        slide_names=names,
+        slide=slide_of_spot,
+        donor=by_slide if donor_key is None else _column(tables, donor_key, "donor_key" if keys.donor_key else "batch_key"),
+        batch=by_slide if keys.batch_key is None else _column(tables, keys.batch_key, "batch_key"),
+        xy=np.concatenate(xy),
+        genes=genes,
+        counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")),
+        total=np.concatenate(total),
+        measured=np.concatenate(measured),
+        label=_labels(tables, keys.label_key),
+    )
+
+
+def _slide_names(data: SpatialData | AnnData, keys: Keys) -> list[str]:
+    table = resolve_table(data, table_key=keys.table_key)
+    if "spatialdata_attrs" in table.uns:
+        column = table.uns["spatialdata_attrs"]["region_key"]
+        return [str(name) for name in table.obs[column].unique()]
+    named = keys.library_key or "library_id"
+    return [str(name) for name in table.obs[named].unique()] if named in table.obs else list(table.uns.get("spatial", ["slide"]))
+
+
+def _restricted[T](given: T | Mapping[str, T] | None, names: set[str]) -> T | dict[str, T] | None:
+    if not isinstance(given, Mapping):
+        return given
+    return {name: value for name, value in given.items() if name in names}
+
+
+def _shared_genes(sources: Sequence[Source]) -> list[str]:
+    shared: list[str] | None = None
+    for source in sources:
+        if source.table.n_vars == 0:
+            continue
+        if not source.table.var_names.is_unique:
+            msg = "Gene names are not unique; call `adata.var_names_make_unique()` first."
+            raise ValueError(msg)
+        here = set(source.table.var_names)
+        shared = list(source.table.var_names) if shared is None else [gene for gene in shared if gene in here]
+    if shared is not None and not shared:
+        found = [list(source.table.var_names[:3]) for source in sources if source.table.n_vars]
+        msg = f"The objects share no genes; their genes begin {found}. Do all use the same identifiers?"
+        raise ValueError(msg)
+    return shared or []
+
+
+def _counts(table: AnnData, layer: str | None, genes: list[str]) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
+    if table.n_vars == 0:
+        return sparse.csr_matrix((table.n_obs, len(genes)), dtype=np.float32), np.zeros(table.n_obs)
+    if layer is not None and layer not in table.layers:
+        found = sorted(name for name in table.layers if name is not None)
+        msg = f"No layer {layer!r} in the table; its layers are {found}."
+        raise KeyError(msg)
+    matrix = table.X if layer is None else table.layers[layer]
+    if matrix is None:
+        msg = "The table has no `X`; name the layer that holds raw counts with `layer`."
+        raise ValueError(msg)
+    full = sparse.csr_matrix(matrix, dtype=np.float32)
+    _check_raw(full, layer)
+    columns = table.var_names.get_indexer(genes)
+    # depth over the full library, not over the shared genes
+    return sparse.csr_matrix(full[:, columns]), np.asarray(full.sum(axis=1), dtype=np.float64).ravel()
+
+
+def _check_raw(counts: sparse.csr_matrix, layer: str | None) -> None:
+    values = counts.data[:: max(1, counts.nnz // SAMPLED)]
+    where = "X" if layer is None else f"layers[{layer!r}]"
+    if not np.isfinite(values).all() or (values < 0).any() or (values != np.rint(values)).any():
+        odd = values[(values < 0) | (values != np.rint(values))][:3].tolist()
+        msg = (
+            f"Raw counts are needed, but `{where}` holds values such as {odd}. Name the layer that holds raw counts with "
+            "`layer`, e.g. `layer='counts'`."
+        )
+        raise ValueError(msg)
+
+
+def _column(tables: Sequence[AnnData], key: str, argument: str) -> NDArray[np.str_]:
+    for table in tables:
+        if key not in table.obs:
+            msg = f"`{argument}`: no column {key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
+            raise KeyError(msg)
+        if table.obs[key].isna().any():
+            msg = f"`{argument}`: column {key!r} of `obs` is empty for {int(table.obs[key].isna().sum())} spots."
+            raise ValueError(msg)
+    return np.concatenate([table.obs[key].astype(str).to_numpy(dtype=np.str_) for table in tables])
+
+
+def _labels(tables: Sequence[AnnData], key: str | None) -> NDArray[Any]:
+    if key is None:
+        return np.full(sum(table.n_obs for table in tables), None, dtype=object)
+    if not any(key in table.obs for table in tables):
+        msg = f"`label_key`: no column {key!r} in `obs`; its columns are {sorted(tables[0].obs.columns)}."
+        raise KeyError(msg)
+    parts = []
+    for table in tables:
+        column = table.obs.get(key, pd.Series(index=table.obs_names, dtype=object)).astype(object)
+        parts.append(np.array([None if pd.isna(value) else str(value) for value in column], dtype=object))
+    return np.concatenate(parts)

@@ -1,0 +1,110 @@
+"""`predict_expression`: expression from H&E alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stcontrast._keys import PREDICTION_TABLE
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.tl._features import features_for
+from stcontrast.tl._inputs import Keys, as_list, resolve_source
+from stcontrast.tl._write import check_prediction_slot, prediction_table, provenance_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from stcontrast.methods import Predictor
+    from stcontrast.pp._encoders import Encoder
+
+__all__ = ["predict_expression"]
+
+
+def predict_expression(  # noqa: PLR0913
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
+    model: Predictor,
+    *,
+    key_added: str = PREDICTION_TABLE,
+    donor_key: str | None = None,
+    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
+    spot_diameter_um: float | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    library_key: str | None = None,
+) -> AnnData | list[AnnData] | None:
+    """Predict the expression of every spot from its H&E.
+
+    The slides need an image and spots; counts, if there are any, are not looked at. Image features are made with the
+    model's own encoder unless fitting ones are in ``obsm["X_image"]``.
+
+    Parameters
+    ----------
+    data
+        One object or a list of them; SpatialData whose table annotates the spots (it may have no genes), or AnnData.
+    model
+        From :func:`fit` or :func:`stcontrast.models.load`.
+    key_added
+        Name of the table that is added to a SpatialData.
+    donor_key
+        Column of `obs` with the donor, to say whether the model has met it; carried over into the prediction.
+    encoder
+        Only for a model that was trained with a callable, which is not saved with it.
+    um_per_px, spot_diameter_um, table_key, image_key, library_key
+        As in :func:`stcontrast.pp.crops`.
+
+    Returns
+    -------
+    `None` for SpatialData, which gets a table `key_added` that annotates the same shapes; for AnnData that table
+    itself (a list for a list). In it: ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``,
+    ``layers["upper"]`` = 90 % interval; ``obs``: the keys, the donor, ``stc_in_distribution``; ``obsm["spatial"]`` in
+    pixels; ``var["stc_held_out_r"]``: correlation of each gene on held-out training groups;
+    ``uns["stcontrast"]["prediction"]``: units, model, and for each slide whether it is in-sample, of a donor that the
+    model knows, or out-of-donor. ``obsm["X_image"]`` is kept where the slot was free.
+
+    Raises
+    ------
+    ValueError
+        If the model has no genes, `key_added` is taken by something else, or the image cannot be used.
+
+    Examples
+    --------
+    >>> import stcontrast as stc
+    >>> sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    >>> model = stc.tl.fit(sdata, batch_key="donor", method="ridge")
+    >>> new = stc.datasets.toy(n_donors=1, n_spots=40, n_genes=30, seed=1)
+    >>> stc.tl.predict_expression(new, model)
+    >>> new["stc_pred"].shape
+    (40, 30)
+    """
+    if not model.has_expression:
+        msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
+        raise ValueError(msg)
+    keys = Keys(
+        table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px,
+        spot_diameter_um=spot_diameter_um,
+    )  # fmt: skip
+    sources = [resolve_source(item, keys) for item in as_list(data)]
+    for source in sources:
+        check_prediction_slot(source, key_added)
+    returned = []
+    for source in sources:
+        chosen = None if encoder is None else resolve_encoder(encoder)
+        features = features_for(source, model.card["image_features"], encoder=chosen)
+        slide, xy = source.slide_and_xy()
+        prediction = model.predict(features, slide=slide, xy=xy)
+        provenance = provenance_of(source, model, features, donor_key=donor_key)
+        rows = np.arange(source.table.n_obs)
+        table = prediction_table(source, model, prediction, rows, provenance=provenance, donor_key=donor_key)
+        if source.is_spatialdata:
+            source.write_table(key_added, table)
+        else:
+            returned.append(table)
+    if not returned:
+        return None
+    return returned if len(returned) > 1 else returned[0]

@@ -1,0 +1,165 @@
+"""From gathered inputs to a fitted model: arrays only, so that cross-validation takes the same path."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stcontrast.methods import Predictor, get_method
+from stcontrast.methods._data import TrainingData
+from stcontrast.methods._folds import inner_folds
+from stcontrast.nn._design import build_design
+from stcontrast.pp._genes import choose_genes, log_normalize
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from stcontrast.nn._design import Standardize
+    from stcontrast.tl._inputs import Inputs
+
+__all__ = ["Recipe", "slide_fingerprints", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to fit, apart from the data; see the parameters of :func:`stcontrast.tl.fit`."""
+
+    n_genes: int = 1000
+    genes: Sequence[str] | None = None
+    n_neighbors: int = 18
+    standardize: Standardize = "slide"
+    seed: int = 0
+    options: Mapping[str, Any] | None = None
+
+
+def train(
+    inputs: Inputs,
+    features: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    *,
+    method: str,
+    recipe: Recipe,
+    color: NDArray[np.float32] | None = None,
+    record: Mapping[str, Any],
+) -> Predictor:
+    """Fit a method on some of the spots. Nothing outside `rows` is looked at, genes and classes included.
+
+    Parameters
+    ----------
+    inputs
+        All spots.
+    features
+        Their image features (n_spots, n_features).
+    rows
+        Training spots: whole donors.
+    method
+        Name of the method.
+    recipe
+        How to fit.
+    color
+        Colour statistics of all spots, for a method that wants them.
+    record
+        What made the features, for the card.
+
+    Returns
+    -------
+    The model.
+    """
+    fresh = get_method(method, seed=recipe.seed, options=recipe.options if method == "stcontrast" else None)
+    if not (inputs.measured[rows].any() or any(value is not None for value in inputs.label[rows])):
+        msg = "Nothing to learn from: the training slides have neither counts nor labels."
+        raise ValueError(msg)
+    columns = _columns(inputs, rows, recipe)
+    counts = inputs.counts[rows][:, columns]
+    classes = sorted({value for value in inputs.label[rows] if value is not None})
+    slide = inputs.slide[rows]
+    data = TrainingData(
+        design=build_design(
+            features[rows], slide, inputs.xy[rows], n_neighbors=recipe.n_neighbors, standardize=recipe.standardize
+        ),
+        color=_standardised_color(color, inputs, rows, recipe) if fresh.uses_color else np.zeros((len(rows), 0), np.float32),
+        slide=slide,
+        donor=np.unique(inputs.donor[rows], return_inverse=True)[1],
+        batch=np.unique(inputs.batch[rows], return_inverse=True)[1],
+        xy=inputs.xy[rows],
+        counts=counts,
+        target=log_normalize(counts, inputs.total[rows]),
+        measured=inputs.measured[rows],
+        label=np.array([-1 if value is None else classes.index(value) for value in inputs.label[rows]], dtype=np.int64),
+        n_classes=len(classes),
+    )
+    folds = inner_folds(data)
+    logger.info(
+        "Fitting %s on %d spots of %d slides, %d donors, %d genes, %d classes; inner folds over %ss.",
+        method, len(rows), len(np.unique(slide)), len(np.unique(data.donor)), data.n_genes, len(classes), folds.unit,
+    )  # fmt: skip
+    used = color if fresh.uses_color and color is not None else features
+    card = {
+        "genes": [inputs.genes[i] for i in columns],
+        "classes": classes,
+        "units": "log1p(counts per 10 000 of the full library)",
+        "image_features": dict(record),
+        "n_features": int(used.shape[1]),
+        "n_neighbors": recipe.n_neighbors,
+        "standardize": recipe.standardize,
+        "seed": recipe.seed,
+        "donors": sorted(set(inputs.donor[rows].tolist())),
+        "slides": {
+            inputs.slide_names[code]: print_
+            for code, print_ in slide_fingerprints(features, inputs.slide).items()
+            if code in set(slide.tolist())
+        },
+        "interval": 0.9,
+        "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
+        | {"python": platform.python_version()},
+    }
+    return Predictor.fit(fresh, data, folds, card)
+
+
+def slide_fingerprints(features: NDArray[np.float32], slide: NDArray[np.int64]) -> dict[int, str]:
+    """What recognises a slide again, whatever its name: a hash of its image features, rounded, spots in any order."""
+    prints = {}
+    for code in np.unique(slide):
+        block = np.round(np.asarray(features[slide == code], dtype=np.float64), 3) + 0.0
+        block = block[np.lexsort(block.T[::-1][:8])]
+        prints[int(code)] = hashlib.sha256(block.tobytes()).hexdigest()[:16]
+    return prints
+
+
+def _columns(inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe) -> NDArray[np.intp]:
+    measured = rows[inputs.measured[rows]]
+    if len(measured) == 0:
+        return np.zeros(0, dtype=np.intp)
+    if recipe.genes is not None:
+        position = {gene: i for i, gene in enumerate(inputs.genes)}
+        absent = [gene for gene in recipe.genes if gene not in position]
+        if absent:
+            msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. They begin {inputs.genes[:5]}."
+            raise KeyError(msg)
+        return np.array([position[gene] for gene in dict.fromkeys(recipe.genes)], dtype=np.intp)
+    counts: sparse.csr_matrix = inputs.counts[measured]
+    columns = choose_genes(counts, inputs.total[measured], inputs.slide[measured], n_genes=recipe.n_genes)
+    if len(columns) == 0:
+        msg = "No gene is seen in 10 % of the training spots: name the genes to model with `genes`."
+        raise ValueError(msg)
+    return columns
+
+
+def _standardised_color(
+    color: NDArray[np.float32] | None, inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe
+) -> NDArray[np.float32]:
+    if color is None:
+        msg = "The method looks at colour statistics, which were not made."
+        raise ValueError(msg)
+    return build_design(color[rows], inputs.slide[rows], inputs.xy[rows], n_neighbors=0, standardize=recipe.standardize)

@@ -1,0 +1,118 @@
+"""Predictions as an ordinary table over the same spots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from stcontrast._keys import HELD_OUT_R, IN_DISTRIBUTION, LOWER, UNS, UPPER
+from stcontrast.tl._training import slide_fingerprints
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from stcontrast.methods import Prediction, Predictor
+    from stcontrast.tl._inputs import Source
+
+__all__ = ["check_prediction_slot", "prediction_table", "provenance_of"]
+
+
+def check_prediction_slot(source: Source, key: str) -> None:
+    """Raise where `key` holds an element that we did not write: nothing of the user's is overwritten."""
+    if not source.is_spatialdata or key not in source.data:
+        return
+    if key in source.data.tables and "prediction" in source.data.tables[key].uns.get(UNS, {}):
+        return
+    msg = f"{key!r} is taken by an element that is no prediction of stcontrast: rename it, or give another `key_added`."
+    raise ValueError(msg)
+
+
+def provenance_of(
+    source: Source, model: Predictor, features: NDArray[np.float32], *, donor_key: str | None
+) -> dict[str, str]:
+    """What the model knows of each slide: "in-sample", "in-donor", "out-of-donor", or "unknown-donor".
+
+    A training slide is recognised by its image features, whatever its name; a donor by its name in `donor_key`.
+    """
+    of_spot = np.zeros(len(features), dtype=np.int64)
+    for code, slide in enumerate(source.spots.slides):
+        of_spot[slide.rows] = code
+    prints = slide_fingerprints(features, of_spot)
+    known = set(model.card["slides"].values())
+    result = {}
+    for code, slide in enumerate(source.spots.slides):
+        if prints[code] in known:
+            result[slide.name] = "in-sample"
+        elif donor_key is None or donor_key not in source.table.obs:
+            result[slide.name] = "unknown-donor"
+        else:
+            donors = set(source.table.obs[donor_key].astype(str).to_numpy()[slide.rows])
+            result[slide.name] = "in-donor" if donors & set(model.card["donors"]) else "out-of-donor"
+    return result
+
+
+def prediction_table(
+    source: Source,
+    model: Predictor,
+    prediction: Prediction,
+    rows: NDArray[np.intp],
+    *,
+    provenance: Mapping[str, str],
+    donor_key: str | None = None,
+) -> AnnData:
+    """The prediction for one object as an AnnData, in the order of its table.
+
+    Parameters
+    ----------
+    source
+        The user's object.
+    model, prediction
+        The model and what it said.
+    rows
+        Rows of `prediction` that belong to this object.
+    provenance
+        In-sample or not, by slide.
+    donor_key
+        Column of `obs` to carry over.
+
+    Returns
+    -------
+    A table: `X`, layers `lower` and `upper`, `obs`, `var`, `obsm["spatial"]`, `uns["stcontrast"]["prediction"]`.
+    """
+    from anndata import AnnData
+
+    if prediction.expression is None or prediction.lower is None or prediction.upper is None:
+        msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
+        raise ValueError(msg)
+    spots = source.spots
+    carried = [key for key in (spots.region_key, spots.instance_key, donor_key) if key and key in spots.table.obs]
+    obs = pd.DataFrame(spots.table.obs[list(dict.fromkeys(carried))].copy(), index=spots.table.obs_names)
+    obs[IN_DISTRIBUTION] = prediction.in_distribution[rows]
+    centers = np.zeros((spots.table.n_obs, 2))
+    for slide in spots.slides:
+        centers[slide.rows] = slide.centers
+    table = AnnData(
+        prediction.expression[rows],
+        obs=obs,
+        var=pd.DataFrame({HELD_OUT_R: model.calibration.held_out_r}, index=pd.Index(model.genes)),
+        obsm={"spatial": centers},
+        layers={LOWER: prediction.lower[rows], UPPER: prediction.upper[rows]},
+    )
+    card = model.card
+    table.uns[UNS] = {
+        "prediction": {
+            "units": card["units"],
+            "model_id": model.model_id,
+            "method": card["method"],
+            "encoder": str(card["image_features"]["encoder"]["name"]),
+            "interval": card["interval"],
+            "calibrated_on": f"held-out {card['held_out_unit']}s",
+            "provenance": dict(provenance),
+        }
+    }
+    return table

@@ -119,19 +119,19 @@ def calibrate(
         slides = [rows[data.slide[rows] == code] for code in np.unique(data.slide[rows])]
         per_slide = np.array([gene_correlation(held.expression[s], data.target[s]) for s in slides])
         scored = np.isfinite(per_slide)
-        held_out_r = (np.where(scored, per_slide, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)).astype(np.float32)
+        held_out_r = (np.where(scored, per_slide, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)).astype(
+            np.float32
+        )
         scores["held_out_r"] = mean_slide_correlation(held.expression, data.target, data.slide)
-    labelled = np.flatnonzero(np.isfinite(held.proba).all(axis=1) & (data.label >= 0)) if data.n_classes else []
-    if len(labelled):
+    labelled = np.flatnonzero(np.isfinite(held.proba).all(axis=1) & (data.label >= 0))
+    if data.n_classes and len(labelled):
         guess = held.proba[labelled].argmax(axis=1)
         scores["held_out_macro_f1"] = float(f1_score(data.label[labelled], guess, average="macro"))
     center = design.mean(axis=0)
     pca = PCA(min(N_COMPONENTS, *design.shape), random_state=0).fit(design - center)
     rotation = pca.components_.T.astype(np.float32)
     reference = ((design - center) @ rotation).astype(np.float32)
-    familiar = [
-        _distance(design[fold.held_out], center, rotation, reference[fold.train]) for fold in folds.folds
-    ]
+    familiar = [_distance(design[fold.held_out], center, rotation, reference[fold.train]) for fold in folds.folds]
     radius = np.float32(np.quantile(np.concatenate(familiar), FAMILIAR))
     return Calibration(half_width, held_out_r, center, rotation, reference, np.asarray(radius)), scores
 

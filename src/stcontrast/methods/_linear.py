@@ -42,7 +42,9 @@ class RidgePath:
         scale[scale < 1e-8] = 1.0
         scaled = (x - center) / scale
         n_components = min(MAX_COMPONENTS, *scaled.shape)
-        pca = PCA(n_components, svd_solver="covariance_eigh" if scaled.shape[1] <= 1024 else "randomized", random_state=0)
+        pca = PCA(
+            n_components, svd_solver="covariance_eigh" if scaled.shape[1] <= 1024 else "randomized", random_state=0
+        )
         scores = pca.fit_transform(scaled)
         self.arrays = {
             "center": center, "scale": scale, "pca_center": pca.mean_, "rotation": pca.components_.T,

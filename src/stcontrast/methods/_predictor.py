@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast.methods._method import METHODS
 from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._calibration import Calibration, calibrate
+from stcontrast.methods._method import METHODS
 from stcontrast.nn._design import build_design
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast.methods._method import Method
     from stcontrast.methods._data import TrainingData
     from stcontrast.methods._folds import Folds
+    from stcontrast.methods._method import Method
 
 __all__ = ["Prediction", "Predictor"]
 

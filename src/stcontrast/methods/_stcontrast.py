@@ -203,9 +203,7 @@ class Stcontrast(Method):
         """Joint embedding of the image side (n_spots, n_embedding), unit length."""
         return self._fitted().embed_image(self._scaled(image))
 
-    def embed_genes(
-        self, counts: sparse.csr_matrix
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    def embed_genes(self, counts: sparse.csr_matrix) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Gene latent (n_spots, n_latent) and its joint embedding; `None` for a model without counts."""
         if self.vae is None:
             return None

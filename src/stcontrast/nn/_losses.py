@@ -10,10 +10,10 @@ __all__ = ["info_nce", "similarity_target_loss"]
 
 
 def info_nce(gene: Tensor, image: Tensor, *, temperature: float | Tensor = 0.1, normalize: bool = True) -> Tensor:
-    """Symmetric InfoNCE (CLIP): every spot finds its own image among those of the batch, and the reverse.
+    r"""Symmetric InfoNCE (CLIP): every spot finds its own image among those of the batch, and the reverse.
 
-    With logits :math:`L = S I^\\top / \\tau` the loss is
-    :math:`\\tfrac12 [\\mathrm{CE}(L, \\mathrm{id}) + \\mathrm{CE}(L^\\top, \\mathrm{id})]`.
+    With logits :math:`L = S I^\top / \tau` the loss is
+    :math:`\tfrac12 [\mathrm{CE}(L, \mathrm{id}) + \mathrm{CE}(L^\top, \mathrm{id})]`.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def info_nce(gene: Tensor, image: Tensor, *, temperature: float | Tensor = 0.1, 
 
     Returns
     -------
-    Mean loss of a pair; :math:`\\ln n` where the embeddings have collapsed.
+    Mean loss of a pair; :math:`\ln n` where the embeddings have collapsed.
 
     References
     ----------
@@ -48,11 +48,11 @@ def similarity_target_loss(
     normalize: bool = False,
     targets_from: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """BLEEP's loss: pairs that look alike within a modality are not pushed apart across modalities.
+    r"""BLEEP's loss: pairs that look alike within a modality are not pushed apart across modalities.
 
-    With :math:`T = \\mathrm{softmax}_\\mathrm{row}\\big((I I^\\top + S S^\\top) / 2 \\tau\\big)` the loss is the mean
-    over i of :math:`\\tfrac12 [\\mathrm{CE}(L_i, T_i) + \\mathrm{CE}(L^\\top_i, (T^\\top)_i)]`; the rows of
-    :math:`T^\\top` are not normalised again, as published.
+    With :math:`T = \mathrm{softmax}_\mathrm{row}\big((I I^\top + S S^\top) / 2 \tau\big)` the loss is the mean
+    over i of :math:`\tfrac12 [\mathrm{CE}(L_i, T_i) + \mathrm{CE}(L^\top_i, (T^\top)_i)]`; the rows of
+    :math:`T^\top` are not normalised again, as published.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._keys import PREDICTION_TABLE
+from stcontrast._keys import PREDICTION_TABLE, UNS
 from stcontrast._spots import resolve_slides
 from stcontrast.metrics import gene_correlation
 from stcontrast.pl._expression import find_gene, observed_expression, predicted_expression, prediction_table
@@ -50,7 +50,8 @@ def spatial_pred(  # noqa: PLR0913
     """Draw observed and predicted expression of a gene on the H&E, side by side, a pair of panels for each slide.
 
     Both are in log1p(counts per 10 000) and share one colour scale over all slides. The title of the prediction gives
-    its Pearson correlation with the observation over the spots of the slide. Where a slide has no counts, or the gene
+    its Pearson correlation with the observation over the spots of the slide, and says where the model was trained on it
+    ("in-sample"). Where a slide has no counts, or the gene
     was not measured, the H&E alone stands in the place of the observation. Spots without a value are outlined in grey.
 
     Parameters
@@ -104,7 +105,7 @@ def spatial_pred(  # noqa: PLR0913
     >>> prediction = sdata["table"].copy()
     >>> prediction.X = np.log1p(1e4 * prediction.layers["truth"])  # stc.tl.predict_expression writes a real one
     >>> sdata["stc_pred"] = prediction
-    >>> axes = stc.pl.spatial_pred(sdata, "GENE1", table_key="table", show=False)
+    >>> axes = stc.pl.spatial_pred(sdata, "GENE1", show=False)
     >>> axes.shape
     (1, 2)
     """
@@ -125,6 +126,7 @@ def spatial_pred(  # noqa: PLR0913
         observed = observed_expression(spots.table, gene, layer=layer)
     chosen = _predicted_slides(choose_slides(spots.slides, slides), predicted, named=slides is not None)
 
+    provenance = prediction.uns.get(UNS, {}).get("prediction", {}).get("provenance", {})
     pictures = [read_picture(slide) for slide in chosen]
     figure, axes = make_panels([picture.aspect for picture in pictures], n_panels=2, ax=ax)
     rows = np.concatenate([slide.rows for slide in chosen])
@@ -132,12 +134,9 @@ def spatial_pred(  # noqa: PLR0913
     for slide, picture, (left, right) in zip(chosen, pictures, axes, strict=True):
         of_slide, by_model = observed[slide.rows], predicted[slide.rows]
         has_counts = np.isfinite(of_slide).any()
-        draw_picture(
-            left,
-            picture,
-            title=f"{slide.name}\n{gene} observed" if has_counts else f"{slide.name}\n{gene} not measured",
-        )
-        draw_picture(right, picture, title=f"{gene} predicted{_correlation(by_model, of_slide)}")
+        seen = " (in-sample)" if provenance.get(slide.name) == "in-sample" else ""
+        draw_picture(left, picture, title=f"{slide.name}\n{gene} {'observed' if has_counts else 'not measured'}")
+        draw_picture(right, picture, title=f"{gene} predicted{_correlation(by_model, of_slide)}{seen}")
         if has_counts:
             draw_values(left, slide, of_slide, cmap=cmap, norm=norm)
         draw_values(right, slide, by_model, cmap=cmap, norm=norm)

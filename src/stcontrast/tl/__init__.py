@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from stcontrast.tl._classify import classify
+from stcontrast.tl._cross_validate import cross_validate
+from stcontrast.tl._cv_result import CrossValidation
 from stcontrast.tl._fit import fit
 from stcontrast.tl._predict_expression import predict_expression
 
-__all__ = ["classify", "fit", "predict_expression"]
+__all__ = ["CrossValidation", "classify", "cross_validate", "fit", "predict_expression"]

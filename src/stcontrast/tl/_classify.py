@@ -90,7 +90,7 @@ def classify(  # noqa: PLR0913
             continue
         table = source.table
         codes = proba.argmax(axis=1)
-        table.obs[CLASS] = pd.Categorical.from_codes(codes, categories=model.classes)
+        table.obs[CLASS] = pd.Categorical.from_codes(codes, categories=pd.Index(model.classes))
         table.obs[CLASS_CONFIDENCE] = proba.max(axis=1)
         table.obsm[CLASS_PROBA] = proba
         table.uns.setdefault(UNS, {})["classification"] = {

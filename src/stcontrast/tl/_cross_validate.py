@@ -1,0 +1,203 @@
+"""`cross_validate`: leave donors out, and score beside the baselines."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from sklearn.metrics import f1_score
+from sklearn.model_selection import GroupKFold
+
+from stcontrast._keys import IMAGE_FEATURES
+from stcontrast._progress import progress
+from stcontrast.methods._method import get_method
+from stcontrast.metrics import gene_correlation, rmse
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._genes import choose_genes, log_normalize
+from stcontrast.pp._image_features import parse_fields
+from stcontrast.tl._cv_result import CrossValidation
+from stcontrast.tl._features import color_features, features_to_fit
+from stcontrast.tl._inputs import Keys, as_list, check_images, gather, resolve_source
+from stcontrast.tl._training import Recipe, train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from stcontrast.methods import Predictor
+    from stcontrast.nn._design import Standardize
+    from stcontrast.pp._encoders import Encoder
+    from stcontrast.tl._inputs import Inputs
+
+__all__ = ["cross_validate"]
+
+logger = logging.getLogger(__name__)
+
+METHODS: Final = ("stcontrast", "ridge", "color", "mean")
+
+
+def cross_validate(  # noqa: PLR0913
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
+    *,
+    donor_key: str | None = None,
+    batch_key: str | None = None,
+    label_key: str | None = None,
+    methods: Sequence[str] = METHODS,
+    n_folds: int | None = None,
+    n_score_genes: int = 300,
+    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] = "color",
+    field_um: float | Sequence[float] = (100.0, 200.0, 400.0),
+    n_genes: int = 1000,
+    genes: Sequence[str] | None = None,
+    n_neighbors: int = 18,
+    standardize: Standardize = "slide",
+    layer: str | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
+    spot_diameter_um: float | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    library_key: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> CrossValidation:
+    """Fit without a donor, predict it from its H&E, score; donor by donor, for every method on the same features.
+
+    Nothing that is fitted sees the held-out donor: genes (those modelled and those scored), scalers, VAE, network,
+    penalties, stopping and weights are all chosen on the other donors. Image features come from a frozen encoder.
+
+    Parameters
+    ----------
+    data
+        One object or a list of them, as for :func:`fit`.
+    donor_key
+        Column of `obs` with patient or animal; `batch_key` by default.
+    batch_key
+        Column that the gene model is blind to; `donor_key` by default.
+    label_key
+        Column with the annotated subtype; without it only expression is scored.
+    methods
+        Methods to compare; the differences in the summary are to ``"ridge"`` if it is among them.
+    n_folds
+        Folds of donors; leave one donor out by default.
+    n_score_genes
+        Genes to score: the most variable well-expressed ones on the training slides of each fold, out of those modelled.
+    encoder, field_um, n_genes, genes, n_neighbors, standardize, layer, options, seed
+        As in :func:`fit`.
+    um_per_px, spot_diameter_um, table_key, image_key, library_key
+        As in :func:`stcontrast.pp.crops`.
+
+    Returns
+    -------
+    The result: ``scores`` (tidy), ``summary()``, ``predictions``.  ``obsm["X_image"]`` is written where it was absent.
+
+    Raises
+    ------
+    ValueError
+        If there is one donor only: a held-out part of a donor says nothing about the next donor.
+    KeyError
+        If a column is absent.
+
+    Examples
+    --------
+    >>> import stcontrast as stc
+    >>> sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    >>> cv = stc.tl.cross_validate(sdata, donor_key="donor", methods=["ridge", "mean"])
+    >>> list(cv.summary().index)
+    ['ridge', 'mean']
+    """
+    keys = Keys(
+        batch_key=batch_key or donor_key, donor_key=donor_key or batch_key, label_key=label_key, layer=layer,
+        table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px,
+        spot_diameter_um=spot_diameter_um,
+    )  # fmt: skip
+    if keys.donor_key is None:
+        msg = "`donor_key` is needed: the column of `obs` that names patient or animal, the unit that is held out."
+        raise ValueError(msg)
+    recipe = Recipe(
+        n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, options=options
+    )
+    wants_color = [get_method(name).uses_color for name in methods]
+    fields = parse_fields(field_um)
+    sources = [resolve_source(item, keys) for item in as_list(data)]
+    check_images(sources, obsm_key=IMAGE_FEATURES)
+    inputs = gather(sources, keys)
+    folds = list(_donor_folds(inputs, n_folds))
+    features, record = features_to_fit(sources, encoder=resolve_encoder(encoder), fields=fields)
+    color = None
+    if any(wants_color):
+        color = features if record["encoder"]["kind"] == "color" else color_features(sources, fields=fields)
+    result = CrossValidation.empty(inputs, methods)
+    with progress(total=len(folds) * len(methods), description="cross-validation", unit="fit") as bar:
+        for train_rows, test_rows in folds:
+            score_genes = _score_genes(inputs, train_rows, n_score_genes, genes)
+            for name, of_color in zip(methods, wants_color, strict=True):
+                used = color if of_color and color is not None else features
+                model = train(inputs, used, train_rows, method=name, recipe=recipe, color=color, record=record)
+                _score(result, name, model, inputs, used, test_rows, score_genes)
+                bar.update()
+    return result
+
+
+def _donor_folds(inputs: Inputs, n_folds: int | None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    donors = np.unique(inputs.donor)
+    if len(donors) < 2:
+        msg = (
+            f"Only one donor, {donors[0]!r}: a held-out slide or part of the same donor shares its biology and its "
+            "batch, and would say nothing about a donor never seen. Two donors are needed, better five."
+        )
+        raise ValueError(msg)
+    n_folds = len(donors) if n_folds is None else n_folds
+    if not 2 <= n_folds <= len(donors):
+        msg = f"`n_folds` must lie between 2 and the number of donors, {len(donors)}; found {n_folds}."
+        raise ValueError(msg)
+    useful = inputs.measured | np.array([value is not None for value in inputs.label])
+    for train_rows, test_rows in GroupKFold(n_splits=n_folds).split(inputs.donor, groups=inputs.donor):
+        if useful[train_rows].any() and useful[test_rows].any():
+            yield train_rows, test_rows
+
+
+def _score_genes(inputs: Inputs, rows: NDArray[np.intp], n_score_genes: int, genes: Sequence[str] | None) -> set[str]:
+    measured = rows[inputs.measured[rows]]
+    if len(measured) == 0:
+        return set()
+    if genes is not None:
+        return set(genes)
+    columns = choose_genes(
+        inputs.counts[measured], inputs.total[measured], inputs.slide[measured], n_genes=n_score_genes
+    )
+    return {inputs.genes[i] for i in columns}
+
+
+def _score(  # noqa: PLR0917
+    result: CrossValidation,
+    name: str,
+    model: Predictor,
+    inputs: Inputs,
+    features: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    score_genes: set[str],
+) -> None:
+    prediction = model.predict(features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows])
+    if prediction.expression is not None:
+        result.keep(name, model.genes, rows, prediction.expression)
+        scored = [i for i, gene in enumerate(model.genes) if gene in score_genes]
+        columns = [inputs.genes.index(model.genes[i]) for i in scored]
+        observed = log_normalize(inputs.counts[rows][:, columns], inputs.total[rows])
+        for code in np.unique(inputs.slide[rows[inputs.measured[rows]]]):
+            here = (inputs.slide[rows] == code) & inputs.measured[rows]
+            where = (inputs.donor[rows][here][0], inputs.slide_names[code])
+            for metric, function in (("pearson", gene_correlation), ("rmse", rmse)):
+                values = function(prediction.expression[here][:, scored], observed[here])
+                result.add(name, where, metric, [model.genes[i] for i in scored], values)
+    if prediction.proba is not None:
+        guess = np.array(model.classes, dtype=object)[prediction.proba.argmax(axis=1)]
+        for donor in np.unique(inputs.donor[rows]):
+            truth = inputs.label[rows]
+            here = (inputs.donor[rows] == donor) & np.array([value is not None for value in truth])
+            if here.any():
+                f1 = f1_score(truth[here].astype(str), guess[here].astype(str), average="macro", zero_division=0.0)
+                result.add(name, (donor, ""), "macro_f1", [""], np.array([f1]))

@@ -49,7 +49,7 @@ def features_to_fit(
     ValueError
         If the objects' features were made in different ways.
     """
-    chosen = encoder or ColorEncoder()
+    chosen: Encoder = encoder or ColorEncoder()
     for source in sources:
         if obsm_key not in source.table.obsm:
             source.table.obsm[obsm_key] = encode_spots(source.spots, chosen, fields)
@@ -92,9 +92,11 @@ def features_for(
     return features
 
 
-def color_features(sources: Sequence[Source], *, fields: tuple[float, ...], obsm_key: str = IMAGE_FEATURES) -> NDArray[np.float32]:
+def color_features(
+    sources: Sequence[Source], *, fields: tuple[float, ...], obsm_key: str = IMAGE_FEATURES
+) -> NDArray[np.float32]:
     """Plain colour statistics of all spots, for the colour baseline; nothing is written."""
-    encoder = ColorEncoder()
+    encoder: Encoder = ColorEncoder()
     wanted = {"encoder": encoder.spec, "field_um": list(fields)}
     parts = []
     for source in sources:

@@ -133,7 +133,9 @@ def fit(  # noqa: PLR0913
         batch_key=batch_key, donor_key=donor_key, label_key=label_key, layer=layer, table_key=table_key,
         image_key=image_key, library_key=library_key, um_per_px=um_per_px, spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
-    recipe = Recipe(n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, options=options)
+    recipe = Recipe(
+        n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, options=options
+    )
     fields = parse_fields(field_um)
     uses_color = get_method(method, options=options if method == "stcontrast" else None).uses_color
     sources = [resolve_source(item, keys) for item in as_list(data)]

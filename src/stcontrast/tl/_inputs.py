@@ -180,7 +180,9 @@ def gather(sources: Sequence[Source], keys: Keys) -> Inputs:
     return Inputs(
         slide_names=names,
         slide=slide_of_spot,
-        donor=by_slide if donor_key is None else _column(tables, donor_key, "donor_key" if keys.donor_key else "batch_key"),
+        donor=by_slide
+        if donor_key is None
+        else _column(tables, donor_key, "donor_key" if keys.donor_key else "batch_key"),
         batch=by_slide if keys.batch_key is None else _column(tables, keys.batch_key, "batch_key"),
         xy=np.concatenate(xy),
         genes=genes,
@@ -197,7 +199,11 @@ def _slide_names(data: SpatialData | AnnData, keys: Keys) -> list[str]:
         column = table.uns["spatialdata_attrs"]["region_key"]
         return [str(name) for name in table.obs[column].unique()]
     named = keys.library_key or "library_id"
-    return [str(name) for name in table.obs[named].unique()] if named in table.obs else list(table.uns.get("spatial", ["slide"]))
+    return (
+        [str(name) for name in table.obs[named].unique()]
+        if named in table.obs
+        else list(table.uns.get("spatial", ["slide"]))
+    )
 
 
 def _restricted[T](given: T | Mapping[str, T] | None, names: set[str]) -> T | dict[str, T] | None:

@@ -88,7 +88,9 @@ def train(
         design=build_design(
             features[rows], slide, inputs.xy[rows], n_neighbors=recipe.n_neighbors, standardize=recipe.standardize
         ),
-        color=_standardised_color(color, inputs, rows, recipe) if fresh.uses_color else np.zeros((len(rows), 0), np.float32),
+        color=_standardised_color(color, inputs, rows, recipe)
+        if fresh.uses_color
+        else np.zeros((len(rows), 0), np.float32),
         slide=slide,
         donor=np.unique(inputs.donor[rows], return_inverse=True)[1],
         batch=np.unique(inputs.batch[rows], return_inverse=True)[1],

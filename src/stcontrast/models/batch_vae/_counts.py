@@ -160,8 +160,7 @@ def check_counts(values: Any, adata: AnnData, layer: str | None) -> None:
     """
     if isinstance(values, CSRDataset | CSCDataset) or not hasattr(values, "reshape") or hasattr(values, "compute"):
         values = counts_of(adata, layer)
-    stored = values.data if sparse.issparse(values) else np.asarray(values).reshape(-1)
-    if (found := not_a_count(stored)) is None:
+    if (found := not_a_count(values)) is None:
         return
     where = "adata.X" if layer in (None, "X") else f"adata.layers[{layer!r}]"
     msg = (
@@ -171,19 +170,20 @@ def check_counts(values: Any, adata: AnnData, layer: str | None) -> None:
     raise ValueError(msg)
 
 
-def not_a_count(stored: np.ndarray[Any, Any]) -> str | None:
+def not_a_count(values: Any) -> str | None:
     """What is wrong with values that should be counts.
 
     Parameters
     ----------
-    stored
-        Values, one-dimensional; more than five million are looked at in even steps.
+    values
+        Values, a dense array or a sparse matrix; more than five million are looked at in even steps.
 
     Returns
     -------
     str or None
         For example ``"the value -1.5 (negative)"``; ``None`` if nothing is.
     """
+    stored = values.data if sparse.issparse(values) else np.asarray(values).reshape(-1)
     looked_at = stored[:: max(1, len(stored) // _N_CHECKED)]
     if looked_at.dtype.kind in "bu":
         return None

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
+from scvi import REGISTRY_KEYS
 
 from stcontrast.models.batch_vae._counts import align_genes, check_counts, counts_of, not_a_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from anndata import AnnData
 
 __all__ = ["EncodingMixin"]
@@ -26,9 +27,13 @@ class EncodingMixin:
 
     module: Any
     adata: AnnData | None
-    genes: pd.Index
     registry_: dict[str, Any]
     minified_data_type: str | None
+
+    @property
+    def genes(self) -> pd.Index:
+        """Names of the genes of the model, in its order."""
+        return pd.Index(self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"])
 
     def get_latent_representation(
         self,
@@ -126,11 +131,11 @@ class EncodingMixin:
         >>> latent = model.encode_counts(adata[:, model.genes].X)  # doctest: +SKIP
         """
         self._check_if_trained(warn=False)  # type: ignore[attr-defined]
-        counts = counts.tocsr() if sparse.issparse(counts) else np.asarray(counts)
+        counts = sparse.csr_matrix(counts) if sparse.issparse(counts) else np.asarray(counts)
         if counts.ndim != 2 or counts.shape[1] != len(self.genes):
             msg = f"counts have shape {counts.shape}; the model has {len(self.genes)} genes, one a column."
             raise ValueError(msg)
-        if (found := not_a_count(counts.data if sparse.issparse(counts) else counts.reshape(-1))) is not None:
+        if (found := not_a_count(counts)) is not None:
             msg = f"these are not raw counts: there is {found}."
             raise ValueError(msg)
         return self._encode(counts, batch_size)[0]
@@ -149,9 +154,7 @@ class EncodingMixin:
         return counts if indices is None else counts[np.asarray(indices)]
 
     @torch.inference_mode()
-    def _encode(
-        self, counts: np.ndarray[Any, Any] | sparse.csr_matrix, batch_size: int | None
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _encode(self, counts: Any, batch_size: int | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         size, device = batch_size or _ENCODED_AT_ONCE, self.module.device
         shape = (counts.shape[0], self.module.n_latent)
         mean, variance = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, NumericalJointObsField, NumericalObsField
@@ -120,11 +119,6 @@ class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
         )
         self.seed_ = seed
         self.init_params_ = self._get_init_params(locals())
-
-    @property
-    def genes(self) -> pd.Index:
-        """Names of the genes of the model, in its order."""
-        return pd.Index(self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"])
 
     @classmethod
     def setup_anndata(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,7 +121,8 @@ class BatchAgnosticVAEModule(VAE):
             MODULE_KEYS.LIBRARY_KEY: library,
         }
 
-    @auto_move_data
+    # scvi-tools reads the signature to find out whether a model can decode into another batch.
+    @wraps(VAE.generative, assigned=())
     def generative(self, *args: Any, **kwargs: Any) -> dict[str, Distribution | None]:
         """Distribution of the counts given latent, library size and batch, as in :meth:`scvi.module.VAE.generative`.
 

@@ -48,7 +48,8 @@ def hold_out_groups(groups: pd.Series[Any], held_out: int | Sequence[str], *, se
     ValueError
         If a named group is not there, or none would be left to train on.
     """
-    codes, names = groups.astype(str).factorize(sort=True)
+    codes, categories = groups.astype(str).factorize(sort=True)
+    names = [str(name) for name in categories]
     if isinstance(held_out, str):
         held_out = [held_out]
     if isinstance(held_out, int):
@@ -62,12 +63,14 @@ def hold_out_groups(groups: pd.Series[Any], held_out: int | Sequence[str], *, se
     else:
         wanted = [str(name) for name in held_out]
         if absent := [name for name in wanted if name not in names]:
-            msg = f"groups {absent} are not in {groups.name!r}, which has {list(names)}."
+            msg = f"groups {absent} are not in {groups.name!r}, which has {names}."
             raise ValueError(msg)
         _check_number(len(set(wanted)), len(names), groups.name)
-        chosen = names.get_indexer(wanted)
+        chosen = np.array([names.index(name) for name in wanted])
     in_validation = np.isin(codes, chosen)
-    return Split(np.flatnonzero(~in_validation), np.flatnonzero(in_validation), sorted(names[chosen]))
+    return Split(
+        np.flatnonzero(~in_validation), np.flatnonzero(in_validation), [names[code] for code in np.unique(chosen)]
+    )
 
 
 def _check_number(n_held_out: int, n_groups: int, key: Any) -> None:

@@ -59,6 +59,7 @@ class HeldOutGroupsMixin:
     _training_plan_cls = HeldOutBatchPlan
 
     adata: AnnData | None
+    module: Any
     seed_: int
     registry_: dict[str, Any]
 
@@ -136,6 +137,8 @@ class HeldOutGroupsMixin:
             if early_stopping:
                 callbacks.append(EarlyStopping("elbo_validation", patience=patience))
         trainer_kwargs.setdefault("enable_progress_bar", settings.progress)
+        # scvi-tools leaves a trained module in evaluation mode, and Lightning trains it as it finds it.
+        self.module.train()
         with seeded(seed), quiet_training(), one_thread():
             super().train(  # type: ignore[misc]
                 max_epochs,

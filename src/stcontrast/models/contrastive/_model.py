@@ -209,13 +209,15 @@ class ContrastiveModel:
         model.n_epochs = content["n_epochs"]
         return model
 
-    def _apply(self, network: torch.nn.Module, inputs: NDArray[np.float32], *, unit: bool = False) -> NDArray[np.float32]:
+    def _apply(
+        self, network: torch.nn.Module, inputs: NDArray[np.float32], *, unit: bool = False
+    ) -> NDArray[np.float32]:
         network.eval()
         device = next(network.parameters()).device
         with torch.inference_mode():
             parts = [
                 network(chunk.to(device)).cpu()
-                for chunk in torch.as_tensor(inputs, dtype=torch.float32).split(ENCODED_AT_ONCE)
+                for chunk in torch.as_tensor(inputs, dtype=torch.float32).split(ENCODED_AT_ONCE)  # type: ignore[no-untyped-call]
             ]
         out = torch.cat(parts)
         result: NDArray[np.float32] = (torch.nn.functional.normalize(out, dim=1) if unit else out).numpy()

@@ -48,6 +48,7 @@ class ContrastiveModule(pl.LightningModule):
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         self.config = config
+        self.recorded: list[tuple[int, dict[str, float]]] = []
         heads = {"dropout": config.dropout}
         self.image_tower = ProjectionHead(
             config.n_image, config.n_embedding, input_dropout=config.input_dropout, **heads
@@ -70,12 +71,14 @@ class ContrastiveModule(pl.LightningModule):
         # one pair has no negatives
         if self.gene_tower is not None and self.config.contrastive_weight > 0 and int(measured.sum()) > 1:
             gene = self.gene_tower(batch.gene[measured])
-            settings = {"temperature": self.config.temperature, "normalize": True}
+            temperature = self.config.temperature
             if self.config.loss == "info_nce":
-                parts["contrastive"] = info_nce(gene, image[measured], **settings)
+                parts["contrastive"] = info_nce(gene, image[measured], temperature=temperature)
             else:
                 inputs = (batch.gene[measured], batch.image[measured])
-                parts["contrastive"] = similarity_target_loss(gene, image[measured], targets_from=inputs, **settings)
+                parts["contrastive"] = similarity_target_loss(
+                    gene, image[measured], temperature=temperature, normalize=True, targets_from=inputs
+                )
         labelled = batch.label >= 0
         if self.subtype_head is not None and bool(labelled.any()):
             parts["subtype"] = functional.cross_entropy(self.subtype_head(image[labelled]), batch.label[labelled])
@@ -91,14 +94,18 @@ class ContrastiveModule(pl.LightningModule):
         """Loss of a training batch."""
         parts = self.losses(Batch(*batch))
         total = self.total(parts)
-        self._log("train", parts, total, n=len(batch[0]))
+        self.record("train", parts, total, n=len(batch[0]))
         return total
 
     def validation_step(self, batch: list[Tensor]) -> None:
         """Loss on held-out groups. The contrast depends on who else is in the batch and is left out of the sum."""
         parts = self.losses(Batch(*batch))
         judged = {name: value for name, value in parts.items() if name != "contrastive"} or parts
-        self._log("validation", parts, self.total(judged), n=len(batch[0]))
+        self.record("validation", parts, self.total(judged), n=len(batch[0]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Give early stopping its number."""
+        self.log("validation_loss", self.epoch_means()["validation_loss"])
 
     def configure_optimizers(self) -> dict[str, object]:
         """AdamW with one cycle of the learning rate over the whole training."""
@@ -109,6 +116,17 @@ class ContrastiveModule(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.config.learning_rate, total_steps=steps + 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _log(self, stage: str, parts: dict[str, Tensor], total: Tensor, *, n: int) -> None:
-        values = {f"{stage}_{name}": value for name, value in parts.items()} | {f"{stage}_loss": total}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=n)
+    def record(self, stage: str, parts: dict[str, Tensor], total: Tensor, *, n: int) -> None:
+        """Note the losses of a batch of n spots. Lightning's own log costs as much as a step of a small network."""
+        values = {f"{stage}_{name}": float(value.detach()) for name, value in parts.items()}
+        self.recorded.append((n, values | {f"{stage}_loss": float(total.detach())}))
+
+    def epoch_means(self) -> dict[str, float]:
+        """Mean of every loss over the spots since the last call of ``recorded.clear()``."""
+        sums: dict[str, float] = {}
+        weights: dict[str, int] = {}
+        for n, values in self.recorded:
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + n * value
+                weights[name] = weights.get(name, 0) + n
+        return {name: sums[name] / weights[name] for name in sums}

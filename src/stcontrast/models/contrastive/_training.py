@@ -14,9 +14,9 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from stcontrast._settings import settings
+from stcontrast.models.batch_vae._session import quiet_training
 from stcontrast.nn._seed import seeded
 from stcontrast.nn._threads import one_thread
-from stcontrast.models.batch_vae._session import quiet_training
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,9 +42,10 @@ class History(Callback):
         self.best = (math.inf, 0)
         self.state: dict[str, torch.Tensor] = {}
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ContrastiveModule) -> None:
         """Note the epoch (validation, if any, has run by now)."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics = pl_module.epoch_means()
+        pl_module.recorded.clear()
         self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
         loss = metrics.get("validation_loss", math.nan)
         if self.keep_best and loss < self.best[0]:
@@ -58,7 +59,7 @@ class StopAfter(Callback):
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop when the epoch is reached."""
         if trainer.current_epoch + 1 >= self.epoch:
             trainer.should_stop = True

@@ -1,0 +1,141 @@
+"""What a cross-validation returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from stcontrast.tl._inputs import Inputs
+
+__all__ = ["CrossValidation"]
+
+REFERENCE: Final = "ridge"
+N_BOOTSTRAP: Final = 2000
+
+
+@dataclass(slots=True)
+class CrossValidation:
+    """Scores and predictions of donors that no model had seen.
+
+    Made by :func:`stcontrast.tl.cross_validate`.
+
+    Attributes
+    ----------
+    methods
+        The methods compared, in order.
+    """
+
+    methods: list[str]
+    _inputs: Inputs = field(repr=False)
+    _rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    _kept: dict[str, list[tuple[list[str], NDArray[np.intp], NDArray[np.float32]]]] = field(
+        default_factory=dict, repr=False
+    )
+
+    @classmethod
+    def empty(cls, inputs: Inputs, methods: Sequence[str]) -> CrossValidation:
+        """Nothing scored yet."""
+        return cls(list(methods), inputs)
+
+    def add(
+        self, method: str, where: tuple[str, str], metric: str, genes: list[str], values: NDArray[np.float64]
+    ) -> None:
+        """Note a metric of a method, for each gene (or "") of a donor and slide (or "")."""
+        donor, slide = where
+        for gene, value in zip(genes, values, strict=True):
+            row = {"method": method, "donor": donor, "slide": slide, "gene": gene, "metric": metric}
+            self._rows.append({**row, "value": float(value)})
+
+    def keep(self, method: str, genes: list[str], rows: NDArray[np.intp], expression: NDArray[np.float32]) -> None:
+        """Keep the prediction of held-out spots."""
+        self._kept.setdefault(method, []).append((genes, rows, expression))
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """Every score, tidy: method, donor, slide, gene, metric, value.
+
+        ``pearson`` and ``rmse`` are per gene within a slide, ``macro_f1`` per donor. A constant prediction
+        correlates 0; a gene that is constant on the slide is NaN.
+        """
+        return pd.DataFrame(self._rows, columns=["method", "donor", "slide", "gene", "metric", "value"])
+
+    def summary(self, *, reference: str = REFERENCE, seed: int = 0) -> pd.DataFrame:
+        """One row a method.
+
+        Parameters
+        ----------
+        reference
+            Method that the others are compared with, if it was run.
+        seed
+            Seed of the bootstrap.
+
+        Returns
+        -------
+        Index: method. ``pearson``: mean over genes within a slide, then slides within a donor, then donors;
+        ``rmse`` and ``macro_f1`` likewise. ``pearson_vs_<reference>``: mean difference over donors, paired, with a
+        95 % bootstrap interval over donors (``_low``, ``_high``); NaN interval with fewer than three donors, where a
+        bootstrap would only repeat them. The same for ``macro_f1``.
+        """
+        per_donor = self._per_donor()
+        table = per_donor.groupby(level="method").mean().reindex(self.methods)
+        rng = np.random.default_rng(seed)
+        for metric in ("pearson", "macro_f1"):
+            if metric not in per_donor or reference not in self.methods:
+                continue
+            values = per_donor[metric].unstack("donor")
+            for method in self.methods:
+                difference = (values.loc[method] - values.loc[reference]).dropna().to_numpy()
+                name = f"{metric}_vs_{reference}"
+                table.loc[method, name] = difference.mean() if len(difference) else np.nan
+                low = high = np.nan
+                if len(difference) >= 3:
+                    draws = rng.choice(difference, size=(N_BOOTSTRAP, len(difference))).mean(axis=1)
+                    low, high = np.quantile(draws, (0.025, 0.975))
+                table.loc[method, [f"{name}_low", f"{name}_high"]] = low, high
+        return table
+
+    @property
+    def predictions(self) -> AnnData:
+        """Held-out spots × genes modelled in every fold, all out-of-donor.
+
+        `X` is the first method's prediction and each method has a layer of its name, log(1 + counts per 10 000);
+        ``obs`` has donor and slide, ``obsm["spatial"]`` the centres in pixels.
+        """
+        from anndata import AnnData
+
+        if not self._kept:
+            msg = "Nothing was predicted: no slide has counts."
+            raise ValueError(msg)
+        folds = next(iter(self._kept.values()))
+        genes = [gene for gene in folds[0][0] if all(gene in set(other) for other, _, _ in folds)]
+        rows = np.concatenate([held for _, held, _ in folds])
+        order = np.argsort(rows)
+        layers = {
+            method: np.concatenate([e[:, [g.index(gene) for gene in genes]] for g, _, e in parts])[order]
+            for method, parts in self._kept.items()
+        }
+        rows = rows[order]
+        slide = np.array(self._inputs.slide_names)[self._inputs.slide[rows]]
+        obs = pd.DataFrame(
+            {"donor": self._inputs.donor[rows], "slide": slide},
+            index=[f"{n}_{i}" for n, i in zip(slide, rows, strict=True)],
+        )
+        first = next(method for method in self.methods if method in layers)
+        return AnnData(
+            layers[first].copy(), obs=obs, var=pd.DataFrame(index=pd.Index(genes)), layers=layers,
+            obsm={"spatial": self._inputs.xy[rows]},
+        )  # fmt: skip
+
+    def _per_donor(self) -> pd.DataFrame:
+        by_slide = self.scores.groupby(["method", "donor", "slide", "metric"], sort=False)["value"].mean()
+        by_donor = by_slide.groupby(["method", "donor", "metric"], sort=False).mean()
+        return by_donor.unstack("metric")

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+import stcontrast as stc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from spatialdata import SpatialData
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def predicted_toy() -> SpatialData:
+    """Three slides of toy data; the prediction is another table, in another order, of some of the genes."""
+    sdata = stc.datasets.toy(n_donors=3, n_spots=30, n_genes=20)
+    table = sdata["table"]
+    rng = np.random.default_rng(0)
+    prediction = table[rng.permutation(table.n_obs), table.var_names[:10]].copy()
+    prediction.X = np.log1p(1e4 * prediction.layers["truth"])
+    prediction.uns["stcontrast"] = {"prediction": {"unit": "log1p(counts per 10 000)"}}
+    sdata["stc_pred"] = prediction
+    table.obs["stc_class"] = table.obs["subtype_truth"]
+    return sdata
+
+
+@pytest.fixture
+def sdata(predicted_toy: SpatialData) -> SpatialData:
+    """Tables of one's own, images and shapes shared."""
+    from spatialdata import SpatialData
+
+    tables = {name: deepcopy(table) for name, table in predicted_toy.tables.items()}
+    return SpatialData(images=dict(predicted_toy.images), shapes=dict(predicted_toy.shapes), tables=tables)
+
+
+@pytest.fixture
+def autoshow() -> Iterator[Callable[[bool], None]]:
+    """Set scanpy's `autoshow` for the length of a test."""
+    import scanpy as sc
+
+    def set_to(value: bool) -> None:
+        sc.settings.autoshow = value
+
+    before = sc.settings.autoshow
+    yield set_to
+    sc.settings.autoshow = before
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    from matplotlib import pyplot as plt
+
+    plt.close("all")

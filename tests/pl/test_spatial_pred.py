@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ignore[import-untyped]
+
+import stcontrast as stc
+from tests.data import require
+from tests.slides import her2st_low_resolution
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+SLIDES = ["donor1_a", "donor2_a", "donor3_a"]
+
+
+def spatial_pred(*args: Any, **kwargs: Any) -> Any:
+    return stc.pl.spatial_pred(*args, **kwargs)
+
+
+def rows_of(table: AnnData, slide: str) -> NDArray[np.intp]:
+    return np.flatnonzero(table.obs["region"] == slide)
+
+
+def observed(table: AnnData, gene: str, slide: str) -> Any:
+    counts = np.asarray(table.X.todense(), dtype=np.float64)[rows_of(table, slide)]
+    return np.log(1 + 10_000 * counts[:, list(table.var_names).index(gene)] / counts.sum(axis=1))
+
+
+def filled(ax: Axes) -> list[Any]:
+    return [c for c in ax.collections if isinstance(c, PolyCollection) and c.get_array() is not None]
+
+
+def values(ax: Axes) -> Any:
+    (spots,) = filled(ax)
+    return np.asarray(spots.get_array())
+
+
+def centers(ax: Axes) -> NDArray[np.float64]:
+    (spots,) = filled(ax)
+    # a closed path repeats its first corner
+    return np.array([path.vertices[:-1].mean(axis=0) for path in spots.get_paths()])
+
+
+def scale_bar(ax: Axes) -> tuple[float, str]:
+    (bar,) = [artist for artist in ax.artists if isinstance(artist, AnchoredSizeBar)]
+    return bar.size_bar.get_children()[0].get_width(), bar.txt_label.get_text()
+
+
+def color_bar_label(figure: Any) -> list[str]:
+    return [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
+
+
+def test_values_on_the_spots(sdata: SpatialData):
+    axes = spatial_pred(sdata, "GENE2", show=False)
+    assert axes.shape == (3, 2)
+    table, prediction = sdata["table"], sdata["stc_pred"]
+    for (left, right), slide in zip(axes, SLIDES, strict=True):
+        rows = rows_of(table, slide)
+        np.testing.assert_allclose(values(left), observed(table, "GENE2", slide), rtol=1e-6)
+        expected = prediction.to_df().loc[table.obs_names[rows], "GENE2"]
+        np.testing.assert_allclose(values(right), expected, rtol=1e-6)
+        for ax in (left, right):
+            np.testing.assert_allclose(centers(ax), table.obsm["spatial"][rows], atol=1e-6)
+            assert len(ax.images) == 1
+
+
+def test_one_color_scale(sdata: SpatialData):
+    axes = spatial_pred(sdata, "GENE1", show=False)
+    drawn = np.concatenate([values(ax) for ax in axes.ravel()])
+    low, high = np.quantile(drawn, [0.01, 0.99])
+    for ax in axes.ravel():
+        np.testing.assert_allclose(filled(ax)[0].get_clim(), (low, high))
+    assert color_bar_label(axes[0, 0].figure) == ["log1p(counts per 10 000)"]
+
+
+def test_color_scale_of_the_user(sdata: SpatialData):
+    axes = spatial_pred(sdata, "GENE1", vmin=1.0, vmax=2.5, cmap="magma", show=False)
+    assert {filled(ax)[0].get_clim() for ax in axes.ravel()} == {(1.0, 2.5)}
+    assert filled(axes[0, 0])[0].get_cmap().name == "magma"
+
+
+def test_constant_gene(sdata: SpatialData):
+    sdata["stc_pred"].X[:] = 0.0
+    sdata["table"].X = sdata["table"].X.multiply(sdata["table"].var_names != "GENE1").tocsr()
+    axes = spatial_pred(sdata, "GENE1", show=False)
+    assert filled(axes[0, 0])[0].get_clim() == (0.0, 1.0)
+    assert axes[0, 1].get_title(loc="left") == "GENE1 predicted, r undefined"
+
+
+@pytest.mark.parametrize("um_per_px", [None, 0.25, {"donor1_a": 4.0}])
+def test_scale_bar(sdata: SpatialData, um_per_px: Any):
+    axes = spatial_pred(sdata, "GENE1", slides="donor1_a", um_per_px=um_per_px, show=False)
+    # toy slides have 1 µm a pixel
+    true = {"donor1_a": 1.0} if um_per_px is None else um_per_px
+    true = true["donor1_a"] if isinstance(true, dict) else true
+    length_px, label = scale_bar(axes[0, 0])
+    number, unit = label.split()
+    length_um = float(number) * {"µm": 1.0, "mm": 1000.0}[unit]
+    assert length_px == pytest.approx(length_um / true)
+    width = np.diff(axes[0, 0].get_xlim())[0]
+    assert 0.1 * width < length_px <= width / 3
+
+
+def test_titles(sdata: SpatialData):
+    axes = spatial_pred(sdata, "GENE1", show=False)
+    table, prediction = sdata["table"], sdata["stc_pred"].to_df()
+    for (left, right), slide in zip(axes, SLIDES, strict=True):
+        predicted = prediction.loc[table.obs_names[rows_of(table, slide)], "GENE1"]
+        r = np.corrcoef(observed(table, "GENE1", slide), predicted)[0, 1]
+        assert left.get_title(loc="left") == f"{slide}\nGENE1 observed"
+        assert right.get_title(loc="left") == f"GENE1 predicted, r = {r:.2f}"
+
+
+def test_title_says_what_the_model_was_trained_on(sdata: SpatialData):
+    provenance = {"donor1_a": "in-sample", "donor2_a": "out-of-donor"}
+    sdata["stc_pred"].uns["stcontrast"]["prediction"]["provenance"] = provenance
+    axes = spatial_pred(sdata, "GENE1", show=False)
+    assert [ax.get_title(loc="left").endswith(" (in-sample)") for ax in axes[:, 1]] == [True, False, False]
+
+
+def test_slide_without_counts(sdata: SpatialData):
+    table = sdata["table"]
+    keep = (table.obs["region"] != "donor2_a").to_numpy()
+    table.X = table.X.multiply(keep[:, None]).tocsr()
+    axes = spatial_pred(sdata, "GENE1", show=False)
+    left, right = axes[1]
+    assert not left.collections
+    assert len(left.images) == 1
+    assert left.get_title(loc="left") == "donor2_a\nGENE1 not measured"
+    assert right.get_title(loc="left") == "GENE1 predicted"
+    assert len(values(right)) == 30
+    assert len(values(axes[0, 0])) == 30
+
+
+def test_table_without_genes(sdata: SpatialData):
+    bare = sdata["table"][:, :0].copy()
+    del sdata.tables["table"]
+    sdata["table"] = bare
+    axes = spatial_pred(sdata, "GENE1", show=False)
+    assert [len(ax.collections) for ax in axes.ravel()] == [0, 1] * 3
+
+
+def test_gene_that_was_not_measured(sdata: SpatialData):
+    measured = sdata["table"][:, 1:].copy()
+    del sdata.tables["table"]
+    sdata["table"] = measured
+    axes = spatial_pred(sdata, "GENE1", slides=["donor3_a"], show=False)
+    assert axes[0, 0].get_title(loc="left") == "donor3_a\nGENE1 not measured"
+
+
+def test_spots_without_a_prediction_are_outlined(sdata: SpatialData):
+    prediction = sdata["stc_pred"]
+    some = prediction[(prediction.obs["region"] == "donor1_a") & (prediction.obs["spot_id"] < 20)].copy()
+    some.uns["spatialdata_attrs"]["region"] = ["donor1_a"]
+    del sdata.tables["stc_pred"]
+    sdata["stc_pred"] = some
+    axes = spatial_pred(sdata, "GENE1", show=False)
+    assert axes.shape == (1, 2)
+    assert len(values(axes[0, 1])) == 20
+    (outlines,) = [c for c in axes[0, 1].collections if c.get_array() is None]
+    assert len(outlines.get_paths()) == 10
+    with pytest.raises(KeyError, match=r"No prediction for \['donor2_a'\]"):
+        spatial_pred(sdata, "GENE1", slides=["donor1_a", "donor2_a"], show=False)
+
+
+def test_nothing_of_the_user_changes(sdata: SpatialData):
+    def state() -> dict[str, Any]:
+        return {
+            name: (table.X.copy(), table.obs.copy(), sorted(table.uns), sorted(table.obsm), sorted(map(str, table.layers)))
+            for name, table in sdata.tables.items()
+        } | {name: sdata.shapes[name].copy() for name in sdata.shapes}  # fmt: skip
+
+    before, elements = state(), [name for _, name, _ in sdata.gen_elements()]
+    spatial_pred(sdata, "GENE1", show=False)
+    after = state()
+    assert elements == [name for _, name, _ in sdata.gen_elements()]
+    for name, table in before.items():
+        if isinstance(table, tuple):
+            assert np.abs(table[0] - after[name][0]).max() == 0
+            pd.testing.assert_frame_equal(table[1], after[name][1])
+            assert table[2:] == after[name][2:]
+        else:
+            pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(after[name]))
+
+
+def test_show_conventions(sdata: SpatialData, monkeypatch: pytest.MonkeyPatch, autoshow: Callable[[bool], None]):
+    shown: list[int] = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(1))
+    arguments: dict[str, Any] = {"gene": "GENE1", "slides": "donor1_a"}
+    assert isinstance(spatial_pred(sdata, return_fig=True, **arguments), Figure)
+    assert not shown
+    autoshow(True)
+    assert spatial_pred(sdata, **arguments) is None
+    assert shown == [1]
+    autoshow(False)
+    assert spatial_pred(sdata, **arguments).shape == (1, 2)
+    assert shown == [1]
+
+
+def test_axes_of_the_user(sdata: SpatialData):
+    figure, axes = plt.subplots(2, 2)
+    returned = spatial_pred(sdata, "GENE1", slides=["donor3_a", "donor1_a"], ax=axes)
+    assert returned[0, 0] is axes[0, 0]
+    assert returned[0, 0].get_title(loc="left").startswith("donor3_a")
+    assert len(figure.axes) == 5
+    figure.canvas.draw()
+    with pytest.raises(ValueError, match=r"must hold 6 axes.*found 4"):
+        spatial_pred(sdata, "GENE1", ax=axes)
+
+
+def test_errors(sdata: SpatialData):
+    with pytest.raises(KeyError, match=r"`slides` names no slide.*\['other'\].*donor1_a"):
+        spatial_pred(sdata, "GENE1", slides=["donor1_a", "other"], show=False)
+    with pytest.raises(TypeError, match=r"found AnnData.*no H&E"):
+        spatial_pred(sdata["stc_pred"], "GENE1", show=False)
+    del sdata.tables["stc_pred"]
+    with pytest.raises(KeyError, match=re.escape("stc.tl.predict_expression")):
+        spatial_pred(sdata, "GENE1", show=False)
+    assert not plt.get_fignums()
+
+
+def test_real_slide():
+    sdata = her2st_low_resolution(require("her2st"), "A1")
+    prediction = sdata["table"][:, ["ERBB2", "GNAS"]].copy()
+    prediction.X = np.log1p(prediction.X.toarray())
+    prediction.uns["stcontrast"] = {"prediction": {}}
+    sdata["stc_pred"] = prediction
+    figure = spatial_pred(sdata, "ERBB2", return_fig=True)
+    figure.canvas.draw()
+    length_px, label = scale_bar(figure.axes[0])
+    assert label == "1 mm"
+    assert length_px == pytest.approx(1000 / sdata["table"].uns["stcontrast"]["um_per_px"]["A1"])
+    # true diameter: 100 µm
+    width = np.ptp(filled(figure.axes[0])[0].get_paths()[0].vertices[:, 0])
+    assert width * 1000 / length_px == pytest.approx(100, rel=0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +68,8 @@ def shape_centers(shapes: GeoDataFrame) -> tuple[NDArray[np.float64], NDArray[np
     """Centres (n, 2) and diameters (n,) of circles, or centroids and sides of squares and polygons."""
     centroid = shapes.geometry.centroid
     centers = np.column_stack([centroid.x, centroid.y]).astype(np.float64)
-    if "radius" in shapes:
+    # polygons may carry a column of that name, too
+    if "radius" in shapes and (shapes.geom_type == "Point").all():
         return centers, 2.0 * shapes["radius"].to_numpy(dtype=np.float64)
     return centers, np.sqrt(shapes.geometry.area.to_numpy(dtype=np.float64))
 
@@ -95,7 +97,7 @@ def images_over(
     Raises
     ------
     ValueError
-        If several images lie there equally well, or one lies at two places.
+        If several images lie there equally well, one lies at two places, or its pixels are stretched.
     """
     from spatialdata.transformations import get_transformation
 
@@ -106,9 +108,7 @@ def images_over(
         for system, of_image in get_transformation(sdata.images[name], get_all=True).items():
             if system not in to_shared or height == 0:
                 continue
-            image_matrix = _matrix(of_image)
-            _check_square_pixels(image_matrix, name, system)
-            placement = Placement(name, system, np.linalg.inv(image_matrix) @ _matrix(to_shared[system]))
+            placement = Placement(name, system, np.linalg.inv(_matrix(of_image)) @ _matrix(to_shared[system]))
             pixels = placement.to_pixels(centers)
             inside = ((pixels >= 0) & (pixels <= (width, height))).all(axis=1).mean()
             if inside >= COVERAGE:
@@ -124,6 +124,8 @@ def images_over(
                 "(`spatialdata.transformations.remove_transformation`)."
             )
             raise ValueError(msg)
+    to_image = get_transformation(sdata.images[best.name], to_coordinate_system=best.coordinate_system)
+    _check_square_pixels(_matrix(to_image), best.name, best.coordinate_system)
     return best
 
 
@@ -132,7 +134,9 @@ def _finest(found: list[Placement], slide: str) -> Placement:
     equal = {placement.name: placement for placement in found if placement.pixels_per_unit > 0.99 * finest}
     if len(equal) > 1:
         # slides that were all left at the origin of one coordinate system: only the name can tell them apart
-        named = [placement for name, placement in equal.items() if slide in name]
+        # ("A1" is in "A1_he" and not in "A10_he")
+        whole = re.compile(rf"(?<![^\W_]){re.escape(slide)}(?![^\W_])")
+        named = [placement for name, placement in equal.items() if whole.search(name)]
         if len(named) != 1:
             msg = (
                 f"Images {sorted(equal)} all lie under the spots of {slide!r} at the same resolution. "
@@ -153,10 +157,14 @@ def image_of_element(element: Any, name: str) -> SlideImage:
     from xarray import DataTree
 
     arrays = list(get_pyramid_levels(element)) if isinstance(element, DataTree) else [element]
-    stored = [arrays[0], *(array for array in arrays[1:] if _is_stored(da.asarray(array.data)))]
-    width = arrays[0].sizes["x"]
-    levels = tuple(da.asarray(array.transpose("c", "y", "x").data)[:3] for array in stored)
-    return SlideImage(name, levels, tuple(width / array.sizes["x"] for array in stored))
+    factors = [_downsampling(arrays[0], array) for array in arrays]
+    usable = [
+        (array, factor)
+        for array, factor in zip(arrays, factors, strict=True)
+        if array is arrays[0] or (factor is not None and _is_stored(da.asarray(array.data)))
+    ]
+    levels = tuple(da.asarray(array.transpose("c", "y", "x").data)[:3] for array, _ in usable)
+    return SlideImage(name, levels, tuple(factor or 1.0 for _, factor in usable))
 
 
 def image_from_array(pixels: NDArray[Any], name: str) -> SlideImage:
@@ -174,6 +182,16 @@ def _rgb_size(element: Any) -> tuple[int, int] | None:
     if array.sizes["c"] not in (3, 4):
         return None
     return array.sizes["y"], array.sizes["x"]
+
+
+def _downsampling(finest: Any, level: Any) -> float | None:
+    """Pixels of the finest level for one pixel of another; `None` where the axes differ."""
+    ratios = [finest.sizes[axis] / level.sizes[axis] for axis in ("x", "y")]
+    # A pyramid is made by whole factors; what is left over at the border (less than a pixel) is trimmed or padded.
+    whole = round(ratios[0])
+    if all(abs(finest.sizes[axis] - whole * level.sizes[axis]) < whole for axis in ("x", "y")):
+        return float(whole)
+    return ratios[0] if abs(ratios[0] / ratios[1] - 1) < ANISOTROPY else None
 
 
 def _is_stored(pixels: da.Array) -> bool:

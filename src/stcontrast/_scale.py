@@ -36,8 +36,10 @@ def lattice_pitch(centers: NDArray[np.float64]) -> tuple[float, int]:
     Returns
     -------
     Median distance to the nearest spot, in the units of `centers`; and 6 (hexagonal), 4 (square) or
-    0 (neither, or fewer than 7 spots).
+    0 (neither, or fewer than 7 distinct spots).
     """
+    # several rows of a table may share a spot
+    centers = np.unique(centers, axis=0)
     if len(centers) < 7:
         return float("nan"), 0
     tree = cKDTree(centers)
@@ -46,7 +48,7 @@ def lattice_pitch(centers: NDArray[np.float64]) -> tuple[float, int]:
     pairs = tree.query_pairs(1.25 * pitch, output_type="ndarray")
     counts = np.bincount(pairs.ravel(), minlength=len(centers))
     inner = np.median(counts[counts >= np.median(counts)])
-    # the nearest of several jittered neighbours is nearer than the pitch: take all of them
+    # the nearest of several jittered neighbours lies closer than the pitch: take all of them
     distances = np.linalg.norm(centers[pairs[:, 0]] - centers[pairs[:, 1]], axis=1)
     return float(np.median(distances)), int(inner) if inner in (4, 6) else 0
 

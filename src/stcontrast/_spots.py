@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stcontrast._elements import image_from_array, image_of_element, images_over, shape_centers
+from stcontrast._elements import COVERAGE, image_from_array, image_of_element, images_over, shape_centers
 from stcontrast._keys import UNS
 from stcontrast._scale import scale_from_spots
 
@@ -94,7 +94,9 @@ def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) 
             return data.tables[names[0]]
         table_key = "table"
     if table_key not in data.tables:
-        msg = f"No table {table_key!r} in the SpatialData object; its tables are {sorted(data.tables)}. Give `table_key`."
+        msg = (
+            f"No table {table_key!r} in the SpatialData object; its tables are {sorted(data.tables)}. Give `table_key`."
+        )
         raise KeyError(msg)
     return data.tables[table_key]
 
@@ -110,6 +112,10 @@ def table_region_keys(table: AnnData) -> tuple[list[str], str, str]:
         )
         raise ValueError(msg)
     _, region_key, instance_key = get_table_keys(table)
+    for key in (region_key, instance_key):
+        if key not in table.obs:
+            msg = f"The table's attributes name the column {key!r}, which `obs` lacks; its columns are {sorted(table.obs.columns)}."
+            raise KeyError(msg)
     # the regions that have rows: a subset table may still name slides that it no longer holds
     return list(dict.fromkeys(table.obs[region_key].astype(str))), region_key, instance_key
 
@@ -134,10 +140,10 @@ def resolve_slides(
         Table to use; the only one by default.
     image_key
         Image of every slide, or a mapping from slide to image; by default the finest RGB image that lies under
-        the spots in a coordinate system they share.
+        the spots in a coordinate system they share. AnnData: ``"hires"`` or ``"lowres"``; the finer by default.
     um_per_px
         µm per pixel of the image's finest level, a number or a mapping from slide to number; by default
-        ``uns["stcontrast"]["um_per_px"]``, else derived from the spots (see :func:`~stcontrast._scale.scale_from_spots`).
+        ``uns["stcontrast"]["um_per_px"]`` (likewise), else derived from the spots (see :func:`~stcontrast._scale.scale_from_spots`).
     spot_diameter_um
         Diameter (or side) of a spot in µm, to derive µm per pixel from.
     library_key
@@ -152,7 +158,7 @@ def resolve_slides(
     KeyError
         If a named table, image, region or column is absent; the message lists what is there.
     ValueError
-        If a named image lies elsewhere than the spots, or rows and shapes do not match.
+        If an image lies elsewhere than the spots, rows and shapes do not match, or a scale is no positive number.
     """
     from anndata import AnnData
 
@@ -160,10 +166,13 @@ def resolve_slides(
     if table.n_obs == 0:
         msg = "The table has no spots (0 rows)."
         raise ValueError(msg)
-    stored = table.uns.get(UNS, {}).get("um_per_px", {})
+    if spot_diameter_um is not None:
+        spot_diameter_um = _positive(spot_diameter_um, "`spot_diameter_um`")
+    stored = table.uns.get(UNS, {}).get("um_per_px")
     if isinstance(data, AnnData):
         slides = [
-            _anndata_slide(table, name, rows) for name, rows in _library_rows(table, library_key=library_key).items()
+            _anndata_slide(table, name, rows, _of_slide(image_key, name))
+            for name, rows in _library_rows(table, library_key=library_key).items()
         ]
         keys: tuple[str | None, str | None] = (None, None)
     else:
@@ -174,11 +183,16 @@ def resolve_slides(
             raise KeyError(msg)
         of_row = table.obs[region_key].astype(str).to_numpy()
         slides = [
-            _element_slide(data, table, name, np.flatnonzero(of_row == name), instance_key, _of_slide(image_key, name))
+            _element_slide(
+                data, table, name, np.flatnonzero(of_row == name), instance_key, image_key=_of_slide(image_key, name)
+            )
             for name in regions
         ]
         keys = (region_key, instance_key)
-    unknown = sorted({key for given in (um_per_px, image_key) if isinstance(given, Mapping) for key in given} - {s.name for s in slides})
+    unknown = sorted(
+        {key for given in (um_per_px, image_key) if isinstance(given, Mapping) for key in given}
+        - {s.name for s in slides}
+    )
     if unknown:
         msg = f"`um_per_px` or `image_key` names slides that are absent: {unknown}. Slides: {[s.name for s in slides]}."
         raise KeyError(msg)
@@ -186,6 +200,7 @@ def resolve_slides(
         _scaled(slide, given=_of_slide(um_per_px, slide.name), stored=stored, spot_diameter_um=spot_diameter_um)
         for slide in slides
     ]
+    _report_overlap(scaled)
     return Spots(table, scaled, *keys)
 
 
@@ -196,7 +211,7 @@ def require_images(spots: Spots) -> None:
         msg = (
             f"No image lies under the spots of {bare}. Every slide needs an RGB image that shares a coordinate system "
             "with its shapes (`spatialdata.transformations.set_transformation`), or name it with `image_key`; "
-            "or drop those slides."
+            "an AnnData object holds it as scanpy does (`uns['spatial'][slide]['images']`). Or drop those slides."
         )
         raise ValueError(msg)
     unscaled = [slide.name for slide in spots.slides if slide.um_per_px is None]
@@ -212,30 +227,59 @@ def _of_slide[T](given: PerSlide[T], name: str) -> T | None:
     return given.get(name) if isinstance(given, Mapping) else given
 
 
-def _scaled(
-    slide: Slide, *, given: float | None, stored: Mapping[str, float], spot_diameter_um: float | None
-) -> Slide:
-    if given is None and spot_diameter_um is None and slide.name in stored:
-        given = float(stored[slide.name])
+def _scaled(slide: Slide, *, given: float | None, stored: PerSlide[float], spot_diameter_um: float | None) -> Slide:
+    if given is None and spot_diameter_um is None:
+        given = _of_slide(stored, slide.name)
     if given is not None:
-        if not np.isfinite(given) or given <= 0:
-            msg = f"`um_per_px` of slide {slide.name!r} must be a positive number, found {given!r}."
-            raise ValueError(msg)
-        value: float | None = float(given)
+        value: float | None = _positive(given, f"`um_per_px` of slide {slide.name!r}")
     else:
         scale = scale_from_spots(slide.centers, slide.diameter, spot_diameter_um=spot_diameter_um)
         value = None if scale is None else scale.um_per_px
         if scale is not None:
             logger.info("%s: %.4g µm per pixel, from %s.", slide.name, scale.um_per_px, scale.source)
-    return Slide(
-        slide.name, slide.rows, slide.centers, slide.diameter, slide.image, value, slide.coordinate_system
-    )
+    return Slide(slide.name, slide.rows, slide.centers, slide.diameter, slide.image, value, slide.coordinate_system)
+
+
+def _positive(value: object, name: str) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not np.isfinite(number) or number <= 0:
+        msg = f"{name} must be a positive number, found {value!r}."
+        raise ValueError(msg)
+    return number
+
+
+def _check_finite(centers: NDArray[np.float64], name: str) -> None:
+    lost = int((~np.isfinite(centers)).any(axis=1).sum())
+    if lost:
+        msg = f"{lost} spots of {name!r} have no finite position (an empty geometry, or NaN)."
+        raise ValueError(msg)
+
+
+def _report_overlap(slides: list[Slide]) -> None:
+    """Slides left at one origin may each take the image of another that lacks its own: say so."""
+    for i, one in enumerate(slides):
+        low, high = one.centers.min(axis=0), one.centers.max(axis=0)
+        for other in slides[i + 1 :]:
+            if one.image is None or other.image is None or one.image.name != other.image.name:
+                continue
+            if ((other.centers >= low) & (other.centers <= high)).all(axis=1).mean() > 0.5:
+                logger.warning(
+                    "Slides %r and %r lie on top of each other on image %r. If it is the image of only one of them, "
+                    "give each slide a coordinate system of its own.", one.name, other.name, one.image.name,
+                )  # fmt: skip
 
 
 def _element_slide(
-    sdata: SpatialData, table: AnnData, name: str, rows: NDArray[np.intp], instance_key: str, image_key: str | None
+    sdata: SpatialData, table: AnnData, name: str, rows: NDArray[np.intp], instance_key: str, *, image_key: str | None
 ) -> Slide:
     shapes = sdata.shapes[name]
+    if not shapes.index.is_unique:
+        repeated = [str(i) for i in shapes.index[shapes.index.duplicated()].unique()[:5]]
+        msg = f"The index of shapes {name!r} holds some names more than once ({repeated}, ...): rows cannot be matched."
+        raise ValueError(msg)
     instances = table.obs[instance_key].to_numpy()[rows]
     positions = shapes.index.get_indexer(instances)
     if (positions < 0).any():
@@ -247,6 +291,7 @@ def _element_slide(
         raise ValueError(msg)
     centers, diameter = shape_centers(shapes)
     centers, diameters = centers[positions], diameter[positions]
+    _check_finite(centers, name)
     if image_key is not None and image_key not in sdata.images:
         msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(sdata.images)}."
         raise KeyError(msg)
@@ -289,18 +334,35 @@ def _library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArr
     return {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names)}
 
 
-def _anndata_slide(table: AnnData, name: str, rows: NDArray[np.intp]) -> Slide:
+def _anndata_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: str | None) -> Slide:
     if "spatial" not in table.obsm:
         msg = f"No `obsm['spatial']` in the AnnData object; its obsm holds {sorted(table.obsm)}."
         raise KeyError(msg)
     centers = np.asarray(table.obsm["spatial"], dtype=np.float64)[rows, :2]
+    _check_finite(centers, name)
     library = table.uns.get("spatial", {}).get(name, {})
     factors = library.get("scalefactors", {})
     diameter = float(factors.get("spot_diameter_fullres", np.nan))
-    for resolution in ("hires", "lowres"):
-        pixels = library.get("images", {}).get(resolution)
-        factor = factors.get(f"tissue_{resolution}_scalef")
-        if pixels is not None and factor is not None:
-            image = image_from_array(pixels, f"{name}/{resolution}")
-            return Slide(name, rows, centers * factor, diameter * factor, image, None)
-    return Slide(name, rows, centers, diameter, None, None)
+    # anything else than RGB(A) is no H&E
+    images = {
+        resolution: pixels
+        for resolution, pixels in library.get("images", {}).items()
+        if np.ndim(pixels) == 3 and np.shape(pixels)[-1] in (3, 4) and f"tissue_{resolution}_scalef" in factors
+    }
+    if image_key is not None and image_key not in images:
+        msg = f"No image {image_key!r} with a scale factor in `uns['spatial'][{name!r}]`; its images are {sorted(images)}."
+        raise KeyError(msg)
+    chosen = image_key or next((resolution for resolution in ("hires", "lowres") if resolution in images), None)
+    if chosen is None:
+        return Slide(name, rows, centers, diameter, None, None)
+    factor = float(factors[f"tissue_{chosen}_scalef"])
+    height, width = np.shape(images[chosen])[:2]
+    inside = ((centers * factor >= 0) & (centers * factor <= (width, height))).all(axis=1).mean()
+    if inside < COVERAGE:
+        msg = (
+            f"Image {chosen!r} of {name!r} ({width} × {height} pixels) lies elsewhere than the spots: {inside:.0%} of them "
+            f"fall on it. `obsm['spatial']` must be in pixels of the full-resolution image (scale factor {factor:g})."
+        )
+        raise ValueError(msg)
+    image = image_from_array(images[chosen], f"{name}/{chosen}")
+    return Slide(name, rows, centers * factor, diameter * factor, image, None)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
+from stcontrast._progress import progress
+from stcontrast._settings import settings
 from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._data import Held
 from stcontrast.methods._method import Method
@@ -46,7 +48,7 @@ class Stcontrast(Method):
     n_latent
         Dimensions of the gene latent.
     vae_epochs
-        Length of the VAE's training.
+        Length of the VAE's training; by default its own rule, fewer for more spots.
     loss
         Contrastive loss: ``"info_nce"`` or ``"similarity_target"``.
     contrastive_weight
@@ -66,7 +68,7 @@ class Stcontrast(Method):
         self,
         *,
         n_latent: int = 16,
-        vae_epochs: int = 60,
+        vae_epochs: int | None = None,
         loss: Literal["info_nce", "similarity_target"] = "info_nce",
         contrastive_weight: float = 0.1,
         temperature: float = 0.1,
@@ -98,9 +100,11 @@ class Stcontrast(Method):
         ridge = self.ridge.fit(data, folds)
         network = Held.empty(data)
         epochs = []
-        for fold in folds.folds:
+        bar = progress(folds.folds, description=f"held-out {folds.unit}s", unit="fit")
+        for fold in bar:
             part = type(self)(**self.hyper)
-            epochs.append(part.fit_network(data, held_out=fold.held_out))
+            with settings.override(progress=False):
+                epochs.append(part.fit_network(data, held_out=fold.held_out))
             image = data.design[fold.held_out]
             if data.measured[fold.train].any():
                 network.expression[fold.held_out] = part.network_expression(image)
@@ -231,7 +235,7 @@ class Stcontrast(Method):
         self.network = ContrastiveModel.load(folder / "network")
         self.ridge.load_parts(folder)
         if (folder / "vae").exists():
-            self.vae = BatchAgnosticVAE.load(str(folder / "vae"), adata=False, accelerator="cpu")
+            self.vae = BatchAgnosticVAE.load(str(folder / "vae"), accelerator="cpu")
 
     def _scaled(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         return (image - self.scales["center"]) / self.scales["scale"]
@@ -243,11 +247,10 @@ class Stcontrast(Method):
         return self.network
 
 
-def _fit_vae(train: TrainingData, *, n_latent: int, max_epochs: int, seed: int) -> BatchAgnosticVAE:
+def _fit_vae(train: TrainingData, *, n_latent: int, max_epochs: int | None, seed: int) -> BatchAgnosticVAE:
     from anndata import AnnData
 
     from stcontrast.models.batch_vae import BatchAgnosticVAE
-    from stcontrast.nn._threads import one_thread
 
     rows = np.flatnonzero(train.measured)
     adata = AnnData(train.counts[rows])
@@ -255,6 +258,5 @@ def _fit_vae(train: TrainingData, *, n_latent: int, max_epochs: int, seed: int) 
     adata.obs["batch"] = adata.obs["batch"].astype("category")
     BatchAgnosticVAE.setup_anndata(adata, batch_key="batch")
     vae = BatchAgnosticVAE(adata, n_latent=n_latent, seed=seed)
-    with one_thread():
-        vae.train(max_epochs=max_epochs, early_stopping=False, seed=seed)
+    vae.train(max_epochs=max_epochs, validation_groups=0, seed=seed)
     return vae

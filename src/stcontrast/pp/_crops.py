@@ -56,6 +56,7 @@ def crops(
         Table that holds the spots; the only one by default.
     image_key
         Image to cut from, or a mapping from slide to image. By default the finest RGB image under the spots.
+        AnnData: ``"hires"`` or ``"lowres"``.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
 
@@ -77,8 +78,8 @@ def crops(
     >>> stc.pp.crops(sdata, field_um=100, size_px=64).shape
     (30, 64, 64, 3)
     """
-    if field_um <= 0 or size_px < 1:
-        msg = f"`field_um` and `size_px` must be positive, found {field_um!r} and {size_px!r}."
+    if not np.isfinite(field_um) or field_um <= 0 or size_px < 1:
+        msg = f"`field_um` and `size_px` must be positive numbers, found {field_um!r} and {size_px!r}."
         raise ValueError(msg)
     spots = resolve_slides(
         data,

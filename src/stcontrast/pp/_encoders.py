@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,8 +24,10 @@ QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 class Encoder(Protocol):
     """What an encoder of crops has to offer."""
 
-    size_px: int
-    """Side of the crops that it takes, in pixels."""
+    @property
+    def size_px(self) -> int:
+        """Side of the crops that it takes, in pixels."""
+        ...
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -104,7 +107,9 @@ class TimmEncoder:
     FileNotFoundError
         If `weights` does not exist.
     ValueError
-        If timm has no such model, or the weights do not fit it.
+        If timm has no such model, or the weights cannot be read or do not fit it.
+    ConnectionError
+        If weights or configuration have to be downloaded and cannot be.
 
     Examples
     --------
@@ -139,10 +144,17 @@ class TimmEncoder:
         try:
             with seeded(self.seed):
                 model = timm.create_model(self.name, pretrained=download, num_classes=0)
-        except RuntimeError as error:
-            if "Unknown model" not in str(error):
-                raise
-            msg = f"timm {timm.__version__} has no model {self.name!r}; see `timm.list_models({self.name[:4] + '*'!r})`."
+        except OSError as error:
+            msg = (
+                f"timm could not download {self.name!r} ({error}). Give a local file (`weights`), or `pretrained=False` "
+                "for random weights."
+            )
+            raise ConnectionError(msg) from error
+        except (RuntimeError, ValueError) as error:
+            msg = (
+                f"timm {timm.__version__} cannot make {self.name!r}: {error}. "
+                f"See `timm.list_models({self.name[:4] + '*'!r})`."
+            )
             raise ValueError(msg) from error
         config = timm.data.resolve_model_data_config(model)
         self.mean, self.std = tuple(self.mean or config["mean"]), tuple(self.std or config["std"])
@@ -195,7 +207,7 @@ class CallableEncoder:
         """Features of crops (n, size_px, size_px, 3)."""
         features = self.function(crops)
         if hasattr(features, "detach"):
-            features = features.detach().cpu().numpy()
+            features = features.detach().float().cpu().numpy()
         features = np.asarray(features, dtype=np.float32)
         if features.ndim != 2 or len(features) != len(crops):
             msg = f"The encoder must return an array ({len(crops)}, n_features), found shape {features.shape}."
@@ -213,12 +225,18 @@ def resolve_encoder(
     """The encoder that a user's argument stands for."""
     if isinstance(encoder, str):
         if encoder == "color":
+            if weights is not None:
+                msg = "The encoder 'color' has no weights: name the timm model that `weights` belong to."
+                raise ValueError(msg)
             return ColorEncoder(size_px=size_px or ColorEncoder.size_px)
         return TimmEncoder(encoder, pretrained=pretrained, weights=weights, size_px=size_px or 0)
     if weights is not None:
         msg = "`weights` goes with the name of a timm model; give them to the encoder itself."
         raise ValueError(msg)
     if isinstance(encoder, Encoder):
+        if size_px not in (None, encoder.size_px):
+            msg = f"`size_px` is {size_px}, but the encoder takes {encoder.size_px}: set it where the encoder is made."
+            raise ValueError(msg)
         return encoder
     if not callable(encoder):
         msg = f"`encoder` must be 'color', the name of a timm model or a callable, found {type(encoder).__name__}."
@@ -258,13 +276,22 @@ def encoder_from_spec(spec: dict[str, Any]) -> Encoder:
 
 def _load_weights(model: Any, path: Path) -> str:
     """Load a local file into a headless model; returns the file's SHA-256."""
+    from safetensors import SafetensorError
     from timm.models import load_state_dict
 
-    state = load_state_dict(str(path), use_ema=False)
-    report = model.load_state_dict(state, strict=False)
+    try:
+        state = load_state_dict(str(path), use_ema=False)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        msg = f"The weights at {str(path)!r} cannot be read: {error}"
+        raise ValueError(msg) from error
+    try:
+        report = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        msg = f"The weights at {str(path)!r} do not fit the model: {error}"
+        raise ValueError(msg) from error
     head = (model.pretrained_cfg or {}).get("classifier", "classifier")
     heads = (head,) if isinstance(head, str) else tuple(head)
-    surplus = [key for key in report.unexpected_keys if not key.startswith(heads)]
+    surplus = [key for key in report.unexpected_keys if not key.startswith(tuple(f"{name}." for name in heads))]
     if report.missing_keys or surplus:
         msg = (
             f"The weights at {str(path)!r} do not fit the model: {len(report.missing_keys)} parameters are missing "

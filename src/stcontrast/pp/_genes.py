@@ -58,7 +58,8 @@ def choose_genes(
     -------
     Positions of the genes, most variable first. Fewer than `n_genes` where fewer are well expressed.
     """
-    seen = np.asarray((counts > 0).mean(axis=0)).ravel()
+    # (the mean of a sparse matrix sums reciprocals, and misses the threshold by a rounding error)
+    seen = np.asarray((counts > 0).sum(axis=0)).ravel() / counts.shape[0]
     eligible = np.flatnonzero(seen >= min_fraction)
     expression = log_normalize(counts[:, eligible], total)
     variance = np.zeros(len(eligible))

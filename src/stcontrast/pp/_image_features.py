@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 BATCH = 64
 
 
-def image_features(
+def image_features(  # noqa: PLR0913
     data: SpatialData | AnnData,
     *,
     encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] = "color",
@@ -46,7 +46,7 @@ def image_features(
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
     key_added: str = IMAGE_FEATURES,
-) -> None:  # noqa: PLR0913
+) -> None:
     """Encode the H&E around every spot with a frozen encoder.
 
     Each field of view is cut in µm (:func:`crops`), brought to the encoder's input size and encoded; the features
@@ -76,7 +76,8 @@ def image_features(
     table_key
         Table that holds the spots; the only one by default.
     image_key
-        Image, or a mapping from slide to image; the finest RGB image under the spots by default.
+        Image, or a mapping from slide to image; the finest RGB image under the spots by default. AnnData:
+        ``"hires"`` or ``"lowres"``.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
     key_added
@@ -85,7 +86,8 @@ def image_features(
     Returns
     -------
     `None`. Writes ``obsm[key_added]``, float32 (n_spots, n_features); and ``uns["stcontrast"]["image_features"]``:
-    encoder, fields in µm, µm/px of each slide, version.
+    encoder, fields in µm, µm/px of each slide, version (``uns["stcontrast"][key_added]`` where `key_added` is not
+    the default, so that a second set of features does not pass for the first).
 
     Raises
     ------
@@ -112,7 +114,8 @@ def image_features(
     require_images(spots)
     chosen = resolve_encoder(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
     spots.table.obsm[key_added] = encode_spots(spots, chosen, fields)
-    spots.table.uns.setdefault(UNS, {})["image_features"] = feature_record(spots, chosen, fields)
+    record_key = "image_features" if key_added == IMAGE_FEATURES else key_added
+    spots.table.uns.setdefault(UNS, {})[record_key] = feature_record(spots, chosen, fields)
 
 
 def encode_spots(spots: Spots, encoder: Encoder, fields: tuple[float, ...]) -> NDArray[np.float32]:
@@ -124,7 +127,13 @@ def encode_spots(spots: Spots, encoder: Encoder, fields: tuple[float, ...]) -> N
             for slide in spots.slides:
                 for rows, features in _encode_slide(slide, encoder, field_um):
                     if part is None:
-                        part = np.empty((spots.table.n_obs, features.shape[1]), dtype=np.float32)
+                        part = np.empty((spots.table.n_obs, features.shape[-1]), dtype=np.float32)
+                    if features.shape != (len(rows), part.shape[1]):
+                        msg = (
+                            f"The encoder {encoder.spec['name']!r} returned shape {features.shape} for {len(rows)} crops, "
+                            f"expected ({len(rows)}, {part.shape[1]})."
+                        )
+                        raise ValueError(msg)
                     part[rows] = features
                     bar.update(len(rows))
             if part is not None:
@@ -169,8 +178,8 @@ def _encode_slide(slide: Slide, encoder: Encoder, field_um: float) -> Any:
 
 def parse_fields(field_um: float | Sequence[float]) -> tuple[float, ...]:
     """One or several fields of view in µm, checked."""
-    fields = (float(field_um),) if np.isscalar(field_um) else tuple(float(value) for value in field_um)  # type: ignore[union-attr,arg-type]
-    if not fields or min(fields) <= 0:
+    fields = (float(field_um),) if np.isscalar(field_um) else tuple(float(value) for value in field_um)
+    if not fields or not all(np.isfinite(value) and value > 0 for value in fields):
         msg = f"`field_um` must be one or several positive numbers (µm), found {field_um!r}."
         raise ValueError(msg)
     return fields

@@ -86,7 +86,10 @@ def _as_uint8(block: NDArray[Any]) -> NDArray[np.uint8]:
     if block.dtype == np.uint16:
         return (block // 257).astype(np.uint8)
     if np.issubdtype(block.dtype, np.floating):
-        # scanpy keeps images as fractions of 1
-        return np.clip(np.rint(block * 255.0), 0, 255).astype(np.uint8)
+        # scanpy keeps images as fractions of 1; interpolation may overshoot a little
+        if np.nanmax(block, initial=0.0) > 2.0:
+            msg = f"A floating RGB image must lie between 0 and 1, found {np.nanmax(block):g}: convert it to uint8."
+            raise ValueError(msg)
+        return np.clip(np.rint(np.nan_to_num(block, nan=1.0) * 255.0), 0, 255).astype(np.uint8)
     msg = f"An RGB image must be uint8, uint16 or floating (0 to 1), found {block.dtype}."
     raise ValueError(msg)

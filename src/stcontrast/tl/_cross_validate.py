@@ -11,6 +11,7 @@ from sklearn.model_selection import GroupKFold
 
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
+from stcontrast._settings import settings
 from stcontrast.methods._method import get_method
 from stcontrast.metrics import gene_correlation, rmse
 from stcontrast.pp._encoders import resolve_encoder
@@ -136,7 +137,8 @@ def cross_validate(  # noqa: PLR0913
             score_genes = _score_genes(inputs, train_rows, n_score_genes, genes)
             for name, of_color in zip(methods, wants_color, strict=True):
                 used = color if of_color and color is not None else features
-                model = train(inputs, used, train_rows, method=name, recipe=recipe, color=color, record=record)
+                with settings.override(progress=False):
+                    model = train(inputs, used, train_rows, method=name, recipe=recipe, color=color, record=record)
                 _score(result, name, model, inputs, used, test_rows, score_genes)
                 bar.update()
     return result

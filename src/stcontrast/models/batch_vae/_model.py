@@ -14,6 +14,7 @@ from scvi.model import SCVI
 from stcontrast.models.batch_vae._counts import CountsField, check_categories, check_genes
 from stcontrast.models.batch_vae._encoding import EncodingMixin
 from stcontrast.models.batch_vae._module import BatchAgnosticVAEModule
+from stcontrast.models.batch_vae._session import quiet_loggers
 from stcontrast.models.batch_vae._training import HeldOutGroupsMixin
 from stcontrast.nn._seed import seeded
 
@@ -230,4 +231,5 @@ class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
         data: AnnData | bool | None = adata
         if adata is None and not saved_adata.exists():
             data = False
-        return super().load(str(dir_path), data, accelerator=accelerator, device=device, prefix=prefix)
+        with quiet_loggers("scvi.data._download"):
+            return super().load(str(dir_path), data, accelerator=accelerator, device=device, prefix=prefix)

@@ -103,7 +103,8 @@ class HeldOutGroupsMixin:
         **trainer_kwargs
             ``accelerator``, ``devices``, ``precision``, ``strategy``, ``callbacks`` and further arguments of
             :class:`scvi.train.Trainer`; ``plan_kwargs``, arguments of :class:`scvi.train.TrainingPlan`, such as
-            ``n_epochs_kl_warmup`` (half of ``max_epochs`` by default).
+            ``n_epochs_kl_warmup``. That is twice ``max_epochs`` by default, so that the divergence weighs a half at the
+            end: on a few slides its full weight leaves too few dimensions in use.
 
         Raises
         ------
@@ -126,17 +127,17 @@ class HeldOutGroupsMixin:
         batches = np.asarray(self.adata.obs["_scvi_batch"])
         plan_kwargs = {
             "lr": learning_rate,
-            "n_epochs_kl_warmup": max(1, max_epochs // 2),
+            "n_epochs_kl_warmup": 2 * max_epochs,
             "trained_batches": np.unique(batches[split.train]).tolist(),
             **trainer_kwargs.pop("plan_kwargs", {}),
         }
         callbacks = [*trainer_kwargs.pop("callbacks", [])]
-        patience = trainer_kwargs.pop("early_stopping_patience", 20)
+        # scvi-tools' own early stopping prints; this one is Lightning's, silent.
+        stopper = EarlyStopping("elbo_validation", patience=trainer_kwargs.pop("early_stopping_patience", 20))
         if len(split.validation):
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
-            if early_stopping:
-                callbacks.append(EarlyStopping("elbo_validation", patience=patience))
-        trainer_kwargs.setdefault("enable_progress_bar", settings.progress)
+            callbacks += [stopper] if early_stopping else []
+        defaults = {"enable_progress_bar": settings.progress, "log_every_n_steps": 1}
         # scvi-tools leaves a trained module in evaluation mode, and Lightning trains it as it finds it.
         self.module.train()
         with seeded(seed), quiet_training(), one_thread():
@@ -146,7 +147,11 @@ class HeldOutGroupsMixin:
                 datasplitter_kwargs={"external_indexing": [split.train, split.validation, np.arange(0)]},
                 plan_kwargs=plan_kwargs,
                 callbacks=callbacks,
-                **trainer_kwargs,
+                **defaults | trainer_kwargs,
+            )
+        if stopper.stopped_epoch:
+            logger.info(
+                "Stopped after %d epochs: no lower validation loss for %d.", stopper.stopped_epoch + 1, stopper.patience
             )
 
     def _split(self, key: str | None, held_out: int | Sequence[str] | None, seed: int) -> Split:

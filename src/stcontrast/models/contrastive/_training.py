@@ -96,6 +96,7 @@ def train_module(
             enable_model_summary=False,
             enable_progress_bar=settings.progress,
             num_sanity_val_steps=0,
+            log_every_n_steps=1,
         )
         module.train()
         trainer.fit(module, training, held_out)

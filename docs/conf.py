@@ -52,12 +52,12 @@ always_use_bars_union = True
 def public_names() -> dict[str, str]:
     """Where an object is defined → where it is documented: a type that is public links to its page."""
     names = {}
-    for part in ("datasets", "metrics", "models", "pl", "pp", "tl"):
+    for part in ("datasets", "methods", "metrics", "models", "models.batch_vae", "pl", "pp", "tl"):
         module = import_module(f"stcontrast.{part}")
         for name in getattr(module, "__all__", []):
             thing = getattr(module, name)
             if hasattr(thing, "__qualname__"):
-                names[f"{thing.__module__}.{thing.__qualname__}"] = f"stcontrast.{part}.{name}"
+                names.setdefault(f"{thing.__module__}.{thing.__qualname__}", f"stcontrast.{part}.{name}")
     return names
 
 
@@ -106,6 +106,8 @@ _others = "|".join(sorted({*other_projects, *sys.stdlib_module_names, "pydantic"
 nitpick_ignore_regex = [
     (r"py:.*", rf"({_others})(\..*)?"),
     (r"py:.*", "|".join(name for name in dir(builtins) if not name.startswith("_"))),
+    # A type that is not public may stand in the signature of a method that users do not call.
+    (r"py:class", r"stcontrast\.(\w+\.)*_\w+\..*"),
 ]
 
 # -- HTML --------------------------------------------------------------------------------------------------------------

@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from stcontrast._keys import CLASS, HELD_OUT_R, PREDICTION_TABLE
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from spatialdata import SpatialData
 
@@ -171,7 +170,7 @@ def _summary(cv: CrossValidation, unit: str) -> pd.DataFrame:
     names = {"pearson": "mean per-gene r", "macro_f1": "macro-F1", "rmse": "RMSE"}
     names |= {
         column: column.replace("pearson_vs_", "r − ").replace("_low", " (low)").replace("_high", " (high)")
-        for column in summary
+        for column in summary.columns.astype(str)
         if column.startswith("pearson_vs_")
     }
     columns = [name for name in ("pearson", "rmse", "macro_f1") if name in summary] + [
@@ -183,19 +182,23 @@ def _summary(cv: CrossValidation, unit: str) -> pd.DataFrame:
 
 
 def _figures(sdata: SpatialData, *, model_gene: str, label_key: str | None, out: Path) -> None:
-    import matplotlib
+    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     import stcontrast as stc
 
-    backend = matplotlib.get_backend()
-    matplotlib.use("Agg")
+    backend = plt.get_backend()
+    plt.switch_backend("Agg")
     try:
-        stc.pl.spatial_pred(sdata, model_gene, return_fig=True).savefig(out / "expression.png", dpi=150)
+        figures = {"expression.png": stc.pl.spatial_pred(sdata, model_gene, return_fig=True)}
         if label_key and CLASS in _table(sdata).obs:
-            stc.pl.spatial_class(sdata, label_key=label_key, return_fig=True).savefig(out / "subtypes.png", dpi=150)
+            figures["subtypes.png"] = stc.pl.spatial_class(sdata, label_key=label_key, return_fig=True)
+        for name, figure in figures.items():
+            if isinstance(figure, Figure):
+                figure.savefig(out / name, dpi=150)
     finally:
-        matplotlib.pyplot.close("all")
-        matplotlib.use(backend)
+        plt.close("all")
+        plt.switch_backend(backend)
 
 
 def _remove(path: Path) -> None:

@@ -90,6 +90,9 @@ def predict(
     *,
     model: Annotated[Path, typer.Option(help="Folder of a saved model.")],
     out: Annotated[Path, typer.Option(help="Store to write: slides with predictions.")],
+    donor_key: Annotated[
+        str | None, typer.Option(help="Column of obs with patient or animal, to say whether the model has met it.")
+    ] = None,
     table_key: TableKey = None,
     um_per_px: UmPerPx = None,
 ) -> None:
@@ -100,7 +103,7 @@ def predict(
         _refuse_existing(out)
         fitted = stc.models.load(model)
         sdata = _read(store)
-        where: dict[str, Any] = {"table_key": table_key, "um_per_px": um_per_px}
+        where: dict[str, Any] = {"donor_key": donor_key, "table_key": table_key, "um_per_px": um_per_px}
         if fitted.has_expression:
             stc.tl.predict_expression(sdata, fitted, **where)
         if fitted.classes:
@@ -124,6 +127,9 @@ def evaluate(
     import stcontrast as stc
 
     with _clear_errors():
+        if out is not None and not out.parent.is_dir():
+            msg = f"No folder {str(out.parent)!r} for the scores."
+            raise FileNotFoundError(msg)
         cv = stc.tl.cross_validate(
             [_read(store) for store in stores], donor_key=donor_key, label_key=label_key, table_key=table_key,
             um_per_px=um_per_px, seed=seed,
@@ -156,5 +162,7 @@ class _clear_errors:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, KeyError | ValueError | FileNotFoundError | FileExistsError):
-            typer.echo(f"Error: {error.args[0] if error.args else error}", err=True)
+            # a KeyError shows its message in quotes; an OSError of the system has its number first
+            text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+            typer.echo(f"Error: {' '.join(text.split())}", err=True)
             raise typer.Exit(1) from error

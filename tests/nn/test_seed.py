@@ -39,13 +39,15 @@ def test_session_goes_on_as_if_nothing_had_been_drawn():
 
 
 def test_session_is_restored_when_the_block_raises():
+    message = "stop"
+
     def interrupted() -> None:
         with seeded(1):
             draw()
-            raise RuntimeError("stop")
+            raise RuntimeError(message)
 
     before = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
-    with pytest.raises(RuntimeError, match="stop"):
+    with pytest.raises(RuntimeError, match=message):
         interrupted()
     assert torch.equal(torch.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002

@@ -117,7 +117,8 @@ def calibrate(
         predicted = np.maximum(held.expression[rows], 0.0)
         half_width = conformal_half_width(predicted - data.target[rows])
         slides = [rows[data.slide[rows] == code] for code in np.unique(data.slide[rows])]
-        per_slide = np.array([gene_correlation(held.expression[s], data.target[s]) for s in slides])
+        correlations = [gene_correlation(held.expression[s], data.target[s]) for s in slides]
+        per_slide = np.array(correlations).reshape(-1, data.n_genes)
         scored = np.isfinite(per_slide)
         held_out_r = (np.where(scored, per_slide, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)).astype(
             np.float32

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-
-import numpy as np
 
 from stcontrast.methods._data import Held
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from stcontrast.methods._data import TrainingData
@@ -117,9 +117,16 @@ def get_method(name: str, *, seed: int = 0, options: Mapping[str, Any] | None = 
     Raises
     ------
     ValueError
-        If there is no such method; the message lists them.
+        If there is no such method or option; the message lists those that are there.
     """
     if name not in METHODS:
         msg = f"Unknown method {name!r}. Valid options are {sorted(METHODS)}."
         raise ValueError(msg)
-    return METHODS[name](seed=seed, **(options or {}))
+    method = METHODS[name]
+    given = dict(options or {})
+    known = set(signature(method.__init__).parameters) - {"self", "seed"}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        msg = f"Unknown options {unknown} of the method {name!r}. Valid options are {sorted(known)}."
+        raise ValueError(msg)
+    return method(seed=int(seed), **given)

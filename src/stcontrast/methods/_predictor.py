@@ -91,7 +91,7 @@ class Predictor:
 
     @property
     def model_id(self) -> str:
-        """What tells this model from another: a hash of its card."""
+        """Hash of the card, which tells this model from another."""
         return hashlib.sha256(json.dumps(self.card, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

@@ -59,6 +59,11 @@ class Stcontrast(Method):
         Length of the network's training.
     seed
         Seed of all of it.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of its range.
     """
 
     name: ClassVar[str] = "stcontrast"
@@ -76,6 +81,15 @@ class Stcontrast(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
+        if loss not in ("info_nce", "similarity_target"):
+            msg = f"Unknown loss {loss!r}. Valid options are 'info_nce' and 'similarity_target'."
+            raise ValueError(msg)
+        if n_latent < 1 or max_epochs < 1 or (vae_epochs is not None and vae_epochs < 1):
+            msg = "`n_latent`, `max_epochs` and `vae_epochs` must be at least 1."
+            raise ValueError(msg)
+        if temperature <= 0 or contrastive_weight < 0:
+            msg = "`temperature` must be positive, and `contrastive_weight` not negative."
+            raise ValueError(msg)
         self.n_latent = n_latent
         self.vae_epochs = vae_epochs
         self.loss = loss
@@ -103,8 +117,10 @@ class Stcontrast(Method):
         bar = progress(folds.folds, description=f"held-out {folds.unit}s", unit="fit")
         for fold in bar:
             part = type(self)(**self.hyper)
+            rows = np.union1d(fold.train, fold.held_out)
             with settings.override(progress=False):
-                epochs.append(part.fit_network(data, held_out=fold.held_out))
+                held_out = np.searchsorted(rows, fold.held_out)
+                epochs.append(part.fit_network(data.take(rows), held_out=held_out))
             image = data.design[fold.held_out]
             if data.measured[fold.train].any():
                 network.expression[fold.held_out] = part.network_expression(image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["Standardize", "build_design", "neighbor_means"]
 
 type Standardize = Literal["slide", "none"]
+
+# the fullest ring of a lattice: so many more spots may be as near as the last neighbour
+TIES: Final = 12
 
 
 def neighbor_means(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_neighbors: int) -> NDArray[np.float32]:
@@ -25,7 +28,8 @@ def neighbor_means(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_
     xy
         Centres of its spots (n_spots, 2), in any unit.
     n_neighbors
-        How many neighbours; 18 are two rings of a hexagonal lattice. Fewer where the slide has fewer spots.
+        How many neighbours; 18 are two rings of a hexagonal lattice. Fewer where the slide has fewer spots; more
+        where others are just as near as the last of them, so that the order of the spots does not matter.
 
     Returns
     -------
@@ -34,15 +38,17 @@ def neighbor_means(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_
     k = min(n_neighbors, len(xy) - 1)
     if k < 1:
         return features.copy()
-    _, nearest = cKDTree(xy).query(xy, k=k + 1)
+    distance, nearest = cKDTree(xy).query(xy, k=min(len(xy), k + 1 + TIES))
     # two spots at one place may come back in either order: leave out the spot, not the first column
-    others = nearest != np.arange(len(xy))[:, None]
-    others[others.all(axis=1), -1] = False
-    neighbors = nearest[others].reshape(len(xy), k)
+    distance[nearest == np.arange(len(xy))[:, None]] = np.inf
+    last = np.partition(distance, k - 1, axis=1)[:, k - 1]
+    # rounding tells apart what is equally far on a lattice
+    is_neighbor = distance <= last[:, None] * (1 + 1e-6)
     means = np.zeros_like(features)
-    for column in neighbors.T:  # one neighbour at a time: (n, k, features) would be 18 times the table
-        means += features[column]
-    return means / np.float32(k)
+    for column, chosen in zip(nearest.T, is_neighbor.T, strict=True):
+        # one neighbour at a time: (n, k, features) would be 18 times the table
+        means[chosen] += features[column[chosen]]
+    return means / is_neighbor.sum(axis=1, dtype=np.float32)[:, None]
 
 
 def build_design(

@@ -31,7 +31,7 @@ class Encoder(Protocol):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What identifies it: name, weights, normalisation. Plain values; ``kind`` names the class."""
+        """Name, weights, normalisation and what else identifies it. Plain values; ``kind`` names the class."""
         ...
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -8,9 +8,9 @@ import pandas as pd
 
 from stcontrast._keys import CLASS, CLASS_CONFIDENCE, CLASS_PROBA, UNS
 from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.tl._features import features_for
-from stcontrast.tl._inputs import Keys, as_list, resolve_source
-from stcontrast.tl._write import provenance_of
+from stcontrast.tl._features import check_features, features_for
+from stcontrast.tl._inputs import Keys, resolve_sources
+from stcontrast.tl._write import check_donor_key, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,8 +61,10 @@ def classify(  # noqa: PLR0913
 
     Raises
     ------
+    KeyError
+        If a column, table, image or slide that is named is absent; the message lists what is there.
     ValueError
-        If the model was trained without labels.
+        If the model was trained without labels, or an image cannot be used. All before any work is done.
 
     Examples
     --------
@@ -81,8 +83,11 @@ def classify(  # noqa: PLR0913
         table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
-    for source in [resolve_source(item, keys) for item in as_list(data)]:
-        chosen = None if encoder is None else resolve_encoder(encoder)
+    sources = resolve_sources(data, keys)
+    check_donor_key(sources, donor_key)
+    chosen = None if encoder is None else resolve_encoder(encoder)
+    check_features(sources, model.card["image_features"], encoder=chosen)
+    for source in sources:
         features = features_for(source, model.card["image_features"], encoder=chosen)
         slide, xy = source.slide_and_xy()
         proba = model.predict(features, slide=slide, xy=xy).proba

@@ -19,8 +19,8 @@ from stcontrast.pp._genes import choose_genes, log_normalize
 from stcontrast.pp._image_features import parse_fields
 from stcontrast.tl._cv_result import CrossValidation
 from stcontrast.tl._features import color_features, features_to_fit
-from stcontrast.tl._inputs import Keys, as_list, check_images, gather, resolve_source
-from stcontrast.tl._training import Recipe, train
+from stcontrast.tl._inputs import Keys, check_images, gather, resolve_sources
+from stcontrast.tl._training import Recipe, check_genes, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,12 +121,16 @@ def cross_validate(  # noqa: PLR0913
     recipe = Recipe(
         n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, options=options
     )
-    wants_color = [get_method(name).uses_color for name in methods]
+    if not methods:
+        msg = "No methods to compare: an empty list was given."
+        raise ValueError(msg)
+    wants_color = [get_method(name, options=options if name == "stcontrast" else None).uses_color for name in methods]
     fields = parse_fields(field_um)
-    sources = [resolve_source(item, keys) for item in as_list(data)]
+    sources = resolve_sources(data, keys)
     check_images(sources, obsm_key=IMAGE_FEATURES)
     inputs = gather(sources, keys)
     folds = list(_donor_folds(inputs, n_folds))
+    check_genes(inputs, genes)
     features, record = features_to_fit(sources, encoder=resolve_encoder(encoder), fields=fields)
     color = None
     if any(wants_color):
@@ -157,6 +161,9 @@ def _donor_folds(inputs: Inputs, n_folds: int | None) -> Iterator[tuple[NDArray[
         msg = f"`n_folds` must lie between 2 and the number of donors, {len(donors)}; found {n_folds}."
         raise ValueError(msg)
     useful = inputs.measured | np.array([value is not None for value in inputs.label])
+    if len(np.unique(inputs.donor[useful])) < 2:
+        msg = f"Only one donor has counts or labels, {np.unique(inputs.donor[useful]).tolist()}: two are needed."
+        raise ValueError(msg)
     for train_rows, test_rows in GroupKFold(n_splits=n_folds).split(inputs.donor, groups=inputs.donor):
         if useful[train_rows].any() and useful[test_rows].any():
             yield train_rows, test_rows

@@ -61,7 +61,7 @@ class CrossValidation:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """Every score, tidy: method, donor, slide, gene, metric, value.
+        """Every score in a tidy table with the columns method, donor, slide, gene, metric, value.
 
         ``pearson`` and ``rmse`` are per gene within a slide, ``macro_f1`` per donor. A constant prediction
         correlates 0; a gene that is constant on the slide is NaN.

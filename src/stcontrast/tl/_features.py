@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stcontrast.pp._encoders import Encoder
     from stcontrast.tl._inputs import Source
 
-__all__ = ["color_features", "describe", "features_for", "features_to_fit"]
+__all__ = ["check_features", "color_features", "describe", "features_for", "features_to_fit"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +50,39 @@ def features_to_fit(
         If the objects' features were made in different ways.
     """
     chosen: Encoder = encoder or ColorEncoder()
+    to_make = {"encoder": chosen.spec, "field_um": list(fields)}
+    records = [describe(source, obsm_key) if obsm_key in source.table.obsm else to_make for source in sources]
+    if any(not same_features(record, records[0]) for record in records):
+        msg = (
+            "The objects' image features were made, or would be made, in different ways: "
+            f"{sorted({brief(record) for record in records})}. Make them again with one call of "
+            "`stc.pp.image_features` each."
+        )
+        raise ValueError(msg)
     for source in sources:
         if obsm_key not in source.table.obsm:
             source.table.obsm[obsm_key] = encode_spots(source.spots, chosen, fields)
             source.table.uns.setdefault(UNS, {})["image_features"] = feature_record(source.spots, chosen, fields)
             logger.info("Added obsm[%r] and uns[%r]['image_features'].", obsm_key, UNS)
-    records = [describe(source, obsm_key) for source in sources]
-    if any(not same_features(record, records[0]) for record in records):
-        msg = (
-            "The objects' image features were made in different ways: "
-            f"{[brief(record) for record in records]}. Make them again with one call of `stc.pp.image_features` each."
-        )
-        raise ValueError(msg)
     return _stack([np.asarray(source.table.obsm[obsm_key], dtype=np.float32) for source in sources]), records[0]
+
+
+def check_features(
+    sources: Sequence[Source], record: dict[str, Any], *, encoder: Encoder | None, obsm_key: str = IMAGE_FEATURES
+) -> None:
+    """Raise where features of the kind that a model wants are absent and cannot be made."""
+    for source in sources:
+        present = obsm_key in source.table.obsm
+        if present and same_features(describe(source, obsm_key), record):
+            continue
+        if record["encoder"]["kind"] == "given" and encoder is None:
+            found = brief(describe(source, obsm_key)) if present else "none"
+            msg = (
+                f"The model was trained on features of the user's own in `obsm[{obsm_key!r}]` "
+                f"({record['encoder']['n_features']} a spot), found {found}. Put features made the same way there."
+            )
+            raise ValueError(msg)
+        require_images(source.spots)
 
 
 def features_for(
@@ -75,14 +95,7 @@ def features_for(
     present = obsm_key in source.table.obsm
     if present and same_features(describe(source, obsm_key), record):
         return np.asarray(source.table.obsm[obsm_key], dtype=np.float32)
-    if record["encoder"]["kind"] == "given" and encoder is None:
-        found = brief(describe(source, obsm_key)) if present else "none"
-        msg = (
-            f"The model was trained on features of the user's own in `obsm[{obsm_key!r}]` ({record['encoder']['n_features']} "
-            f"a spot), found {found}. Put features made the same way there."
-        )
-        raise ValueError(msg)
-    require_images(source.spots)
+    check_features([source], record, encoder=encoder, obsm_key=obsm_key)
     chosen = encoder or encoder_from_spec(record["encoder"])
     fields = tuple(record["field_um"])
     features = encode_spots(source.spots, chosen, fields)

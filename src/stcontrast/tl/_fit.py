@@ -13,8 +13,8 @@ from stcontrast.methods._stcontrast import Stcontrast
 from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.pp._image_features import parse_fields
 from stcontrast.tl._features import color_features, features_to_fit
-from stcontrast.tl._inputs import Keys, as_list, check_images, gather, resolve_source
-from stcontrast.tl._training import Recipe, train
+from stcontrast.tl._inputs import Keys, check_images, gather, resolve_sources
+from stcontrast.tl._training import Recipe, check_genes, train
 from stcontrast.tl._write import check_prediction_slot, prediction_table
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def fit(  # noqa: PLR0913
     )
     fields = parse_fields(field_um)
     uses_color = get_method(method, options=options if method == "stcontrast" else None).uses_color
-    sources = [resolve_source(item, keys) for item in as_list(data)]
+    sources = resolve_sources(data, keys)
     for source in sources:
         check_prediction_slot(source, PREDICTION_TABLE)
     check_images(sources, obsm_key=IMAGE_FEATURES)
@@ -146,6 +146,7 @@ def fit(  # noqa: PLR0913
     if not inputs.measured.any() and all(value is None for value in inputs.label):
         msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"
         raise ValueError(msg)
+    check_genes(inputs, genes)
     features, record = features_to_fit(sources, encoder=resolve_encoder(encoder), fields=fields)
     color = None
     if uses_color:
@@ -155,7 +156,7 @@ def fit(  # noqa: PLR0913
         inputs, features, np.arange(len(inputs.slide)), method=method, recipe=recipe, color=color, record=record
     )
     _write_embeddings(sources, inputs, features, model)
-    _write_predictions(sources, inputs, features, model)
+    _write_predictions(sources, inputs, features, model, donor_key=donor_key or batch_key)
     return model
 
 
@@ -183,7 +184,12 @@ def _write_embeddings(
 
 
 def _write_predictions(
-    sources: Sequence[Source], inputs: Inputs, features: NDArray[np.float32], model: Predictor
+    sources: Sequence[Source],
+    inputs: Inputs,
+    features: NDArray[np.float32],
+    model: Predictor,
+    *,
+    donor_key: str | None,
 ) -> None:
     if not model.has_expression:
         return
@@ -194,6 +200,6 @@ def _write_predictions(
         if source.is_spatialdata:
             rows = np.arange(start, stop)
             provenance = {slide.name: "in-sample" for slide in source.spots.slides}
-            table = prediction_table(source, model, prediction, rows, provenance=provenance)
+            table = prediction_table(source, model, prediction, rows, provenance=provenance, donor_key=donor_key)
             source.write_table(PREDICTION_TABLE, table)
         start = stop

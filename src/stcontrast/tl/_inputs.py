@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from stcontrast._spots import Spots
 
-__all__ = ["Inputs", "Keys", "Source", "as_list", "check_images", "gather", "resolve_source"]
+__all__ = ["Inputs", "Keys", "Source", "as_list", "check_images", "gather", "resolve_sources"]
 
 logger = logging.getLogger(__name__)
 
@@ -122,16 +122,32 @@ def as_list(data: SpatialData | AnnData | Sequence[SpatialData | AnnData]) -> li
     return objects
 
 
-def resolve_source(data: SpatialData | AnnData, keys: Keys) -> Source:
-    """Resolve table and slides of one object. Mappings may name slides of the other objects too."""
-    names = set(_slide_names(data, keys))
-    image_key = _restricted(keys.image_key, names)
-    um_per_px = _restricted(keys.um_per_px, names)
+def resolve_sources(data: SpatialData | AnnData | Sequence[SpatialData | AnnData], keys: Keys) -> list[Source]:
+    """Resolve table and slides of one object or of every object of a list.
+
+    Raises
+    ------
+    KeyError
+        If something that is named is absent, slides in a mapping included; the message lists what is there.
+    """
+    objects = as_list(data)
+    names = [_slide_names(item, keys) for item in objects]
+    known = [name for of_one in names for name in of_one]
+    for argument, given in (("um_per_px", keys.um_per_px), ("image_key", keys.image_key)):
+        absent = sorted(set(given) - set(known)) if isinstance(given, Mapping) else []
+        if absent:
+            msg = f"`{argument}` names slides that are absent: {absent}. Slides: {known}."
+            raise KeyError(msg)
+    return [_resolve_source(item, keys, set(of_one)) for item, of_one in zip(objects, names, strict=True)]
+
+
+def _resolve_source(data: SpatialData | AnnData, keys: Keys, names: set[str]) -> Source:
+    # mappings may name slides of the other objects too
     spots = resolve_slides(
         data,
         table_key=keys.table_key,
-        image_key=image_key,
-        um_per_px=um_per_px,
+        image_key=_restricted(keys.image_key, names),
+        um_per_px=_restricted(keys.um_per_px, names),
         spot_diameter_um=keys.spot_diameter_um,
         library_key=keys.library_key,
     )
@@ -158,7 +174,10 @@ def gather(sources: Sequence[Source], keys: Keys) -> Inputs:
     names = [slide.name for source in sources for slide in source.spots.slides]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        msg = f"Slides share a name: {twice}. Rename the shapes so that every slide has its own."
+        msg = (
+            f"Slides share a name: {twice}. Rename the shapes so that every slide has its own; an AnnData object "
+            "names its slides in a column of `obs` (`library_key`)."
+        )
         raise ValueError(msg)
     genes = _shared_genes(sources)
     slide, xy, counts, total, measured = [], [], [], [], []
@@ -195,15 +214,12 @@ def gather(sources: Sequence[Source], keys: Keys) -> Inputs:
 
 def _slide_names(data: SpatialData | AnnData, keys: Keys) -> list[str]:
     table = resolve_table(data, table_key=keys.table_key)
-    if "spatialdata_attrs" in table.uns:
-        column = table.uns["spatialdata_attrs"]["region_key"]
-        return [str(name) for name in table.obs[column].unique()]
+    if "spatialdata_attrs" in table.uns and table is not data:
+        return [str(name) for name in table.obs[table.uns["spatialdata_attrs"]["region_key"]].unique()]
     named = keys.library_key or "library_id"
-    return (
-        [str(name) for name in table.obs[named].unique()]
-        if named in table.obs
-        else list(table.uns.get("spatial", ["slide"]))
-    )
+    if named in table.obs:
+        return [str(name) for name in table.obs[named].unique()]
+    return list(table.uns.get("spatial", {})) or ["slide"]
 
 
 def _restricted[T](given: T | Mapping[str, T] | None, names: set[str]) -> T | dict[str, T] | None:

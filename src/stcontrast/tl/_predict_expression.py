@@ -8,9 +8,9 @@ import numpy as np
 
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.tl._features import features_for
-from stcontrast.tl._inputs import Keys, as_list, resolve_source
-from stcontrast.tl._write import check_prediction_slot, prediction_table, provenance_of
+from stcontrast.tl._features import check_features, features_for
+from stcontrast.tl._inputs import Keys, resolve_sources
+from stcontrast.tl._write import check_donor_key, check_prediction_slot, prediction_table, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,8 +69,11 @@ def predict_expression(  # noqa: PLR0913
 
     Raises
     ------
+    KeyError
+        If a column, table, image or slide that is named is absent; the message lists what is there.
     ValueError
-        If the model has no genes, `key_added` is taken by something else, or the image cannot be used.
+        If the model has no genes, `key_added` is taken by something else, or an image cannot be used. All before any
+        work is done.
 
     Examples
     --------
@@ -89,12 +92,14 @@ def predict_expression(  # noqa: PLR0913
         table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
-    sources = [resolve_source(item, keys) for item in as_list(data)]
+    sources = resolve_sources(data, keys)
     for source in sources:
         check_prediction_slot(source, key_added)
+    check_donor_key(sources, donor_key)
+    chosen = None if encoder is None else resolve_encoder(encoder)
+    check_features(sources, model.card["image_features"], encoder=chosen)
     returned = []
     for source in sources:
-        chosen = None if encoder is None else resolve_encoder(encoder)
         features = features_for(source, model.card["image_features"], encoder=chosen)
         slide, xy = source.slide_and_xy()
         prediction = model.predict(features, slide=slide, xy=xy)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stcontrast.nn._design import Standardize
     from stcontrast.tl._inputs import Inputs
 
-__all__ = ["Recipe", "slide_fingerprints", "train"]
+__all__ = ["Recipe", "check_genes", "slide_fingerprints", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +129,15 @@ def train(
     return Predictor.fit(fresh, data, folds, card)
 
 
+def check_genes(inputs: Inputs, genes: Sequence[str] | None) -> None:
+    """Raise where genes are named that the counts do not have."""
+    known = set(inputs.genes)
+    absent = [gene for gene in genes or () if gene not in known]
+    if absent and known:
+        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. They begin {inputs.genes[:5]}."
+        raise KeyError(msg)
+
+
 def slide_fingerprints(features: NDArray[np.float32], slide: NDArray[np.int64]) -> dict[int, str]:
     """What recognises a slide again, whatever its name: a hash of its image features, rounded, spots in any order."""
     prints = {}
@@ -144,11 +153,8 @@ def _columns(inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe) -> NDArray[
     if len(measured) == 0:
         return np.zeros(0, dtype=np.intp)
     if recipe.genes is not None:
+        check_genes(inputs, recipe.genes)
         position = {gene: i for i, gene in enumerate(inputs.genes)}
-        absent = [gene for gene in recipe.genes if gene not in position]
-        if absent:
-            msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. They begin {inputs.genes[:5]}."
-            raise KeyError(msg)
         return np.array([position[gene] for gene in dict.fromkeys(recipe.genes)], dtype=np.intp)
     counts: sparse.csr_matrix = inputs.counts[measured]
     columns = choose_genes(counts, inputs.total[measured], inputs.slide[measured], n_genes=recipe.n_genes)

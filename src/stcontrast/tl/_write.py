@@ -11,7 +11,7 @@ from stcontrast._keys import HELD_OUT_R, IN_DISTRIBUTION, LOWER, UNS, UPPER
 from stcontrast.tl._training import slide_fingerprints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stcontrast.methods import Prediction, Predictor
     from stcontrast.tl._inputs import Source
 
-__all__ = ["check_prediction_slot", "prediction_table", "provenance_of"]
+__all__ = ["check_donor_key", "check_prediction_slot", "prediction_table", "provenance_of"]
 
 
 def check_prediction_slot(source: Source, key: str) -> None:
@@ -30,6 +30,14 @@ def check_prediction_slot(source: Source, key: str) -> None:
         return
     msg = f"{key!r} is taken by an element that is no prediction of stcontrast: rename it, or give another `key_added`."
     raise ValueError(msg)
+
+
+def check_donor_key(sources: Sequence[Source], key: str | None) -> None:
+    """Raise where the column is named and absent."""
+    for source in sources:
+        if key is not None and key not in source.table.obs:
+            msg = f"`donor_key`: no column {key!r} in `obs`; its columns are {sorted(source.table.obs.columns)}."
+            raise KeyError(msg)
 
 
 def provenance_of(
@@ -48,7 +56,7 @@ def provenance_of(
     for code, slide in enumerate(source.spots.slides):
         if prints[code] in known:
             result[slide.name] = "in-sample"
-        elif donor_key is None or donor_key not in source.table.obs:
+        elif donor_key is None:
             result[slide.name] = "unknown-donor"
         else:
             donors = set(source.table.obs[donor_key].astype(str).to_numpy()[slide.rows])
@@ -93,9 +101,9 @@ def prediction_table(
     carried = [key for key in (spots.region_key, spots.instance_key, donor_key) if key and key in spots.table.obs]
     obs = pd.DataFrame(spots.table.obs[list(dict.fromkeys(carried))].copy(), index=spots.table.obs_names)
     obs[IN_DISTRIBUTION] = prediction.in_distribution[rows]
-    centers = np.zeros((spots.table.n_obs, 2))
-    for slide in spots.slides:
-        centers[slide.rows] = slide.centers
+    # an AnnData's own positions, in pixels of the full resolution, not of the image that scanpy kept
+    own = None if source.is_spatialdata else np.asarray(spots.table.obsm["spatial"], dtype=np.float64)[:, :2]
+    centers = source.slide_and_xy()[1] if own is None else own
     table = AnnData(
         prediction.expression[rows],
         obs=obs,

@@ -52,9 +52,7 @@ def test_alignment_undoes_any_order_and_drops_other_genes(order: list[int], as_s
 def test_missing_genes_are_zero_where_allowed(as_sparse: bool):
     counts = np.array([[1, 2, 3], [4, 5, 6]])
     names = pd.Index(["G4", "other", "G0"])
-    aligned: Any = align_genes(
-        sparse.csr_matrix(counts) if as_sparse else counts, names, GENES, fill_missing=True
-    )
+    aligned: Any = align_genes(sparse.csr_matrix(counts) if as_sparse else counts, names, GENES, fill_missing=True)
     dense = aligned.toarray() if as_sparse else aligned
     np.testing.assert_array_equal(dense, [[3, 0, 0, 0, 1, 0], [6, 0, 0, 0, 4, 0]])
 
@@ -90,7 +88,7 @@ def test_layers():
 
 
 def test_no_matrix_at_all():
-    with pytest.raises(KeyError, match="adata.X is empty"):
+    with pytest.raises(KeyError, match=r"adata\.X is empty"):
         counts_of(ad.AnnData(obs=pd.DataFrame(index=["a", "b"])), None)
 
 

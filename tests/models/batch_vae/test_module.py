@@ -107,11 +107,9 @@ def test_loss_is_that_of_scvi_given_the_same_weights(dispersion: str):
     from scvi.module import VAE
 
     ours = make_module(dispersion=dispersion).eval()
-    theirs = VAE(
-        N_GENES, N_BATCH, 1, 16, 4, gene_likelihood="zinb", dispersion=dispersion, use_batch_norm="none",
-        use_layer_norm="both",
-    ).eval()  # fmt: skip
-    theirs.gene_likelihood = "nb"
+    sizes = {"n_input": N_GENES, "n_batch": N_BATCH, "n_labels": 1, "n_hidden": 16, "n_latent": 4}
+    norms = {"use_batch_norm": "none", "use_layer_norm": "both"}
+    theirs = VAE(**sizes, **norms, gene_likelihood="nb", dispersion=dispersion).eval()
     missing, _ = theirs.load_state_dict(ours.state_dict(), strict=False)
     assert all(name.startswith(("l_encoder", "decoder.px_dropout")) for name in missing)
     tensors = make_tensors()

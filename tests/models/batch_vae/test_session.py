@@ -12,12 +12,14 @@ def test_levels_are_restored_also_after_an_error():
     logger = logging.getLogger("lightning.pytorch")
     before = logger.level
 
+    message = "stop"
+
     def interrupted() -> None:
         with quiet_training():
             assert not logger.isEnabledFor(logging.INFO)
-            raise RuntimeError("stop")
+            raise RuntimeError(message)
 
-    with pytest.raises(RuntimeError, match="stop"):
+    with pytest.raises(RuntimeError, match=message):
         interrupted()
     assert logger.level == before
 

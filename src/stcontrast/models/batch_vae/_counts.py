@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-__all__ = ["CountsField", "align_genes", "check_categories", "check_counts", "check_genes", "counts_of", "not_a_count"]
+__all__ = [
+    "CountsField",
+    "align_genes",
+    "check_categories",
+    "check_counts",
+    "check_genes",
+    "check_layer",
+    "counts_of",
+    "not_a_count",
+]
 
 # Values that are looked at: enough to tell counts from anything else, few enough to take milliseconds.
 _N_CHECKED = 5_000_000
@@ -105,6 +114,26 @@ def check_categories(adata: AnnData, **keys: str | None) -> None:
             raise ValueError(msg)
 
 
+def check_layer(adata: AnnData, layer: str | None) -> None:
+    """Raise unless a layer is there.
+
+    Parameters
+    ----------
+    adata
+        Object to check.
+    layer
+        Layer; ``None`` and ``"X"`` are always there.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer.
+    """
+    if layer not in (None, "X") and layer not in adata.layers:
+        msg = f"layer {layer!r} is not in adata.layers; {_other_layers(adata.layers, None)}. layer='X' takes adata.X."
+        raise KeyError(msg)
+
+
 def counts_of(adata: AnnData, layer: str | None) -> Any:
     """Matrix of counts of an object.
 
@@ -125,9 +154,7 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
     KeyError
         If there is no such layer.
     """
-    if layer is not None and layer != "X" and layer not in adata.layers:
-        msg = f"layer {layer!r} is not in adata.layers; {_other_layers(adata.layers, None)}. layer='X' takes adata.X."
-        raise KeyError(msg)
+    check_layer(adata, layer)
     values = adata.X if layer in (None, "X") else adata.layers[layer]
     if values is None:
         msg = f"adata.X is empty; name the layer that holds the counts: {_other_layers(adata.layers, None)}."
@@ -226,7 +253,9 @@ def align_genes(
     if (repeated := names[names.duplicated() & names.isin(genes)]).size:
         msg = f"genes of the model stand in more than one column: {_named(repeated.unique())}."
         raise ValueError(msg)
-    columns = names.get_indexer(genes)
+    first_of_each = np.flatnonzero(~names.duplicated())
+    columns = names[first_of_each].get_indexer(genes)
+    columns[columns >= 0] = first_of_each[columns[columns >= 0]]
     present = columns >= 0
     if not present.any() or not (present.all() or fill_missing):
         raise ValueError(_missing_message(genes, present, names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from stcontrast.models.batch_vae._counts import align_genes, check_counts, counts_of, not_a_count
+from stcontrast.nn._threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ class EncodingMixin:
     """Latents of the training data and of data that the model never saw, by one and the same path."""
 
     module: Any
-    adata: AnnData | None
+    adata: Any
     registry_: dict[str, Any]
     minified_data_type: str | None
 
@@ -34,6 +35,26 @@ class EncodingMixin:
     def genes(self) -> pd.Index:
         """Names of the genes of the model, in its order."""
         return pd.Index(self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"])
+
+    @overload
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = ...,
+        indices: Sequence[int] | None = ...,
+        *,
+        return_dist: Literal[False] = ...,
+        **kwargs: Any,
+    ) -> np.ndarray[Any, Any]: ...
+
+    @overload
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = ...,
+        indices: Sequence[int] | None = ...,
+        *,
+        return_dist: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]: ...
 
     def get_latent_representation(
         self,
@@ -160,10 +181,11 @@ class EncodingMixin:
         mean, variance = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
         was_training = self.module.training
         self.module.eval()
-        for start in range(0, counts.shape[0], size):
-            rows = slice(start, start + size)
-            dense = counts[rows].toarray() if sparse.issparse(counts) else counts[rows]
-            tensor = torch.tensor(dense, dtype=torch.float32, device=device)
-            mean[rows], variance[rows] = (values.float().cpu().numpy() for values in self.module.encode(tensor))
+        with one_thread():
+            for start in range(0, counts.shape[0], size):
+                rows = slice(start, start + size)
+                dense = counts[rows].toarray() if sparse.issparse(counts) else counts[rows]
+                tensor = torch.tensor(dense, dtype=torch.float32, device=device)
+                mean[rows], variance[rows] = (values.float().cpu().numpy() for values in self.module.encode(tensor))
         self.module.train(was_training)
         return mean, variance

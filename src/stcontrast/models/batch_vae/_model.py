@@ -11,7 +11,7 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, NumericalJointObsField, NumericalObsField
 from scvi.model import SCVI
 
-from stcontrast.models.batch_vae._counts import CountsField, check_categories, check_genes
+from stcontrast.models.batch_vae._counts import CountsField, check_categories, check_genes, check_layer
 from stcontrast.models.batch_vae._encoding import EncodingMixin
 from stcontrast.models.batch_vae._module import BatchAgnosticVAEModule
 from stcontrast.models.batch_vae._session import quiet_loggers
@@ -170,6 +170,8 @@ class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
         kwargs.pop("size_factor_key", None)
         setup_method_args = cls._get_setup_method_args(**locals())
         setup_method_args["setup_args"]["size_factor_key"] = None
+        layer = None if layer == "X" else layer
+        check_layer(adata, layer)
         check_genes(adata)
         check_categories(adata, batch_key=batch_key, labels_key=labels_key)
         fields = [

@@ -35,6 +35,8 @@ class BatchAgnosticVAEModule(VAE):
     ----------
     n_input
         Number of genes.
+    gene_likelihood
+        Distribution of the counts: ``"nb"`` (default), ``"zinb"`` or ``"poisson"``.
     use_batch_norm
         Where batch normalisation is applied: ``"none"`` (default) or ``"decoder"``.
     use_layer_norm
@@ -62,7 +64,13 @@ class BatchAgnosticVAEModule(VAE):
     """
 
     def __init__(
-        self, n_input: int, *, use_batch_norm: str = "none", use_layer_norm: str = "both", **kwargs: Any
+        self,
+        n_input: int,
+        *,
+        gene_likelihood: str = "nb",
+        use_batch_norm: str = "none",
+        use_layer_norm: str = "both",
+        **kwargs: Any,
     ) -> None:
         for name, (value, reason) in _FIXED.items():
             if kwargs.pop(name, value) != value:
@@ -74,10 +82,11 @@ class BatchAgnosticVAEModule(VAE):
                 "in the encoder would make the latent of a spot depend on the spots it was trained with."
             )
             raise TypeError(msg)
-        super().__init__(n_input, use_batch_norm=use_batch_norm, use_layer_norm=use_layer_norm, **kwargs)
+        norms = {"use_batch_norm": use_batch_norm, "use_layer_norm": use_layer_norm}
+        super().__init__(n_input, gene_likelihood=gene_likelihood, **norms, **kwargs)
         # Never used with an observed library size; as large as the encoder itself.
         self.l_encoder = None
-        if self.gene_likelihood != "zinb":
+        if gene_likelihood != "zinb":
             # A layer over all genes that scVI computes for every likelihood and that only ZINB reads.
             self.decoder.px_dropout_decoder = torch.nn.Identity()
 
@@ -110,7 +119,8 @@ class BatchAgnosticVAEModule(VAE):
         n_samples: int = 1,
     ) -> dict[str, torch.Tensor | Distribution | None]:
         posterior, z = self.z_encoder(self._encoder_input(x))
-        library = torch.log(x.sum(1, keepdim=True))
+        # An empty spot counts as one of depth 1: the gradient of a Poisson rate of zero is not a number.
+        library = torch.log(x.sum(1, keepdim=True).clamp(min=1))
         if n_samples > 1:
             z = posterior.sample((n_samples,))
             library = library.expand(n_samples, *library.shape)

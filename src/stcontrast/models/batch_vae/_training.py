@@ -20,8 +20,6 @@ from stcontrast.nn._threads import one_thread
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anndata import AnnData
-
 __all__ = ["HeldOutGroupsMixin", "default_max_epochs"]
 
 logger = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ class HeldOutGroupsMixin:
 
     _training_plan_cls = HeldOutBatchPlan
 
-    adata: AnnData | None
+    adata: Any
     module: Any
     seed_: int
     registry_: dict[str, Any]
@@ -155,7 +153,7 @@ class HeldOutGroupsMixin:
             )
 
     def _split(self, key: str | None, held_out: int | Sequence[str] | None, seed: int) -> Split:
-        obs = self.adata.obs  # type: ignore[union-attr]
+        obs = self.adata.obs
         key = self.registry_["setup_args"]["batch_key"] if key is None else key
         if key is None:
             groups = pd.Series("all", index=obs.index, name="all spots")

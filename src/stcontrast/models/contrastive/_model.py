@@ -128,9 +128,11 @@ class ContrastiveModel:
         Raises
         ------
         ValueError
-            If a held-out group is absent or nothing is left to train on.
+            If an array is missing or of another shape, a label is out of range, a held-out group is absent, or
+            nothing is left to train on or to stop by.
         """
         n_spots = len(image)
+        self._check_arrays(n_spots, image=image, gene=gene, target=target, label=label)
         batch = Batch(
             torch.as_tensor(image, dtype=torch.float32),
             _or_zeros(gene, (n_spots, self.config.n_gene)),
@@ -150,6 +152,21 @@ class ContrastiveModel:
                 msg = "Nothing is left to train on: every group is held out."
                 raise ValueError(msg)
         self.history, self.n_epochs = train_module(self.module, batch, validation, stop_epoch=stop_epoch)
+
+    def _check_arrays(
+        self, n_spots: int, *, label: NDArray[np.int64] | None, **arrays: NDArray[np.float32] | None
+    ) -> None:
+        widths = {"image": self.config.n_image, "gene": self.config.n_gene, "target": self.config.n_targets}
+        for name, width in widths.items():
+            found = np.shape(arrays[name]) if arrays[name] is not None else None
+            if found != (n_spots, width) and (found is not None or width):
+                msg = f"`{name}` must have shape ({n_spots}, {width}), found {found}."
+                raise ValueError(msg)
+        if label is not None and (
+            np.shape(label) != (n_spots,) or np.max(label, initial=-1) >= self.config.n_classes > 0
+        ):
+            msg = f"`label` must have shape ({n_spots},) and lie below {self.config.n_classes} classes."
+            raise ValueError(msg)
 
     def embed_image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Unit-length embedding (n_spots, n_embedding) of image features (n_spots, n_image)."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -19,6 +21,8 @@ from stcontrast.nn._seed import seeded
 from stcontrast.nn._threads import one_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -31,6 +35,14 @@ logger = logging.getLogger(__name__)
 PATIENCE = 20
 # a contrast that stays this near ln(batch) has not told a single pair apart
 CHANCE_MARGIN = 0.02
+
+# What Lightning says of a loop that is meant to be as it is: no validation without held-out groups, loaders without
+# workers, no log on disk; and torch of the way Lightning walks over a batch.
+_NOT_FOR_USERS: tuple[tuple[str, type[Warning]], ...] = (
+    (r"You defined a `validation_step` but have no `val_dataloader`", UserWarning),
+    (r"The '\w+' does not have many workers which may be a bottleneck", UserWarning),
+    (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
+)
 
 
 class History(Callback):
@@ -77,7 +89,8 @@ def train_module(
     config = module.config
     rows = torch.as_tensor(validation)
     # a spot that can teach nothing would only dilute the batches
-    teaches = batch.measured | (batch.label >= 0)
+    teaches = (batch.measured & bool(config.n_targets or config.n_gene)) | ((batch.label >= 0) & bool(config.n_classes))
+    _check_teaching(rows, teaches)
     watch = bool(rows.any())
     history = History(keep_best=watch)
     callbacks: list[Callback] = [history]
@@ -85,7 +98,7 @@ def train_module(
         callbacks.append(EarlyStopping("validation_loss", patience=PATIENCE))
     if stop_epoch is not None:
         callbacks.append(StopAfter(stop_epoch))
-    with seeded(config.seed), quiet_training(), one_thread():
+    with seeded(config.seed), quiet_training(), _quiet_trainer(), one_thread():
         training = _loader([part[~rows & teaches] for part in batch], config.batch_size, shuffle=True)
         held_out = _loader([part[rows & teaches] for part in batch], 4096, shuffle=False) if watch else None
         trainer = pl.Trainer(
@@ -108,6 +121,21 @@ def train_module(
     frame = pd.DataFrame(history.rows)
     _warn_at_chance(frame, n_batch=min(config.batch_size, int((~rows & batch.measured).sum())))
     return frame, epochs
+
+
+@contextmanager
+def _quiet_trainer() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message, category in _NOT_FOR_USERS:
+            warnings.filterwarnings("ignore", message=message, category=category)
+        yield
+
+
+def _check_teaching(held_out: torch.Tensor, teaches: torch.Tensor) -> None:
+    for kind, rows in (("to train on", ~held_out), ("held out", held_out)):
+        if bool(rows.any()) and not bool((rows & teaches).any()):
+            msg = f"None of the {int(rows.sum())} spots {kind} has what the model learns from: counts or a label."
+            raise ValueError(msg)
 
 
 def _loader(parts: list[torch.Tensor], batch_size: int, *, shuffle: bool) -> DataLoader[Any]:

@@ -1,0 +1,42 @@
+"""Training spots without slides: arrays with a planted signal."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from stcontrast.methods._data import TrainingData
+
+
+def training_data(
+    *,
+    donors: int = 3,
+    slides: int = 1,
+    n_spots: int = 30,
+    n_design: int = 6,
+    n_genes: int = 5,
+    n_classes: int = 2,
+    seed: int = 0,
+) -> TrainingData:
+    """Spots of some donors; expression and class follow the design, with a shift of every slide."""
+    rng = np.random.default_rng(seed)
+    n_slides = donors * slides
+    n = n_slides * n_spots
+    slide = np.repeat(np.arange(n_slides), n_spots)
+    design = rng.normal(size=(n, n_design)).astype(np.float32)
+    weights = np.random.default_rng(99).normal(size=(n_design, n_genes))
+    rate = np.exp(0.4 * design @ weights + 0.3 * rng.normal(size=(n_slides, n_genes))[slide] + 2)
+    counts = sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
+    return TrainingData(
+        design=design,
+        color=design[:, :2].copy(),
+        slide=slide,
+        donor=slide // slides,
+        batch=slide // slides,
+        xy=rng.uniform(0, 100, (n, 2)),
+        counts=counts,
+        target=np.log1p(counts.toarray()).astype(np.float32),
+        measured=np.ones(n, dtype=bool),
+        label=np.digitize(design[:, 0], np.quantile(design[:, 0], np.linspace(0, 1, n_classes + 1)[1:-1])).astype(np.int64),
+        n_classes=n_classes,
+    )  # fmt: skip

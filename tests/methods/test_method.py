@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from stcontrast.methods import METHODS, Stcontrast, get_method
+
+
+def test_methods_by_name():
+    assert {"stcontrast", "ridge", "color", "mean"} <= set(METHODS)
+    assert get_method("ridge", seed=3).hyper == {"penalty": 300.0, "seed": 3}
+    method = get_method("stcontrast", options={"max_epochs": 7, "loss": "similarity_target"})
+    assert isinstance(method, Stcontrast)
+    assert method.hyper["max_epochs"] == 7
+
+
+def test_hyper_makes_the_same_method_again():
+    for name, kind in METHODS.items():
+        method = get_method(name, seed=4)
+        assert kind(**method.hyper).hyper == method.hyper
+        assert method.reference
+
+
+def test_unknown_method_lists_those_there_are():
+    with pytest.raises(ValueError, match=r"Unknown method 'lasso'. Valid options are \['color', 'mean'"):
+        get_method("lasso")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 3}, r"Unknown options \['epochs'\] of the method 'stcontrast'. Valid options are .*'max_epochs'"),
+        ({"loss": "triplet"}, "Unknown loss 'triplet'. Valid options are 'info_nce'"),
+        ({"max_epochs": 0}, "must be at least 1"),
+        ({"temperature": 0.0}, "must be positive"),
+    ],
+)
+def test_options_are_checked_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        get_method("stcontrast", options=options)

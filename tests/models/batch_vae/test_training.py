@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stcontrast.models import BatchAgnosticVAE
+from stcontrast.models.batch_vae._training import default_max_epochs
+from tests.models.batch_vae.synthetic import make_adata
+
+
+def make_model(donors: str = "ABCD", *, batch_key: str | None = "donor", **kwargs: Any) -> BatchAgnosticVAE:
+    adata = make_adata(donors, n_spots=40)
+    BatchAgnosticVAE.setup_anndata(adata, batch_key=batch_key)
+    return BatchAgnosticVAE(adata, n_latent=4, n_hidden=16, **kwargs)
+
+
+def weights(model: BatchAgnosticVAE) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
+
+
+def held_out(model: BatchAgnosticVAE, key: str) -> set[str]:
+    column = model.adata.obs[key]
+    inside, outside = set(column.iloc[model.validation_indices]), set(column.iloc[model.train_indices])
+    assert not inside & outside
+    assert len(model.validation_indices) + len(model.train_indices) == len(column)
+    return inside
+
+
+def test_one_of_four_batches_is_held_out_by_default():
+    model = make_model("ABCD")
+    model.train(max_epochs=1)
+    assert len(held_out(model, "donor")) == 1
+    assert len(model.history["elbo_validation"]) == 1
+
+
+def test_few_batches_are_all_trained_on_and_said_so(caplog: pytest.LogCaptureFixture):
+    model = make_model("ABC")
+    with caplog.at_level(logging.INFO, logger="stcontrast"):
+        model.train(max_epochs=1)
+    assert len(model.validation_indices) == 0
+    assert "Training on all 120 spots, with no validation set" in caplog.text
+    assert "elbo_validation" not in model.history
+
+
+def test_slides_can_be_held_out_by_name_or_number():
+    model = make_model("AB")
+    model.train(max_epochs=1, validation_key="slide", validation_groups=["A2", "B1"])
+    assert held_out(model, "slide") == {"A2", "B1"}
+    model.train(max_epochs=1, validation_key="slide", validation_groups=3)
+    assert len(held_out(model, "slide")) == 3
+
+
+def test_no_batch_key_at_all():
+    model = make_model("AB", batch_key=None)
+    model.train(max_epochs=1)
+    assert len(model.validation_indices) == 0
+    assert np.isfinite(model.get_latent_representation()).all()
+
+
+def test_validation_key_that_is_not_there():
+    with pytest.raises(KeyError, match=r"validation_key 'patient' is not in adata.obs, which has \['donor', 'slide'"):
+        make_model().train(max_epochs=1, validation_key="patient")
+
+
+def test_early_stopping_stops_and_can_be_switched_off(caplog: pytest.LogCaptureFixture):
+    model = make_model()
+    settings: dict[str, Any] = {"max_epochs": 6, "validation_groups": ["B"], "learning_rate": 0.0}
+    with caplog.at_level(logging.INFO, logger="stcontrast"):
+        model.train(**settings, early_stopping_patience=1, callbacks=[])
+    n_epochs = len(model.history["elbo_train"])
+    assert n_epochs < 6
+    assert f"Stopped after {n_epochs} epochs" in caplog.text
+    other = make_model()
+    other.train(**settings, early_stopping=False)
+    assert len(other.history["elbo_train"]) == 6
+
+
+def test_losses_go_down_and_are_recorded_under_the_names_of_scvi():
+    model = make_model()
+    model.train(max_epochs=15, validation_groups=["A"], early_stopping=False, batch_size=32)
+    for mode in ("train", "validation"):
+        for name in ("elbo", "reconstruction_loss", "kl_local"):
+            values = model.history[f"{name}_{mode}"][f"{name}_{mode}"].astype(float)
+            assert len(values) == 15
+            assert np.isfinite(values).all()
+        elbo = model.history[f"elbo_{mode}"].astype(float).iloc[:, 0]
+        assert elbo.iloc[-1] < 0.95 * elbo.iloc[0]
+
+
+def test_recorded_loss_is_the_loss_of_the_spots():
+    model = make_model("AB")
+    model.train(max_epochs=1, learning_rate=0.0, batch_size=32)
+    recorded = float(model.history["reconstruction_loss_train"].iloc[0, 0])
+    model.module.eval()
+    with torch.random.fork_rng():
+        computed = model.get_reconstruction_error()["reconstruction_loss"]
+    # Dropout and the noise of the latent differ between the two.
+    assert recorded == pytest.approx(abs(float(computed)), rel=0.05)
+
+
+def test_validation_loss_of_an_unseen_donor_ignores_its_untrained_decoder_weights():
+    losses = []
+    for shift in (0.0, 50.0):
+        model = make_model()
+        code = list(model.adata.obs["donor"].cat.categories).index("C")
+        first_layer = model.module.decoder.px_decoder.fc_layers[0][0]
+        with torch.no_grad():
+            first_layer.weight[:, 4 + code] += shift
+        model.train(max_epochs=1, validation_groups=["C"])
+        losses.append(float(model.history["elbo_validation"].iloc[0, 0]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_same_seed_same_weights_whatever_the_session_drew():
+    results = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        np.random.seed(noise)  # noqa: NPY002
+        model = make_model(seed=3)
+        model.train(max_epochs=2)
+        results.append(weights(model))
+    assert torch.equal(*results)
+    other = make_model(seed=3)
+    other.train(max_epochs=2, seed=4)
+    assert not torch.equal(results[0], weights(other))
+
+
+def test_the_session_is_left_as_it_was():
+    lightning, n_threads = logging.getLogger("lightning.pytorch"), torch.get_num_threads()
+    level = lightning.level
+    before = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
+    make_model().train(max_epochs=1)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert random.getstate() == before[2]
+    assert lightning.level == level
+    assert torch.get_num_threads() == n_threads
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]):
+    model = make_model()
+    model.train(max_epochs=3, early_stopping_patience=1, learning_rate=0.0)
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""
+
+
+def test_a_bar_is_shown_where_settings_ask_for_it(capfd: pytest.CaptureFixture[str]):
+    from stcontrast import settings
+
+    model = make_model()
+    settings.progress = True
+    model.train(max_epochs=2)
+    assert "Epoch 2/2" in "".join(capfd.readouterr())
+
+
+def test_training_goes_on_in_training_mode():
+    model = make_model("AB")
+    model.train(max_epochs=1)
+    modes: list[bool] = []
+    model.module.z_encoder.register_forward_hook(lambda layer, *_: modes.append(layer.training))
+    model.train(max_epochs=1)
+    assert modes
+    assert all(modes)
+    assert not model.module.training
+    assert len(model.history["elbo_train"]) == 2
+
+
+@pytest.mark.parametrize(("n_spots", "n_epochs"), [(1, 100), (500, 100), (1000, 79), (2500, 50), (10**6, 20)])
+def test_fewer_epochs_for_more_spots(n_spots: int, n_epochs: int):
+    assert default_max_epochs(n_spots) == n_epochs

@@ -18,10 +18,11 @@ from sklearn.metrics import f1_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests import slides
+
 import stcontrast as stc
 from stcontrast.metrics import gene_correlation
 from stcontrast.pp._genes import choose_genes, log_normalize
-from tests import slides
 
 METHODS = ("stcontrast", "ridge", "color", "mean")
 LAYERS = "layer"

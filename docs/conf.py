@@ -45,6 +45,7 @@ napoleon_numpy_docstring = True
 napoleon_include_init_with_doc = False
 napoleon_use_rtype = True
 napoleon_use_param = True
+napoleon_use_ivar = True  # attributes of dataclasses get entries of their own
 typehints_defaults = "braces"
 always_use_bars_union = True
 
@@ -102,7 +103,7 @@ intersphinx_mapping = {name: (url, None) for name, url in other_projects.items()
 
 # A link to something of ours that is not there is an error; what others have moved is not ours to mend.
 nitpicky = True
-_others = "|".join(sorted({*other_projects, *sys.stdlib_module_names, "pydantic", "PIL", "timm", "tqdm", "zarr"}))
+_others = "|".join(sorted({*other_projects, *sys.stdlib_module_names, "mudata", "pydantic", "PIL", "timm", "tqdm", "zarr"}))
 nitpick_ignore_regex = [
     (r"py:.*", rf"({_others})(\..*)?"),
     (r"py:.*", "|".join(name for name in dir(builtins) if not name.startswith("_"))),

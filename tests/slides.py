@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -12,6 +12,9 @@ from scipy.sparse import csr_matrix
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def slide(adata: ad.AnnData, image: Path, *, name: str, diameter_px: float, um_per_px: float) -> SpatialData:

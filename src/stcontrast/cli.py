@@ -118,6 +118,7 @@ def evaluate(
     *,
     donor_key: DonorKey = "donor",
     label_key: LabelKey = None,
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "stcontrast,ridge,color,mean",
     out: Annotated[Path | None, typer.Option(help="CSV file for every score.")] = None,
     table_key: TableKey = None,
     um_per_px: UmPerPx = None,
@@ -132,6 +133,7 @@ def evaluate(
             raise FileNotFoundError(msg)
         cv = stc.tl.cross_validate(
             [_read(store) for store in stores], donor_key=donor_key, label_key=label_key, table_key=table_key,
+            methods=[name.strip() for name in methods.split(",")],
             um_per_px=um_per_px, seed=seed,
         )  # fmt: skip
     typer.echo(cv.summary().round(3).to_string())

@@ -30,13 +30,14 @@ __all__ = ["encode_spots", "feature_record", "image_features", "parse_fields"]
 logger = logging.getLogger(__name__)
 
 BATCH = 64
+DEFAULT_FIELDS_UM = (100.0, 200.0, 400.0)
 
 
 def image_features(  # noqa: PLR0913
     data: SpatialData | AnnData,
     *,
     encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] = "color",
-    field_um: float | Sequence[float] = (100.0, 200.0, 400.0),
+    field_um: float | Sequence[float] = DEFAULT_FIELDS_UM,
     weights: str | Path | None = None,
     pretrained: bool = True,
     size_px: int | None = None,

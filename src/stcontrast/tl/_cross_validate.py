@@ -50,8 +50,8 @@ def cross_validate(  # noqa: PLR0913
     methods: Sequence[str] = METHODS,
     n_folds: int | None = None,
     n_score_genes: int = 300,
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] = "color",
-    field_um: float | Sequence[float] = (100.0, 200.0, 400.0),
+    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+    field_um: float | Sequence[float] | None = None,
     n_genes: int = 1000,
     genes: Sequence[str] | None = None,
     n_neighbors: int = 18,
@@ -125,24 +125,25 @@ def cross_validate(  # noqa: PLR0913
         msg = "No methods to compare: an empty list was given."
         raise ValueError(msg)
     wants_color = [get_method(name, options=options if name == "stcontrast" else None).uses_color for name in methods]
-    fields = parse_fields(field_um)
+    fields = None if field_um is None else parse_fields(field_um)
+    chosen = None if encoder is None else resolve_encoder(encoder)
     sources = resolve_sources(data, keys)
     check_images(sources, obsm_key=IMAGE_FEATURES)
     inputs = gather(sources, keys)
     folds = list(_donor_folds(inputs, n_folds))
     check_genes(inputs, genes)
-    features, record = features_to_fit(sources, encoder=resolve_encoder(encoder), fields=fields)
-    color = None
+    features, record = features_to_fit(sources, encoder=chosen, fields=fields)
+    color, color_record = None, record
     if any(wants_color):
-        color = features if record["encoder"]["kind"] == "color" else color_features(sources, fields=fields)
+        color, color_record = color_features(sources, features, record)
     result = CrossValidation.empty(inputs, methods)
     with progress(total=len(folds) * len(methods), description="cross-validation", unit="fit") as bar:
         for train_rows, test_rows in folds:
             score_genes = _score_genes(inputs, train_rows, n_score_genes, genes)
             for name, of_color in zip(methods, wants_color, strict=True):
-                used = color if of_color and color is not None else features
+                used, made_by = (color, color_record) if of_color and color is not None else (features, record)
                 with settings.override(progress=False):
-                    model = train(inputs, used, train_rows, method=name, recipe=recipe, color=color, record=record)
+                    model = train(inputs, used, train_rows, method=name, recipe=recipe, color=color, record=made_by)
                 _score(result, name, model, inputs, used, test_rows, score_genes)
                 bar.update()
     return result

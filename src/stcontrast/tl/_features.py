@@ -11,7 +11,7 @@ import numpy as np
 from stcontrast._keys import IMAGE_FEATURES, UNS
 from stcontrast._spots import require_images
 from stcontrast.pp._encoders import ColorEncoder, encoder_from_spec
-from stcontrast.pp._image_features import encode_spots, feature_record
+from stcontrast.pp._image_features import DEFAULT_FIELDS_UM, encode_spots, feature_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 def features_to_fit(
-    sources: Sequence[Source], *, encoder: Encoder | None, fields: tuple[float, ...], obsm_key: str = IMAGE_FEATURES
+    sources: Sequence[Source],
+    *,
+    encoder: Encoder | None,
+    fields: tuple[float, ...] | None,
+    obsm_key: str = IMAGE_FEATURES,
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Features of all spots for training; makes and caches those that are absent.
 
@@ -36,7 +40,7 @@ def features_to_fit(
     sources
         The user's objects.
     encoder, fields
-        What to encode with where features are absent; `None`: colour statistics.
+        What the features have to be; `None`: what is there, else colour statistics at the default fields.
     obsm_key
         Slot of `obsm`.
 
@@ -47,9 +51,22 @@ def features_to_fit(
     Raises
     ------
     ValueError
-        If the objects' features were made in different ways.
+        If the objects' features were made in different ways, or otherwise than asked for.
     """
+    there = [describe(source, obsm_key) for source in sources if obsm_key in source.table.obsm]
+    for record in there:
+        asked = {
+            "encoder": record["encoder"] if encoder is None else encoder.spec,
+            "field_um": record["field_um"] if fields is None else list(fields),
+        }
+        if not same_features(record, asked):
+            msg = (
+                f"`obsm[{obsm_key!r}]` holds {brief(record)}, but {brief(asked)} were asked for. Call "
+                "`stc.pp.image_features` to replace them, or leave out `encoder` and `field_um` to use them."
+            )
+            raise ValueError(msg)
     chosen: Encoder = encoder or ColorEncoder()
+    fields = fields or DEFAULT_FIELDS_UM
     to_make = {"encoder": chosen.spec, "field_um": list(fields)}
     records = [describe(source, obsm_key) if obsm_key in source.table.obsm else to_make for source in sources]
     if any(not same_features(record, records[0]) for record in records):
@@ -106,19 +123,29 @@ def features_for(
 
 
 def color_features(
-    sources: Sequence[Source], *, fields: tuple[float, ...], obsm_key: str = IMAGE_FEATURES
-) -> NDArray[np.float32]:
-    """Plain colour statistics of all spots, for the colour baseline; nothing is written."""
+    sources: Sequence[Source], features: NDArray[np.float32], record: dict[str, Any]
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Plain colour statistics of all spots at the fields of their features, for the colour baseline.
+
+    Parameters
+    ----------
+    sources
+        The user's objects; nothing is written to them.
+    features, record
+        Their features (n_spots, n_features) and what made them: if those are colour statistics, they are taken.
+
+    Returns
+    -------
+    Colour statistics (n_spots, n_color), and what made them.
+    """
+    if record["encoder"]["kind"] == "color":
+        return features, record
     encoder: Encoder = ColorEncoder()
-    wanted = {"encoder": encoder.spec, "field_um": list(fields)}
-    parts = []
+    fields = tuple(record["field_um"]) or DEFAULT_FIELDS_UM
     for source in sources:
-        if obsm_key in source.table.obsm and same_features(describe(source, obsm_key), wanted):
-            parts.append(np.asarray(source.table.obsm[obsm_key], dtype=np.float32))
-        else:
-            require_images(source.spots)
-            parts.append(encode_spots(source.spots, encoder, fields))
-    return _stack(parts)
+        require_images(source.spots)
+    parts = [encode_spots(source.spots, encoder, fields) for source in sources]
+    return _stack(parts), {"encoder": encoder.spec, "field_um": list(fields)}
 
 
 def describe(source: Source, obsm_key: str) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def fit(  # noqa: PLR0913
     label_key: str | None = None,
     donor_key: str | None = None,
     method: str = "stcontrast",
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] = "color",
-    field_um: float | Sequence[float] = (100.0, 200.0, 400.0),
+    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+    field_um: float | Sequence[float] | None = None,
     n_genes: int = 1000,
     genes: Sequence[str] | None = None,
     n_neighbors: int = 18,
@@ -78,7 +78,8 @@ def fit(  # noqa: PLR0913
     method
         ``"stcontrast"`` (ours), or a baseline: ``"ridge"``, ``"color"``, ``"mean"``.
     encoder, field_um
-        Used where image features are absent, see :func:`stcontrast.pp.image_features`; fields in µm.
+        As in :func:`stcontrast.pp.image_features`, fields in µm. By default the features that are there, else colour
+        statistics at 100, 200 and 400 µm.
     n_genes
         Genes to model at most: the most variable of those seen in 10 % of the training spots.
     genes
@@ -136,7 +137,8 @@ def fit(  # noqa: PLR0913
     recipe = Recipe(
         n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, options=options
     )
-    fields = parse_fields(field_um)
+    fields = None if field_um is None else parse_fields(field_um)
+    chosen = None if encoder is None else resolve_encoder(encoder)
     uses_color = get_method(method, options=options if method == "stcontrast" else None).uses_color
     sources = resolve_sources(data, keys)
     for source in sources:
@@ -147,11 +149,11 @@ def fit(  # noqa: PLR0913
         msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"
         raise ValueError(msg)
     check_genes(inputs, genes)
-    features, record = features_to_fit(sources, encoder=resolve_encoder(encoder), fields=fields)
+    features, record = features_to_fit(sources, encoder=chosen, fields=fields)
     color = None
     if uses_color:
-        color = features if record["encoder"]["kind"] == "color" else color_features(sources, fields=fields)
-        features, record = color, {"encoder": resolve_encoder("color").spec, "field_um": list(fields)}
+        color, color_record = color_features(sources, features, record)
+        features, record = color, color_record
     model = train(
         inputs, features, np.arange(len(inputs.slide)), method=method, recipe=recipe, color=color, record=record
     )

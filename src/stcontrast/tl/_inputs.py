@@ -196,12 +196,14 @@ def gather(sources: Sequence[Source], keys: Keys) -> Inputs:
     slide_of_spot = np.concatenate(slide)
     # without a donor, every slide counts as one
     by_slide = np.array(names, dtype=np.str_)[slide_of_spot]
+    donor = by_slide
+    if donor_key is not None:
+        donor = _column(tables, donor_key, "donor_key" if keys.donor_key else "batch_key")
+        _check_one_donor_a_slide(sources, keys, donor_key)
     return Inputs(
         slide_names=names,
         slide=slide_of_spot,
-        donor=by_slide
-        if donor_key is None
-        else _column(tables, donor_key, "donor_key" if keys.donor_key else "batch_key"),
+        donor=donor,
         batch=by_slide if keys.batch_key is None else _column(tables, keys.batch_key, "batch_key"),
         xy=np.concatenate(xy),
         genes=genes,
@@ -210,6 +212,17 @@ def gather(sources: Sequence[Source], keys: Keys) -> Inputs:
         measured=np.concatenate(measured),
         label=_labels(tables, keys.label_key),
     )
+
+
+def _check_one_donor_a_slide(sources: Sequence[Source], keys: Keys, donor_key: str) -> None:
+    # An AnnData of several sections with nothing that tells them apart: their coordinates would be mixed. A shapes
+    # element is one slide by definition, and may hold several donors (a tissue microarray).
+    for source in sources:
+        named = keys.library_key is not None or "library_id" in source.table.obs
+        donors = sorted(source.table.obs[donor_key].astype(str).unique())
+        if not source.is_spatialdata and not named and len(donors) > 1:
+            msg = f"The AnnData object holds several donors, {donors[:5]}: say which column of `obs` names the slides (`library_key`)."
+            raise ValueError(msg)
 
 
 def _slide_names(data: SpatialData | AnnData, keys: Keys) -> list[str]:

@@ -115,7 +115,7 @@ def train(
         "n_features": int(used.shape[1]),
         "n_neighbors": recipe.n_neighbors,
         "standardize": recipe.standardize,
-        "seed": recipe.seed,
+        "seed": int(recipe.seed),
         "donors": sorted(set(inputs.donor[rows].tolist())),
         "slides": {
             inputs.slide_names[code]: print_

@@ -105,12 +105,12 @@ def test_recorded_loss_is_the_loss_of_the_spots():
 
 def test_validation_loss_of_an_unseen_donor_ignores_its_untrained_decoder_weights():
     losses = []
-    for shift in (0.0, 50.0):
+    for scale in (1.0, 50.0):
         model = make_model()
         code = list(model.adata.obs["donor"].cat.categories).index("C")
         first_layer = model.module.decoder.px_decoder.fc_layers[0][0]
         with torch.no_grad():
-            first_layer.weight[:, 4 + code] += shift
+            first_layer.weight[:, 4 + code] *= scale
         model.train(max_epochs=1, validation_groups=["C"])
         losses.append(float(model.history["elbo_validation"].iloc[0, 0]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -157,6 +157,17 @@ def test_a_bar_is_shown_where_settings_ask_for_it(capfd: pytest.CaptureFixture[s
     settings.progress = True
     model.train(max_epochs=2)
     assert "Epoch 2/2" in "".join(capfd.readouterr())
+
+
+def test_small_networks_are_trained_on_one_thread():
+    model = make_model("AB")
+    n_threads: list[int] = []
+    model.module.z_encoder.register_forward_hook(lambda *_: n_threads.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    model.train(max_epochs=1)
+    torch.set_num_threads(before)
+    assert set(n_threads) == {1}
 
 
 def test_training_goes_on_in_training_mode():

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import spatialdata
+import stcontrast as stc
+from stcontrast.cli import app
+from typer.testing import CliRunner
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Two donors to learn from and one that the model never meets."""
+    folder = tmp_path_factory.mktemp("stores")
+    stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30).write(folder / "train.zarr")
+    stc.datasets.toy(n_donors=1, n_spots=40, n_genes=30, seed=5).write(folder / "new.zarr")
+    return folder
+
+
+def run(*arguments):
+    return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+def test_fit_then_predict_writes_a_new_store(stores, tmp_path):
+    model, out = tmp_path / "model", tmp_path / "out.zarr"
+    fitted = run("fit", stores / "train.zarr", "--model", model, "--label-key", "subtype", "--method", "ridge")
+    assert fitted.exit_code == 0, fitted.output
+    assert "held_out_r (held-out donors" in fitted.output
+    predicted = run("predict", stores / "new.zarr", "--model", model, "--out", out)
+    assert predicted.exit_code == 0, predicted.output
+    sdata = spatialdata.read_zarr(out)
+    assert sdata["stc_pred"].shape == (40, len(stc.models.load(model).genes))
+    assert sdata["table"].obs["stc_class"].notna().all()
+    assert "stc_pred" not in spatialdata.read_zarr(stores / "new.zarr").tables
+
+
+def test_evaluate_prints_a_row_a_method_and_writes_every_score(stores, tmp_path):
+    csv = tmp_path / "scores.csv"
+    result = run("evaluate", stores / "train.zarr", "--label-key", "subtype", "--methods", "ridge, mean", "--out", csv)
+    assert result.exit_code == 0, result.output
+    assert all(name in result.output for name in ("ridge", "mean"))
+    assert "stcontrast" not in result.output
+    scores = pd.read_csv(csv)
+    assert set(scores["donor"]) == {"donor1", "donor2"}
+    assert set(scores["metric"]) == {"pearson", "rmse", "macro_f1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("fit", "nowhere.zarr", "--model", "m"), "No store at 'nowhere.zarr'"),
+        (("predict", "nowhere.zarr", "--model", "no-model", "--out", "o.zarr"), "No stcontrast model"),
+        (("demo", "--data", "nowhere.zarr"), "No store at 'nowhere.zarr'"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_1(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert says in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_unknown_column_is_named_beside_those_that_are_there(stores, tmp_path):
+    result = run("fit", stores / "train.zarr", "--model", tmp_path / "m", "--batch-key", "patient")
+    assert result.exit_code == 1
+    assert "'patient'" in result.output
+    assert "donor" in result.output
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_existing_model_is_left_alone(stores, tmp_path):
+    (tmp_path / "model").mkdir()
+    result = run("fit", stores / "train.zarr", "--model", tmp_path / "model")
+    assert result.exit_code == 1
+    assert "exists" in result.output

@@ -1,0 +1,114 @@
+"""Nothing of a held-out donor reaches what predicts it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+import stcontrast as stc
+from tests.tl.conftest import copied
+from tests.tl.toy import LABELS, OPTIONS
+
+METHODS = ["stcontrast", "ridge", "color", "mean"]
+
+
+def predictions(sdata, **kwargs) -> stc.tl.CrossValidation:
+    return stc.tl.cross_validate(sdata, donor_key="donor", label_key=LABELS, options=OPTIONS, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def honest(toy):
+    cv = predictions(copied(toy), methods=METHODS)
+    return cv, cv.predictions
+
+
+def scrambled(toy, donor: str, seed: int):
+    """The same slides with the donor's counts and labels replaced by something else altogether."""
+    rng = np.random.default_rng(seed)
+    sdata = copied(toy)
+    table = sdata["table"]
+    rows = np.flatnonzero(table.obs["donor"] == donor)
+    counts = table.X.toarray()
+    counts[rows] = rng.poisson(rng.gamma(0.5, 200, size=(1, counts.shape[1])), size=(len(rows), counts.shape[1]))
+    counts[rows[: seed % 5]] = 0
+    table.X = sparse.csr_matrix(counts)
+    table.obs.iloc[rows, table.obs.columns.get_loc(LABELS)] = rng.permutation(table.obs[LABELS].to_numpy()[rows])
+    return sdata, rows
+
+
+@pytest.mark.parametrize("donor", ["donor1", "donor3"])
+def test_a_donor_s_counts_do_not_touch_its_predictions(toy, honest, donor):
+    sdata, rows = scrambled(toy, donor, 1)
+    other = predictions(sdata, methods=METHODS).predictions
+    here = honest[1].obs["donor"] == donor
+    assert here.sum() == len(rows)
+    genes = honest[1].var_names.intersection(other.var_names)
+    for method in METHODS:
+        np.testing.assert_array_equal(
+            other[here.to_numpy(), genes].layers[method], honest[1][here.to_numpy(), genes].layers[method]
+        )
+    # of the others it does: they have been trained with it
+    there = ~here.to_numpy()
+    assert not np.array_equal(other[there, genes].layers["ridge"], honest[1][there, genes].layers["ridge"])
+
+
+def test_a_donor_s_counts_do_not_touch_its_subtypes(toy, honest, monkeypatch):
+    """Class probabilities are scored on labels: patch the score, and look at what it is given."""
+    seen = []
+    from stcontrast.tl import _cross_validate
+
+    original = _cross_validate._score
+
+    def spy(result, name, model, inputs, features, rows, score_genes):
+        prediction = model.predict(features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows])
+        seen.append((name, tuple(rows), tuple(model.classes), prediction.proba))
+        original(result, name, model, inputs, features, rows, score_genes)
+
+    monkeypatch.setattr(_cross_validate, "_score", spy)
+    predictions(copied(toy), methods=METHODS)
+    before, seen = seen, []
+    monkeypatch.setattr(_cross_validate, "_score", spy)
+    sdata, rows = scrambled(toy, "donor2", 3)
+    predictions(sdata, methods=METHODS)
+    compared = 0
+    for one, other in zip(before, seen, strict=True):
+        assert one[:2] == other[:2]
+        if one[1] == tuple(rows):
+            assert one[2] == other[2]
+            np.testing.assert_array_equal(one[3], other[3])
+            compared += 1
+    assert compared == len(METHODS)
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10_000), donor=st.sampled_from(["donor1", "donor2", "donor3"]), n_genes=st.sampled_from([5, 15])
+)
+def test_genes_are_chosen_on_training_donors(toy, seed, donor, n_genes):
+    quick = {"methods": ["ridge"], "n_genes": n_genes, "n_score_genes": 4}
+    sdata, _ = scrambled(toy, donor, seed)
+    one, other = predictions(copied(toy), **quick), predictions(sdata, **quick)
+    scored = [cv.scores.query("metric == 'pearson' and donor == @donor")["gene"].tolist() for cv in (one, other)]
+    assert scored[0] == scored[1]
+    assert len(scored[0]) == 4
+    kept = [
+        [(genes, e) for genes, held, e in cv._kept["ridge"] if donor in set(cv._inputs.donor[held])]
+        for cv in (one, other)
+    ]
+    assert kept[0][0][0] == kept[1][0][0]
+    assert len(kept[0][0][0]) == n_genes
+    np.testing.assert_array_equal(kept[0][0][1], kept[1][0][1])
+
+
+def test_adding_a_donor_to_predict_changes_no_prediction(fitted, toy):
+    """What a model says of a slide depends on that slide alone."""
+    from tests.tl.toy import parts_of
+
+    alone, both = parts_of(copied(toy), "donor3"), parts_of(copied(toy), "donor1", "donor3")
+    for sdata in (alone, both):
+        stc.tl.predict_expression(sdata, fitted[0])
+    here = (both["stc_pred"].obs["region"] == "donor3_a").to_numpy()
+    np.testing.assert_allclose(both["stc_pred"][here].X, alone["stc_pred"].X, atol=1e-5)

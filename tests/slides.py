@@ -64,7 +64,7 @@ def stutility(folder: Path, section: str) -> SpatialData:
     counts = counts.loc[spots.index]
     adata = ad.AnnData(
         csr_matrix(counts.to_numpy(dtype=np.float32)),
-        obs=pd.DataFrame({"individual": f"individual{individual}", "section": section}, index=spots.index),
+        obs=pd.DataFrame({"individual": f"individual{individual!s}", "section": section}, index=spots.index),
         var=pd.DataFrame(index=counts.columns.astype(str)),
         obsm={"spatial": spots[["pixel_x", "pixel_y"]].to_numpy()},
     )

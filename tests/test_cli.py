@@ -3,9 +3,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import spatialdata
+from typer.testing import CliRunner
+
 import stcontrast as stc
 from stcontrast.cli import app
-from typer.testing import CliRunner
 
 runner = CliRunner()
 

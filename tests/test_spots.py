@@ -99,6 +99,13 @@ def test_diameter_is_in_pixels_of_the_image() -> None:
     assert found.um_per_px == pytest.approx(0.25)
 
 
+def test_the_diameter_is_that_of_the_spots_in_the_table() -> None:
+    sdata = slide(PICTURE, points(8))
+    sdata["s1"]["radius"] = [2.0] * 3 + [9.0] * 5
+    sdata.tables.data["table"] = sdata["table"][:3].copy()
+    assert resolve_slides(sdata).slides[0].diameter == pytest.approx(4.0)
+
+
 def test_a_slide_without_image_keeps_its_own_units() -> None:
     sdata = slide(PICTURE, points(8))
     del sdata.images["s1_he"]

@@ -19,7 +19,7 @@ def _quiet():
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Stcontrast:
+def fitted():
     data = training_data()
     method = Stcontrast(n_latent=4, max_epochs=8, vae_epochs=3)
     method.held = method.fit(data, inner_folds(data))

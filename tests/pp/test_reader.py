@@ -106,6 +106,9 @@ def test_each_block_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     image = SlideImage("he", (counted,), (1.0,))
     order = [i for i, _ in iter_crops(image, points(50), side=8, size_px=8)]
     assert counted.reads == 4
+    # the same pixels as a coarse level
+    list(iter_crops(SlideImage("he", (counted,), (8.0,)), 8 * points(50), side=64, size_px=8))
+    assert counted.reads == 8
     blocks = np.floor(points(50) / 64).astype(int)[order]
     assert len({tuple(b) for b in blocks}) == 1 + int((np.diff(blocks, axis=0) != 0).any(axis=1).sum())
 

@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-import stcontrast as stc
 from anndata import AnnData
 from sklearn.metrics import f1_score
 from spatialdata import SpatialData
+
+import stcontrast as stc
 from stcontrast.metrics import gene_correlation
 from stcontrast.pp._genes import choose_genes, log_normalize
 from tests.data import require

@@ -15,6 +15,7 @@ from stcontrast.methods._data import Held
 from stcontrast.methods._method import Method
 from stcontrast.methods._ridge import Ridge
 from stcontrast.metrics import mean_slide_correlation
+from stcontrast.nn._seed import seeded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,7 +170,7 @@ class Stcontrast(Method):
             self.scales = {"mean": mean, "deviation": centered[~held & measured].std(axis=0) + np.float32(1e-6)}
             target = centered / self.scales["deviation"]
             gene = np.zeros((len(held), self.n_latent), dtype=np.float32)
-            gene[measured] = self.vae.encode_counts(data.counts[measured])
+            gene[measured] = self._latent(data.counts[measured])
             known = gene[~held & measured]
             self.scales |= {"latent_mean": known.mean(axis=0), "latent_deviation": known.std(axis=0) + np.float32(1e-6)}
             gene = (gene - self.scales["latent_mean"]) / self.scales["latent_deviation"]
@@ -227,7 +228,7 @@ class Stcontrast(Method):
         """Gene latent (n_spots, n_latent) and its joint embedding; `None` for a model without counts."""
         if self.vae is None:
             return None
-        latent = self.vae.encode_counts(counts)
+        latent = self._latent(counts)
         scaled = (latent - self.scales["latent_mean"]) / self.scales["latent_deviation"]
         return latent, self._fitted().embed_genes(scaled)
 
@@ -252,6 +253,14 @@ class Stcontrast(Method):
         self.ridge.load_parts(folder)
         if (folder / "vae").exists():
             self.vae = BatchAgnosticVAE.load(str(folder / "vae"), accelerator="cpu")
+
+    def _latent(self, counts: sparse.csr_matrix) -> NDArray[np.float32]:
+        if self.vae is None:
+            msg = "The method has not been fitted with counts."
+            raise RuntimeError(msg)
+        # the posterior mean is not random, but scvi-tools draws a sample beside it
+        with seeded(self.seed):
+            return self.vae.encode_counts(counts)
 
     def _scaled(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         return (image - self.scales["center"]) / self.scales["scale"]

@@ -10,7 +10,7 @@ from stcontrast.nn._losses import info_nce, similarity_target_loss
 from stcontrast.nn._seed import seeded
 
 
-def module(**hyper) -> ContrastiveModule:
+def module(**hyper):
     with seeded(0):
         made = ContrastiveModule(
             ContrastiveConfig(**{"n_image": 6, "n_gene": 4, "n_targets": 3, "n_classes": 2, "n_embedding": 8, **hyper})

@@ -158,7 +158,8 @@ class ContrastiveModel:
     ) -> None:
         widths = {"image": self.config.n_image, "gene": self.config.n_gene, "target": self.config.n_targets}
         for name, width in widths.items():
-            found = np.shape(arrays[name]) if arrays[name] is not None else None
+            given = arrays[name]
+            found = None if given is None else np.shape(given)
             if found != (n_spots, width) and (found is not None or width):
                 msg = f"`{name}` must have shape ({n_spots}, {width}), found {found}."
                 raise ValueError(msg)

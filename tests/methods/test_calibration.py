@@ -41,7 +41,7 @@ def calibrated(held_from=None, **changes) -> tuple[Calibration, dict, Held, obje
         (data.target + rng.normal(size=data.target.shape)).astype(np.float32),
         rng.dirichlet([1] * data.n_classes, len(data.label)).astype(np.float32),
     )
-    calibration, scores = calibrate(held, data, data.design, folds)
+    calibration, scores = calibrate(held, data, data.design, data.color, folds)
     return calibration, scores, held, data
 
 
@@ -79,20 +79,24 @@ def test_labels_alone():
 
 def test_nothing_held_out_leaves_intervals_infinite():
     data = training_data()
-    calibration, _ = calibrate(Held.empty(data), data, data.design, inner_folds(data))
+    calibration, _ = calibrate(Held.empty(data), data, data.design, data.color, inner_folds(data))
     assert np.isinf(calibration.half_width).all()
     assert calibration.held_out_r.shape == (5,)
 
 
 def test_familiar_spots():
     calibration, _, _, data = calibrated()
-    assert calibration.is_familiar(data.design).mean() > 0.98
-    assert calibration.is_familiar(training_data(seed=5).design).mean() > 0.9
-    assert not calibration.is_familiar(data.design + 10).any()
+    assert calibration.is_familiar(data.design, data.color).mean() > 0.96
+    new = training_data(seed=5)
+    assert calibration.is_familiar(new.design, new.color).mean() > 0.9
+    assert not calibration.is_familiar(data.design + 10, data.color).any()
+    assert not calibration.is_familiar(data.design, data.color + 10).any()
 
 
 def test_arrays_there_and_back():
     calibration, _, _, data = calibrated()
     again = Calibration.from_arrays(calibration.arrays())
-    np.testing.assert_array_equal(again.is_familiar(data.design), calibration.is_familiar(data.design))
+    np.testing.assert_array_equal(
+        again.is_familiar(data.design, data.color), calibration.is_familiar(data.design, data.color)
+    )
     np.testing.assert_array_equal(again.half_width, calibration.half_width)

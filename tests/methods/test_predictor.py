@@ -18,7 +18,7 @@ def model() -> Predictor:
         "genes": [f"g{i}" for i in range(5)], "classes": ["a", "b"], "n_features": 6, "n_neighbors": 6,
         "standardize": "slide", "image_features": {"encoder": {"name": "made"}}, "versions": {"stcontrast": "0"},
     }  # fmt: skip
-    return Predictor.fit(Ridge(), data, inner_folds(data), card)
+    return Predictor.fit(Ridge(), data, inner_folds(data), card, features=data.design[:, :6])
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_anndata_in_anndata_out(predicted, model, toy):
 
 
 def test_a_slide_like_no_other_is_marked(model, toy):
-    """Noise instead of tissue, in one corner: most spots there look like nothing in the training."""
+    """Noise instead of tissue on one side: the spots there look like nothing in the training."""
     sdata = bare(parts_of(copied(toy), "donor3"))
     plain = bare(parts_of(copied(toy), "donor3"))
     stc.tl.predict_expression(plain, model)
@@ -133,16 +133,16 @@ def test_a_slide_like_no_other_is_marked(model, toy):
     stc.tl.predict_expression(weird, model)
     x = weird["stc_pred"].obsm["spatial"][:, 0]
     width = weird.images["donor3_a_he"]["scale0"]["image"].sizes["x"]
-    flags = [table.obs["stc_in_distribution"] for table in (plain["stc_pred"], weird["stc_pred"])]
-    inside = x < width / 3 - 60
-    assert inside.any()
-    assert flags[1][inside].mean() < flags[0][inside].mean()
+    inside, outside = x < width / 3 - 60, x > width / 3 + 250
+    assert plain["stc_pred"].obs["stc_in_distribution"].all()
+    assert not weird["stc_pred"].obs["stc_in_distribution"][inside].any()
+    assert weird["stc_pred"].obs["stc_in_distribution"][outside].all()
 
 
 def test_inverted_colours_are_marked(model, toy):
     weird = image_of(bare(parts_of(copied(toy), "donor3")), lambda pixels: 255 - pixels)
     stc.tl.predict_expression(weird, model)
-    assert weird["stc_pred"].obs["stc_in_distribution"].mean() < 0.5
+    assert not weird["stc_pred"].obs["stc_in_distribution"].any()
 
 
 def test_several_at_once_and_nothing_if_one_cannot_be(unseen, model, sdata):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from scipy.spatial import cKDTree
-from sklearn.decomposition import PCA
 from sklearn.metrics import f1_score
 
+from stcontrast.methods._familiarity import Familiarity
 from stcontrast.metrics import gene_correlation, mean_slide_correlation
 
 if TYPE_CHECKING:
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Calibration", "calibrate", "conformal_half_width"]
 
 LEVEL: Final = 0.9
-N_COMPONENTS: Final = 16
-N_NEIGHBORS: Final = 10
-FAMILIAR: Final = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +32,32 @@ class Calibration:
         Half the width of every gene's interval (n_genes,).
     held_out_r
         Correlation of every gene on held-out groups, mean over slides (n_genes,).
-    center, rotation
-        Projection of a design onto the training's principal components.
-    reference
-        Training spots in that projection.
-    radius
-        Mean distance to the nearest training spots up to which a spot counts as familiar.
+    design
+        What the method saw of the training spots.
+    appearance
+        Their image features before they were standardised within the slide: an image of another kind (inverted,
+        fluorescence, another stain) may look like any other once it has been standardised.
     """
 
     half_width: NDArray[np.float32]
     held_out_r: NDArray[np.float32]
-    center: NDArray[np.float32]
-    rotation: NDArray[np.float32]
-    reference: NDArray[np.float32]
-    radius: NDArray[np.float32]
+    design: Familiarity
+    appearance: Familiarity
 
-    def is_familiar(self, design: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Whether spots (n_spots, n_design) look like those of the training slides."""
-        return _distance(design, self.center, self.rotation, self.reference) <= float(self.radius)
+    def is_familiar(self, design: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether spots, by their design and their plain image features, look like those of the training slides."""
+        return self.design.includes(design) & self.appearance.includes(features)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All of it, by name."""
-        return {item.name: np.asarray(getattr(self, item.name)) for item in fields(self)}
+        own = {"half_width": self.half_width, "held_out_r": self.held_out_r}
+        return own | self.design.arrays("design") | self.appearance.arrays("appearance")
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Calibration:
         """The reverse of :meth:`arrays`."""
-        return cls(**arrays)
+        design, appearance = (Familiarity.from_arrays(arrays, prefix) for prefix in ("design", "appearance"))
+        return cls(arrays["half_width"], arrays["held_out_r"], design, appearance)
 
 
 def conformal_half_width(residual: NDArray[np.float32], *, level: float = LEVEL) -> NDArray[np.float32]:
@@ -91,7 +86,7 @@ def conformal_half_width(residual: NDArray[np.float32], *, level: float = LEVEL)
 
 
 def calibrate(
-    held: Held, data: TrainingData, design: NDArray[np.float32], folds: Folds
+    held: Held, data: TrainingData, design: NDArray[np.float32], features: NDArray[np.float32], folds: Folds
 ) -> tuple[Calibration, dict[str, Any]]:
     """Turn held-out predictions of training spots into intervals and scores.
 
@@ -103,6 +98,8 @@ def calibrate(
         The training spots.
     design
         What the method saw of them (n_spots, n_design).
+    features
+        Their image features (n_spots, n_features), not standardised.
     folds
         The folds that `held` comes from.
 
@@ -128,21 +125,5 @@ def calibrate(
     if data.n_classes and len(labelled):
         guess = held.proba[labelled].argmax(axis=1)
         scores["held_out_macro_f1"] = float(f1_score(data.label[labelled], guess, average="macro"))
-    center = design.mean(axis=0)
-    pca = PCA(min(N_COMPONENTS, *design.shape), random_state=0).fit(design - center)
-    rotation = pca.components_.T.astype(np.float32)
-    reference = ((design - center) @ rotation).astype(np.float32)
-    familiar = [_distance(design[fold.held_out], center, rotation, reference[fold.train]) for fold in folds.folds]
-    radius = np.float32(np.quantile(np.concatenate(familiar), FAMILIAR))
-    return Calibration(half_width, held_out_r, center, rotation, reference, np.asarray(radius)), scores
-
-
-def _distance(
-    design: NDArray[np.float32],
-    center: NDArray[np.float32],
-    rotation: NDArray[np.float32],
-    reference: NDArray[np.float32],
-) -> NDArray[np.float64]:
-    k = min(N_NEIGHBORS, len(reference))
-    distances, _ = cKDTree(reference).query((design - center) @ rotation, k=k)
-    return np.asarray(distances).reshape(len(design), k).mean(axis=1)
+    familiar = (Familiarity.fit(values, folds) for values in (design, features))
+    return Calibration(half_width, held_out_r, *familiar), scores

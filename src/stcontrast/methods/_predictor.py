@@ -73,10 +73,12 @@ class Predictor:
     calibration: Calibration = field(repr=False)
 
     @classmethod
-    def fit(cls, method: Method, data: TrainingData, folds: Folds, card: dict[str, Any]) -> Predictor:
-        """Fit a method on training spots and calibrate it on its own held-out predictions."""
+    def fit(
+        cls, method: Method, data: TrainingData, folds: Folds, card: dict[str, Any], *, features: NDArray[np.float32]
+    ) -> Predictor:
+        """Fit a method on training spots, of these image features, and calibrate it on its own held-out predictions."""
         held = method.fit(data, folds)
-        calibration, scores = calibrate(held, data, method.view(data.design, data.color), folds)
+        calibration, scores = calibrate(held, data, method.view(data.design, data.color), features, folds)
         return cls(method, {**card, "method": method.name, "hyper": method.hyper, **scores}, calibration)
 
     @property
@@ -135,8 +137,9 @@ class Predictor:
                 f"Its encoder: {self.card['image_features']}."
             )
             raise ValueError(msg)
-        design = self.design(np.asarray(features, dtype=np.float32), slide, xy)
-        known = self.calibration.is_familiar(design)
+        features = np.asarray(features, dtype=np.float32)
+        design = self.design(features, slide, xy)
+        known = self.calibration.is_familiar(design, features)
         proba = self.method.predict_proba(design) if self.classes else None
         if not self.has_expression:
             return Prediction(None, None, None, proba, known)

@@ -153,7 +153,7 @@ def _donor_folds(inputs: Inputs, n_folds: int | None) -> Iterator[tuple[NDArray[
     donors = np.unique(inputs.donor)
     if len(donors) < 2:
         msg = (
-            f"Only one donor, {donors[0]!r}: a held-out slide or part of the same donor shares its biology and its "
+            f"Only one donor, {str(donors[0])!r}: a held-out slide or part of the same donor shares its biology and its "
             "batch, and would say nothing about a donor never seen. Two donors are needed, better five."
         )
         raise ValueError(msg)

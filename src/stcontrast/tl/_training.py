@@ -126,7 +126,7 @@ def train(
         "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
         | {"python": platform.python_version()},
     }
-    return Predictor.fit(fresh, data, folds, card)
+    return Predictor.fit(fresh, data, folds, card, features=features[rows])
 
 
 def check_genes(inputs: Inputs, genes: Sequence[str] | None) -> None:

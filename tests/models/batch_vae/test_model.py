@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from stcontrast.models import BatchAgnosticVAE
 from tests.models.batch_vae.synthetic import make_adata
@@ -143,3 +144,21 @@ def test_scarches_query_gives_the_same_latent(model: BatchAgnosticVAE):
     mapped = BatchAgnosticVAE.load_query_data(query, model)
     mapped.is_trained_ = True
     np.testing.assert_allclose(mapped.get_latent_representation(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "as_type",
+    [
+        pytest.param(sparse.csr_array, id="csr_array"),
+        pytest.param(lambda x: x.astype("int64"), id="int64"),
+        pytest.param(lambda x: x.toarray(), id="dense"),
+    ],
+)
+def test_any_common_type_of_matrix_can_be_trained_on(as_type: Any):
+    adata = make_adata("AB", n_spots=20)
+    expected = adata.X.toarray()
+    adata.X = as_type(adata.X)
+    BatchAgnosticVAE.setup_anndata(adata, batch_key="donor")
+    model = BatchAgnosticVAE(adata, n_latent=3, n_hidden=8)
+    model.train(max_epochs=1)
+    np.testing.assert_allclose(model.get_latent_representation(), model.encode_counts(expected), atol=1e-6)

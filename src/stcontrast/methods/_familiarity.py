@@ -1,0 +1,88 @@
+"""Whether a spot looks like those that a model has learnt from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from scipy.spatial import cKDTree
+from sklearn.decomposition import PCA
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from stcontrast.methods._folds import Folds
+
+__all__ = ["Familiarity"]
+
+N_COMPONENTS: Final = 16
+N_NEIGHBORS: Final = 10
+QUANTILE: Final = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Familiarity:
+    """Mean distance to the nearest training spots, against what held-out training spots have.
+
+    Attributes
+    ----------
+    center, scale, rotation
+        From features to the training's principal components.
+    reference
+        Training spots in that projection.
+    radius
+        Distance up to which a spot counts as familiar.
+    """
+
+    center: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    rotation: NDArray[np.float32]
+    reference: NDArray[np.float32]
+    radius: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, features: NDArray[np.float32], folds: Folds) -> Self:
+        """Learn from training spots.
+
+        Parameters
+        ----------
+        features
+            Features of the training spots (n_spots, n_features).
+        folds
+            Inner folds: the distance of held-out spots from the rest sets the radius.
+        """
+        center, scale = features.mean(axis=0), features.std(axis=0)
+        scale = np.where(scale < 1e-6 * np.maximum(np.abs(center), 1e-6), 1.0, scale).astype(np.float32)
+        scaled = (features - center) / scale
+        pca = PCA(min(N_COMPONENTS, *features.shape), random_state=0).fit(scaled)
+        rotation = pca.components_.T.astype(np.float32)
+        reference = (scaled @ rotation).astype(np.float32)
+        held_out = [_distance(reference[fold.held_out], reference[fold.train]) for fold in folds.folds]
+        radius = np.float32(np.quantile(np.concatenate(held_out), QUANTILE))
+        return cls(center, scale, rotation, reference, np.asarray(radius))
+
+    def distance(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Mean distance of spots (n_spots, n_features) to the nearest training spots."""
+        return _distance(((features - self.center) / self.scale) @ self.rotation, self.reference)
+
+    def includes(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether spots (n_spots, n_features) lie within the radius."""
+        return self.distance(features) <= float(self.radius)
+
+    def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """All of it, by name."""
+        return {f"{prefix}_{item.name}": np.asarray(getattr(self, item.name)) for item in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]], prefix: str) -> Self:
+        """The reverse of :meth:`arrays`."""
+        return cls(**{item.name: arrays[f"{prefix}_{item.name}"] for item in fields(cls)})
+
+
+def _distance(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
+    k = min(N_NEIGHBORS, len(reference))
+    distances, _ = cKDTree(reference).query(points, k=k)
+    return np.asarray(distances).reshape(len(points), k).mean(axis=1)

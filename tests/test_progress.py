@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 
 def test_one_switch_turns_bars_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stc.settings, "progress", True)
     assert not progress([1, 2], description="x").disable
     monkeypatch.setattr(stc.settings, "progress", False)
     assert progress([1, 2], description="x").disable

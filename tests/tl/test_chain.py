@@ -68,7 +68,8 @@ def test_scanpy_clusters(chained):
     assert prediction.obs["leiden"].nunique() > 1
 
 
-# spatialdata-plot sets the colour of missing values in a way that matplotlib is going to deprecate
+# spatialdata-plot looks at one coordinate system and keeps the whole table; it sets the colour of missing values in a way that matplotlib is going to deprecate
+@pytest.mark.filterwarnings("ignore:The table is annotating '.*', which is not present:UserWarning")
 @pytest.mark.filterwarnings("ignore:The set_bad function will be deprecated:PendingDeprecationWarning")
 def test_spatialdata_plot(chained):
     import spatialdata_plot  # noqa: F401

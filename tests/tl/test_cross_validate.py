@@ -178,7 +178,7 @@ def test_bad_input_is_refused_before_any_work(raw, arguments, kind, message):
 
 
 def test_one_donor_is_an_error_that_says_why(raw):
-    with pytest.raises(ValueError, match="Only one donor, 'donor1': .* would say nothing about a donor never seen"):
+    with pytest.raises(ValueError, match=r"Only one donor, 'donor1': .* would say nothing about a donor never seen"):
         stc.tl.cross_validate(parts_of(raw, "donor1"), donor_key="donor")
 
 

@@ -83,7 +83,7 @@ def test_a_donor_s_counts_do_not_touch_its_subtypes(toy, honest, monkeypatch):
     assert compared == len(METHODS)
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000), donor=st.sampled_from(["donor1", "donor2", "donor3"]), n_genes=st.sampled_from([5, 15])
 )

@@ -66,7 +66,8 @@ class Familiarity:
 
     def distance(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Mean distance of spots (n_spots, n_features) to the nearest training spots."""
-        return _distance(((features - self.center) / self.scale) @ self.rotation, self.reference)
+        scaled = (features - self.center) / self.scale
+        return _distance((scaled @ self.rotation).astype(np.float32), self.reference)
 
     def includes(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether spots (n_spots, n_features) lie within the radius."""

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import spatialdata
 
 import stcontrast as stc
 from tests.tl.conftest import copied
@@ -198,6 +199,7 @@ def test_a_saved_model_in_a_fresh_process(model, toy, tmp_path):
     paths = [str(tmp_path / name) for name in ("model", "scan.zarr", "out.npz")]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-W", "ignore", "-c", LOADED, *paths], check=True, env=environment)
+    sdata = spatialdata.read_zarr(tmp_path / "scan.zarr")
     stc.tl.predict_expression(sdata, model)
     stc.tl.classify(sdata, model)
     with np.load(tmp_path / "out.npz") as there:

@@ -161,7 +161,7 @@ def image_of_element(element: Any, name: str) -> SlideImage:
     usable = [
         (array, factor)
         for array, factor in zip(arrays, factors, strict=True)
-        if array is arrays[0] or (factor is not None and _is_stored(da.asarray(array.data)))
+        if array is arrays[0] or factor is not None
     ]
     levels = tuple(da.asarray(array.transpose("c", "y", "x").data)[:3] for array, _ in usable)
     return SlideImage(name, levels, tuple(factor or 1.0 for _, factor in usable))
@@ -192,12 +192,6 @@ def _downsampling(finest: Any, level: Any) -> float | None:
     if all(abs(finest.sizes[axis] - whole * level.sizes[axis]) < whole for axis in ("x", "y")):
         return float(whole)
     return ratios[0] if abs(ratios[0] / ratios[1] - 1) < ANISOTROPY else None
-
-
-def _is_stored(pixels: da.Array) -> bool:
-    # Coarse levels of an image that was parsed in memory are computed from the finest at every read (seconds a
-    # block); levels on disk or persisted take a task or two a chunk.
-    return len(pixels.__dask_graph__()) <= 3 * pixels.npartitions + 1
 
 
 def _matrix(transformation: Any) -> NDArray[np.float64]:

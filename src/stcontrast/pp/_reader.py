@@ -20,6 +20,9 @@ __all__ = ["BACKGROUND", "iter_crops", "pick_level"]
 BACKGROUND: Final = 255
 # side of the blocks that are read at once: a few chunks, some 12 MiB of RGB
 BLOCK_PX: Final = 2048
+TASKS_A_CHUNK: Final = 8
+# a larger level stays lazy: slow to read, but bounded in memory
+COMPUTED_BYTES: Final = 2**30
 
 
 def pick_level(image: SlideImage, pixels_per_output: float) -> int:
@@ -51,6 +54,8 @@ def iter_crops(
     """
     level = pick_level(image, side / size_px)
     pixels, factor = image.levels[level], image.downsampling[level]
+    if level > 0:
+        pixels = _computed_once(pixels)
     low = (centers - side / 2) / factor
     high = (centers + side / 2) / factor
     # the filter reaches one output pixel beyond the window, or one source pixel when it enlarges
@@ -66,6 +71,17 @@ def iter_crops(
             window = Image.fromarray(canvas[y0:y1, x0:x1])
             box = (*(low[i] - starts[i]), *(high[i] - starts[i]))
             yield int(i), np.asarray(window.resize((size_px, size_px), Image.Resampling.BILINEAR, box=box))
+
+
+def _computed_once(pixels: Any) -> Any:
+    """A coarse level that is a recipe, computed; one that is stored, as it is.
+
+    Coarse levels of an image that was parsed in memory are averaged from the finest anew at every read, which takes
+    seconds a block. They must be used all the same: the image has to give the same crops before and after it has been
+    written to disk. What is read from a store takes a few tasks a chunk, a recipe dozens.
+    """
+    is_recipe = len(pixels.__dask_graph__()) > TASKS_A_CHUNK * pixels.npartitions
+    return pixels.persist() if is_recipe and pixels.nbytes <= COMPUTED_BYTES else pixels
 
 
 def _read(pixels: Any, start: NDArray[np.int_], stop: NDArray[np.int_]) -> NDArray[np.uint8]:

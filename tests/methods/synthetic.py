@@ -27,15 +27,17 @@ def training_data(
     weights = np.random.default_rng(99).normal(size=(n_design, n_genes))
     rate = np.exp(0.4 * design @ weights + 0.3 * rng.normal(size=(n_slides, n_genes))[slide] + 2)
     counts = sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
+    expression = np.log1p(counts.toarray()).astype(np.float32)
     return TrainingData(
         design=design,
-        color=design[:, :2].copy(),
         slide=slide,
         donor=slide // slides,
         batch=slide // slides,
         xy=rng.uniform(0, 100, (n, 2)),
         counts=counts,
-        target=np.log1p(counts.toarray()).astype(np.float32),
+        target=expression,
+        observed=expression,
+        depth=np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(),
         measured=np.ones(n, dtype=bool),
         label=np.digitize(design[:, 0], np.quantile(design[:, 0], np.linspace(0, 1, n_classes + 1)[1:-1])).astype(np.int64),
         n_classes=n_classes,

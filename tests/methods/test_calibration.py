@@ -41,7 +41,7 @@ def calibrated(held_from=None, **changes) -> tuple[Calibration, dict, Held, obje
         (data.target + rng.normal(size=data.target.shape)).astype(np.float32),
         rng.dirichlet([1] * data.n_classes, len(data.label)).astype(np.float32),
     )
-    calibration, scores = calibrate(held, data, data.design, data.color, folds)
+    calibration, scores = calibrate(held, data, data.design[:, :2], folds)
     return calibration, scores, held, data
 
 
@@ -62,7 +62,7 @@ def test_a_gene_constant_on_a_slide_is_scored_on_the_others():
     target = training_data().target.copy()
     target[:30, 0] = 1.0
     target[:, 1] = 1.0
-    calibration, _, held, data = calibrated(target=target)
+    calibration, _, held, data = calibrated(observed=target)
     others = [gene_correlation(held.expression[data.slide == s], data.target[data.slide == s])[0] for s in (1, 2)]
     assert calibration.held_out_r[0] == pytest.approx(np.mean(others))
     assert calibration.held_out_r[1] == 0
@@ -70,7 +70,10 @@ def test_a_gene_constant_on_a_slide_is_scored_on_the_others():
 
 def test_labels_alone():
     calibration, scores, _, _ = calibrated(
-        measured=np.zeros(90, dtype=bool), target=np.zeros((90, 0), dtype=np.float32), label=training_data().label
+        measured=np.zeros(90, dtype=bool),
+        target=np.zeros((90, 0), dtype=np.float32),
+        observed=np.zeros((90, 0), dtype=np.float32),
+        label=training_data().label,
     )
     assert len(calibration.half_width) == 0
     assert "held_out_r" not in scores
@@ -79,24 +82,24 @@ def test_labels_alone():
 
 def test_nothing_held_out_leaves_intervals_infinite():
     data = training_data()
-    calibration, _ = calibrate(Held.empty(data), data, data.design, data.color, inner_folds(data))
+    calibration, _ = calibrate(Held.empty(data), data, data.design[:, :2], inner_folds(data))
     assert np.isinf(calibration.half_width).all()
     assert calibration.held_out_r.shape == (5,)
 
 
 def test_familiar_spots():
     calibration, _, _, data = calibrated()
-    assert calibration.is_familiar(data.design, data.color).mean() > 0.96
+    assert calibration.is_familiar(data.design, data.design[:, :2]).mean() > 0.96
     new = training_data(seed=5)
-    assert calibration.is_familiar(new.design, new.color).mean() > 0.9
-    assert not calibration.is_familiar(data.design + 10, data.color).any()
-    assert not calibration.is_familiar(data.design, data.color + 10).any()
+    assert calibration.is_familiar(new.design, new.design[:, :2]).mean() > 0.9
+    assert not calibration.is_familiar(data.design + 10, data.design[:, :2]).any()
+    assert not calibration.is_familiar(data.design, data.design[:, :2] + 10).any()
 
 
 def test_arrays_there_and_back():
     calibration, _, _, data = calibrated()
     again = Calibration.from_arrays(calibration.arrays())
     np.testing.assert_array_equal(
-        again.is_familiar(data.design, data.color), calibration.is_familiar(data.design, data.color)
+        again.is_familiar(data.design, data.design[:, :2]), calibration.is_familiar(data.design, data.design[:, :2])
     )
     np.testing.assert_array_equal(again.half_width, calibration.half_width)

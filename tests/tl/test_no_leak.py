@@ -12,11 +12,11 @@ import stcontrast as stc
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, OPTIONS
 
-METHODS = ["stcontrast", "ridge", "color", "mean"]
+METHODS = {name: OPTIONS if name == "stcontrast" else {} for name in ("stcontrast", "ridge", "color", "mean")}
 
 
 def predictions(sdata, **kwargs) -> stc.tl.CrossValidation:
-    return stc.tl.cross_validate(sdata, donor_key="donor", label_key=LABELS, options=OPTIONS, **kwargs)
+    return stc.tl.cross_validate(sdata, donor_key="donor", label_key=LABELS, **kwargs)
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def conformal_half_width(residual: NDArray[np.float32], *, level: float = LEVEL)
 
 
 def calibrate(
-    held: Held, data: TrainingData, design: NDArray[np.float32], features: NDArray[np.float32], folds: Folds
+    held: Held, data: TrainingData, features: NDArray[np.float32], folds: Folds
 ) -> tuple[Calibration, dict[str, Any]]:
     """Turn held-out predictions of training spots into intervals and scores.
 
@@ -96,8 +96,6 @@ def calibrate(
         Predictions of every spot while its group was held out.
     data
         The training spots.
-    design
-        What the method saw of them (n_spots, n_design).
     features
         Their image features (n_spots, n_features), not standardised.
     folds
@@ -112,18 +110,18 @@ def calibrate(
     rows = np.flatnonzero(np.isfinite(held.expression).all(axis=1) & data.measured)
     if data.n_genes:
         predicted = np.maximum(held.expression[rows], 0.0)
-        half_width = conformal_half_width(predicted - data.target[rows])
+        half_width = conformal_half_width(predicted - data.observed[rows])
         slides = [rows[data.slide[rows] == code] for code in np.unique(data.slide[rows])]
-        correlations = [gene_correlation(held.expression[s], data.target[s]) for s in slides]
+        correlations = [gene_correlation(held.expression[s], data.observed[s]) for s in slides]
         per_slide = np.array(correlations).reshape(-1, data.n_genes)
         scored = np.isfinite(per_slide)
         held_out_r = (np.where(scored, per_slide, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)).astype(
             np.float32
         )
-        scores["held_out_r"] = mean_slide_correlation(held.expression, data.target, data.slide)
+        scores["held_out_r"] = mean_slide_correlation(held.expression, data.observed, data.slide)
     labelled = np.flatnonzero(np.isfinite(held.proba).all(axis=1) & (data.label >= 0))
     if data.n_classes and len(labelled):
         guess = held.proba[labelled].argmax(axis=1)
         scores["held_out_macro_f1"] = float(f1_score(data.label[labelled], guess, average="macro"))
-    familiar = (Familiarity.fit(values, folds) for values in (design, features))
+    familiar = (Familiarity.fit(values, folds) for values in (data.design, features))
     return Calibration(half_width, held_out_r, *familiar), scores

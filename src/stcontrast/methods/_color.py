@@ -14,4 +14,5 @@ class Color(Ridge):
 
     name: ClassVar[str] = "color"
     reference: ClassVar[str] = "Ridge on colour and stain statistics, no neighbours"
+    n_neighbors: ClassVar[int] = 0
     uses_color: ClassVar[bool] = True

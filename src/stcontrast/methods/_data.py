@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 if TYPE_CHECKING:
     from typing import Self
 
     from numpy.typing import NDArray
-    from scipy import sparse
 
-__all__ = ["Fold", "Held", "TrainingData"]
+__all__ = ["Fold", "Held", "TrainingData", "View"]
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """Training spots of all slides, one under another.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a method may see of spots that it predicts.
 
     Attributes
     ----------
     design
-        What a method sees of the image (n_spots, n_design).
-    color
-        Plain colour statistics of the crops (n_spots, n_color), for the colour baseline; width 0 if not asked for.
-    slide, donor, batch
-        Codes of slide, donor and batch (n_spots,).
+        Image features of each spot, standardised (n_spots, n_design).
+    slide
+        Code of its slide (n_spots,).
     xy
-        Centres of the spots (n_spots, 2).
+        Its centre (n_spots, 2), comparable within a slide.
+    depth
+        Counts of each spot over all its genes (n_spots,), for an oracle alone; `None` for everyone else.
+    """
+
+    design: NDArray[np.float32]
+    slide: NDArray[np.int64]
+    xy: NDArray[np.float64]
+    depth: NDArray[np.float64] | None = None
+
+    def take(self, rows: NDArray[np.intp]) -> Self:
+        """The same for some of the spots."""
+        parts = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(self, **{name: part[rows] for name, part in parts.items() if _is_rows(part)})
+
+
+def _is_rows(part: Any) -> bool:
+    return isinstance(part, np.ndarray) or sparse.issparse(part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingData(View):
+    """Training spots of all slides, one under another: what is seen of them, and what is known.
+
+    Attributes
+    ----------
+    donor, batch
+        Codes of donor and batch (n_spots,).
     counts
         Raw counts of the modelled genes (n_spots, n_genes); empty rows where a spot is not measured.
     target
-        log(1 + counts per 10 000) (n_spots, n_genes).
+        What is learnt (n_spots, n_genes): log(1 + counts per 10 000), perhaps completed.
+    observed
+        log(1 + counts per 10 000) as measured (n_spots, n_genes): what predictions are scored against.
     measured
         Whether a spot has counts (n_spots,).
     label
@@ -42,17 +69,19 @@ class TrainingData:
         Number of classes.
     """
 
-    design: NDArray[np.float32]
-    color: NDArray[np.float32]
-    slide: NDArray[np.int64]
     donor: NDArray[np.int64]
     batch: NDArray[np.int64]
-    xy: NDArray[np.float64]
     counts: sparse.csr_matrix
     target: NDArray[np.float32]
+    observed: NDArray[np.float32]
     measured: NDArray[np.bool_]
     label: NDArray[np.int64]
     n_classes: int
+
+    def view(self, rows: NDArray[np.intp], *, oracle: bool = False) -> View:
+        """What a method may see of some of the spots when it predicts them."""
+        depth = self.depth[rows] if oracle and self.depth is not None else None
+        return View(design=self.design[rows], slide=self.slide[rows], xy=self.xy[rows], depth=depth)
 
     @property
     def n_genes(self) -> int:
@@ -64,11 +93,11 @@ class TrainingData:
         """Whether any spot is annotated."""
         return bool((self.label >= 0).any())
 
-    def take(self, rows: NDArray[np.intp]) -> Self:
-        """The same for some of the spots."""
-        names = ("design", "color", "slide", "donor", "batch", "xy", "counts", "target", "measured", "label")
-        parts: dict[str, Any] = {name: getattr(self, name)[rows] for name in names}
-        return replace(self, **parts)
+    def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values of the measured spots (n_measured, k) over all spots (n_spots, k), NaN in the others."""
+        spread = np.full((len(self.measured), values.shape[1]), np.nan, dtype=np.float32)
+        spread[self.measured] = values
+        return spread
 
     def slide_means(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean expression of every gene over its slides (n_genes,), and of its own slide for every spot.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast.methods._data import TrainingData
+    from stcontrast.methods._data import TrainingData, View
 
 __all__ = ["Mean"]
 
@@ -38,19 +38,19 @@ class Mean(Method):
             counted = np.bincount(data.label[data.label >= 0], minlength=data.n_classes)
             self.frequency = (counted / counted.sum()).astype(np.float32)
 
-    def predict_expression(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_expression(self, view: View) -> NDArray[np.float32]:
         """The mean profile for every spot (n_spots, n_genes)."""
         if self.expression is None:
             msg = "The model was trained without counts: it predicts no expression."
             raise ValueError(msg)
-        return np.tile(self.expression, (len(image), 1))
+        return np.tile(self.expression, (len(view.design), 1))
 
-    def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_proba(self, view: View) -> NDArray[np.float32]:
         """The class frequencies for every spot (n_spots, n_classes)."""
         if self.frequency is None:
             msg = "The model was trained without labels: it predicts no subtype."
             raise ValueError(msg)
-        return np.tile(self.frequency, (len(image), 1))
+        return np.tile(self.frequency, (len(view.design), 1))
 
     def save_parts(self, folder: Path) -> None:
         """Write the means."""

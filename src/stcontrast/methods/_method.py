@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stcontrast.methods._data import TrainingData
+    from stcontrast.methods._data import TrainingData, View
     from stcontrast.methods._folds import Folds
 
 __all__ = ["METHODS", "Method", "get_method"]
@@ -35,8 +35,12 @@ class Method(ABC):
 
     name: ClassVar[str] = ""
     reference: ClassVar[str] = ""
+    n_neighbors: ClassVar[int] = 18
+    """Neighbours whose mean image features it is shown beside a spot's own, unless the user says otherwise."""
     uses_color: ClassVar[bool] = False
     """Whether it looks at plain colour statistics instead of the image features."""
+    oracle: ClassVar[bool] = False
+    """Whether it looks at the measured depth of the spots that it predicts: a yardstick, not a prediction."""
 
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
@@ -45,6 +49,11 @@ class Method(ABC):
         super().__init_subclass__()
         if cls.name:
             METHODS[cls.name] = cls
+
+    @classmethod
+    def option_names(cls) -> set[str]:
+        """Options that it takes beside the seed."""
+        return set(signature(cls.__init__).parameters) - {"self", "seed"}
 
     @property
     def hyper(self) -> dict[str, Any]:
@@ -76,28 +85,29 @@ class Method(ABC):
             part = type(self)(**self.hyper)
             train = data.take(fold.train)
             part.fit_parts(train)
-            image = self.view(data.design, data.color)[fold.held_out]
+            view = data.view(fold.held_out, oracle=self.oracle)
             if train.measured.any():
-                held.expression[fold.held_out] = part.predict_expression(image)
+                held.expression[fold.held_out] = part.predict_expression(view)
             if train.has_labels:
-                held.proba[fold.held_out] = part.predict_proba(image)
+                held.proba[fold.held_out] = part.predict_proba(view)
         return held
-
-    def view(self, design: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Which of the two inputs the method looks at."""
-        return color if self.uses_color else design
 
     @abstractmethod
     def fit_parts(self, data: TrainingData) -> None:
         """Learn once, from these spots."""
 
     @abstractmethod
-    def predict_expression(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_expression(self, view: View) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
 
     @abstractmethod
-    def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_proba(self, view: View) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
+
+    def embed(self, data: TrainingData) -> dict[str, NDArray[np.float32]]:
+        """Embeddings of the training spots by slot of `obsm`, (n_spots, k); none by default."""
+        del data
+        return {}
 
     @abstractmethod
     def save_parts(self, folder: Path) -> None:
@@ -124,7 +134,7 @@ def get_method(name: str, *, seed: int = 0, options: Mapping[str, Any] | None = 
         raise ValueError(msg)
     method = METHODS[name]
     given = dict(options or {})
-    known = set(signature(method.__init__).parameters) - {"self", "seed"}
+    known = method.option_names()
     unknown = sorted(set(given) - known)
     if unknown:
         msg = f"Unknown options {unknown} of the method {name!r}. Valid options are {sorted(known)}."

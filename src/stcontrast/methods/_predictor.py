@@ -15,6 +15,7 @@ import numpy as np
 
 from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._calibration import Calibration, calibrate
+from stcontrast.methods._data import View
 from stcontrast.methods._method import METHODS
 from stcontrast.nn._design import build_design
 
@@ -78,7 +79,7 @@ class Predictor:
     ) -> Predictor:
         """Fit a method on training spots, of these image features, and calibrate it on its own held-out predictions."""
         held = method.fit(data, folds)
-        calibration, scores = calibrate(held, data, method.view(data.design, data.color), features, folds)
+        calibration, scores = calibrate(held, data, features, folds)
         return cls(method, {**card, "method": method.name, "hyper": method.hyper, **scores}, calibration)
 
     @property
@@ -101,15 +102,37 @@ class Predictor:
         """Whether it was trained with counts."""
         return bool(self.card["genes"])
 
-    def design(
-        self, features: NDArray[np.float32], slide: NDArray[np.int64], xy: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
-        """What the method sees (n_spots, n_design) of image features (n_spots, n_features)."""
-        n_neighbors = 0 if self.method.uses_color else self.card["n_neighbors"]
-        return build_design(features, slide, xy, n_neighbors=n_neighbors, standardize=self.card["standardize"])
+    def view(
+        self,
+        features: NDArray[np.float32],
+        *,
+        slide: NDArray[np.int64],
+        xy: NDArray[np.float64],
+        depth: NDArray[np.float64] | None = None,
+    ) -> View:
+        """What the method sees of spots with these image features; see :meth:`predict`."""
+        if features.shape[1] != self.card["n_features"]:
+            msg = (
+                f"The model was trained on {self.card['n_features']} image features a spot, found {features.shape[1]}. "
+                f"Its encoder: {self.card['image_features']}."
+            )
+            raise ValueError(msg)
+        if self.method.oracle and depth is None:
+            msg = f"The method {self.method.name!r} is an oracle: it needs the measured depth of the spots it predicts."
+            raise ValueError(msg)
+        design = build_design(
+            np.asarray(features, dtype=np.float32), slide, xy,
+            n_neighbors=self.card["n_neighbors"], standardize=self.card["standardize"],
+        )  # fmt: skip
+        return View(design=design, slide=slide, xy=xy, depth=depth if self.method.oracle else None)
 
     def predict(
-        self, features: NDArray[np.float32], *, slide: NDArray[np.int64], xy: NDArray[np.float64]
+        self,
+        features: NDArray[np.float32],
+        *,
+        slide: NDArray[np.int64],
+        xy: NDArray[np.float64],
+        depth: NDArray[np.float64] | None = None,
     ) -> Prediction:
         """Predict from image features.
 
@@ -121,6 +144,8 @@ class Predictor:
             Slide of each spot (n_spots,).
         xy
             Centres of the spots (n_spots, 2), comparable within a slide.
+        depth
+            Measured counts of each spot (n_spots,), for an oracle alone; any other method is never shown them.
 
         Returns
         -------
@@ -129,21 +154,14 @@ class Predictor:
         Raises
         ------
         ValueError
-            If the number of features differs from the training's.
+            If the number of features differs from the training's, or an oracle is not given the depth.
         """
-        if features.shape[1] != self.card["n_features"]:
-            msg = (
-                f"The model was trained on {self.card['n_features']} image features a spot, found {features.shape[1]}. "
-                f"Its encoder: {self.card['image_features']}."
-            )
-            raise ValueError(msg)
-        features = np.asarray(features, dtype=np.float32)
-        design = self.design(features, slide, xy)
-        known = self.calibration.is_familiar(design, features)
-        proba = self.method.predict_proba(design) if self.classes else None
+        view = self.view(features, slide=slide, xy=xy, depth=depth)
+        known = self.calibration.is_familiar(view.design, np.asarray(features, dtype=np.float32))
+        proba = self.method.predict_proba(view) if self.classes else None
         if not self.has_expression:
             return Prediction(None, None, None, proba, known)
-        expression = np.maximum(self.method.predict_expression(design), 0.0)
+        expression = np.maximum(self.method.predict_expression(view), 0.0)
         half = self.calibration.half_width
         return Prediction(expression, np.maximum(expression - half, 0.0), expression + half, proba, known)
 

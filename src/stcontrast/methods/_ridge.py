@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast.methods._data import TrainingData
+    from stcontrast.methods._data import TrainingData, View
     from stcontrast.methods._folds import Folds
 
 __all__ = ["Ridge"]
@@ -40,9 +40,13 @@ class Ridge(Method):
         """Arguments that make the same method again."""
         return {"penalty": self.penalty, "seed": self.seed}
 
+    def seen(self, view: View) -> NDArray[np.float32]:
+        """What the regressions look at (n_spots, n_inputs)."""
+        return view.design
+
     def fit(self, data: TrainingData, folds: Folds) -> Held:
         """Choose the penalty on the inner folds, then fit on all training spots."""
-        image = self.view(data.design, data.color)
+        image = self.seen(data)
         held = Held.empty(data)
         paths = {}
         for i, fold in enumerate(folds.folds):
@@ -58,7 +62,7 @@ class Ridge(Method):
             for i, path in paths.items():
                 rows = folds.folds[i].held_out
                 expression[rows] = path.predict(image[rows], penalty)
-            score = mean_slide_correlation(expression, data.target, data.slide)
+            score = mean_slide_correlation(expression, data.observed, data.slide)
             if score > best:
                 best, self.penalty, held.expression = score, penalty, expression
         self.fit_parts(data)
@@ -66,23 +70,23 @@ class Ridge(Method):
 
     def fit_parts(self, data: TrainingData) -> None:
         """Fit both regressions on these spots."""
-        image = self.view(data.design, data.color)
+        image = self.seen(data)
         self.path = RidgePath().fit(image, data) if data.measured.any() else None
         self.classifier = LinearClassifier().fit(image, data) if data.has_labels else None
 
-    def predict_expression(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_expression(self, view: View) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
         if self.path is None:
             msg = "The model was trained without counts: it predicts no expression."
             raise ValueError(msg)
-        return self.path.predict(image, self.penalty)
+        return self.path.predict(self.seen(view), self.penalty)
 
-    def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_proba(self, view: View) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
         if self.classifier is None:
             msg = "The model was trained without labels: it predicts no subtype."
             raise ValueError(msg)
-        return self.classifier.predict_proba(image)
+        return self.classifier.predict_proba(self.seen(view))
 
     def save_parts(self, folder: Path) -> None:
         """Write the fitted arrays."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
+from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, VAE_LATENT
 from stcontrast._progress import progress
 from stcontrast._settings import settings
 from stcontrast.methods._arrays import load_arrays, save_arrays
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from stcontrast.methods._data import TrainingData
+    from stcontrast.methods._data import TrainingData, View
     from stcontrast.methods._folds import Folds
     from stcontrast.models.batch_vae import BatchAgnosticVAE
     from stcontrast.models.contrastive import ContrastiveModel
@@ -33,6 +35,7 @@ __all__ = ["Stcontrast"]
 logger = logging.getLogger(__name__)
 
 SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+CHOSEN: Final = ("share", "class_share", "stop_epoch")
 
 
 class Stcontrast(Method):
@@ -41,8 +44,9 @@ class Stcontrast(Method):
     1. Counts → :class:`~stcontrast.models.BatchAgnosticVAE` → a latent without donor or batch.
     2. Image features and that latent → :class:`~stcontrast.models.ContrastiveModel`: contrast, expression
        (standardised, centred within the slide) and subtype learnt together. Inner folds say when to stop.
-    3. Ridge on the same features. The prediction is the share of the network and the rest of ridge that predicted
-       held-out groups best; where the network does not help, the share is 0 and the model *is* ridge.
+    3. Ridge and logistic regression on the same features. The prediction is the share of the network and the rest of
+       the regression that predicted held-out groups best, for expression (correlation) and for subtypes (log loss)
+       each; where the network does not help, its share is 0 and the model *is* the regression.
 
     Parameters
     ----------
@@ -98,6 +102,7 @@ class Stcontrast(Method):
         self.temperature = temperature
         self.max_epochs = max_epochs
         self.share = 1.0
+        self.class_share = 1.0
         self.stop_epoch: int | None = None
         self.ridge = Ridge(seed=seed)
         self.vae: BatchAgnosticVAE | None = None
@@ -122,20 +127,30 @@ class Stcontrast(Method):
             with settings.override(progress=False):
                 held_out = np.searchsorted(rows, fold.held_out)
                 epochs.append(part.fit_network(data.take(rows), held_out=held_out))
-            image = data.design[fold.held_out]
+            view = data.view(fold.held_out)
             if data.measured[fold.train].any():
-                network.expression[fold.held_out] = part.network_expression(image)
+                network.expression[fold.held_out] = part.network_expression(view)
             if (data.label[fold.train] >= 0).any():
-                network.proba[fold.held_out] = part.predict_proba(image)
+                network.proba[fold.held_out] = part.network_proba(view)
         self.stop_epoch = int(np.median(epochs))
-        held = Held(ridge.expression, network.proba)
+        held = ridge
         best = -np.inf
         for share in SHARES if data.measured.any() else ():
-            expression = share * network.expression + (1 - share) * ridge.expression
-            score = mean_slide_correlation(expression, data.target, data.slide)
+            expression = _mixed(share, network.expression, ridge.expression)
+            score = mean_slide_correlation(expression, data.observed, data.slide)
             if score > best:
-                best, self.share, held.expression = score, share, expression
-        logger.info("Network's share of the prediction: %.2f; trained for %d epochs.", self.share, self.stop_epoch)
+                best, self.share, chosen = score, share, expression
+        if data.measured.any():
+            held = replace(held, expression=chosen)
+        labelled = np.flatnonzero(np.isfinite(network.proba).all(axis=1) & (data.label >= 0))
+        if len(labelled):
+            losses = [_log_loss(_mixed(share, network.proba, ridge.proba), data.label, labelled) for share in SHARES]
+            self.class_share = SHARES[int(np.argmin(losses))]
+            held = replace(held, proba=_mixed(self.class_share, network.proba, ridge.proba))
+        logger.info(
+            "Network's share of expression %.2f, of subtypes %.2f; trained for %d epochs.",
+            self.share, self.class_share, self.stop_epoch,
+        )  # fmt: skip
         self.fit_network(data)
         return held
 
@@ -202,39 +217,40 @@ class Stcontrast(Method):
         )
         return self.network.n_epochs
 
-    def network_expression(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def network_expression(self, view: View) -> NDArray[np.float32]:
         """The network's expression alone (n_spots, n_genes)."""
-        standardised = self._fitted().predict_expression(self._scaled(image))
+        standardised = self._fitted().predict_expression(self._scaled(view.design))
         return standardised * self.scales["deviation"] + self.scales["mean"]
 
-    def predict_expression(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def network_proba(self, view: View) -> NDArray[np.float32]:
+        """The network's class probabilities alone (n_spots, n_classes)."""
+        return self._fitted().predict_proba(self._scaled(view.design))
+
+    def predict_expression(self, view: View) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
-        mixed = np.zeros((), dtype=np.float32)
-        if self.share > 0:
-            mixed = mixed + np.float32(self.share) * self.network_expression(image)
-        if self.share < 1:
-            mixed = mixed + np.float32(1 - self.share) * self.ridge.predict_expression(image)
-        return mixed
+        network = self.network_expression(view) if self.share > 0 else None
+        ridge = self.ridge.predict_expression(view) if self.share < 1 else None
+        return _mixed(self.share, network, ridge)
 
-    def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict_proba(self, view: View) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
-        return self._fitted().predict_proba(self._scaled(image))
+        network = self.network_proba(view) if self.class_share > 0 else None
+        regression = self.ridge.predict_proba(view) if self.class_share < 1 else None
+        return _mixed(self.class_share, network, regression)
 
-    def embed_image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Joint embedding of the image side (n_spots, n_embedding), unit length."""
-        return self._fitted().embed_image(self._scaled(image))
-
-    def embed_genes(self, counts: sparse.csr_matrix) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Gene latent (n_spots, n_latent) and its joint embedding; `None` for a model without counts."""
+    def embed(self, data: TrainingData) -> dict[str, NDArray[np.float32]]:
+        """Gene latent and joint embeddings of the training spots, by slot."""
+        found = {IMAGE_EMBEDDING: self._fitted().embed_image(self._scaled(data.design))}
         if self.vae is None:
-            return None
-        latent = self._latent(counts)
+            return found
+        latent = self._latent(data.counts[data.measured])
         scaled = (latent - self.scales["latent_mean"]) / self.scales["latent_deviation"]
-        return latent, self._fitted().embed_genes(scaled)
+        genes = self._fitted().embed_genes(scaled)
+        return found | {VAE_LATENT: data.spread(latent), GENE_EMBEDDING: data.spread(genes)}
 
     def save_parts(self, folder: Path) -> None:
         """Write VAE, network, ridge and scales."""
-        (folder / "stcontrast.json").write_text(json.dumps({"share": self.share, "stop_epoch": self.stop_epoch}))
+        (folder / "stcontrast.json").write_text(json.dumps({name: getattr(self, name) for name in CHOSEN}))
         save_arrays(folder / "scales.npz", self.scales)
         self._fitted().save(folder / "network")
         self.ridge.save_parts(folder)
@@ -247,7 +263,7 @@ class Stcontrast(Method):
         from stcontrast.models.contrastive import ContrastiveModel
 
         chosen = json.loads((folder / "stcontrast.json").read_text())
-        self.share, self.stop_epoch = chosen["share"], chosen["stop_epoch"]
+        self.share, self.class_share, self.stop_epoch = (chosen[name] for name in CHOSEN)
         self.scales = load_arrays(folder / "scales.npz")  # type: ignore[assignment]
         self.network = ContrastiveModel.load(folder / "network")
         self.ridge.load_parts(folder)
@@ -270,6 +286,21 @@ class Stcontrast(Method):
             msg = "The method has not been fitted."
             raise RuntimeError(msg)
         return self.network
+
+
+def _mixed(
+    share: float, network: NDArray[np.float32] | None, regression: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Share of the network and the rest of the regression; what has no share may be absent."""
+    mixed = np.zeros((), dtype=np.float32)
+    for weight, part in ((share, network), (1 - share, regression)):
+        if weight > 0 and part is not None:
+            mixed = mixed + np.float32(weight) * part
+    return mixed
+
+
+def _log_loss(proba: NDArray[np.float32], label: NDArray[np.int64], rows: NDArray[np.intp]) -> float:
+    return float(-np.log(np.maximum(proba[rows, label[rows]], 1e-6)).mean())
 
 
 def _fit_vae(train: TrainingData, *, n_latent: int, max_epochs: int | None, seed: int) -> BatchAgnosticVAE:

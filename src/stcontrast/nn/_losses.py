@@ -6,10 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["info_nce", "similarity_target_loss"]
+__all__ = ["fused_nce", "info_nce", "similarity_target_loss"]
 
 
-def info_nce(gene: Tensor, image: Tensor, *, temperature: float | Tensor = 0.1, normalize: bool = True) -> Tensor:
+def info_nce(
+    gene: Tensor,
+    image: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    allowed: Tensor | None = None,
+) -> Tensor:
     r"""Symmetric InfoNCE (CLIP): every spot finds its own image among those of the batch, and the reverse.
 
     With logits :math:`L = S I^\top / \tau` the loss is
@@ -24,6 +31,8 @@ def info_nce(gene: Tensor, image: Tensor, *, temperature: float | Tensor = 0.1, 
     normalize
         Bring the embeddings to unit length first. Without it, and with heads that end in a layer norm over d
         features, a temperature of 1 acts like cosine similarity at 1/d.
+    allowed
+        Pairs that are compared, symmetric, shape (n, n), its diagonal on; all by default.
 
     Returns
     -------
@@ -35,7 +44,7 @@ def info_nce(gene: Tensor, image: Tensor, *, temperature: float | Tensor = 0.1, 
     """
     if normalize:
         gene, image = functional.normalize(gene, dim=1), functional.normalize(image, dim=1)
-    logits = gene @ image.T / temperature
+    logits = _compared(gene @ image.T / temperature, allowed)
     own = torch.arange(len(logits), device=logits.device)
     return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
@@ -47,6 +56,7 @@ def similarity_target_loss(
     temperature: float | Tensor = 1.0,
     normalize: bool = False,
     targets_from: tuple[Tensor, Tensor] | None = None,
+    allowed: Tensor | None = None,
 ) -> Tensor:
     r"""BLEEP's loss: pairs that look alike within a modality are not pushed apart across modalities.
 
@@ -61,11 +71,51 @@ def similarity_target_loss(
     temperature
         Divides logits and similarities.
     normalize
-        Bring embeddings (and target inputs) to unit length first.
+        Bring the embeddings to unit length first.
     targets_from
-        Gene and image inputs, shapes (n, k) and (n, m), to take the similarities from, detached. By default they
-        are taken from the embeddings themselves, with gradient, as published: embeddings that have collapsed are
-        then rewarded for staying so.
+        Gene and image inputs, shapes (n, k) and (n, m), to take the similarities from: as cosines, detached. By
+        default they are taken from the embeddings themselves, with gradient, as published: embeddings that have
+        collapsed are then rewarded for staying so.
+    allowed
+        Pairs that are compared, symmetric, shape (n, n), its diagonal on; all by default.
+
+    Returns
+    -------
+    Mean loss of a pair; :math:`\ln n` where the embeddings have collapsed.
+
+    References
+    ----------
+    Xie et al. 2023 (BLEEP, arXiv 2306.01859); targets from inputs: H&Enium 2025.
+    """
+    if normalize:
+        gene, image = functional.normalize(gene, dim=1), functional.normalize(image, dim=1)
+    of_gene, of_image = gene, image
+    if targets_from is not None:
+        of_gene, of_image = (functional.normalize(part.detach(), dim=1) for part in targets_from)
+    logits = _compared(gene @ image.T / temperature, allowed)
+    targets = _compared((of_image @ of_image.T + of_gene @ of_gene.T) / 2 / temperature, allowed).softmax(dim=1)
+    by_gene = _soft_cross_entropy(logits, targets, allowed)
+    by_image = _soft_cross_entropy(logits.T, targets.T, allowed)
+    return (by_gene + by_image).mean() / 2
+
+
+def fused_nce(image: Tensor, gene: Tensor, *, temperature: float = 0.05, negative_scale: float = 0.1) -> Tensor:
+    r"""The contrast of the NH²ST code: one direction, cosine logits, those of other pairs made smaller.
+
+    With :math:`C_{ij} = \cos(i_i, s_j)`, logits :math:`L_{ii} = C_{ii} / \tau` and
+    :math:`L_{ij} = \alpha C_{ij} / \tau`, the loss is :math:`\mathrm{CE}(L, \mathrm{id})`, images being the rows.
+
+    The factor :math:`\alpha` makes collapse an optimum: where all embeddings are the same, the loss is
+    :math:`\ln(1 + (n - 1) e^{-(1 - \alpha) / \tau})`, nearly nothing, and not :math:`\ln n`.
+
+    Parameters
+    ----------
+    image, gene
+        Paired embeddings, shape (n, d).
+    temperature
+        Divides the logits, :math:`\tau`.
+    negative_scale
+        Factor of the logits off the diagonal, :math:`\alpha`.
 
     Returns
     -------
@@ -73,14 +123,21 @@ def similarity_target_loss(
 
     References
     ----------
-    Xie et al. 2023 (BLEEP, arXiv 2306.01859); targets from inputs: H&Enium 2025.
+    Qu et al. 2025 (NH²ST, arXiv 2506.23827), as in the published code.
     """
-    of_gene, of_image = (gene, image) if targets_from is None else (part.detach() for part in targets_from)
-    if normalize:
-        gene, image = functional.normalize(gene, dim=1), functional.normalize(image, dim=1)
-        of_gene, of_image = functional.normalize(of_gene, dim=1), functional.normalize(of_image, dim=1)
-    logits = gene @ image.T / temperature
-    targets = ((of_image @ of_image.T + of_gene @ of_gene.T) / 2 / temperature).softmax(dim=1)
-    by_gene = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
-    by_image = -(targets.T * logits.T.log_softmax(dim=1)).sum(dim=1)
-    return (by_gene + by_image).mean() / 2
+    cosine = functional.normalize(image, dim=1) @ functional.normalize(gene, dim=1).T
+    own = torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)
+    logits = torch.where(own, cosine, negative_scale * cosine) / temperature
+    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def _compared(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    return logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
+
+
+def _soft_cross_entropy(logits: Tensor, targets: Tensor, allowed: Tensor | None) -> Tensor:
+    log_probability = logits.log_softmax(dim=1)
+    if allowed is not None:
+        # a pair that is not compared has target zero: 0 · -inf is not a number
+        log_probability = log_probability.masked_fill(~allowed, 0.0)
+    return -(targets * log_probability).sum(dim=1)

@@ -9,7 +9,7 @@ import pandas as pd
 from stcontrast._keys import CLASS, CLASS_CONFIDENCE, CLASS_PROBA, UNS
 from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.tl._features import check_features, features_for
-from stcontrast.tl._inputs import Keys, resolve_sources
+from stcontrast.tl._inputs import Keys, depth_of, resolve_sources
 from stcontrast.tl._write import check_donor_key, provenance_of
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def classify(  # noqa: PLR0913
     for source in sources:
         features = features_for(source, model.card["image_features"], encoder=chosen)
         slide, xy = source.slide_and_xy()
-        proba = model.predict(features, slide=slide, xy=xy).proba
+        depth = depth_of(source) if model.method.oracle else None
+        proba = model.predict(features, slide=slide, xy=xy, depth=depth).proba
         if proba is None:  # refused above
             continue
         table = source.table

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from sklearn.metrics import f1_score
@@ -20,10 +22,10 @@ from stcontrast.pp._image_features import parse_fields
 from stcontrast.tl._cv_result import CrossValidation
 from stcontrast.tl._features import color_features, features_to_fit
 from stcontrast.tl._inputs import Keys, check_images, gather, resolve_sources
-from stcontrast.tl._training import Recipe, check_genes, train
+from stcontrast.tl._training import Recipe, check_genes, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -47,14 +49,14 @@ def cross_validate(  # noqa: PLR0913
     donor_key: str | None = None,
     batch_key: str | None = None,
     label_key: str | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = METHODS,
     n_folds: int | None = None,
     n_score_genes: int = 300,
     encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
     field_um: float | Sequence[float] | None = None,
     n_genes: int = 1000,
     genes: Sequence[str] | None = None,
-    n_neighbors: int = 18,
+    n_neighbors: int | None = None,
     standardize: Standardize = "slide",
     layer: str | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
@@ -62,7 +64,6 @@ def cross_validate(  # noqa: PLR0913
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
-    options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> CrossValidation:
     """Fit without a donor, predict it from its H&E, score; donor by donor, for every method on the same features.
@@ -81,12 +82,14 @@ def cross_validate(  # noqa: PLR0913
     label_key
         Column with the annotated subtype; without it only expression is scored.
     methods
-        Methods to compare; the differences in the summary are to ``"ridge"`` if it is among them.
+        Methods to compare; the differences in the summary are to ``"ridge"`` if it is among them. A mapping gives
+        each row's name its options, and under ``"method"`` the method where it differs from the name:
+        ``{"ridge": {}, "nh2st (code)": {"method": "nh2st", "variant": "code"}}``.
     n_folds
         Folds of donors; leave one donor out by default.
     n_score_genes
         Genes to score: the most variable well-expressed ones on the training slides of each fold, out of those modelled.
-    encoder, field_um, n_genes, genes, n_neighbors, standardize, layer, options, seed
+    encoder, field_um, n_genes, genes, n_neighbors, standardize, layer, seed
         As in :func:`fit`.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
@@ -118,13 +121,9 @@ def cross_validate(  # noqa: PLR0913
     if keys.donor_key is None:
         msg = "`donor_key` is needed: the column of `obs` that names patient or animal, the unit that is held out."
         raise ValueError(msg)
-    recipe = Recipe(
-        n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, options=options
-    )
-    if not methods:
-        msg = "No methods to compare: an empty list was given."
-        raise ValueError(msg)
-    wants_color = [get_method(name, options=options if name == "stcontrast" else None).uses_color for name in methods]
+    recipe = Recipe(n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed)
+    compared = _compared(methods)
+    wants_color = [get_method(item.method, options=item.options).uses_color for item in compared]
     fields = None if field_um is None else parse_fields(field_um)
     chosen = None if encoder is None else resolve_encoder(encoder)
     sources = resolve_sources(data, keys)
@@ -136,17 +135,36 @@ def cross_validate(  # noqa: PLR0913
     color, color_record = None, record
     if any(wants_color):
         color, color_record = color_features(sources, features, record)
-    result = CrossValidation.empty(inputs, methods)
-    with progress(total=len(folds) * len(methods), description="cross-validation", unit="fit") as bar:
+    result = CrossValidation.empty(inputs, [item.name for item in compared])
+    with progress(total=len(folds) * len(compared), description="cross-validation", unit="fit") as bar:
         for train_rows, test_rows in folds:
             score_genes = _score_genes(inputs, train_rows, n_score_genes, genes)
-            for name, of_color in zip(methods, wants_color, strict=True):
+            for item, of_color in zip(compared, wants_color, strict=True):
                 used, made_by = (color, color_record) if of_color and color is not None else (features, record)
                 with settings.override(progress=False):
-                    model = train(inputs, used, train_rows, method=name, recipe=recipe, color=color, record=made_by)
-                _score(result, name, model, inputs, used, test_rows, score_genes)
+                    of_method = replace(recipe, options=item.options)
+                    prepared = prepare(inputs, used, train_rows, method=item.method, recipe=of_method, record=made_by)
+                    model = prepared.train()
+                _score(result, item.name, model, inputs, used, test_rows, score_genes)
                 bar.update()
     return result
+
+
+class _Compared(NamedTuple):
+    name: str
+    method: str
+    options: dict[str, Any]
+
+
+def _compared(methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> list[_Compared]:
+    if not methods:
+        msg = "No methods to compare: an empty list was given."
+        raise ValueError(msg)
+    given = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
+    return [
+        _Compared(name, str(options.get("method", name)), {k: v for k, v in options.items() if k != "method"})
+        for name, options in given.items()
+    ]
 
 
 def _donor_folds(inputs: Inputs, n_folds: int | None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
@@ -191,7 +209,7 @@ def _score(  # noqa: PLR0917
     rows: NDArray[np.intp],
     score_genes: set[str],
 ) -> None:
-    prediction = model.predict(features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows])
+    prediction = model.predict(features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows], depth=inputs.total[rows])
     if prediction.expression is not None:
         result.keep(name, model.genes, rows, prediction.expression)
         scored = [i for i, gene in enumerate(model.genes) if gene in score_genes]

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
+from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS
 from stcontrast.methods._method import get_method
-from stcontrast.methods._stcontrast import Stcontrast
 from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.pp._image_features import parse_fields
 from stcontrast.tl._features import color_features, features_to_fit
 from stcontrast.tl._inputs import Keys, check_images, gather, resolve_sources
-from stcontrast.tl._training import Recipe, check_genes, train
+from stcontrast.tl._training import Recipe, check_genes, prepare
 from stcontrast.tl._write import check_prediction_slot, prediction_table
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def fit(  # noqa: PLR0913
     field_um: float | Sequence[float] | None = None,
     n_genes: int = 1000,
     genes: Sequence[str] | None = None,
-    n_neighbors: int = 18,
+    n_neighbors: int | None = None,
     standardize: Standardize = "slide",
     layer: str | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
@@ -76,7 +75,8 @@ def fit(  # noqa: PLR0913
     donor_key
         Column of `obs` that names patient or animal: what is held out as a whole. `batch_key` by default.
     method
-        ``"stcontrast"`` (ours), or a baseline: ``"ridge"``, ``"color"``, ``"mean"``.
+        ``"stcontrast"`` (ours); a published method: ``"tpirbae"``, ``"mclstexp"``, ``"nh2st"``, ``"bleep"``; or a
+        baseline: ``"ridge"``, ``"knn"``, ``"mlp"``, ``"color"``, ``"mean"``, and the oracle ``"depth"``.
     encoder, field_um
         As in :func:`stcontrast.pp.image_features`, fields in µm. By default the features that are there, else colour
         statistics at 100, 200 and 400 µm.
@@ -85,8 +85,9 @@ def fit(  # noqa: PLR0913
     genes
         Genes to model, instead.
     n_neighbors
-        Nearest spots of the same slide whose mean image features are set beside a spot's own; 18 are two rings of
-        Visium's lattice, 0 leaves them out.
+        Nearest spots of the same slide whose mean image features are set beside a spot's own. By default what the
+        method takes: 18 (two rings of Visium's lattice) for ours and the baselines, 0 for the published methods,
+        which look at the spot itself or bring a neighbourhood of their own.
     standardize
         ``"slide"``: image features to zero mean and unit deviation within every slide, against stain and scanner;
         ``"none"``.
@@ -95,16 +96,17 @@ def fit(  # noqa: PLR0913
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
     options
-        Options of the method ``"stcontrast"``: ``n_latent``, ``vae_epochs``, ``loss`` (``"info_nce"`` or
-        ``"similarity_target"``), ``contrastive_weight``, ``temperature``, ``max_epochs``.
+        Options of the method, by name; its page in the documentation has them. For ``"stcontrast"``: ``n_latent``,
+        ``vae_epochs``, ``loss`` (``"info_nce"`` or ``"similarity_target"``), ``contrastive_weight``,
+        ``temperature``, ``max_epochs``.
     seed
         Seed of everything random; the session's own random state is left as it was.
 
     Returns
     -------
     The model: ``predict``, ``save``, ``card``. Written to every table: ``obsm["X_image"]`` and
-    ``uns["stcontrast"]["image_features"]`` if they were absent; by ``"stcontrast"`` ``obsm["X_stc_image"]`` and, with
-    counts, ``obsm["X_stc_vae"]`` and ``obsm["X_stc_gene"]`` (float32; NaN in spots without counts). To a SpatialData
+    ``uns["stcontrast"]["image_features"]`` if they were absent; by a contrastive method ``obsm["X_stc_image"]`` and,
+    with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts). To a SpatialData
     also the table ``"stc_pred"``: predictions for the training slides, marked in-sample.
 
     Raises
@@ -139,7 +141,7 @@ def fit(  # noqa: PLR0913
     )
     fields = None if field_um is None else parse_fields(field_um)
     chosen = None if encoder is None else resolve_encoder(encoder)
-    uses_color = get_method(method, options=options if method == "stcontrast" else None).uses_color
+    uses_color = get_method(method, options=options).uses_color
     sources = resolve_sources(data, keys)
     for source in sources:
         check_prediction_slot(source, PREDICTION_TABLE)
@@ -150,39 +152,28 @@ def fit(  # noqa: PLR0913
         raise ValueError(msg)
     check_genes(inputs, genes)
     features, record = features_to_fit(sources, encoder=chosen, fields=fields)
-    color = None
     if uses_color:
-        color, color_record = color_features(sources, features, record)
-        features, record = color, color_record
-    model = train(
-        inputs, features, np.arange(len(inputs.slide)), method=method, recipe=recipe, color=color, record=record
-    )
-    _write_embeddings(sources, inputs, features, model)
+        features, record = color_features(sources, features, record)
+    prepared = prepare(inputs, features, np.arange(len(inputs.slide)), method=method, recipe=recipe, record=record)
+    model = prepared.train()
+    _write_embeddings(sources, model, model.method.embed(prepared.data))
     _write_predictions(sources, inputs, features, model, donor_key=donor_key or batch_key)
     return model
 
 
 def _write_embeddings(
-    sources: Sequence[Source], inputs: Inputs, features: NDArray[np.float32], model: Predictor
+    sources: Sequence[Source], model: Predictor, embeddings: Mapping[str, NDArray[np.float32]]
 ) -> None:
-    method = model.method
-    if not isinstance(method, Stcontrast):
+    if not embeddings:
         return
-    values = {IMAGE_EMBEDDING: method.embed_image(model.design(features, inputs.slide, inputs.xy))}
-    columns = [inputs.genes.index(gene) for gene in model.genes]
-    genes = method.embed_genes(inputs.counts[inputs.measured][:, columns])
-    if genes is not None:
-        for key, known in zip((VAE_LATENT, GENE_EMBEDDING), genes, strict=True):
-            values[key] = np.full((len(inputs.slide), known.shape[1]), np.nan, dtype=np.float32)
-            values[key][inputs.measured] = known
     start = 0
     for source in sources:
         stop = start + source.table.n_obs
-        for key, value in values.items():
+        for key, value in embeddings.items():
             source.table.obsm[key] = value[start:stop]
         source.table.uns.setdefault(UNS, {})["model_id"] = model.model_id
         start = stop
-    logger.info("Added obsm %s.", sorted(values))
+    logger.info("Added obsm %s.", sorted(embeddings))
 
 
 def _write_predictions(
@@ -195,7 +186,7 @@ def _write_predictions(
 ) -> None:
     if not model.has_expression:
         return
-    prediction = model.predict(features, slide=inputs.slide, xy=inputs.xy)
+    prediction = model.predict(features, slide=inputs.slide, xy=inputs.xy, depth=inputs.total)
     start = 0
     for source in sources:
         stop = start + source.table.n_obs

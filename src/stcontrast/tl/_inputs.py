@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from stcontrast._spots import Spots
 
-__all__ = ["Inputs", "Keys", "Source", "as_list", "check_images", "gather", "resolve_sources"]
+__all__ = ["Inputs", "Keys", "Source", "as_list", "check_images", "depth_of", "gather", "resolve_sources"]
 
 logger = logging.getLogger(__name__)
 
@@ -212,6 +212,16 @@ def gather(sources: Sequence[Source], keys: Keys) -> Inputs:
         measured=np.concatenate(measured),
         label=_labels(tables, keys.label_key),
     )
+
+
+def depth_of(source: Source) -> NDArray[np.float64]:
+    """Measured counts of every spot in `X` (n_spots,), for an oracle."""
+    if source.table.n_vars == 0:
+        msg = (
+            "The model is an oracle: it needs the measured depth of the spots it predicts, and the table has no genes."
+        )
+        raise ValueError(msg)
+    return _counts(source.table, None, [])[1]
 
 
 def _check_one_donor_a_slide(sources: Sequence[Source], keys: Keys, donor_key: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.tl._features import check_features, features_for
-from stcontrast.tl._inputs import Keys, resolve_sources
+from stcontrast.tl._inputs import Keys, depth_of, resolve_sources
 from stcontrast.tl._write import check_donor_key, check_prediction_slot, prediction_table, provenance_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def predict_expression(  # noqa: PLR0913
 ) -> AnnData | list[AnnData] | None:
     """Predict the expression of every spot from its H&E.
 
-    The slides need an image and spots; counts, if there are any, are not looked at. Image features are made with the
+    The slides need an image and spots; counts, if there are any, are not looked at (save by the oracle ``"depth"``,
+    which needs them in `X`). Image features are made with the
     model's own encoder unless fitting ones are in ``obsm["X_image"]``.
 
     Parameters
@@ -102,7 +103,8 @@ def predict_expression(  # noqa: PLR0913
     for source in sources:
         features = features_for(source, model.card["image_features"], encoder=chosen)
         slide, xy = source.slide_and_xy()
-        prediction = model.predict(features, slide=slide, xy=xy)
+        depth = depth_of(source) if model.method.oracle else None
+        prediction = model.predict(features, slide=slide, xy=xy, depth=depth)
         provenance = provenance_of(source, model, features, donor_key=donor_key)
         rows = np.arange(source.table.n_obs)
         table = prediction_table(source, model, prediction, rows, provenance=provenance, donor_key=donor_key)

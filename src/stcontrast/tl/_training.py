@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
+    from stcontrast.methods import Method
     from stcontrast.nn._design import Standardize
     from stcontrast.tl._inputs import Inputs
 
-__all__ = ["Recipe", "check_genes", "slide_fingerprints", "train"]
+__all__ = ["Prepared", "Recipe", "check_genes", "prepare", "slide_fingerprints"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,83 +38,92 @@ class Recipe:
 
     n_genes: int = 1000
     genes: Sequence[str] | None = None
-    n_neighbors: int = 18
+    n_neighbors: int | None = None
     standardize: Standardize = "slide"
     seed: int = 0
     options: Mapping[str, Any] | None = None
 
 
-def train(
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A fresh method and all that it is to learn from."""
+
+    method: Method
+    data: TrainingData
+    features: NDArray[np.float32]
+    card: dict[str, Any]
+
+    def train(self) -> Predictor:
+        """Fit the method."""
+        data = self.data
+        folds = inner_folds(data)
+        logger.info(
+            "Fitting %s on %d spots of %d slides, %d donors, %d genes, %d classes; inner folds over %ss.",
+            self.method.name, len(data.slide), len(np.unique(data.slide)), len(np.unique(data.donor)), data.n_genes,
+            data.n_classes, folds.unit,
+        )  # fmt: skip
+        return Predictor.fit(self.method, data, folds, self.card, features=self.features)
+
+
+def prepare(
     inputs: Inputs,
     features: NDArray[np.float32],
     rows: NDArray[np.intp],
     *,
     method: str,
     recipe: Recipe,
-    color: NDArray[np.float32] | None = None,
     record: Mapping[str, Any],
-) -> Predictor:
-    """Fit a method on some of the spots. Nothing outside `rows` is looked at, genes and classes included.
+) -> Prepared:
+    """Set out what a method learns from. Nothing outside `rows` is looked at, genes and classes included.
 
     Parameters
     ----------
     inputs
         All spots.
     features
-        Their image features (n_spots, n_features).
+        Their image features (n_spots, n_features), or colour statistics for a method that looks at those.
     rows
         Training spots: whole donors.
     method
         Name of the method.
     recipe
         How to fit.
-    color
-        Colour statistics of all spots, for a method that wants them.
     record
         What made the features, for the card.
-
-    Returns
-    -------
-    The model.
     """
-    fresh = get_method(method, seed=recipe.seed, options=recipe.options if method == "stcontrast" else None)
+    fresh = get_method(method, seed=recipe.seed, options=recipe.options)
     if not (inputs.measured[rows].any() or any(value is not None for value in inputs.label[rows])):
         msg = "Nothing to learn from: the training slides have neither counts nor labels."
         raise ValueError(msg)
+    n_neighbors = fresh.n_neighbors if recipe.n_neighbors is None or fresh.uses_color else recipe.n_neighbors
     columns = _columns(inputs, rows, recipe)
     counts = inputs.counts[rows][:, columns]
     classes = sorted({value for value in inputs.label[rows] if value is not None})
     slide = inputs.slide[rows]
+    expression = log_normalize(counts, inputs.total[rows])
     data = TrainingData(
         design=build_design(
-            features[rows], slide, inputs.xy[rows], n_neighbors=recipe.n_neighbors, standardize=recipe.standardize
+            features[rows], slide, inputs.xy[rows], n_neighbors=n_neighbors, standardize=recipe.standardize
         ),
-        color=_standardised_color(color, inputs, rows, recipe)
-        if fresh.uses_color
-        else np.zeros((len(rows), 0), np.float32),
         slide=slide,
         donor=np.unique(inputs.donor[rows], return_inverse=True)[1],
         batch=np.unique(inputs.batch[rows], return_inverse=True)[1],
         xy=inputs.xy[rows],
+        depth=inputs.total[rows],
         counts=counts,
-        target=log_normalize(counts, inputs.total[rows]),
+        target=expression,
+        observed=expression,
         measured=inputs.measured[rows],
         label=np.array([-1 if value is None else classes.index(value) for value in inputs.label[rows]], dtype=np.int64),
         n_classes=len(classes),
     )
-    folds = inner_folds(data)
-    logger.info(
-        "Fitting %s on %d spots of %d slides, %d donors, %d genes, %d classes; inner folds over %ss.",
-        method, len(rows), len(np.unique(slide)), len(np.unique(data.donor)), data.n_genes, len(classes), folds.unit,
-    )  # fmt: skip
-    used = color if fresh.uses_color and color is not None else features
     card = {
         "genes": [inputs.genes[i] for i in columns],
         "classes": classes,
         "units": "log1p(counts per 10 000 of the full library)",
         "image_features": dict(record),
-        "n_features": int(used.shape[1]),
-        "n_neighbors": recipe.n_neighbors,
+        "n_features": int(features.shape[1]),
+        "n_neighbors": n_neighbors,
         "standardize": recipe.standardize,
         "seed": int(recipe.seed),
         "donors": sorted(set(inputs.donor[rows].tolist())),
@@ -126,7 +136,7 @@ def train(
         "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
         | {"python": platform.python_version()},
     }
-    return Predictor.fit(fresh, data, folds, card, features=features[rows])
+    return Prepared(fresh, data, features[rows], card)
 
 
 def check_genes(inputs: Inputs, genes: Sequence[str] | None) -> None:
@@ -162,12 +172,3 @@ def _columns(inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe) -> NDArray[
         msg = "No gene is seen in 10 % of the training spots: name the genes to model with `genes`."
         raise ValueError(msg)
     return columns
-
-
-def _standardised_color(
-    color: NDArray[np.float32] | None, inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe
-) -> NDArray[np.float32]:
-    if color is None:
-        msg = "The method looks at colour statistics, which were not made."
-        raise ValueError(msg)
-    return build_design(color[rows], inputs.slide[rows], inputs.xy[rows], n_neighbors=0, standardize=recipe.standardize)

@@ -110,7 +110,7 @@ def test_labels_alone(tmp_path):
     )
     method = Stcontrast(max_epochs=15)
     held = method.fit(data, inner_folds(data))
-    assert method.vae is None
+    assert method.latent.vae is None
     assert set(method.embed(data)) == {"X_stc_image"}
     assert (held.proba.argmax(axis=1) == data.label).mean() > 0.7
     method.save_parts(tmp_path)

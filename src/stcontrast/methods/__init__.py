@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from stcontrast.methods._bleep import Bleep
 from stcontrast.methods._color import Color
+from stcontrast.methods._contrastive import ContrastiveMethod, ContrastiveOptions
+from stcontrast.methods._depth import Depth
+from stcontrast.methods._knn import Knn
+from stcontrast.methods._mclstexp import Mclstexp
 from stcontrast.methods._mean import Mean
 from stcontrast.methods._method import METHODS, Method, get_method
+from stcontrast.methods._mlp import Mlp
+from stcontrast.methods._nh2st import Nh2st
 from stcontrast.methods._predictor import Prediction, Predictor
 from stcontrast.methods._ridge import Ridge
 from stcontrast.methods._stcontrast import Stcontrast
+from stcontrast.methods._tpirbae import Tpirbae
 
-__all__ = ["METHODS", "Color", "Mean", "Method", "Prediction", "Predictor", "Ridge", "Stcontrast", "get_method"]
+__all__ = [
+    "METHODS",
+    "Bleep",
+    "Color",
+    "ContrastiveMethod",
+    "ContrastiveOptions",
+    "Depth",
+    "Knn",
+    "Mclstexp",
+    "Mean",
+    "Method",
+    "Mlp",
+    "Nh2st",
+    "Prediction",
+    "Predictor",
+    "Ridge",
+    "Stcontrast",
+    "Tpirbae",
+    "get_method",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic] | None]) ->
         np.savez(file, **{name: value for name, value in arrays.items() if value is not None})  # type: ignore[arg-type]
 
 
-def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read what :func:`save_arrays` wrote."""
     with np.load(path, allow_pickle=False) as stored:
         return dict(stored)

@@ -67,7 +67,7 @@ class RidgePath:
     def load(cls, path: Path) -> RidgePath:
         """Read what :meth:`save` wrote."""
         path_fit = cls()
-        path_fit.arrays = load_arrays(path)  # type: ignore[assignment]
+        path_fit.arrays = load_arrays(path)
         return path_fit
 
 
@@ -113,5 +113,5 @@ class LinearClassifier:
     def load(cls, path: Path) -> LinearClassifier:
         """Read what :meth:`save` wrote."""
         classifier = cls()
-        classifier.arrays = load_arrays(path)  # type: ignore[assignment]
+        classifier.arrays = load_arrays(path)
         return classifier

@@ -59,4 +59,4 @@ class Mean(Method):
     def load_parts(self, folder: Path) -> None:
         """Read the means."""
         arrays = load_arrays(folder / "mean.npz")
-        self.expression, self.frequency = arrays.get("expression"), arrays.get("frequency")  # type: ignore[assignment]
+        self.expression, self.frequency = arrays.get("expression"), arrays.get("frequency")

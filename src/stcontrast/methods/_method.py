@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from stcontrast._progress import progress
+from stcontrast._settings import settings
 from stcontrast.methods._data import Held
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from stcontrast.methods._data import TrainingData, View
     from stcontrast.methods._folds import Folds
+    from stcontrast.nn._retrieval import Neighbors
 
 __all__ = ["METHODS", "Method", "get_method"]
 
@@ -39,6 +42,8 @@ class Method(ABC):
     """Neighbours whose mean image features it is shown beside a spot's own, unless the user says otherwise."""
     uses_color: ClassVar[bool] = False
     """Whether it looks at plain colour statistics instead of the image features."""
+    slow: ClassVar[bool] = False
+    """Whether a fit takes long enough to show how far it is."""
     oracle: ClassVar[bool] = False
     """Whether it looks at the measured depth of the spots that it predicts: a yardstick, not a prediction."""
 
@@ -81,10 +86,12 @@ class Method(ABC):
     def hold_out(self, data: TrainingData, folds: Folds) -> Held:
         """Predict every spot from a fit without its group."""
         held = Held.empty(data)
-        for fold in folds.folds:
+        bar = progress(folds.folds, description=f"held-out {folds.unit}s", unit="fit") if self.slow else folds.folds
+        for fold in bar:
             part = type(self)(**self.hyper)
             train = data.take(fold.train)
-            part.fit_parts(train)
+            with settings.override(progress=False):
+                part.fit_parts(train)
             view = data.view(fold.held_out, oracle=self.oracle)
             if train.measured.any():
                 held.expression[fold.held_out] = part.predict_expression(view)
@@ -103,6 +110,18 @@ class Method(ABC):
     @abstractmethod
     def predict_proba(self, view: View) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
+
+    def neighbors(self, view: View) -> Neighbors:
+        """Training spots, rows among those with counts, that a prediction of expression is made of.
+
+        Raises
+        ------
+        ValueError
+            If the method does not retrieve.
+        """
+        del view
+        msg = f"The method {self.name!r} predicts by no training spots in particular: it has no neighbours to show."
+        raise ValueError(msg)
 
     def embed(self, data: TrainingData) -> dict[str, NDArray[np.float32]]:
         """Embeddings of the training spots by slot of `obsm`, (n_spots, k); none by default."""

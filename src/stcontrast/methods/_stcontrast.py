@@ -12,23 +12,20 @@ import numpy as np
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, VAE_LATENT
 from stcontrast._progress import progress
 from stcontrast._settings import settings
-from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._data import Held
+from stcontrast.methods._gene_latent import GeneLatent
 from stcontrast.methods._method import Method
+from stcontrast.methods._network import Network
 from stcontrast.methods._ridge import Ridge
 from stcontrast.metrics import mean_slide_correlation
-from stcontrast.nn._seed import seeded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from scipy import sparse
 
     from stcontrast.methods._data import TrainingData, View
     from stcontrast.methods._folds import Folds
-    from stcontrast.models.batch_vae import BatchAgnosticVAE
-    from stcontrast.models.contrastive import ContrastiveModel
 
 __all__ = ["Stcontrast"]
 
@@ -105,9 +102,14 @@ class Stcontrast(Method):
         self.class_share = 1.0
         self.stop_epoch: int | None = None
         self.ridge = Ridge(seed=seed)
-        self.vae: BatchAgnosticVAE | None = None
-        self.network: ContrastiveModel | None = None
-        self.scales: dict[str, NDArray[np.float32]] = {}
+        self.latent = GeneLatent(n_latent=n_latent, max_epochs=vae_epochs, seed=seed)
+        self.network = Network(
+            loss=loss,
+            contrastive_weight=contrastive_weight,
+            temperature=temperature,
+            max_epochs=max_epochs,
+            seed=seed,
+        )
 
     @property
     def hyper(self) -> dict[str, Any]:
@@ -169,62 +171,22 @@ class Stcontrast(Method):
         held_out
             Rows that nothing is fitted on; the network stops by its loss on them.
         """
-        from stcontrast.models.contrastive import ContrastiveModel
-
-        held = np.zeros(len(data.design), dtype=bool)
-        if held_out is not None:
-            held[held_out] = True
-        train = data.take(np.flatnonzero(~held))
-        gene = target = None
-        measured = data.measured
+        rows = np.arange(len(data.design))
+        train = data.take(rows if held_out is None else np.setdiff1d(rows, held_out))
+        gene = None
         if train.measured.any():
-            self.vae = _fit_vae(train, n_latent=self.n_latent, max_epochs=self.vae_epochs, seed=self.seed)
-            mean, _ = train.slide_means()
-            _, of_spot = data.slide_means()
-            centered = np.where(measured[:, None], data.target - of_spot, 0.0).astype(np.float32)
-            self.scales = {"mean": mean, "deviation": centered[~held & measured].std(axis=0) + np.float32(1e-6)}
-            target = centered / self.scales["deviation"]
-            gene = np.zeros((len(held), self.n_latent), dtype=np.float32)
-            gene[measured] = self._latent(data.counts[measured])
-            known = gene[~held & measured]
-            self.scales |= {"latent_mean": known.mean(axis=0), "latent_deviation": known.std(axis=0) + np.float32(1e-6)}
-            gene = (gene - self.scales["latent_mean"]) / self.scales["latent_deviation"]
-        else:
-            measured = np.zeros_like(measured)
-        center = train.design.mean(axis=0)
-        deviation = train.design.std(axis=0)
-        self.scales |= {"center": center, "scale": np.where(deviation < 1e-6, 1.0, deviation).astype(np.float32)}
-        self.network = ContrastiveModel(
-            n_image=data.design.shape[1],
-            n_gene=0 if gene is None else gene.shape[1],
-            n_targets=0 if target is None else target.shape[1],
-            n_classes=data.n_classes if train.has_labels else 0,
-            loss=self.loss,
-            contrastive_weight=self.contrastive_weight,
-            temperature=self.temperature,
-            max_epochs=self.max_epochs,
-            seed=self.seed,
-        )
-        self.network.train(
-            self._scaled(data.design),
-            gene=gene,
-            target=target,
-            label=data.label,
-            measured=measured,
-            group=held,
-            held_out=[True] if held.any() else [],
-            stop_epoch=None if held.any() else self.stop_epoch,
-        )
-        return self.network.n_epochs
+            self.latent.fit(train)
+            gene = np.zeros((len(rows), self.n_latent), dtype=np.float32)
+            gene[data.measured] = self.latent.encode(data.counts[data.measured])
+        return self.network.fit(data, gene=gene, held_out=held_out, stop_epoch=self.stop_epoch)
 
     def network_expression(self, view: View) -> NDArray[np.float32]:
         """The network's expression alone (n_spots, n_genes)."""
-        standardised = self._fitted().predict_expression(self._scaled(view.design))
-        return standardised * self.scales["deviation"] + self.scales["mean"]
+        return self.network.expression(view)
 
     def network_proba(self, view: View) -> NDArray[np.float32]:
         """The network's class probabilities alone (n_spots, n_classes)."""
-        return self._fitted().predict_proba(self._scaled(view.design))
+        return self.network.proba(view)
 
     def predict_expression(self, view: View) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
@@ -240,52 +202,27 @@ class Stcontrast(Method):
 
     def embed(self, data: TrainingData) -> dict[str, NDArray[np.float32]]:
         """Gene latent and joint embeddings of the training spots, by slot."""
-        found = {IMAGE_EMBEDDING: self._fitted().embed_image(self._scaled(data.design))}
-        if self.vae is None:
+        found = {IMAGE_EMBEDDING: self.network.embed_image(data)}
+        if self.latent.vae is None:
             return found
-        latent = self._latent(data.counts[data.measured])
-        scaled = (latent - self.scales["latent_mean"]) / self.scales["latent_deviation"]
-        genes = self._fitted().embed_genes(scaled)
+        latent = self.latent.encode(data.counts[data.measured])
+        genes = self.network.embed_genes(latent)
         return found | {VAE_LATENT: data.spread(latent), GENE_EMBEDDING: data.spread(genes)}
 
     def save_parts(self, folder: Path) -> None:
         """Write VAE, network, ridge and scales."""
         (folder / "stcontrast.json").write_text(json.dumps({name: getattr(self, name) for name in CHOSEN}))
-        save_arrays(folder / "scales.npz", self.scales)
-        self._fitted().save(folder / "network")
+        self.network.save(folder)
         self.ridge.save_parts(folder)
-        if self.vae is not None:
-            self.vae.save(str(folder / "vae"), save_anndata=False)
+        self.latent.save(folder)
 
     def load_parts(self, folder: Path) -> None:
         """Read VAE, network, ridge and scales."""
-        from stcontrast.models.batch_vae import BatchAgnosticVAE
-        from stcontrast.models.contrastive import ContrastiveModel
-
         chosen = json.loads((folder / "stcontrast.json").read_text())
         self.share, self.class_share, self.stop_epoch = (chosen[name] for name in CHOSEN)
-        self.scales = load_arrays(folder / "scales.npz")  # type: ignore[assignment]
-        self.network = ContrastiveModel.load(folder / "network")
+        self.network.load(folder)
         self.ridge.load_parts(folder)
-        if (folder / "vae").exists():
-            self.vae = BatchAgnosticVAE.load(str(folder / "vae"), accelerator="cpu")
-
-    def _latent(self, counts: sparse.csr_matrix) -> NDArray[np.float32]:
-        if self.vae is None:
-            msg = "The method has not been fitted with counts."
-            raise RuntimeError(msg)
-        # the posterior mean is not random, but scvi-tools draws a sample beside it
-        with seeded(self.seed):
-            return self.vae.encode_counts(counts)
-
-    def _scaled(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return (image - self.scales["center"]) / self.scales["scale"]
-
-    def _fitted(self) -> ContrastiveModel:
-        if self.network is None:
-            msg = "The method has not been fitted."
-            raise RuntimeError(msg)
-        return self.network
+        self.latent.load(folder)
 
 
 def _mixed(
@@ -301,18 +238,3 @@ def _mixed(
 
 def _log_loss(proba: NDArray[np.float32], label: NDArray[np.int64], rows: NDArray[np.intp]) -> float:
     return float(-np.log(np.maximum(proba[rows, label[rows]], 1e-6)).mean())
-
-
-def _fit_vae(train: TrainingData, *, n_latent: int, max_epochs: int | None, seed: int) -> BatchAgnosticVAE:
-    from anndata import AnnData
-
-    from stcontrast.models.batch_vae import BatchAgnosticVAE
-
-    rows = np.flatnonzero(train.measured)
-    adata = AnnData(train.counts[rows])
-    adata.obs["batch"] = [str(code) for code in train.batch[rows]]
-    adata.obs["batch"] = adata.obs["batch"].astype("category")
-    BatchAgnosticVAE.setup_anndata(adata, batch_key="batch")
-    vae = BatchAgnosticVAE(adata, n_latent=n_latent, seed=seed)
-    vae.train(max_epochs=max_epochs, validation_groups=0, seed=seed)
-    return vae

@@ -71,10 +71,6 @@ class Completer:
         learning_rate: float = 1e-3,
         seed: int = 0,
     ) -> None:
-        for name, value in (("n_neighbors", n_neighbors), ("n_model", n_model), ("max_steps", max_steps), ("batch_size", batch_size)):  # fmt: skip
-            if value < 1:
-                msg = f"`{name}` must be at least 1, found {value}."
-                raise ValueError(msg)
         if not 0 < mask_fraction < 1:
             msg = f"`mask_fraction` must lie between 0 and 1, found {mask_fraction}."
             raise ValueError(msg)
@@ -83,6 +79,10 @@ class Completer:
             raise ValueError(msg)
         self.n_neighbors, self.n_model, self.mask_fraction = n_neighbors, n_model, mask_fraction
         self.max_steps, self.batch_size, self.learning_rate, self.seed = max_steps, batch_size, learning_rate, seed
+        for name in ("n_neighbors", "n_model", "max_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                msg = f"`{name}` must be at least 1, found {getattr(self, name)}."
+                raise ValueError(msg)
         self.losses: list[float] = []
         self._network: _Network | None = None
 
@@ -113,7 +113,7 @@ class Completer:
             rows = next(batches)
             loss = spots.loss(network, rows, self._draw(spots, rows), device)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             self.losses.append(float(loss.detach()))
             if len(watched) and (step % EVERY == 0 or step == self.max_steps):
@@ -150,11 +150,14 @@ class Completer:
                 # one order whatever the caller's: sums of floats depend on it
                 rows = rows[np.lexsort(xy[rows].T)]
                 spots = _Spots(expression[rows], slide[rows], xy[rows], self._mean, self.n_neighbors)
-                for part in torch.arange(len(rows)).split(self.batch_size):
+                for start in range(0, len(rows), self.batch_size):
+                    part = torch.arange(start, min(start + self.batch_size, len(rows)))
                     known = spots.measured[part]
                     filled = self._network(spots.values[part], ~known, *spots.around(part)).numpy() + self._mean
                     here = rows[part.numpy()]
-                    completed[here] = np.where(known.numpy(), expression[here], np.maximum(filled, 0.0))
+                    # of a gene that training never saw, the network knows nothing
+                    filled = np.maximum(filled, 0.0) * (self._mean > 0)
+                    completed[here] = np.where(known.numpy(), expression[here], filled)
         return completed
 
 
@@ -166,7 +169,7 @@ def masked_mse(predicted: Tensor, target: Tensor, asked: Tensor) -> Tensor:
 def median_complete(
     expression: NDArray[np.float32], slide: NDArray[np.int64], xy: NDArray[np.float64], n_neighbors: int = 18
 ) -> NDArray[np.float32]:
-    """Fill every zero with the median of what its neighbours have above zero.
+    """Fill every zero with the median of what its neighbours have above zero: the baseline.
 
     Where none of the nearest `n_neighbors` has the gene, four times as many are asked, then the slide. What nobody
     on the slide has stays zero.
@@ -176,12 +179,10 @@ def median_complete(
     completed = expression.copy()
     completed[spot, gene] = np.nan_to_num(_medians(expression, slide, xy, n_neighbors, (spot, gene)))
     for code in np.unique(slide):
-        rows = np.flatnonzero(slide == code)
-        for column in np.flatnonzero((completed[rows] <= 0).any(axis=0)):
-            seen = expression[rows, column]
-            if (seen > 0).any():
-                left = rows[completed[rows, column] <= 0]
-                completed[left, column] = np.median(seen[seen > 0])
+        for column in np.flatnonzero((completed[slide == code] <= 0).any(axis=0)):
+            left = (slide == code) & (completed[:, column] <= 0)
+            seen = expression[(slide == code) & (expression[:, column] > 0), column]
+            completed[left, column] = np.median(seen) if len(seen) else 0.0
     return completed
 
 
@@ -232,12 +233,14 @@ class _Spots:
 
 def _batches(rows: Tensor, batch_size: int) -> Iterator[Tensor]:
     while True:
-        yield from rows[torch.randperm(len(rows))].split(batch_size)
+        order = rows[torch.randperm(len(rows))]
+        yield from (order[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
 def _neighbors(slide: NDArray[np.int64], xy: NDArray[np.float64], n_neighbors: int) -> Neighbors:
     """Neighbours (n_spots, most of any spot), and which of the columns are some; ties as in ``neighbor_means``."""
-    found = []
+    index = np.zeros((len(slide), n_neighbors + TIES), dtype=np.intp)
+    present = np.zeros(index.shape, dtype=np.bool_)
     for code in np.unique(slide):
         rows = np.flatnonzero(slide == code)
         k = min(n_neighbors, len(rows) - 1)
@@ -247,15 +250,12 @@ def _neighbors(slide: NDArray[np.int64], xy: NDArray[np.float64], n_neighbors: i
         distance[nearest == np.arange(len(rows))[:, None]] = np.inf
         last = np.partition(distance, k - 1, axis=1)[:, k - 1]
         is_neighbor = distance <= last[:, None] * (1 + 1e-6)
-        # neighbours first: the columns that no spot needs are cut off
-        order = np.argsort(~is_neighbor, axis=1, kind="stable")[:, : is_neighbor.sum(axis=1).max()]
-        found.append((rows, rows[np.take_along_axis(nearest, order, 1)], np.take_along_axis(is_neighbor, order, 1)))
-    width = max((index.shape[1] for _, index, _ in found), default=0)
-    all_index = np.zeros((len(slide), width), dtype=np.intp)
-    all_present = np.zeros((len(slide), width), dtype=np.bool_)
-    for rows, index, is_neighbor in found:
-        all_index[rows, : index.shape[1]], all_present[rows, : index.shape[1]] = index, is_neighbor
-    return all_index, all_present
+        # by row, not by distance, which rounding would shuffle within a ring; columns that nobody needs are cut off
+        order = np.argsort(np.where(is_neighbor, nearest, len(rows)), axis=1)[:, : index.shape[1]]
+        index[rows, : order.shape[1]] = rows[np.take_along_axis(nearest, order, axis=1)]
+        present[rows, : order.shape[1]] = np.take_along_axis(is_neighbor, order, axis=1)
+    width = present.sum(axis=1).max(initial=0)
+    return index[:, :width], present[:, :width]
 
 
 def _medians(

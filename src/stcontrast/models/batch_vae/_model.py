@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, NumericalJointObsField, NumericalObsField
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LabelsWithUnlabeledObsField,
+    NumericalJointObsField,
+    NumericalObsField,
+)
 from scvi.model import SCVI
 
 from stcontrast.models.batch_vae._counts import CountsField, check_categories, check_genes, check_layer
+from stcontrast.models.batch_vae._decoding import DecodingMixin
 from stcontrast.models.batch_vae._encoding import EncodingMixin
 from stcontrast.models.batch_vae._module import BatchAgnosticVAEModule
 from stcontrast.models.batch_vae._session import quiet_loggers
@@ -30,7 +37,7 @@ logger = logging.getLogger(__name__)
 _SAVED_ADATA = "adata.h5ad"
 
 
-class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
+class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
     """Variational autoencoder of counts, with one latent space across donors and an encoder that is blind to them.
 
     A :class:`scvi.model.SCVI` in which the posterior is a function of the raw counts of one spot and nothing else:
@@ -52,6 +59,10 @@ class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
         Number of hidden layers of encoder and decoder.
     gene_likelihood
         Distribution of the counts: negative binomial (default), zero-inflated negative binomial or Poisson.
+    class_weight
+        How much the classes guide the latent, against the log-likelihood of a spot: the weight of the cross-entropy
+        of a linear classifier on the latent. 0 by default: no guidance. Needs ``labels_key`` and
+        ``unlabeled_category`` in :meth:`setup_anndata`; spots without a class take part in the likelihood alone.
     seed
         Seed of the initial weights, and of :meth:`train` unless it is given another one.
     **kwargs
@@ -63,7 +74,8 @@ class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
     TypeError
         If an argument would make the encoder depend on the batch, ``encode_covariates`` for one.
     ValueError
-        If neither ``adata`` nor ``registry`` is given, or ``adata`` has not been set up.
+        If neither ``adata`` nor ``registry`` is given, or ``adata`` has not been set up, or there are no classes for
+        ``class_weight`` to work with.
 
     Notes
     -----
@@ -101,6 +113,7 @@ class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
         n_hidden: int = 128,
         n_layers: int = 1,
         gene_likelihood: Literal["nb", "zinb", "poisson"] = "nb",
+        class_weight: float = 0.0,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -112,8 +125,12 @@ class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
                 n_latent=n_latent,
                 n_layers=n_layers,
                 gene_likelihood=gene_likelihood,
+                class_weight=class_weight,
                 **kwargs,
             )
+        if class_weight > 0 and self.registry_["setup_args"].get("unlabeled_category") is None:
+            msg = "class_weight needs classes: give labels_key and unlabeled_category to setup_anndata."
+            raise ValueError(msg)
         self._model_summary_string = (
             f"BatchAgnosticVAE of {self.summary_stats.n_vars} genes: n_latent: {n_latent}, n_hidden: {n_hidden}, "
             f"n_layers: {n_layers}, gene_likelihood: {gene_likelihood}, encoder blind to the batch."
@@ -129,6 +146,7 @@ class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
         layer: str | None = None,
         batch_key: str | None = None,
         labels_key: str | None = None,
+        unlabeled_category: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register the data that a model is to be trained on.
@@ -147,7 +165,10 @@ class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
             Column of ``obs`` that the latent space is to be blind to: the donor, as a rule. ``None`` (default) for
             no batches.
         labels_key
-            Column of ``obs`` with classes, registered for later use. ``None`` (default) for none.
+            Column of ``obs`` with classes, for a model with ``class_weight``. ``None`` (default) for none.
+        unlabeled_category
+            Value of that column in spots without a class. ``None`` (default): every spot has one, and they are
+            registered but guide nothing.
         **kwargs
             Arguments of :meth:`scvi.data.AnnDataManager.register_fields`; :meth:`load` needs them.
 
@@ -174,10 +195,15 @@ class BatchAgnosticVAE(EncodingMixin, HeldOutGroupsMixin, SCVI):
         check_layer(adata, layer)
         check_genes(adata)
         check_categories(adata, batch_key=batch_key, labels_key=labels_key)
+        if unlabeled_category is not None and labels_key is None:
+            msg = "unlabeled_category needs labels_key, the column that it is a value of."
+            raise ValueError(msg)
         fields = [
             CountsField(REGISTRY_KEYS.X_KEY, layer),
             CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key)
+            if unlabeled_category is None
+            else LabelsWithUnlabeledObsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category),
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, None, required=False),
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, None),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, None),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scvi import REGISTRY_KEYS
 from scvi.module import VAE
 from scvi.module._constants import MODULE_KEYS
-from scvi.module.base import auto_move_data
+from scvi.module.base import LossOutput, auto_move_data
 
 from stcontrast.models.batch_vae._likelihood import CountNegativeBinomial
 
@@ -41,6 +43,9 @@ class BatchAgnosticVAEModule(VAE):
         Where batch normalisation is applied: ``"none"`` (default) or ``"decoder"``.
     use_layer_norm
         Where layer normalisation is applied: ``"both"`` (default), ``"encoder"``, ``"decoder"`` or ``"none"``.
+    class_weight
+        Weight of the classes in the loss. With 0 (default) the labels are not looked at; above, a linear classifier
+        on the latent is trained along, on spots with a label; the last label stands for none.
     **kwargs
         Further arguments of :class:`scvi.module.VAE`.
 
@@ -70,6 +75,7 @@ class BatchAgnosticVAEModule(VAE):
         gene_likelihood: str = "nb",
         use_batch_norm: str = "none",
         use_layer_norm: str = "both",
+        class_weight: float = 0.0,
         **kwargs: Any,
     ) -> None:
         for name, (value, reason) in _FIXED.items():
@@ -84,6 +90,9 @@ class BatchAgnosticVAEModule(VAE):
             raise TypeError(msg)
         norms = {"use_batch_norm": use_batch_norm, "use_layer_norm": use_layer_norm}
         super().__init__(n_input, gene_likelihood=gene_likelihood, **norms, **kwargs)
+        self.class_weight = class_weight
+        n_classes = self.n_labels - 1
+        self.classifier = torch.nn.Linear(self.n_latent, n_classes) if class_weight > 0 and n_classes > 0 else None
         # Never used with an observed library size; as large as the encoder itself.
         self.l_encoder = None
         if gene_likelihood != "zinb":
@@ -105,6 +114,34 @@ class BatchAgnosticVAEModule(VAE):
         """
         posterior, _ = self.z_encoder(self._encoder_input(counts))
         return posterior.loc, posterior.variance
+
+    def loss(
+        self,
+        tensors: dict[str, torch.Tensor],
+        inference_outputs: dict[str, torch.Tensor | Distribution | None],
+        generative_outputs: dict[str, Distribution | None],
+        kl_weight: torch.Tensor | float = 1.0,
+    ) -> LossOutput:
+        """Negative ELBO of a minibatch, and the cross-entropy of the classes of those of its spots that have one.
+
+        Parameters
+        ----------
+        tensors, inference_outputs, generative_outputs, kl_weight
+            As in :meth:`scvi.module.VAE.loss`.
+
+        Returns
+        -------
+        LossOutput
+            Its ``loss`` holds both; the other parts are those of the ELBO.
+        """
+        losses = super().loss(tensors, inference_outputs, generative_outputs, kl_weight)
+        if self.classifier is None:
+            return losses
+        label = tensors[REGISTRY_KEYS.LABELS_KEY].flatten().long()
+        known = label < self.classifier.out_features
+        logits = self.classifier(inference_outputs[MODULE_KEYS.Z_KEY])
+        entropy = torch.nn.functional.cross_entropy(logits[known], label[known], reduction="sum") / len(label)
+        return replace(losses, loss=losses.loss + self.class_weight * entropy)
 
     def _encoder_input(self, counts: torch.Tensor) -> torch.Tensor:
         return torch.log1p(counts) if self.log_variational else counts

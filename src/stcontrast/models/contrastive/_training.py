@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
     from stcontrast.models.contrastive._module import Batch, ContrastiveModule
 
-__all__ = ["train_module"]
+__all__ = ["LONG_ENOUGH", "quiet_trainer", "train_module", "warn_at_chance"]
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 20
 # a contrast that stays this near ln(batch) has not told a single pair apart
 CHANCE_MARGIN = 0.02
+# epochs after which it should have
+LONG_ENOUGH = 10
 
 # What Lightning says of a loop that is meant to be as it is: no validation without held-out groups, loaders without
 # workers, no log on disk; and torch of the way Lightning walks over a batch.
@@ -98,7 +100,7 @@ def train_module(
         callbacks.append(EarlyStopping("validation_loss", patience=PATIENCE))
     if stop_epoch is not None:
         callbacks.append(StopAfter(stop_epoch))
-    with seeded(config.seed), quiet_training(), _quiet_trainer(), one_thread():
+    with seeded(config.seed), quiet_training(), quiet_trainer(), one_thread():
         training = _loader([part[~rows & teaches] for part in batch], config.batch_size, shuffle=True)
         held_out = _loader([part[rows & teaches] for part in batch], 4096, shuffle=False) if watch else None
         trainer = pl.Trainer(
@@ -119,12 +121,15 @@ def train_module(
         module.load_state_dict(history.state)
         epochs = history.best[1]
     frame = pd.DataFrame(history.rows)
-    _warn_at_chance(frame, n_batch=min(config.batch_size, int((~rows & batch.measured).sum())))
+    n_pairs = min(config.batch_size, int((~rows & batch.measured).sum()))
+    if "train_contrastive" in frame and n_pairs > 1 and len(frame) >= LONG_ENOUGH:
+        warn_at_chance(float(frame["train_contrastive"].iloc[-1]), math.log(n_pairs))
     return frame, epochs
 
 
 @contextmanager
-def _quiet_trainer() -> Iterator[None]:
+def quiet_trainer() -> Iterator[None]:
+    """Silence what Lightning says of a loop that is meant to be as it is."""
     with warnings.catch_warnings():
         for message, category in _NOT_FOR_USERS:
             warnings.filterwarnings("ignore", message=message, category=category)
@@ -146,12 +151,10 @@ def _loader(parts: list[torch.Tensor], batch_size: int, *, shuffle: bool) -> Dat
     return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 
-def _warn_at_chance(history: pd.DataFrame, *, n_batch: int) -> None:
-    if "train_contrastive" not in history or n_batch < 2 or len(history) < 10:
-        return
-    last = float(history["train_contrastive"].iloc[-1])
-    if last > (1 - CHANCE_MARGIN) * math.log(n_batch):
+def warn_at_chance(loss: float, chance: float) -> None:
+    """Warn where a contrastive loss is within 2 % of what towers score that tell no pair from another."""
+    if loss > (1 - CHANCE_MARGIN) * chance:
         logger.warning(
-            "The contrastive loss stays at %.2f, within 2 %% of ln(%d): image and genes are not being aligned.",
-            last, n_batch,
+            "The contrastive loss stays at %.2f, within 2 %% of ln(%.0f): image and genes are not being aligned.",
+            loss, math.exp(chance),
         )  # fmt: skip

@@ -1,0 +1,143 @@
+"""Lightning training of two towers on spots that fit in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from stcontrast._settings import settings
+from stcontrast.models.batch_vae._session import quiet_training
+from stcontrast.models.contrastive._training import LONG_ENOUGH, quiet_trainer, warn_at_chance
+from stcontrast.nn._threads import one_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from stcontrast.nn._pairs import PairModule, SpotTable
+
+__all__ = ["embed_pairs", "train_pairs"]
+
+EMBEDDED_AT_ONCE = 4096
+
+
+class _Epochs(IterableDataset[Any]):
+    """Rows of the batches, drawn anew every epoch."""
+
+    def __init__(self, module: PairModule, table: SpotTable, batch_size: int) -> None:
+        self.module = module
+        self.table = table
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.module.batches(self.table, self.batch_size))
+
+
+class _Training(pl.LightningModule):
+    """The loop round a :class:`PairModule`."""
+
+    def __init__(
+        self,
+        module: PairModule,
+        table: SpotTable,
+        optimizer: Callable[[PairModule], tuple[Optimizer, LRScheduler | None]],
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.table = table
+        self.optimizer_of = optimizer
+        self.seen: list[dict[str, float]] = []
+        self.rows: list[dict[str, float]] = []
+
+    def on_fit_start(self) -> None:
+        """Bring the spots to the device once."""
+        self.table = self.table.to(self.device)
+
+    def training_step(self, rows: Tensor) -> Tensor:
+        """Loss of a batch."""
+        parts = self.module.losses(self.table, rows)
+        chance = self.module.contrast.chance(self.table, rows)
+        self.seen.append({name: float(part.detach()) for name, part in parts.items()} | {"chance": chance})
+        return torch.stack(list(parts.values())).sum()
+
+    def on_train_epoch_end(self) -> None:
+        """Note the means of the epoch."""
+        means = {str(name): float(value) for name, value in pd.DataFrame(self.seen).mean().items()}
+        self.rows.append({"epoch": self.current_epoch + 1, **means})
+        self.seen.clear()
+
+    def configure_optimizers(self) -> Any:
+        """The method's own optimiser and schedule, an epoch a step."""
+        optimizer, schedule = self.optimizer_of(self.module)
+        return optimizer if schedule is None else ([optimizer], [schedule])
+
+
+def train_pairs(
+    module: PairModule,
+    table: SpotTable,
+    *,
+    batch_size: int,
+    max_epochs: int,
+    optimizer: Callable[[PairModule], tuple[Optimizer, LRScheduler | None]],
+) -> pd.DataFrame:
+    """Train two towers in place. Seeding is up to the caller.
+
+    Parameters
+    ----------
+    module
+        The towers and their loss.
+    table
+        Training spots.
+    batch_size
+        Spots in a batch.
+    max_epochs
+        Passes through the spots.
+    optimizer
+        Makes optimiser and schedule (or `None`) of the module.
+
+    Returns
+    -------
+    Losses, a row an epoch. A warning tells where the contrast stayed at chance.
+    """
+    training = _Training(module, table, optimizer)
+    with quiet_training(), quiet_trainer(), one_thread():
+        trainer = pl.Trainer(
+            max_epochs=max_epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=settings.progress,
+            num_sanity_val_steps=0,
+        )
+        module.train()
+        trainer.fit(training, DataLoader(_Epochs(module, table, batch_size), batch_size=None))
+    module.cpu().eval()
+    history = pd.DataFrame(training.rows)
+    if len(history) >= LONG_ENOUGH and "contrastive" in history:
+        warn_at_chance(float(history["contrastive"].iloc[-1]), float(history["chance"].iloc[-1]))
+    return history
+
+
+def embed_pairs(module: PairModule, table: SpotTable, embed: Callable[[SpotTable, Tensor], Tensor | None]) -> Tensor:
+    """Apply one of the module's methods to all spots, in evaluation mode; rows in the table's order."""
+    module.eval()
+    out: Tensor | None = None
+    with torch.inference_mode(), one_thread():
+        for rows in module.evaluation_batches(table, EMBEDDED_AT_ONCE):
+            part = embed(table, rows)
+            if part is None:
+                msg = "The method has no regression of its own."
+                raise RuntimeError(msg)
+            out = part.new_empty((len(table), part.shape[1])) if out is None else out
+            out[rows] = part
+    if out is None:
+        msg = "There are no spots."
+        raise ValueError(msg)
+    return out

@@ -1,0 +1,204 @@
+"""Pairs of image and genes: the spots as tensors, what is compared with what, and the interface of two towers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from stcontrast.nn._lattice import lattice_coordinates, nearest_spots
+from stcontrast.nn._losses import info_nce, similarity_target_loss
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Contrast", "Loss", "Negatives", "PairModule", "SpotTable", "Targets"]
+
+type Loss = Literal["info_nce", "similarity_target"]
+type Negatives = Literal["all", "within-slide", "exclude-neighbours"]
+type Targets = Literal["embedding", "input"]
+
+# between the eight neighbours of a square lattice (√2) or the six of a hexagonal one (1), and the next ring (√3)
+NEIGHBOUR_PITCHES: Final = 1.6
+MAX_INVERSE_TEMPERATURE: Final = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpotTable:
+    """Spots of some slides as tensors.
+
+    Attributes
+    ----------
+    image
+        Image features (n_spots, n_image).
+    gene
+        Input of the gene tower (n_spots, n_gene); width 0 where only images are looked at.
+    target
+        Expression to regress on (n_spots, n_targets); width 0 likewise.
+    slide
+        Code of the slide (n_spots,).
+    lattice
+        Position on the slide (n_spots, 2), in pitches.
+    near
+        Rows of the spot itself and the nearest others of its slide (n_spots, n_nearest).
+    """
+
+    image: Tensor
+    gene: Tensor
+    target: Tensor
+    slide: Tensor
+    lattice: Tensor
+    near: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        image: NDArray[np.float32],
+        slide: NDArray[np.int64],
+        xy: NDArray[np.float64],
+        *,
+        n_nearest: int = 1,
+        gene: NDArray[np.float32] | None = None,
+        target: NDArray[np.float32] | None = None,
+    ) -> Self:
+        """From arrays."""
+        lattice = lattice_coordinates(xy, slide)
+        empty = torch.zeros(len(image), 0)
+        return cls(
+            torch.as_tensor(image, dtype=torch.float32),
+            empty if gene is None else torch.as_tensor(gene, dtype=torch.float32),
+            empty if target is None else torch.as_tensor(target, dtype=torch.float32),
+            torch.as_tensor(slide, dtype=torch.int64),
+            torch.as_tensor(lattice),
+            torch.as_tensor(nearest_spots(lattice, slide, n_nearest=n_nearest)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        names = ("image", "gene", "target", "slide", "lattice", "near")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+class Contrast(nn.Module):
+    """A contrastive loss with its temperature and its choice of negatives.
+
+    Parameters
+    ----------
+    loss
+        ``"info_nce"`` or ``"similarity_target"``.
+    normalize
+        Bring the embeddings to unit length.
+    temperature
+        Divides the logits.
+    learn_temperature
+        Learn it, starting there, and never below 0.01 (as in CLIP).
+    negatives
+        What a spot is compared with: ``"all"`` others of the batch; those ``"within-slide"``, so that telling slides
+        apart earns nothing; or all but the adjacent ones on the slide (``"exclude-neighbours"``), whose crops
+        overlap and whose expression is nearly the same.
+    targets
+        Where the similarity targets come from: the ``"embedding"`` (as published) or the ``"input"`` of the towers.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: Loss = "info_nce",
+        normalize: bool = True,
+        temperature: float = 0.1,
+        learn_temperature: bool = False,
+        negatives: Negatives = "all",
+        targets: Targets = "embedding",
+    ) -> None:
+        super().__init__()
+        self.loss = loss
+        self.normalize = normalize
+        self.negatives = negatives
+        self.targets = targets
+        start = -torch.log(torch.tensor(float(temperature)))
+        self.log_inverse_temperature = nn.Parameter(start, requires_grad=learn_temperature)
+
+    @property
+    def temperature(self) -> Tensor:
+        """The temperature as it stands."""
+        if not self.log_inverse_temperature.requires_grad:
+            return torch.exp(-self.log_inverse_temperature)
+        return 1 / self.log_inverse_temperature.exp().clamp(max=MAX_INVERSE_TEMPERATURE)
+
+    def allowed(self, table: SpotTable, rows: Tensor) -> Tensor | None:
+        """Pairs of the batch that are compared (n, n); `None` for all."""
+        if self.negatives == "all":
+            return None
+        slide = table.slide[rows]
+        together = slide[:, None] == slide[None, :]
+        if self.negatives == "within-slide":
+            return together
+        adjacent = torch.cdist(table.lattice[rows], table.lattice[rows]) < NEIGHBOUR_PITCHES
+        return ~(together & adjacent) | torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+
+    def chance(self, table: SpotTable, rows: Tensor) -> float:
+        """The loss of towers that tell nothing apart: ln of the number of pairs compared."""
+        allowed = self.allowed(table, rows)
+        if allowed is None:
+            return float(torch.log(torch.tensor(float(len(rows)))))
+        return float(allowed.sum(dim=1).float().log().mean())
+
+    def forward(self, gene: Tensor, image: Tensor, table: SpotTable, rows: Tensor) -> Tensor:
+        """Loss of a batch: embeddings (n, d) of the spots `rows` (n,) of a table."""
+        common = {"temperature": self.temperature, "normalize": self.normalize, "allowed": self.allowed(table, rows)}
+        if self.loss == "info_nce":
+            return info_nce(gene, image, **common)  # type: ignore[arg-type]
+        inputs = (table.gene[rows], table.image[rows]) if self.targets == "input" else None
+        return similarity_target_loss(gene, image, targets_from=inputs, **common)  # type: ignore[arg-type]
+
+
+class PairModule(nn.Module, ABC):
+    """Two towers and a loss: what a contrastive method trains.
+
+    A subclass embeds images and genes of the spots `rows` of a :class:`SpotTable`, and may add losses, its own
+    regression, and its own way of making batches.
+
+    Parameters
+    ----------
+    contrast
+        The contrastive loss.
+    """
+
+    def __init__(self, contrast: Contrast) -> None:
+        super().__init__()
+        self.contrast = contrast
+
+    @abstractmethod
+    def embed_image(self, table: SpotTable, rows: Tensor) -> Tensor:
+        """Image embedding (n, d)."""
+
+    @abstractmethod
+    def embed_genes(self, table: SpotTable, rows: Tensor) -> Tensor:
+        """Gene embedding (n, d)."""
+
+    def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
+        """Parts of the loss on a batch, by name; their sum is trained on."""
+        gene, image = self.embed_genes(table, rows), self.embed_image(table, rows)
+        return {"contrastive": self.contrast(gene, image, table, rows)}
+
+    def regress(self, table: SpotTable, rows: Tensor) -> Tensor | None:
+        """Expression from the image (n, n_targets), for a method that has a regression of its own."""
+        del table, rows
+        return None
+
+    def batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
+        """Rows of the batches of an epoch, in random order. The contrast wants full batches."""
+        order = torch.randperm(len(table))
+        parts = list(order.split(batch_size))  # type: ignore[no-untyped-call]
+        return parts[:-1] if len(parts) > 1 and len(parts[-1]) < batch_size else parts
+
+    def evaluation_batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
+        """Rows of all spots, in order, in batches of at most `batch_size`."""
+        return list(torch.arange(len(table)).split(batch_size))  # type: ignore[no-untyped-call]

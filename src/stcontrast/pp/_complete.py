@@ -1,0 +1,251 @@
+"""Completed counts as targets for training: SpaCKLE's idea on the user's objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from scipy import sparse
+
+from stcontrast import __version__
+from stcontrast._keys import UNS
+from stcontrast._spots import resolve_slides
+from stcontrast.nn._completion import Completer
+from stcontrast.pp._genes import choose_genes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from stcontrast._spots import Spots
+
+__all__ = ["complete"]
+
+LAYER: Final = "stc_completed"
+RECORD: Final = "completion"
+USE: Final = "Completed values are smooth and easy to predict: for training targets only, never for what is scored."
+SAMPLED: Final = 100_000
+
+
+def complete(  # noqa: PLR0913
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
+    *,
+    layer: str | None = None,
+    n_genes: int = 1000,
+    genes: Sequence[str] | None = None,
+    key_added: str = LAYER,
+    table_key: str | None = None,
+    library_key: str | None = None,
+    max_steps: int = 1000,
+    seed: int = 0,
+) -> None:
+    """Fill what dropped out of the counts, as targets for training.
+
+    A zero is taken as missing, and is filled from the other genes of the spot and from its 18 nearest neighbours on
+    the slide by a small transformer, which is trained on all slides given here to recover measured values that were
+    hidden from it. What was measured stays as it is.
+
+    .. warning::
+        Completion makes expression smooth, and thereby easier to predict. Use it for *training* targets only: what is
+        scored has to be what was measured, and held-out donors must not take part.
+
+    Parameters
+    ----------
+    data
+        One object or a list of them: SpatialData whose table annotates the spots, or AnnData with
+        ``obsm["spatial"]``. One network is trained on all of them: training donors only.
+    layer
+        Layer with raw counts; `X` by default.
+    n_genes
+        Genes to complete at most: the most variable of those seen in 10 % of the spots.
+    genes
+        Genes to complete, instead.
+    key_added
+        Layer to write. It may be there only if this function has written it.
+    table_key
+        Table that holds the spots; the only one by default.
+    library_key
+        AnnData only: column of `obs` that names the slide of a spot.
+    max_steps
+        Training steps at most.
+    seed
+        Seed of everything random; the session's own random state is left as it was.
+
+    Returns
+    -------
+    `None`. Writes to every table ``layers[key_added]``, csr float32 (n_obs, n_vars): log(1 + counts per 10 000 of the
+    full library), completed for the chosen genes, as measured for all others. Spots without any counts stay empty.
+    And ``uns["stcontrast"]["completion"]``: genes, how many entries were filled, seed, and what it may be used for
+    (``uns["stcontrast"]["completion_<key_added>"]`` where `key_added` is not the default).
+
+    Raises
+    ------
+    KeyError
+        If a layer, table, column or gene is absent; the message lists what is there.
+    TypeError
+        If `data` is something else.
+    ValueError
+        If counts are not raw, `key_added` holds something else, the objects share no genes, an object is given
+        twice, no gene is seen in 10 % of the spots, or there are no counts at all. All before any work is done.
+
+    Examples
+    --------
+    >>> import stcontrast as stc
+    >>> sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    >>> stc.pp.complete(sdata, max_steps=20)
+    >>> measured, completed = sdata["table"].X, sdata["table"].layers["stc_completed"]
+    >>> completed.nnz > measured.nnz
+    True
+
+    References
+    ----------
+    Mejía et al. 2024 (SpaCKLE, arXiv 2407.13027).
+    """
+    completer = Completer(max_steps=max_steps, seed=seed)
+    if n_genes < 1:
+        msg = f"`n_genes` must be at least 1, found {n_genes}."
+        raise ValueError(msg)
+    found = [
+        resolve_slides(item, table_key=table_key, library_key=library_key)
+        for item in (data if isinstance(data, Sequence) else [data])
+    ]
+    tables = [spots.table for spots in found]
+    _check_objects(tables, key_added)
+    names = _shared_genes(tables)
+    counts = [_raw_counts(table, layer) for table in tables]
+    total = [np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel() for matrix in counts]
+    slide, xy = _slides_and_centers(found)
+    measured = np.concatenate(total) > 0
+    if not measured.any():
+        msg = "Nothing to complete: no spot has any counts."
+        raise ValueError(msg)
+    shared = sparse.vstack(
+        [matrix[:, table.var_names.get_indexer(names)] for matrix, table in zip(counts, tables, strict=True)],
+        format="csr",
+    )
+    chosen = _chosen(names, genes)
+    if chosen is None:
+        chosen = choose_genes(shared[measured], np.concatenate(total)[measured], slide[measured], n_genes=n_genes)
+        if len(chosen) == 0:
+            msg = "No gene is seen in 10 % of the spots: name the genes to complete with `genes`."
+            raise ValueError(msg)
+    normalized = [_log_normalized(matrix, depth) for matrix, depth in zip(counts, total, strict=True)]
+    of_genes = [names[i] for i in chosen]
+    columns = [table.var_names.get_indexer(of_genes) for table in tables]
+    dense = [matrix[:, here].toarray() for matrix, here in zip(normalized, columns, strict=True)]
+    expression = np.concatenate(dense)[measured]
+    completer.fit(expression, slide[measured], xy[measured])
+    # a spot without counts is no spot with many holes: it stays empty, and is nobody's neighbour
+    filled = np.zeros((len(measured), len(of_genes)), dtype=np.float32)
+    filled[measured] = completer.complete(expression, slide[measured], xy[measured])
+    filled[measured] *= expression == 0
+    ends = np.cumsum([table.n_obs for table in tables])[:-1]
+    for table, matrix, part, here in zip(tables, normalized, np.split(filled, ends), columns, strict=True):
+        added = _spread(part, here, table.n_vars)
+        table.layers[key_added] = sparse.csr_matrix(matrix + added)
+        table.uns.setdefault(UNS, {})[_record_key(key_added)] = {
+            "layer": key_added,
+            "genes": of_genes,
+            "n_filled": int(added.nnz),
+            "max_steps": int(max_steps),
+            "seed": int(seed),
+            "use": USE,
+            "version": __version__,
+        }
+
+
+def _record_key(key_added: str) -> str:
+    return RECORD if key_added == LAYER else f"{RECORD}_{key_added}"
+
+
+def _check_objects(tables: list[AnnData], key_added: str) -> None:
+    if not tables:
+        msg = "No data: an empty list was given."
+        raise ValueError(msg)
+    if len({id(table) for table in tables}) < len(tables):
+        msg = "An object is given twice."
+        raise ValueError(msg)
+    for table in tables:
+        if key_added in table.layers and _record_key(key_added) not in table.uns.get(UNS, {}):
+            msg = f"`layers[{key_added!r}]` holds something else already: choose another `key_added`."
+            raise ValueError(msg)
+
+
+def _shared_genes(tables: list[AnnData]) -> list[str]:
+    for table in tables:
+        if not table.var_names.is_unique:
+            msg = "Gene names are not unique; call `adata.var_names_make_unique()` first."
+            raise ValueError(msg)
+    shared = [gene for gene in tables[0].var_names if all(gene in table.var_names for table in tables[1:])]
+    if not shared:
+        msg = f"The objects share no genes; their genes begin {[list(table.var_names[:3]) for table in tables]}."
+        raise ValueError(msg)
+    return shared
+
+
+def _chosen(names: list[str], genes: Sequence[str] | None) -> NDArray[np.intp] | None:
+    if genes is None:
+        return None
+    position = {gene: i for i, gene in enumerate(names)}
+    absent = [gene for gene in genes if gene not in position]
+    if absent:
+        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. They begin {names[:5]}."
+        raise KeyError(msg)
+    if len(genes) == 0:
+        msg = "`genes` is empty."
+        raise ValueError(msg)
+    return np.array([position[gene] for gene in dict.fromkeys(genes)], dtype=np.intp)
+
+
+def _raw_counts(table: AnnData, layer: str | None) -> sparse.csr_matrix:
+    if layer is not None and layer not in table.layers:
+        found = sorted(name for name in table.layers if name is not None)
+        msg = f"No layer {layer!r} in the table; its layers are {found}."
+        raise KeyError(msg)
+    matrix = table.X if layer is None else table.layers[layer]
+    if matrix is None:
+        msg = "The table has no `X`; name the layer that holds raw counts with `layer`."
+        raise ValueError(msg)
+    # a copy: the user's counts are never sorted or cleaned in place
+    counts = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    values = counts.data[:: max(1, counts.nnz // SAMPLED)]
+    odd = values[~np.isfinite(values) | (values < 0) | (values != np.rint(values))]
+    if len(odd):
+        where = "X" if layer is None else f"layers[{layer!r}]"
+        msg = (
+            f"Raw counts are needed, but `{where}` holds values such as {odd[:3].tolist()}. Name the layer that holds "
+            "raw counts with `layer`, e.g. `layer='counts'`."
+        )
+        raise ValueError(msg)
+    return counts
+
+
+def _slides_and_centers(found: list[Spots]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    n_obs = sum(spots.table.n_obs for spots in found)
+    slide, xy = np.full(n_obs, -1, dtype=np.int64), np.zeros((n_obs, 2))
+    start, code = 0, 0
+    for spots in found:
+        for item in spots.slides:
+            slide[start + item.rows], xy[start + item.rows] = code, item.centers
+            code += 1
+        start += spots.table.n_obs
+    return slide, xy
+
+
+def _log_normalized(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> sparse.csr_matrix:
+    # as `log_normalize`, but never dense: these are all the genes of the table
+    normalized = sparse.csr_matrix(sparse.diags_array(1e4 / np.maximum(total, 1.0)) @ counts)
+    normalized.data = np.log1p(normalized.data, dtype=np.float32)
+    return normalized
+
+
+def _spread(values: NDArray[np.float32], columns: NDArray[np.intp], n_vars: int) -> sparse.csr_matrix:
+    """Columns of a dense matrix at their places among all genes."""
+    part = sparse.csr_matrix(values)
+    spread = sparse.csr_matrix((part.data, columns[part.indices], part.indptr), shape=(len(values), n_vars))
+    spread.sort_indices()
+    return spread

@@ -43,6 +43,14 @@ class View:
         return replace(self, **{name: part[rows] for name, part in parts.items() if _is_rows(part)})
 
 
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Rows to train on and rows held out, each in ascending order."""
+
+    train: NDArray[np.intp]
+    held_out: NDArray[np.intp]
+
+
 def _is_rows(part: Any) -> bool:
     return isinstance(part, np.ndarray) or sparse.issparse(part)
 
@@ -67,6 +75,8 @@ class TrainingData(View):
         Class codes (n_spots,), -1 where a spot is not annotated.
     n_classes
         Number of classes.
+    complete
+        Whether `target` is to be completed: zeros filled by a model of the other genes and spots.
     """
 
     donor: NDArray[np.int64]
@@ -77,6 +87,7 @@ class TrainingData(View):
     measured: NDArray[np.bool_]
     label: NDArray[np.int64]
     n_classes: int
+    complete: bool = False
 
     def view(self, rows: NDArray[np.intp], *, oracle: bool = False) -> View:
         """What a method may see of some of the spots when it predicts them."""
@@ -92,6 +103,37 @@ class TrainingData(View):
     def has_labels(self) -> bool:
         """Whether any spot is annotated."""
         return bool((self.label >= 0).any())
+
+    def training(self, fold: Fold, *, with_held_out: bool = False) -> Self:
+        """What may be learnt from in a fold.
+
+        Parameters
+        ----------
+        fold
+            The fold.
+        with_held_out
+            Whether its held-out spots are there too, in their place, with the target as it was measured.
+        """
+        train = self.take(fold.train).completed()
+        if not with_held_out:
+            return train
+        rows = np.union1d(fold.train, fold.held_out)
+        both = self.take(rows)
+        target = both.observed.copy()
+        target[np.searchsorted(rows, fold.train)] = train.target
+        return replace(both, target=target)
+
+    def completed(self) -> Self:
+        """With the target completed, if it is to be, by a model of these spots alone."""
+        if not (self.complete and self.measured.any()):
+            return self
+        from stcontrast.nn._completion import Completer
+
+        rows = np.flatnonzero(self.measured)
+        spots = (self.observed[rows], self.slide[rows], self.xy[rows])
+        target = self.observed.copy()
+        target[rows] = Completer().fit(*spots).complete(*spots)
+        return replace(self, target=target)
 
     def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values of the measured spots (n_measured, k) over all spots (n_spots, k), NaN in the others."""
@@ -111,14 +153,6 @@ class TrainingData(View):
             means.append(self.target[rows].mean(axis=0))
             of_spot[rows] = means[-1]
         return np.mean(means, axis=0, dtype=np.float32), of_spot
-
-
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """Rows to train on and rows held out."""
-
-    train: NDArray[np.intp]
-    held_out: NDArray[np.intp]
 
 
 @dataclass(slots=True)

@@ -89,7 +89,7 @@ class Method(ABC):
         bar = progress(folds.folds, description=f"held-out {folds.unit}s", unit="fit") if self.slow else folds.folds
         for fold in bar:
             part = type(self)(**self.hyper)
-            train = data.take(fold.train)
+            train = data.training(fold)
             with settings.override(progress=False):
                 part.fit_parts(train)
             view = data.view(fold.held_out, oracle=self.oracle)

@@ -64,7 +64,8 @@ class Mlp(Method):
             part = Network(**self.network.hyper)
             rows = np.union1d(fold.train, fold.held_out)
             with settings.override(progress=False):
-                epochs.append(part.fit(data.take(rows), held_out=np.searchsorted(rows, fold.held_out)))
+                both = data.training(fold, with_held_out=True)
+                epochs.append(part.fit(both, held_out=np.searchsorted(rows, fold.held_out)))
             view = data.view(fold.held_out)
             if data.measured[fold.train].any():
                 held.expression[fold.held_out] = part.expression(view)

@@ -50,7 +50,7 @@ class Ridge(Method):
         held = Held.empty(data)
         paths = {}
         for i, fold in enumerate(folds.folds):
-            train = data.take(fold.train)
+            train = data.training(fold)
             if train.measured.any():
                 paths[i] = RidgePath().fit(image[fold.train], train)
             if train.has_labels:

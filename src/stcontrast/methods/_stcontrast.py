@@ -128,7 +128,7 @@ class Stcontrast(Method):
             rows = np.union1d(fold.train, fold.held_out)
             with settings.override(progress=False):
                 held_out = np.searchsorted(rows, fold.held_out)
-                epochs.append(part.fit_network(data.take(rows), held_out=held_out))
+                epochs.append(part.fit_network(data.training(fold, with_held_out=True), held_out=held_out))
             view = data.view(fold.held_out)
             if data.measured[fold.train].any():
                 network.expression[fold.held_out] = part.network_expression(view)

@@ -64,6 +64,7 @@ def cross_validate(  # noqa: PLR0913
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
+    complete: bool = False,
     seed: int = 0,
 ) -> CrossValidation:
     """Fit without a donor, predict it from its H&E, score; donor by donor, for every method on the same features.
@@ -89,7 +90,7 @@ def cross_validate(  # noqa: PLR0913
         Folds of donors; leave one donor out by default.
     n_score_genes
         Genes to score: the most variable well-expressed ones on the training slides of each fold, out of those modelled.
-    encoder, field_um, n_genes, genes, n_neighbors, standardize, layer, seed
+    encoder, field_um, n_genes, genes, n_neighbors, standardize, layer, complete, seed
         As in :func:`fit`.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
@@ -121,7 +122,9 @@ def cross_validate(  # noqa: PLR0913
     if keys.donor_key is None:
         msg = "`donor_key` is needed: the column of `obs` that names patient or animal, the unit that is held out."
         raise ValueError(msg)
-    recipe = Recipe(n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed)
+    recipe = Recipe(
+        n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, complete=complete
+    )
     compared = _compared(methods)
     wants_color = [get_method(item.method, options=item.options).uses_color for item in compared]
     fields = None if field_um is None else parse_fields(field_um)

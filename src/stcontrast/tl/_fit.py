@@ -52,6 +52,7 @@ def fit(  # noqa: PLR0913
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
+    complete: bool = False,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Predictor:
@@ -95,6 +96,10 @@ def fit(  # noqa: PLR0913
         Layer with raw counts; `X` by default.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
+    complete
+        Fill the zeros of the training spots' expression before it is learnt from, as :func:`stcontrast.pp.complete`
+        does, with a model of those spots alone: inner folds complete without their held-out group. What predictions
+        are scored and calibrated against stays as it was measured. Takes a minute a fold.
     options
         Options of the method, by name; its page in the documentation has them. For ``"stcontrast"``: ``n_latent``,
         ``vae_epochs``, ``loss`` (``"info_nce"`` or ``"similarity_target"``), ``contrastive_weight``,
@@ -137,7 +142,13 @@ def fit(  # noqa: PLR0913
         image_key=image_key, library_key=library_key, um_per_px=um_per_px, spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
     recipe = Recipe(
-        n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, options=options
+        n_genes=n_genes,
+        genes=genes,
+        n_neighbors=n_neighbors,
+        standardize=standardize,
+        seed=seed,
+        options=options,
+        complete=complete,
     )
     fields = None if field_um is None else parse_fields(field_um)
     chosen = None if encoder is None else resolve_encoder(encoder)

@@ -42,6 +42,7 @@ class Recipe:
     standardize: Standardize = "slide"
     seed: int = 0
     options: Mapping[str, Any] | None = None
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Prepared:
 
     def train(self) -> Predictor:
         """Fit the method."""
-        data = self.data
+        data = self.data.completed()
         folds = inner_folds(data)
         logger.info(
             "Fitting %s on %d spots of %d slides, %d donors, %d genes, %d classes; inner folds over %ss.",
@@ -116,6 +117,7 @@ def prepare(
         measured=inputs.measured[rows],
         label=np.array([-1 if value is None else classes.index(value) for value in inputs.label[rows]], dtype=np.int64),
         n_classes=len(classes),
+        complete=recipe.complete,
     )
     card = {
         "genes": [inputs.genes[i] for i in columns],
@@ -125,6 +127,7 @@ def prepare(
         "n_features": int(features.shape[1]),
         "n_neighbors": n_neighbors,
         "standardize": recipe.standardize,
+        "completed_targets": recipe.complete,
         "seed": int(recipe.seed),
         "donors": sorted(set(inputs.donor[rows].tolist())),
         "slides": {

@@ -6,7 +6,8 @@ from stcontrast.methods import METHODS, Stcontrast, get_method
 
 
 def test_methods_by_name():
-    assert {"stcontrast", "ridge", "color", "mean"} <= set(METHODS)
+    published = {"tpirbae", "mclstexp", "nh2st", "bleep"}
+    assert published | {"stcontrast", "ridge", "color", "mean", "depth", "knn", "mlp"} <= set(METHODS)
     assert get_method("ridge", seed=3).hyper == {"penalty": 300.0, "seed": 3}
     method = get_method("stcontrast", options={"max_epochs": 7, "loss": "similarity_target"})
     assert isinstance(method, Stcontrast)
@@ -21,7 +22,7 @@ def test_hyper_makes_the_same_method_again():
 
 
 def test_unknown_method_lists_those_there_are():
-    with pytest.raises(ValueError, match=r"Unknown method 'lasso'. Valid options are \['color', 'mean'"):
+    with pytest.raises(ValueError, match=r"Unknown method 'lasso'. Valid options are \['bleep', 'color', 'depth'"):
         get_method("lasso")
 
 

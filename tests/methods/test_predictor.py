@@ -1,24 +1,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import stcontrast as stc
-from stcontrast.methods import Predictor, Ridge
+from stcontrast.methods import Knn, Predictor, Ridge
 from stcontrast.methods._folds import inner_folds
 from tests.methods.synthetic import training_data
+
+CARD = {
+    "genes": [f"g{i}" for i in range(5)], "classes": ["a", "b"], "n_features": 6, "n_neighbors": 6,
+    "standardize": "slide", "image_features": {"encoder": {"name": "made"}}, "versions": {"stcontrast": "0"},
+    "donors": ["a", "b", "c"],
+}  # fmt: skip
+NAMES = np.array([f"spot{i}" for i in range(90)])
 
 
 @pytest.fixture(scope="module")
 def model() -> Predictor:
     data = training_data(n_design=12)
-    card = {
-        "genes": [f"g{i}" for i in range(5)], "classes": ["a", "b"], "n_features": 6, "n_neighbors": 6,
-        "standardize": "slide", "image_features": {"encoder": {"name": "made"}}, "versions": {"stcontrast": "0"},
-    }  # fmt: skip
-    return Predictor.fit(Ridge(), data, inner_folds(data), card, features=data.design[:, :6])
+    return Predictor.fit(Ridge(), data, inner_folds(data), CARD, features=data.design[:, :6], names=NAMES)
 
 
 @pytest.fixture
@@ -109,3 +113,20 @@ def test_what_cannot_be_read_says_why(model, tmp_path):
     card.write_text(json.dumps({**content, "method": "lasso"}))
     with pytest.raises(ValueError, match="method 'lasso', which is not installed"):
         stc.models.load(tmp_path / "model")
+
+
+def test_neighbours_by_name_and_donor(tmp_path):
+    data = training_data(n_design=12)
+    data = replace(data, measured=np.arange(90) % 5 > 0)
+    model = Predictor.fit(Knn(), data, inner_folds(data), CARD, features=data.design[:, :6], names=NAMES)
+    features, where = data.design[:, :6], {"slide": data.slide, "xy": data.xy}
+    found = model.neighbors(features, **where)
+    assert found.spots.shape == found.weights.shape == (90, min(model.method.k, 72))
+    np.testing.assert_allclose(found.donors.sum(axis=1), 1)
+    assert list(found.donors.columns) == ["a", "b", "c"]
+    np.testing.assert_allclose(found.effective_k, found.spots.shape[1])
+    number = np.array([int(name.removeprefix("spot")) for name in found.spots[7]])
+    assert data.measured[number].all()
+    assert found.donors.iloc[7, 1] == pytest.approx((data.donor[number] == 1).mean())
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(Predictor.load(tmp_path / "model").neighbors(features, **where).spots, found.spots)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast.nn._losses import info_nce, similarity_target_loss
+from stcontrast.nn._losses import fused_nce, info_nce, similarity_target_loss
 
 
 def embeddings(n: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,10 +17,19 @@ def embeddings(n: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return gene, image
 
 
-def softmax(values: list[float]) -> list[float]:
-    top = max(values)
-    odds = [math.exp(value - top) for value in values]
-    return [value / sum(odds) for value in odds]
+def random_mask(n: int, seed: int) -> torch.Tensor:
+    upper = torch.rand(n, n, generator=torch.Generator().manual_seed(seed)).triu(1) > 0.5
+    return upper | upper.T | torch.eye(n, dtype=torch.bool)
+
+
+def blocks(*sizes: int) -> torch.Tensor:
+    return torch.block_diag(*(torch.ones(size, size) for size in sizes)).bool()
+
+
+def softmax(values: dict[int, float]) -> dict[int, float]:
+    top = max(values.values())
+    odds = {key: math.exp(value - top) for key, value in values.items()}
+    return {key: value / sum(odds.values()) for key, value in odds.items()}
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> float:
@@ -31,51 +40,105 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return np.array([row / math.sqrt(dot(row, row)) for row in rows])
 
 
-def plain_info_nce(gene: np.ndarray, image: np.ndarray, temperature: float, *, normalize: bool) -> float:
+def compared(n: int, mask: np.ndarray | None) -> list[list[int]]:
+    return [[j for j in range(n) if mask is None or mask[i, j]] for i in range(n)]
+
+
+def plain_info_nce(
+    gene: np.ndarray, image: np.ndarray, temperature: float, *, normalize: bool, mask: np.ndarray | None = None
+) -> float:
     if normalize:
         gene, image = unit(gene), unit(image)
     n = len(gene)
     total = 0.0
-    for i in range(n):
-        total -= math.log(softmax([dot(gene[i], image[j]) / temperature for j in range(n)])[i])
-        total -= math.log(softmax([dot(gene[j], image[i]) / temperature for j in range(n)])[i])
+    for i, others in enumerate(compared(n, mask)):
+        total -= math.log(softmax({j: dot(gene[i], image[j]) / temperature for j in others})[i])
+        total -= math.log(softmax({j: dot(gene[j], image[i]) / temperature for j in others})[i])
     return total / (2 * n)
 
 
 def plain_similarity_target(
-    gene: np.ndarray, image: np.ndarray, inputs: tuple[np.ndarray, np.ndarray], temperature: float, *, normalize: bool
+    gene: np.ndarray,
+    image: np.ndarray,
+    temperature: float,
+    *,
+    normalize: bool,
+    inputs: tuple[np.ndarray, np.ndarray] | None = None,
+    mask: np.ndarray | None = None,
 ) -> float:
-    s, v = inputs
     if normalize:
-        gene, image, s, v = unit(gene), unit(image), unit(s), unit(v)
+        gene, image = unit(gene), unit(image)
+    s, v = (gene, image) if inputs is None else (unit(inputs[0]), unit(inputs[1]))
     n = len(gene)
-    targets = [softmax([(dot(v[i], v[j]) + dot(s[i], s[j])) / 2 / temperature for j in range(n)]) for i in range(n)]
+    pairs = compared(n, mask)
+    targets = [
+        softmax({j: (dot(v[i], v[j]) + dot(s[i], s[j])) / 2 / temperature for j in pairs[i]}) for i in range(n)
+    ]
     total = 0.0
     for i in range(n):
-        by_gene = softmax([dot(gene[i], image[j]) / temperature for j in range(n)])
-        by_image = softmax([dot(gene[j], image[i]) / temperature for j in range(n)])
-        for j in range(n):
+        by_gene = softmax({j: dot(gene[i], image[j]) / temperature for j in pairs[i]})
+        by_image = softmax({j: dot(gene[j], image[i]) / temperature for j in pairs[i]})
+        for j in pairs[i]:
             total -= targets[i][j] * math.log(by_gene[j])
             # the rows of the transposed targets are not normalised again
             total -= targets[j][i] * math.log(by_image[j])
     return total / (2 * n)
 
 
-@given(n=st.integers(2, 7), d=st.integers(2, 6), seed=st.integers(0, 99), normalize=st.booleans())
-def test_info_nce_is_the_double_loop(n, d, seed, normalize):
-    gene, image = embeddings(n, d, seed)
-    expected = plain_info_nce(gene.numpy(), image.numpy(), 0.5, normalize=normalize)
-    assert float(info_nce(gene, image, temperature=0.5, normalize=normalize)) == pytest.approx(expected, abs=1e-6)
+def plain_fused_nce(image: np.ndarray, gene: np.ndarray, temperature: float, scale: float) -> float:
+    image, gene = unit(image), unit(gene)
+    n = len(image)
+    total = 0.0
+    for i in range(n):
+        logits = {j: dot(image[i], gene[j]) * (1.0 if i == j else scale) / temperature for j in range(n)}
+        total -= math.log(softmax(logits)[i])
+    return total / n
 
 
-@given(n=st.integers(2, 7), d=st.integers(2, 6), seed=st.integers(0, 99), normalize=st.booleans(), given_=st.booleans())
-def test_similarity_target_is_the_double_loop(n, d, seed, normalize, given_):
+sizes = {"n": st.integers(2, 7), "d": st.integers(2, 6), "seed": st.integers(0, 99)}
+
+
+@given(**sizes, normalize=st.booleans(), masked=st.booleans())
+def test_info_nce_is_the_double_loop(n, d, seed, normalize, masked):
     gene, image = embeddings(n, d, seed)
-    inputs = embeddings(n, 3, seed + 1) if given_ else None
-    taken = (gene.numpy(), image.numpy()) if inputs is None else (inputs[0].numpy(), inputs[1].numpy())
-    expected = plain_similarity_target(gene.numpy(), image.numpy(), taken, 0.7, normalize=normalize)
-    loss = similarity_target_loss(gene, image, temperature=0.7, normalize=normalize, targets_from=inputs)
+    allowed = random_mask(n, seed) if masked else None
+    mask = None if allowed is None else allowed.numpy()
+    expected = plain_info_nce(gene.numpy(), image.numpy(), 0.5, normalize=normalize, mask=mask)
+    loss = info_nce(gene, image, temperature=0.5, normalize=normalize, allowed=allowed)
     assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+@given(**sizes, normalize=st.booleans(), of_inputs=st.booleans(), masked=st.booleans())
+def test_similarity_target_is_the_double_loop(n, d, seed, normalize, of_inputs, masked):
+    gene, image = embeddings(n, d, seed)
+    inputs = embeddings(n, 3, seed + 1) if of_inputs else None
+    allowed = random_mask(n, seed) if masked else None
+    expected = plain_similarity_target(
+        gene.numpy(),
+        image.numpy(),
+        0.7,
+        normalize=normalize,
+        inputs=None if inputs is None else (inputs[0].numpy(), inputs[1].numpy()),
+        mask=None if allowed is None else allowed.numpy(),
+    )
+    loss = similarity_target_loss(
+        gene, image, temperature=0.7, normalize=normalize, targets_from=inputs, allowed=allowed
+    )
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+@given(**sizes, scale=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+def test_fused_nce_is_the_double_loop(n, d, seed, scale):
+    gene, image = embeddings(n, d, seed)
+    expected = plain_fused_nce(image.numpy(), gene.numpy(), 0.3, scale)
+    loss = fused_nce(image, gene, temperature=0.3, negative_scale=scale)
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_fused_nce_has_images_for_rows_and_the_published_factors():
+    gene, image = embeddings(6, 3, 0)
+    assert float(fused_nce(image, gene)) == pytest.approx(plain_fused_nce(image.numpy(), gene.numpy(), 0.05, 0.1))
+    assert float(fused_nce(image, gene)) != pytest.approx(float(fused_nce(gene, image)), abs=1e-3)
 
 
 @pytest.mark.parametrize("n", [2, 5, 64])
@@ -86,6 +149,52 @@ def test_collapsed_embeddings_cost_ln_n(n):
     assert float(similarity_target_loss(gene, image)) == pytest.approx(math.log(n), abs=1e-9)
 
 
+@given(n=st.integers(2, 9), seed=st.integers(0, 99))
+def test_collapsed_embeddings_cost_the_mean_log_of_the_pairs_allowed(n, seed):
+    allowed = random_mask(n, seed)
+    same = torch.ones(n, 3, dtype=torch.float64)
+    expected = float(allowed.sum(dim=1).double().log().mean())
+    assert float(info_nce(same, same, allowed=allowed)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_collapsed_embeddings_cost_the_mean_log_of_the_size_of_their_block():
+    same = torch.ones(9, 3, dtype=torch.float64)
+    loss = similarity_target_loss(same, same, allowed=blocks(4, 2, 3))
+    assert float(loss) == pytest.approx((4 * math.log(4) + 2 * math.log(2) + 3 * math.log(3)) / 9, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 8, 64])
+def test_collapse_costs_fused_nce_next_to_nothing(n):
+    same = torch.ones(n, 4, dtype=torch.float64)
+    loss = float(fused_nce(same, same, temperature=0.05, negative_scale=0.1))
+    assert loss == pytest.approx(math.log(1 + (n - 1) * math.exp(-0.9 / 0.05)), abs=1e-12)
+    assert loss < 1e-5
+
+
+@pytest.mark.parametrize("loss", [info_nce, similarity_target_loss])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_blocks_are_losses_of_their_own(loss, normalize):
+    gene, image = embeddings(7, 4, 0)
+    both = loss(gene, image, normalize=normalize, allowed=blocks(4, 3))
+    parts = [loss(gene[rows], image[rows], normalize=normalize) for rows in (slice(4), slice(4, 7))]
+    assert float(both) == pytest.approx(float(4 * parts[0] + 3 * parts[1]) / 7, abs=1e-9)
+
+
+@pytest.mark.parametrize("loss", [info_nce, similarity_target_loss])
+def test_a_mask_that_allows_everything_changes_nothing(loss):
+    gene, image = embeddings(5, 4, 0)
+    assert float(loss(gene, image, allowed=blocks(5))) == pytest.approx(float(loss(gene, image)), abs=1e-12)
+
+
+def test_a_spot_that_is_compared_with_itself_alone_costs_nothing():
+    gene, image = (part.requires_grad_() for part in embeddings(4, 3, 0))
+    for loss in (info_nce, similarity_target_loss):
+        value = loss(gene, image, allowed=torch.eye(4, dtype=torch.bool))
+        value.backward()
+        assert float(value) == pytest.approx(0, abs=1e-12)
+        assert float(gene.grad.abs().max()) == pytest.approx(0, abs=1e-12)
+
+
 def test_layer_norm_length_is_a_temperature():
     """Rows of length √d at temperature 1 are unit rows at temperature 1/d."""
     gene, image = embeddings(6, 16, 0)
@@ -94,12 +203,19 @@ def test_layer_norm_length_is_a_temperature():
     assert float(plain) == pytest.approx(float(info_nce(gene, image, temperature=1 / 16)), abs=1e-9)
 
 
-@pytest.mark.parametrize("loss", [info_nce, similarity_target_loss])
+@pytest.mark.parametrize("loss", [info_nce, similarity_target_loss, fused_nce])
 def test_gradient_reaches_both_towers(loss):
     gene, image = (part.requires_grad_() for part in embeddings(5, 4, 0))
     loss(gene, image).backward()
     assert float(gene.grad.abs().sum()) > 0
     assert float(image.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("loss", [info_nce, similarity_target_loss])
+def test_gradient_under_a_mask_is_that_of_the_formula(loss):
+    allowed = random_mask(5, 3)
+    inputs = tuple(part.requires_grad_() for part in embeddings(5, 3, 0))
+    assert torch.autograd.gradcheck(lambda s, v: loss(s, v, allowed=allowed), inputs)
 
 
 def test_a_learnt_temperature_gets_a_gradient():
@@ -114,13 +230,52 @@ def test_targets_from_inputs_carry_no_gradient():
     similarity_target_loss(gene, image, targets_from=inputs).backward()
     assert inputs[0].grad is None
     assert inputs[1].grad is None
-    assert gene.grad is not None
+    assert float(gene.grad.abs().sum()) > 0
+    assert float(image.grad.abs().sum()) > 0
+
+
+@given(scale=st.floats(0.1, 100), normalize=st.booleans())
+def test_the_length_of_the_inputs_does_not_matter_to_the_targets(scale, normalize):
+    gene, image = embeddings(5, 4, 0)
+    s, v = embeddings(5, 3, 1)
+    losses = [
+        float(similarity_target_loss(gene, image, normalize=normalize, targets_from=inputs))
+        for inputs in ((s, v), (scale * s, v / scale))
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9)
 
 
 def test_targets_from_the_embeddings_carry_gradient():
     gene, image = (part.requires_grad_() for part in embeddings(5, 4, 0))
-    similarity_target_loss(gene, image).backward()
+    similarity_target_loss(gene, image, normalize=True).backward()
     published = gene.grad.clone()
     gene.grad = None
-    similarity_target_loss(gene, image, targets_from=(gene, image)).backward()
+    similarity_target_loss(gene, image, normalize=True, targets_from=(gene, image)).backward()
     assert float((published - gene.grad).abs().max()) > 1e-3
+
+
+@given(order=st.permutations(range(6)), seed=st.integers(0, 99))
+def test_the_order_of_the_batch_does_not_matter(order, seed):
+    order = list(order)
+    gene, image = embeddings(6, 4, seed)
+    inputs = embeddings(6, 3, seed + 1)
+    allowed = random_mask(6, seed)
+    shuffled = allowed[order][:, order]
+    moved = tuple(part[order] for part in inputs)
+    for before, after in [
+        (info_nce(gene, image), info_nce(gene[order], image[order])),
+        (info_nce(gene, image, allowed=allowed), info_nce(gene[order], image[order], allowed=shuffled)),
+        (similarity_target_loss(gene, image), similarity_target_loss(gene[order], image[order])),
+        (
+            similarity_target_loss(gene, image, allowed=allowed, targets_from=inputs),
+            similarity_target_loss(gene[order], image[order], allowed=shuffled, targets_from=moved),
+        ),
+        (fused_nce(image, gene), fused_nce(image[order], gene[order])),
+    ]:
+        assert float(before) == pytest.approx(float(after), abs=1e-9)
+
+
+def test_pairs_that_match_cost_less_than_pairs_that_do_not():
+    image, _ = embeddings(6, 16, 0)
+    for loss in (info_nce, fused_nce):
+        assert float(loss(image, image)) < float(loss(image, image.roll(1, dims=0)))

@@ -9,10 +9,15 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import stcontrast as stc
+from tests.methods.quick import QUICK
 from tests.tl.conftest import copied
-from tests.tl.toy import LABELS, OPTIONS
+from tests.tl.toy import LABELS
 
-METHODS = {name: OPTIONS if name == "stcontrast" else {} for name in ("stcontrast", "ridge", "color", "mean")}
+# the oracle is left out: it looks at the depth of what it predicts, and says so (tests/methods/test_depth.py)
+METHODS = {name: options for name, options in QUICK.items() if name != "depth"} | {
+    "nh2st (code)": {"method": "nh2st", **QUICK["nh2st"], "variant": "code"},
+    "tpirbae, guided": {"method": "tpirbae", **QUICK["tpirbae"], "guided": True},
+}
 
 
 def predictions(sdata, **kwargs) -> stc.tl.CrossValidation:
@@ -37,6 +42,10 @@ def scrambled(toy, donor: str, seed: int):
     table.X = sparse.csr_matrix(counts)
     table.obs.iloc[rows, table.obs.columns.get_loc(LABELS)] = rng.permutation(table.obs[LABELS].to_numpy()[rows])
     return sdata, rows
+
+
+def test_every_method_is_looked_at():
+    assert {options.get("method", name) for name, options in METHODS.items()} == set(stc.methods.METHODS) - {"depth"}
 
 
 @pytest.mark.parametrize("donor", ["donor1", "donor3"])

@@ -12,7 +12,7 @@ from stcontrast.methods._mean import Mean
 from stcontrast.methods._method import METHODS, Method, get_method
 from stcontrast.methods._mlp import Mlp
 from stcontrast.methods._nh2st import Nh2st
-from stcontrast.methods._predictor import Prediction, Predictor
+from stcontrast.methods._predictor import Prediction, Predictor, Retrieved
 from stcontrast.methods._ridge import Ridge
 from stcontrast.methods._stcontrast import Stcontrast
 from stcontrast.methods._tpirbae import Tpirbae
@@ -32,6 +32,7 @@ __all__ = [
     "Nh2st",
     "Prediction",
     "Predictor",
+    "Retrieved",
     "Ridge",
     "Stcontrast",
     "Tpirbae",

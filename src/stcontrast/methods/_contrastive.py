@@ -106,6 +106,9 @@ class ContrastiveOptions:
             if getattr(self, name) < least:
                 msg = f"`{name}` must be at least {least}, found {getattr(self, name)}."
                 raise ValueError(msg)
+        if not 0 <= self.dropout < 1 or self.weight_decay < 0:
+            msg = f"`dropout` must lie in [0, 1) and `weight_decay` not be negative, found {self.dropout}, {self.weight_decay}."
+            raise ValueError(msg)
         for name in ("temperature", "learning_rate", "penalty"):
             if getattr(self, name) <= 0:
                 msg = f"`{name}` must be positive, found {getattr(self, name)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -58,12 +59,15 @@ class GeneLatent:
         adata.obs["batch"] = [str(code) for code in data.batch[rows]]
         adata.obs["batch"] = adata.obs["batch"].astype("category")
         guided = self.guided and bool((data.label[rows] >= 0).any())
+        classes = {}
         if guided:
             adata.obs["label"] = [str(code) if code >= 0 else UNLABELLED for code in data.label[rows]]
             adata.obs["label"] = adata.obs["label"].astype("category")
-            BatchAgnosticVAE.setup_anndata(adata, batch_key="batch", labels_key="label", unlabeled_category=UNLABELLED)
-        else:
-            BatchAgnosticVAE.setup_anndata(adata, batch_key="batch")
+            classes = {"labels_key": "label", "unlabeled_category": UNLABELLED}
+        with warnings.catch_warnings():
+            # a class or a batch of one or two spots is the user's data, and nothing to be done about
+            warnings.filterwarnings("ignore", message=".*has fewer than 3 cells", category=UserWarning)
+            BatchAgnosticVAE.setup_anndata(adata, batch_key="batch", **classes)
         self.vae = BatchAgnosticVAE(
             adata, n_latent=self.n_latent, class_weight=CLASS_WEIGHT if guided else 0.0, seed=self.seed
         )

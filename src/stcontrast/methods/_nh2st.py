@@ -97,7 +97,7 @@ class DualScalePair(PairModule):
                 "neighbourhood": near * self.contrast(near_gene, near_image, table, rows),
                 "expression": expression,
             }
-        temperature = float(self.contrast.temperature)
+        temperature = self.contrast.temperature
         fused = self._fused(image, gene)
         near_fused = self._fused(near_image, near_gene)
         return {
@@ -158,6 +158,18 @@ class Nh2stOptions(ContrastiveOptions):
     n_heads: int = 8
     query_weight: float = 1.0
     neighbor_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_layers < 1 or self.n_heads < 1 or self.n_embedding % (2 * self.n_heads):
+            msg = (
+                f"`n_embedding` must be a multiple of twice `n_heads`, found {self.n_embedding} and {self.n_heads}; "
+                "`n_layers` must be at least 1."
+            )
+            raise ValueError(msg)
+        if self.query_weight < 0 or self.neighbor_weight < 0:
+            msg = "`query_weight` and `neighbor_weight` must not be negative."
+            raise ValueError(msg)
 
 
 class Nh2st(ContrastiveMethod):

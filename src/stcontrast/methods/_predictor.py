@@ -20,13 +20,14 @@ from stcontrast.methods._method import METHODS
 from stcontrast.nn._design import build_design
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from stcontrast.methods._data import TrainingData
     from stcontrast.methods._folds import Folds
     from stcontrast.methods._method import Method
 
-__all__ = ["Prediction", "Predictor"]
+__all__ = ["Prediction", "Predictor", "Retrieved"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,28 @@ class Prediction:
     in_distribution: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Training spots that predictions by retrieval are made of.
+
+    Attributes
+    ----------
+    spots
+        Their names in `obs_names` (n_spots, k), nearest first.
+    weights
+        Their weights (n_spots, k), summing to 1.
+    effective_k
+        How many of them a prediction really rests on (n_spots,): 1 / Σ weights².
+    donors
+        Weight that comes from each donor (n_spots × n_donors).
+    """
+
+    spots: NDArray[np.str_]
+    weights: NDArray[np.float64]
+    effective_k: NDArray[np.float64]
+    donors: pd.DataFrame
+
+
 @dataclass(slots=True)
 class Predictor:
     """A fitted model.
@@ -67,20 +90,31 @@ class Predictor:
     card
         What the model is: method, genes in order, classes, normalisation, encoder, fields in µm, donors and slides it
         was trained on, seed, package versions, scores on held-out groups.
+    bank
+        Names and donors of the training spots with counts, in the order that retrieval counts them.
     """
 
     method: Method
     card: dict[str, Any]
     calibration: Calibration = field(repr=False)
+    bank: dict[str, NDArray[Any]] = field(repr=False)
 
     @classmethod
     def fit(
-        cls, method: Method, data: TrainingData, folds: Folds, card: dict[str, Any], *, features: NDArray[np.float32]
+        cls,
+        method: Method,
+        data: TrainingData,
+        folds: Folds,
+        card: dict[str, Any],
+        *,
+        features: NDArray[np.float32],
+        names: NDArray[np.str_],
     ) -> Predictor:
-        """Fit a method on training spots, of these image features, and calibrate it on its own held-out predictions."""
+        """Fit a method on training spots with these image features and names; calibrate it on held-out predictions."""
         held = method.fit(data, folds)
         calibration, scores = calibrate(held, data, features, folds)
-        return cls(method, {**card, "method": method.name, "hyper": method.hyper, **scores}, calibration)
+        bank = {"spot": names[data.measured], "donor": data.donor[data.measured]}
+        return cls(method, {**card, "method": method.name, "hyper": method.hyper, **scores}, calibration, bank)
 
     @property
     def genes(self) -> list[str]:
@@ -165,6 +199,37 @@ class Predictor:
         half = self.calibration.half_width
         return Prediction(expression, np.maximum(expression - half, 0.0), expression + half, proba, known)
 
+    def neighbors(
+        self, features: NDArray[np.float32], *, slide: NDArray[np.int64], xy: NDArray[np.float64]
+    ) -> Retrieved:
+        """Which training spots a prediction by retrieval is made of.
+
+        Parameters
+        ----------
+        features, slide, xy
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        Neighbours of every spot, how many it really rests on, and from which donors.
+
+        Raises
+        ------
+        ValueError
+            If the method does not retrieve, or the number of features differs from the training's.
+
+        Examples
+        --------
+        >>> found = model.neighbors(features, slide=slide, xy=xy)  # doctest: +SKIP
+        >>> found.donors.mean()  # doctest: +SKIP
+        """
+        import pandas as pd
+
+        found = self.method.neighbors(self.view(features, slide=slide, xy=xy))
+        donors = self.card["donors"]
+        histogram = pd.DataFrame(found.histogram(self.bank["donor"], len(donors)), columns=pd.Index(donors))
+        return Retrieved(self.bank["spot"][found.ids], found.weights, found.effective_k, histogram)
+
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the model into a folder: JSON, npz and safetensors, and the VAE in scvi-tools' own format.
 
@@ -194,6 +259,7 @@ class Predictor:
             (folder / "method").mkdir(parents=True)
             self.method.save_parts(folder / "method")
             save_arrays(folder / "calibration.npz", self.calibration.arrays())
+            save_arrays(folder / "bank.npz", self.bank)
             (folder / "card.json").write_text(json.dumps({"format": FORMAT, **self.card}, indent=2))
             if target.exists():
                 shutil.rmtree(target)
@@ -215,4 +281,5 @@ class Predictor:
             raise ValueError(msg)
         method = METHODS[card["method"]](**card["hyper"])
         method.load_parts(folder / "method")
-        return cls(method, card, Calibration.from_arrays(load_arrays(folder / "calibration.npz")))
+        calibration = Calibration.from_arrays(load_arrays(folder / "calibration.npz"))
+        return cls(method, card, calibration, load_arrays(folder / "bank.npz"))

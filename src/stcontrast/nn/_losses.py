@@ -99,7 +99,9 @@ def similarity_target_loss(
     return (by_gene + by_image).mean() / 2
 
 
-def fused_nce(image: Tensor, gene: Tensor, *, temperature: float = 0.05, negative_scale: float = 0.1) -> Tensor:
+def fused_nce(
+    image: Tensor, gene: Tensor, *, temperature: float | Tensor = 0.05, negative_scale: float = 0.1
+) -> Tensor:
     r"""The contrast of the NH²ST code: one direction, cosine logits, those of other pairs made smaller.
 
     With :math:`C_{ij} = \cos(i_i, s_j)`, logits :math:`L_{ii} = C_{ii} / \tau` and

@@ -87,6 +87,8 @@ class Inputs:
         Names of the slides and the slide of each spot (n_spots,).
     donor, batch
         Donor and batch of each spot (n_spots,).
+    name
+        Names of the spots (n_spots,), as in `obs_names`.
     xy
         Centres (n_spots, 2).
     genes
@@ -105,6 +107,7 @@ class Inputs:
     slide: NDArray[np.int64]
     donor: NDArray[np.str_]
     batch: NDArray[np.str_]
+    name: NDArray[np.str_]
     xy: NDArray[np.float64]
     genes: list[str]
     counts: sparse.csr_matrix
@@ -205,6 +208,7 @@ def gather(sources: Sequence[Source], keys: Keys) -> Inputs:
         slide=slide_of_spot,
         donor=donor,
         batch=by_slide if keys.batch_key is None else _column(tables, keys.batch_key, "batch_key"),
+        name=np.concatenate([table.obs_names.to_numpy(dtype=np.str_) for table in tables]),
         xy=np.concatenate(xy),
         genes=genes,
         counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")),

@@ -52,6 +52,7 @@ class Prepared:
     method: Method
     data: TrainingData
     features: NDArray[np.float32]
+    names: NDArray[np.str_]
     card: dict[str, Any]
 
     def train(self) -> Predictor:
@@ -63,7 +64,7 @@ class Prepared:
             self.method.name, len(data.slide), len(np.unique(data.slide)), len(np.unique(data.donor)), data.n_genes,
             data.n_classes, folds.unit,
         )  # fmt: skip
-        return Predictor.fit(self.method, data, folds, self.card, features=self.features)
+        return Predictor.fit(self.method, data, folds, self.card, features=self.features, names=self.names)
 
 
 def prepare(
@@ -139,7 +140,7 @@ def prepare(
         "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
         | {"python": platform.python_version()},
     }
-    return Prepared(fresh, data, features[rows], card)
+    return Prepared(fresh, data, features[rows], inputs.name[rows], card)
 
 
 def check_genes(inputs: Inputs, genes: Sequence[str] | None) -> None:

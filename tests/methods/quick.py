@@ -1,0 +1,26 @@
+"""Options that make every method quick to fit, for tests of what does not depend on how well it is fitted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["CONTRASTIVE", "QUICK"]
+
+_TOWERS: dict[str, Any] = {"max_epochs": 3, "batch_size": 16, "n_embedding": 16}
+
+CONTRASTIVE: dict[str, dict[str, Any]] = {
+    "bleep": _TOWERS,
+    "mclstexp": {**_TOWERS, "n_heads": 2, "n_per_head": 4},
+    "nh2st": {**_TOWERS, "n_heads": 2},
+    "tpirbae": {**_TOWERS, "vae_epochs": 2, "n_latent": 4},
+}
+QUICK: dict[str, dict[str, Any]] = {
+    **CONTRASTIVE,
+    "stcontrast": {"max_epochs": 3, "vae_epochs": 2, "n_latent": 4},
+    "mlp": {"max_epochs": 3},
+    "ridge": {},
+    "knn": {},
+    "color": {},
+    "mean": {},
+    "depth": {},
+}

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stcontrast.methods import Nh2st
+from tests.methods.quick import CONTRASTIVE
+from tests.methods.synthetic import training_data
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_neighbours_enter_the_prediction_in_the_paper_alone(variant):
+    data = training_data()
+    method = Nh2st(**CONTRASTIVE["nh2st"], variant=variant)
+    method.fit_parts(data)
+    design = data.design.copy()
+    first = np.flatnonzero(data.slide == 0)[0]
+    others = np.setdiff1d(np.arange(90), first)
+    design[others] += np.random.default_rng(0).normal(size=design[others].shape).astype(np.float32)
+    changed = replace(data.view(np.arange(90)), design=design)
+    before, after = (method.predict_expression(view)[first] for view in (data.view(np.arange(90)), changed))
+    assert np.allclose(before, after, atol=1e-6) == (variant == "code")
+
+
+def test_the_published_configuration():
+    options = Nh2st().options
+    assert Nh2st.n_nearest == 9
+    assert (options.n_embedding, options.n_layers, options.n_heads, options.dropout) == (512, 1, 8, 0.5)
+    assert (options.temperature, options.query_weight, options.neighbor_weight) == (0.05, 1.0, 0.5)
+    assert (options.learning_rate, options.decoder, options.variant) == (5e-4, "regression", "paper")
+
+
+def test_it_can_retrieve_too():
+    data = training_data()
+    method = Nh2st(**CONTRASTIVE["nh2st"], decoder="retrieval", k=10)
+    method.fit_parts(data)
+    assert method.neighbors(data.view(np.arange(90))).ids.shape == (90, 10)
+    own = Nh2st(**CONTRASTIVE["nh2st"])
+    own.fit_parts(data)
+    with pytest.raises(ValueError, match="no neighbours to show"):
+        own.neighbors(data.view(np.arange(90)))
+
+
+def test_the_losses_of_both_scales_are_noted():
+    names = {}
+    for variant in ("paper", "code"):
+        method = Nh2st(**CONTRASTIVE["nh2st"], variant=variant)
+        method.fit_parts(training_data())
+        names[variant] = set(method.history.columns)
+    assert names["paper"] >= {"contrastive", "neighbourhood", "expression"}
+    assert names["code"] >= {"query", "neighbourhood", "expression"}

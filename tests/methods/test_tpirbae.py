@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from stcontrast.methods import Tpirbae
+from tests.methods.quick import CONTRASTIVE
+from tests.methods.synthetic import training_data
+
+ALL = np.arange(90)
+
+
+def fitted(data, **options):
+    method = Tpirbae(**{**CONTRASTIVE["tpirbae"], **options})
+    method.fit_parts(data)
+    return method
+
+
+def test_the_gene_encoder_is_frozen_and_blind_to_the_batch():
+    data = training_data()
+    method = fitted(data)
+    latent = method.embed(data)["X_stc_vae"]
+    other = replace(data, batch=np.zeros(90, dtype=np.int64), donor=np.zeros(90, dtype=np.int64))
+    np.testing.assert_array_equal(method.embed(other)["X_stc_vae"], latent)
+    # stage 2 left it as stage 1 made it
+    again = fitted(data, max_epochs=1)
+    np.testing.assert_array_equal(again.embed(data)["X_stc_vae"], latent)
+
+
+def test_classes_guide_the_latent_only_if_asked():
+    data = training_data()
+    other = replace(data, label=1 - data.label)
+    plain = [fitted(part).embed(data)["X_stc_vae"] for part in (data, other)]
+    np.testing.assert_array_equal(plain[0], plain[1])
+    unguided, guided = plain[0], fitted(data, guided=True).embed(data)["X_stc_vae"]
+    assert not np.array_equal(unguided, guided)
+    some = replace(data, label=np.where(data.donor == 0, data.label, -1))
+    assert np.isfinite(fitted(some, guided=True).embed(data)["X_stc_vae"]).all()
+
+
+def test_guided_without_labels_is_unguided():
+    data = replace(training_data(), label=np.full(90, -1))
+    latents = [fitted(data, guided=guided).embed(data)["X_stc_vae"] for guided in (True, False)]
+    np.testing.assert_array_equal(latents[0], latents[1])
+
+
+def test_expression_through_the_vae_is_in_the_units_of_the_target():
+    data = training_data(n_spots=60)
+    counts = data.counts.toarray()
+    # the five genes are a tenth of the library
+    depth = 10 * counts.sum(axis=1)
+    target = np.log1p(1e4 * counts / depth[:, None]).astype(np.float32)
+    data = replace(data, depth=depth, target=target, observed=target)
+    method = fitted(data, vae_epochs=80, max_epochs=10)
+    predicted = method.predict_expression(data.view(np.arange(180)))
+    np.testing.assert_allclose(predicted.mean(axis=0), target.mean(axis=0), atol=0.5)
+    assert method.latent.share == np.float32(0.1)

@@ -70,9 +70,7 @@ def test_every_slide_has_a_pitch_and_a_corner_of_its_own():
 def test_missing_spots_do_not_change_the_pitch():
     lattice = square(8, 8)
     kept = lattice[np.random.default_rng(0).random(64) < 0.7]
-    np.testing.assert_allclose(
-        lattice_coordinates(50 * kept, one_slide(kept)), kept - kept.min(axis=0), atol=1e-5
-    )
+    np.testing.assert_allclose(lattice_coordinates(50 * kept, one_slide(kept)), kept - kept.min(axis=0), atol=1e-5)
 
 
 def test_a_spot_alone_is_at_the_corner():

@@ -6,6 +6,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import f1_score
 
 import stcontrast as stc
+from tests.methods.quick import QUICK
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, OPTIONS, as_anndata, bare, parts_of, snapshot
 
@@ -185,3 +186,50 @@ def test_one_donor_with_anything_to_learn_from(toy):
     parts = [parts_of(copied(toy), "donor1"), bare(parts_of(copied(toy), "donor2"))]
     with pytest.raises(ValueError, match=r"Only one donor has counts or labels, \['donor1'\]"):
         stc.tl.cross_validate(parts, donor_key="donor")
+
+
+def test_rows_by_name_with_options_of_their_own(toy):
+    cv = stc.tl.cross_validate(
+        copied(toy), donor_key="donor", methods={"near": {"method": "knn"}, "ridge": {}, "weak": {"method": "mlp", "max_epochs": 1}},
+        n_genes=8,
+    )  # fmt: skip
+    assert list(cv.summary().index) == ["near", "ridge", "weak"]
+    assert {"near", "ridge", "weak"} <= set(cv.predictions.layers)
+
+
+def test_each_method_has_the_neighbours_it_takes_by_default(toy):
+    cards = {
+        (method, given): stc.tl.fit(
+            copied(toy), batch_key="donor", method=method, n_neighbors=given, options=QUICK[method]
+        ).card["n_neighbors"]
+        for method in ("ridge", "bleep", "color")
+        for given in (None, 6)
+    }  # fmt: skip
+    assert cards == {
+        ("ridge", None): 18, ("ridge", 6): 6, ("bleep", None): 0, ("bleep", 6): 6, ("color", None): 0, ("color", 6): 0,
+    }  # fmt: skip
+
+
+def test_completed_targets_are_learnt_from_and_never_scored_against(toy, monkeypatch):
+    """Completion sees training spots alone, and what is scored is what was measured."""
+    from stcontrast.nn import _completion
+
+    seen = []
+
+    class Filled(_completion.Completer):
+        def fit(self, expression, slide, xy):
+            seen.append(len(expression))
+            return self
+
+        def complete(self, expression, slide, xy):
+            return np.where(expression > 0, expression, np.float32(1.5))
+
+    monkeypatch.setattr(_completion, "Completer", Filled)
+    quick = {"donor_key": "donor", "methods": ["mean"], "n_genes": 8}
+    plain, completed = (stc.tl.cross_validate(copied(toy), complete=flag, **quick) for flag in (False, True))
+    n = toy["table"].obs["donor"].value_counts().to_numpy()
+    # of each of three outer folds: two inner ones with one donor each, then both donors
+    assert sorted(seen) == sorted([*(3 * [2 * n[0]]), *(6 * [n[0]])])
+    rmse = [cv.scores.query("metric == 'rmse'")["value"].to_numpy() for cv in (plain, completed)]
+    assert (rmse[1] > rmse[0]).mean() > 0.5
+    assert stc.tl.fit(copied(toy), batch_key="donor", method="mean", complete=True).card["completed_targets"]

@@ -61,6 +61,7 @@ TASKS = {
     },
 }  # fmt: skip
 LAYERS = "layer"
+SLIDES = "(slides)"
 N_GENES = 300
 N_TOP = 50
 
@@ -194,13 +195,18 @@ def main():
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
     parser.add_argument("--neighbors", type=int)
-    parser.add_argument("--run", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--run", choices=[SLIDES, *ROWS], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.run == SLIDES:
+        make_slides(arguments.data, arguments.out)
+        return
     if arguments.run:
         run_row(arguments)
         return
+    again = [sys.executable, __file__, "--out", str(arguments.out)]
     if arguments.data is not None:
-        make_slides(arguments.data, arguments.out)
+        # a process of its own: a child starts with the peak memory of its parent
+        subprocess.run([*again, "--run", SLIDES, "--data", str(arguments.data)], check=True)
     kept = arguments.out / "results.csv"
     results = pd.read_csv(kept) if kept.exists() else pd.DataFrame(columns=["row", "task"])
     for row in arguments.rows:
@@ -208,7 +214,7 @@ def main():
         missing = [task for task in arguments.tasks if task not in done]
         if not missing:
             continue
-        command = [sys.executable, __file__, "--run", row, "--out", str(arguments.out), "--tasks", *missing]
+        command = [*again, "--run", row, "--tasks", *missing]
         if arguments.neighbors is not None:
             command += ["--neighbors", str(arguments.neighbors)]
         child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

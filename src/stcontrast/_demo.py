@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stcontrast._keys import CLASS, HELD_OUT_R, PREDICTION_TABLE
+from stcontrast._spots import resolve_table
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
     from spatialdata import SpatialData
 
     from stcontrast.tl import CrossValidation
@@ -46,7 +46,7 @@ def run_demo(data: str | None, out: Path, *, donor_key: str, label_key: str | No
     import stcontrast as stc
 
     sdata = _load(data, sections=sections, seed=seed)
-    table = _table(sdata)
+    table = resolve_table(sdata)
     if label_key not in table.obs or table.obs[label_key].isna().all():
         label_key = None
     unit, key = _held_out_unit(sdata, donor_key)
@@ -88,13 +88,6 @@ def run_demo(data: str | None, out: Path, *, donor_key: str, label_key: str | No
     return "\n".join(lines)
 
 
-def _table(sdata: SpatialData) -> AnnData:
-    """The measured table of an object."""
-    from stcontrast._spots import resolve_table
-
-    return resolve_table(sdata)
-
-
 def _load(data: str | None, *, sections: str, seed: int) -> SpatialData:
     import spatialdata
 
@@ -119,7 +112,7 @@ def _load(data: str | None, *, sections: str, seed: int) -> SpatialData:
 
 
 def _held_out_unit(sdata: SpatialData, donor_key: str) -> tuple[str, str]:
-    table = _table(sdata)
+    table = resolve_table(sdata)
     if donor_key not in table.obs:
         msg = f"No column {donor_key!r} in `obs`; its columns are {sorted(table.obs.columns)}. Give `--donor-key`."
         raise KeyError(msg)
@@ -131,11 +124,11 @@ def _held_out_unit(sdata: SpatialData, donor_key: str) -> tuple[str, str]:
 def _regions(sdata: SpatialData) -> list[str]:
     from stcontrast._spots import table_region_keys
 
-    return table_region_keys(_table(sdata))[0]
+    return table_region_keys(resolve_table(sdata))[0]
 
 
 def _slides(sdata: SpatialData, key: str, value: str) -> list[str]:
-    table = _table(sdata)
+    table = resolve_table(sdata)
     region = table.obs[table.uns["spatialdata_attrs"]["region_key"]].astype(str)
     return sorted(set(region[table.obs[key].astype(str) == value]))
 
@@ -152,7 +145,7 @@ def _without_counts(sdata: SpatialData) -> SpatialData:
     from anndata import AnnData
     from spatialdata import SpatialData as Container
 
-    table = _table(sdata)
+    table = resolve_table(sdata)
     bare = AnnData(
         obs=table.obs.copy(),
         uns={key: table.uns[key] for key in ("spatialdata_attrs", "stcontrast") if key in table.uns},
@@ -191,7 +184,7 @@ def _figures(sdata: SpatialData, *, model_gene: str, label_key: str | None, out:
     plt.switch_backend("Agg")
     try:
         figures = {"expression.png": stc.pl.spatial_pred(sdata, model_gene, return_fig=True)}
-        if label_key and CLASS in _table(sdata).obs:
+        if label_key and CLASS in resolve_table(sdata).obs:
             figures["subtypes.png"] = stc.pl.spatial_class(sdata, label_key=label_key, return_fig=True)
         for name, figure in figures.items():
             if isinstance(figure, Figure):

@@ -9,17 +9,9 @@ import stcontrast as stc
 from tests.tl.toy import LABELS, OPTIONS, parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from spatialdata import SpatialData
 
     from stcontrast.methods import Predictor
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _no_progress_bar() -> Iterator[None]:
-    with stc.settings.override(progress=False):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -48,8 +48,9 @@ class ContrastiveOptions:
         Dropout in the towers.
     loss
         ``"info_nce"`` or ``"similarity_target"`` (BLEEP's).
-    targets
-        For the latter: similarities of the ``"embedding"``, as published, or of the ``"input"``, detached.
+    targets, target_temperature
+        For the latter: similarities of the ``"embedding"``, as published, with the temperature of the loss; or of the
+        ``"input"``, centred and detached, with a temperature of their own.
     normalize
         Bring embeddings to unit length in the loss.
     temperature, learn_temperature
@@ -75,6 +76,7 @@ class ContrastiveOptions:
     dropout: float = 0.1
     loss: Loss = "info_nce"
     targets: Targets = "embedding"
+    target_temperature: float = 0.1
     normalize: bool = True
     temperature: float = 0.1
     learn_temperature: bool = False
@@ -109,7 +111,7 @@ class ContrastiveOptions:
         if not 0 <= self.dropout < 1 or self.weight_decay < 0:
             msg = f"`dropout` must lie in [0, 1) and `weight_decay` not be negative, found {self.dropout}, {self.weight_decay}."
             raise ValueError(msg)
-        for name in ("temperature", "learning_rate", "penalty"):
+        for name in ("temperature", "target_temperature", "learning_rate", "penalty"):
             if getattr(self, name) <= 0:
                 msg = f"`{name}` must be positive, found {getattr(self, name)}."
                 raise ValueError(msg)
@@ -178,12 +180,17 @@ class ContrastiveMethod(Method):
             learn_temperature=options.learn_temperature,
             negatives=options.negatives,
             targets=options.targets,
+            target_temperature=options.target_temperature,
         )
 
     def optimizer(self, module: PairModule) -> tuple[Optimizer, LRScheduler | None]:
         """Optimiser and schedule (steps are epochs) of the towers; AdamW by default."""
         options = self.options
-        return torch.optim.AdamW(module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay), None
+        # a temperature that is learnt is no weight: nothing draws it to 1
+        of_contrast = list(module.contrast.parameters())
+        weights = [weight for name, weight in module.named_parameters() if not name.startswith("contrast.")]
+        groups: list[dict[str, Any]] = [{"params": weights}, {"params": of_contrast, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay), None
 
     def make_decoder(self) -> Decoder:
         """The decoder that the options ask for, not fitted."""

@@ -63,7 +63,7 @@ class DualScalePair(PairModule):
     ) -> None:
         super().__init__(contrast)
         self.variant = variant
-        self.weights = (query_weight, neighbor_weight)
+        self.weights = {"contrastive": query_weight, "query": query_weight, "neighbourhood": neighbor_weight}
         self.image_query = nn.Linear(n_image, n_embedding)
         self.gene_token = nn.Sequential(nn.Linear(n_gene, n_embedding), nn.Linear(n_embedding, n_embedding))
         self.image_graph = HypergraphEncoder(n_image, 2 * n_embedding, n_embedding)
@@ -89,20 +89,19 @@ class DualScalePair(PairModule):
         image, nodes = self._image(table, rows)
         gene, near_gene = self._genes(table, rows)
         near_image = nodes.mean(dim=1)
-        own, near = self.weights
         expression = functional.mse_loss(self._decoded(image, nodes), table.target[rows])
         if self.variant == "paper":
             return {
-                "contrastive": own * self.contrast(gene, image, table, rows),
-                "neighbourhood": near * self.contrast(near_gene, near_image, table, rows),
+                "contrastive": self.contrast(gene, image, table, rows),
+                "neighbourhood": self.contrast(near_gene, near_image, table, rows),
                 "expression": expression,
             }
         temperature = self.contrast.temperature
         fused = self._fused(image, gene)
         near_fused = self._fused(near_image, near_gene)
         return {
-            "query": own * fused_nce(*fused, temperature=temperature),
-            "neighbourhood": near * fused_nce(*near_fused, temperature=temperature),
+            "query": fused_nce(*fused, temperature=temperature),
+            "neighbourhood": fused_nce(*near_fused, temperature=temperature),
             "expression": expression,
         }
 

@@ -65,7 +65,8 @@ class _Training(pl.LightningModule):
         parts = self.module.losses(self.table, rows)
         chance = self.module.contrast.chance(self.table, rows)
         self.seen.append({name: float(part.detach()) for name, part in parts.items()} | {"chance": chance})
-        return torch.stack(list(parts.values())).sum()
+        weights = self.module.weights
+        return torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
 
     def on_train_epoch_end(self) -> None:
         """Note the means of the epoch."""

@@ -56,6 +56,7 @@ def similarity_target_loss(
     temperature: float | Tensor = 1.0,
     normalize: bool = False,
     targets_from: tuple[Tensor, Tensor] | None = None,
+    target_temperature: float = 0.1,
     allowed: Tensor | None = None,
 ) -> Tensor:
     r"""BLEEP's loss: pairs that look alike within a modality are not pushed apart across modalities.
@@ -76,6 +77,8 @@ def similarity_target_loss(
         Gene and image inputs, shapes (n, k) and (n, m), to take the similarities from: as cosines, detached. By
         default they are taken from the embeddings themselves, with gradient, as published: embeddings that have
         collapsed are then rewarded for staying so.
+    target_temperature
+        Temperature of the similarities of inputs. Those of embeddings have that of the logits, as published.
     allowed
         Pairs that are compared, symmetric, shape (n, n), its diagonal on; all by default.
 
@@ -93,7 +96,8 @@ def similarity_target_loss(
     if targets_from is not None:
         of_gene, of_image = (functional.normalize(part.detach(), dim=1) for part in targets_from)
     logits = _compared(gene @ image.T / temperature, allowed)
-    targets = _compared((of_image @ of_image.T + of_gene @ of_gene.T) / 2 / temperature, allowed).softmax(dim=1)
+    of_targets = temperature if targets_from is None else target_temperature
+    targets = _compared((of_image @ of_image.T + of_gene @ of_gene.T) / 2 / of_targets, allowed).softmax(dim=1)
     by_gene = _soft_cross_entropy(logits, targets, allowed)
     by_image = _soft_cross_entropy(logits.T, targets.T, allowed)
     return (by_gene + by_image).mean() / 2

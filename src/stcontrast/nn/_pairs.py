@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 import torch
@@ -13,6 +14,8 @@ from stcontrast.nn._lattice import lattice_coordinates, nearest_spots
 from stcontrast.nn._losses import info_nce, similarity_target_loss
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -104,7 +107,10 @@ class Contrast(nn.Module):
         apart earns nothing; or all but the adjacent ones on the slide (``"exclude-neighbours"``), whose crops
         overlap and whose expression is nearly the same.
     targets
-        Where the similarity targets come from: the ``"embedding"`` (as published) or the ``"input"`` of the towers.
+        Where the similarity targets come from: the ``"embedding"`` (as published) or the ``"input"`` of the towers,
+        less its mean over the batch (the cosines of expression that is not centred are all alike), detached.
+    target_temperature
+        Temperature of the targets that come from the input.
     """
 
     def __init__(
@@ -116,12 +122,14 @@ class Contrast(nn.Module):
         learn_temperature: bool = False,
         negatives: Negatives = "all",
         targets: Targets = "embedding",
+        target_temperature: float = 0.1,
     ) -> None:
         super().__init__()
         self.loss = loss
         self.normalize = normalize
         self.negatives = negatives
         self.targets = targets
+        self.target_temperature = target_temperature
         start = -torch.log(torch.tensor(float(temperature)))
         self.log_inverse_temperature = nn.Parameter(start, requires_grad=learn_temperature)
 
@@ -152,11 +160,17 @@ class Contrast(nn.Module):
 
     def forward(self, gene: Tensor, image: Tensor, table: SpotTable, rows: Tensor) -> Tensor:
         """Loss of a batch: embeddings (n, d) of the spots `rows` (n,) of a table."""
-        common = {"temperature": self.temperature, "normalize": self.normalize, "allowed": self.allowed(table, rows)}
+        allowed, temperature = self.allowed(table, rows), self.temperature
         if self.loss == "info_nce":
-            return info_nce(gene, image, **common)  # type: ignore[arg-type]
-        inputs = (table.gene[rows], table.image[rows]) if self.targets == "input" else None
-        return similarity_target_loss(gene, image, targets_from=inputs, **common)  # type: ignore[arg-type]
+            return info_nce(gene, image, temperature=temperature, normalize=self.normalize, allowed=allowed)
+        inputs = None
+        if self.targets == "input":
+            of_gene, of_image = (part[rows] for part in (table.gene, table.image))
+            inputs = (of_gene - of_gene.mean(dim=0), of_image - of_image.mean(dim=0))
+        return similarity_target_loss(
+            gene, image, temperature=temperature, normalize=self.normalize, targets_from=inputs,
+            target_temperature=self.target_temperature, allowed=allowed,
+        )  # fmt: skip
 
 
 class PairModule(nn.Module, ABC):
@@ -171,6 +185,9 @@ class PairModule(nn.Module, ABC):
         The contrastive loss.
     """
 
+    weights: Mapping[str, float] = MappingProxyType({})
+    """Weights of the parts of the loss, by name; 1 where nothing is said."""
+
     def __init__(self, contrast: Contrast) -> None:
         super().__init__()
         self.contrast = contrast
@@ -184,7 +201,7 @@ class PairModule(nn.Module, ABC):
         """Gene embedding (n, d)."""
 
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
-        """Parts of the loss on a batch, by name; their sum is trained on."""
+        """Parts of the loss on a batch, by name; their weighted sum is trained on."""
         gene, image = self.embed_genes(table, rows), self.embed_image(table, rows)
         return {"contrastive": self.contrast(gene, image, table, rows)}
 

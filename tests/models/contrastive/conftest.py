@@ -1,21 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-import stcontrast as stc
 from stcontrast.models import ContrastiveModel
 from tests.models.contrastive.synthetic import pairs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _no_progress_bar() -> Iterator[None]:
-    with stc.settings.override(progress=False):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ ROWS = {
     "mlp": {},
     "clip": CLIP,
     "bleep": {},
-    "bleep, targets from inputs": {"method": "bleep", "targets": "input", "temperature": 0.1, "normalize": True},
+    "bleep, targets from inputs": {"method": "bleep", "targets": "input"},
     "mclstexp": {},
     "nh2st (paper)": {"method": "nh2st"},
     "nh2st (code)": {"method": "nh2st", "variant": "code"},

@@ -110,7 +110,7 @@ nitpick_ignore_regex = [
     (r"py:.*", rf"({_others})(\..*)?"),
     (r"py:.*", "|".join(name for name in dir(builtins) if not name.startswith("_"))),
     # A type that is not public may stand in the signature of a method that users do not call.
-    (r"py:class", r"stcontrast\.(\w+\.)*_\w+\..*"),
+    (r"py:(class|type)", r"stcontrast\.(\w+\.)*_\w+\..*"),
 ]
 
 # -- HTML --------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from stcontrast.methods._predictor import Prediction, Predictor, Retrieved
 from stcontrast.methods._ridge import Ridge
 from stcontrast.methods._stcontrast import Stcontrast
 from stcontrast.methods._tpirbae import Tpirbae
+from stcontrast.nn._pairs import PairModule
 
 __all__ = [
     "METHODS",
@@ -30,6 +31,7 @@ __all__ = [
     "Method",
     "Mlp",
     "Nh2st",
+    "PairModule",
     "Prediction",
     "Predictor",
     "Retrieved",

@@ -45,7 +45,7 @@ class Method(ABC):
     slow: ClassVar[bool] = False
     """Whether a fit takes long enough to show how far it is."""
     oracle: ClassVar[bool] = False
-    """Whether it looks at the measured depth of the spots that it predicts: a yardstick, not a prediction."""
+    """Whether it looks at the measured depth of the spots that it predicts; it is a yardstick then, not a prediction."""
 
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
@@ -62,7 +62,7 @@ class Method(ABC):
 
     @property
     def hyper(self) -> dict[str, Any]:
-        """Arguments that make the same method again: plain values."""
+        """Arguments that make the same method again, as plain values."""
         return {"seed": self.seed}
 
     def fit(self, data: TrainingData, folds: Folds) -> Held:

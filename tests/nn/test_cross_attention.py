@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,8 @@ def plain_attention(query: np.ndarray, context: np.ndarray, attention: torch.nn.
 
 
 def plain(module: CrossEncoder, query: np.ndarray, context: np.ndarray) -> np.ndarray:
-    for block in module.blocks:
+    blocks: Any = module.blocks
+    for block in blocks:
         normed = layer_norm(query, block.query_norm), layer_norm(context, block.context_norm)
         query = query + plain_attention(*normed, block.attention)
         norm, first, _, _, second, _ = block.feed_forward

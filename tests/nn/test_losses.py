@@ -64,14 +64,17 @@ def plain_similarity_target(
     *,
     normalize: bool,
     inputs: tuple[np.ndarray, np.ndarray] | None = None,
+    target_temperature: float | None = None,
     mask: np.ndarray | None = None,
 ) -> float:
     if normalize:
         gene, image = unit(gene), unit(image)
     s, v = (gene, image) if inputs is None else (unit(inputs[0]), unit(inputs[1]))
+    # targets of embeddings have the temperature of the logits
+    of_targets = temperature if target_temperature is None else target_temperature
     n = len(gene)
     pairs = compared(n, mask)
-    targets = [softmax({j: (dot(v[i], v[j]) + dot(s[i], s[j])) / 2 / temperature for j in pairs[i]}) for i in range(n)]
+    targets = [softmax({j: (dot(v[i], v[j]) + dot(s[i], s[j])) / 2 / of_targets for j in pairs[i]}) for i in range(n)]
     total = 0.0
     for i in range(n):
         by_gene = softmax({j: dot(gene[i], image[j]) / temperature for j in pairs[i]})
@@ -117,10 +120,11 @@ def test_similarity_target_is_the_double_loop(n, d, seed, normalize, of_inputs, 
         0.7,
         normalize=normalize,
         inputs=None if inputs is None else (inputs[0].numpy(), inputs[1].numpy()),
+        target_temperature=0.2 if of_inputs else None,
         mask=None if allowed is None else allowed.numpy(),
     )
     loss = similarity_target_loss(
-        gene, image, temperature=0.7, normalize=normalize, targets_from=inputs, allowed=allowed
+        gene, image, temperature=0.7, normalize=normalize, targets_from=inputs, target_temperature=0.2, allowed=allowed
     )
     assert float(loss) == pytest.approx(expected, abs=1e-6)
 

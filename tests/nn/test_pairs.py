@@ -117,9 +117,12 @@ def test_the_contrast_hands_its_options_to_the_loss(negatives, targets, normaliz
     plain = Contrast(**options)
     common = {"normalize": normalize, "temperature": 0.4, "allowed": plain.allowed(table, rows)}
     assert float(plain(gene, image, table, rows)) == pytest.approx(float(info_nce(gene, image, **common)), abs=1e-6)
-    soft = Contrast(loss="similarity_target", targets=targets, **options)
-    inputs = (table.gene[rows], table.image[rows]) if targets == "input" else None
-    expected = similarity_target_loss(gene, image, targets_from=inputs, **common)
+    soft = Contrast(loss="similarity_target", targets=targets, target_temperature=0.25, **options)
+    inputs = None
+    if targets == "input":
+        # less the mean of the batch
+        inputs = tuple(part - part.sum(dim=0) / 5 for part in (table.gene[rows], table.image[rows]))
+    expected = similarity_target_loss(gene, image, targets_from=inputs, target_temperature=0.25, **common)
     assert float(soft(gene, image, table, rows)) == pytest.approx(float(expected), abs=1e-6)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,8 @@ def plain(module: SpotTransformer, expression: np.ndarray, lattice: np.ndarray) 
     for i, (column, row) in enumerate(lattice):
         x[i] += array(module.x_position.weight)[int(2 * column)] + array(module.y_position.weight)[int(2 * row)]
     inner = N_HEADS * N_PER_HEAD
-    for block in module.blocks:
+    blocks: Any = module.blocks
+    for block in blocks:
         all_parts = linear(layer_norm(x, block.attention_norm), block.query_key_value)
         query, key, value = all_parts[:, :inner], all_parts[:, inner : 2 * inner], all_parts[:, 2 * inner :]
         attended = np.zeros((len(x), inner))
@@ -98,7 +100,7 @@ def test_the_order_of_the_spots_does_not_matter(order, seed):
 def test_the_other_spots_matter():
     module, (expression, lattice) = make(), spots()
     changed = expression.clone()
-    changed[4] += 1
+    changed[4, 0] += 1
     assert float((module(changed, lattice) - module(expression, lattice))[:4].detach().abs().max()) > 1e-3
 
 

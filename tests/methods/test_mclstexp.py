@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from stcontrast.methods import Mclstexp
 from tests.methods.quick import CONTRASTIVE
@@ -45,3 +46,13 @@ def test_a_long_slide_is_cut():
     assert max(len(part) for part in method.module._sequences(method._table(data, gene=data.target))) <= 20
     assert sorted(np.concatenate([part.numpy() for part in parts])) == list(range(150))
     assert np.isfinite(method.embed(data)["X_stc_gene"]).all()
+
+
+def test_some_spots_of_a_slide_are_what_they_are_among_all():
+    data = training_data()
+    method = Mclstexp(**CONTRASTIVE["mclstexp"])
+    method.fit_parts(data)
+    table = method._table(data, gene=data.target)
+    whole = method.module.embed_genes(table, torch.arange(90))
+    rows = torch.tensor([70, 3, 31])
+    torch.testing.assert_close(method.module.embed_genes(table, rows), whole[rows])

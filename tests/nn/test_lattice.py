@@ -195,3 +195,14 @@ def test_a_long_slide_is_halved_across_its_longer_side():
     cut = sequences(lattice, one_slide(lattice), max_length=12)
     assert [sorted(set(lattice[rows, 0])) for rows in cut] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert [len(rows) for rows in cut] == [12, 12]
+
+
+def test_doubled_spots_have_the_pitch_of_their_places():
+    xy = np.repeat([[0.0, 0.0], [100.0, 0.0], [200.0, 0.0]], 2, axis=0)
+    np.testing.assert_allclose(lattice_coordinates(xy, np.zeros(6, dtype=np.int64))[:, 0], [0, 0, 1, 1, 2, 2])
+
+
+def test_the_spot_comes_first_however_many_share_its_place():
+    lattice = np.zeros((40, 2), dtype=np.float32)
+    near = nearest_spots(lattice, np.zeros(40, dtype=np.int64), n_nearest=3)
+    np.testing.assert_array_equal(near[:, 0], np.arange(40))

@@ -209,3 +209,10 @@ def test_the_loss_of_two_towers_is_that_of_their_embeddings():
     expected = info_nce(module.embed_genes(table, rows), module.embed_image(table, rows), temperature=0.5)
     assert loss.item() == pytest.approx(expected.item())
     assert module.regress(table, rows) is None
+
+
+def test_a_learnt_temperature_comes_back_from_its_bound():
+    contrast = Contrast(temperature=0.001, learn_temperature=True)
+    assert float(contrast.temperature.detach()) == pytest.approx(0.01)
+    contrast.temperature.backward()
+    assert contrast.log_inverse_temperature.grad != 0

@@ -215,3 +215,14 @@ def test_histograms_sum_to_one(weights):
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     for row, ids, of_row in zip(shares, found.ids, found.weights, strict=True):
         np.testing.assert_allclose(row, [of_row[group[ids] == code].sum() for code in range(3)])
+
+
+def test_equal_rows_tie_in_cosine_too():
+    rng = np.random.default_rng(0)
+    query, bank = (rng.normal(size=(n, 7)).astype(np.float32) for n in (50, 20))
+    doubled = np.concatenate([bank, bank])
+    ids = retrieve(query, doubled, k=5).ids
+    for row in ids:
+        for other in row[row >= 20]:
+            assert other - 20 in row
+    assert (retrieve(query, doubled, k=1).ids < 20).all()

@@ -65,14 +65,15 @@ class SlidePair(PairModule):
         return embedding
 
     def embed_genes(self, table: SpotTable, rows: Tensor) -> Tensor:
-        """Gene embedding (n, d); `rows` are whole sequences, each attending to itself alone."""
-        position = torch.full((len(table),), -1, device=rows.device)
-        position[rows] = torch.arange(len(rows), device=rows.device)
-        parts = [part for part in self._sequences(table) if bool((position[part] >= 0).any())]
-        informed = [self.transformer(table.gene[part], table.lattice[part]) for part in parts]
-        order = position[torch.cat(parts)]
-        embedding: Tensor = self.gene_head(torch.cat(informed))
-        return embedding[torch.argsort(order)]
+        """Gene embedding (n, d): every spot has attended to the whole of its sequence, and to that alone."""
+        asked = torch.zeros(len(table), dtype=torch.bool, device=rows.device)
+        asked[rows] = True
+        parts = [part for part in self._sequences(table) if bool(asked[part].any())]
+        informed = torch.cat([self.transformer(table.gene[part], table.lattice[part]) for part in parts])
+        place = torch.empty(len(table), dtype=torch.int64, device=rows.device)
+        place[torch.cat(parts)] = torch.arange(len(informed), device=rows.device)
+        embedding: Tensor = self.gene_head(informed[place[rows]])
+        return embedding
 
     def batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
         """Whole sequences, shuffled and joined until a batch is full."""

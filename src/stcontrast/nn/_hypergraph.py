@@ -31,7 +31,7 @@ def hyperedges(features: Tensor, *, n_similar: int = 3) -> Tensor:
     n_nodes = features.shape[1]
     unit = functional.normalize(features, dim=-1)
     itself = torch.eye(n_nodes, dtype=torch.bool, device=features.device)
-    similarity = (unit @ unit.transpose(1, 2)).masked_fill(itself, -1.0)
+    similarity = (unit @ unit.transpose(1, 2)).masked_fill(itself, -torch.inf)
     similar = similarity.topk(min(n_similar, n_nodes - 1), dim=-1).indices
     joined = torch.zeros_like(similarity).scatter_(-1, similar, 1.0) + itself
     return joined.clamp(max=1.0).transpose(1, 2)

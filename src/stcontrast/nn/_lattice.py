@@ -34,9 +34,8 @@ def lattice_coordinates(xy: NDArray[np.float64], slide: NDArray[np.int64]) -> ND
     for code in np.unique(slide):
         rows = np.flatnonzero(slide == code)
         here = xy[rows]
-        nearest = cKDTree(here).query(here, k=2)[0][:, 1] if len(rows) > 1 else np.ones(1)
-        nearest = nearest[nearest > 0]
-        pitch = float(np.median(nearest)) if len(nearest) else 1.0
+        places = np.unique(here, axis=0)
+        pitch = float(np.median(cKDTree(places).query(places, k=2)[0][:, 1])) if len(places) > 1 else 1.0
         lattice[rows] = (here - here.min(axis=0)) / pitch
     return lattice
 
@@ -66,6 +65,9 @@ def nearest_spots(lattice: NDArray[np.float32], slide: NDArray[np.int64], *, n_n
             continue
         here = lattice[rows].astype(np.float64)
         distance, found = cKDTree(here).query(here, k=min(len(rows), k + TIES))
+        # so many at one place that the spot itself is not among those found
+        lost = ~(found == np.arange(len(rows))[:, None]).any(axis=1)
+        found[lost, -1], distance[lost, -1] = np.flatnonzero(lost), 0.0
         offset = here[found] - here[:, None]
         # rounding tells apart what is equally far on a lattice
         order = np.lexsort((offset[..., 0].round(3), offset[..., 1].round(3), distance.round(3)))

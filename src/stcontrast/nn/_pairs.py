@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -136,9 +137,11 @@ class Contrast(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """The temperature as it stands."""
-        if not self.log_inverse_temperature.requires_grad:
-            return torch.exp(-self.log_inverse_temperature)
-        return 1 / self.log_inverse_temperature.exp().clamp(max=MAX_INVERSE_TEMPERATURE)
+        if self.log_inverse_temperature.requires_grad:
+            with torch.no_grad():
+                # the parameter itself, as in CLIP: a bound on its value would have no gradient to come back by
+                self.log_inverse_temperature.clamp_(max=math.log(MAX_INVERSE_TEMPERATURE))
+        return torch.exp(-self.log_inverse_temperature)
 
     def allowed(self, table: SpotTable, rows: Tensor) -> Tensor | None:
         """Pairs of the batch that are compared (n, n); `None` for all."""
@@ -148,7 +151,9 @@ class Contrast(nn.Module):
         together = slide[:, None] == slide[None, :]
         if self.negatives == "within-slide":
             return together
-        adjacent = torch.cdist(table.lattice[rows], table.lattice[rows]) < NEIGHBOUR_PITCHES
+        # (the quicker way to distances loses a far slide's digits)
+        lattice = table.lattice[rows]
+        adjacent = torch.cdist(lattice, lattice, compute_mode="donot_use_mm_for_euclid_dist") < NEIGHBOUR_PITCHES
         return ~(together & adjacent) | torch.eye(len(rows), dtype=torch.bool, device=rows.device)
 
     def chance(self, table: SpotTable, rows: Tensor) -> float:

@@ -106,7 +106,9 @@ def _distance(query: NDArray[np.float64], bank: NDArray[np.float32], metric: Dis
     if metric != "cosine":
         return cdist(query, bank, names[metric])
     # an embedding of length 0 is as far from everything as can be, not "not a number"
-    return 1.0 - _unit(query) @ _unit(bank.astype(np.float64)).T
+    distance: NDArray[np.float64] = 1.0 - _unit(query) @ _unit(bank.astype(np.float64)).T
+    # equal rows may differ in the last digit of the product, and would not tie
+    return distance.round(12)
 
 
 def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.module import VAE
 from sklearn.linear_model import LogisticRegression
@@ -243,3 +244,22 @@ def test_a_category_without_a_column_is_refused():
     adata = hidden_classes("AB", n_spots=5)
     with pytest.raises(ValueError, match="unlabeled_category needs labels_key"):
         BatchAgnosticVAE.setup_anndata(adata, batch_key="donor", unlabeled_category="none")
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_is_a_number_from_zero_on(weight):
+    adata = AnnData(np.ones((6, 3), dtype=np.float32))
+    BatchAgnosticVAE.setup_anndata(adata)
+    with pytest.raises(ValueError, match="must be a number from 0 on"):
+        BatchAgnosticVAE(adata, class_weight=weight)
+
+
+def test_classes_have_to_be_there(caplog):
+    adata = AnnData(np.ones((6, 3), dtype=np.float32))
+    adata.obs["kind"] = ["none"] * 6
+    BatchAgnosticVAE.setup_anndata(adata, labels_key="kind", unlabeled_category="none")
+    with pytest.raises(ValueError, match="every spot is unlabelled"):
+        BatchAgnosticVAE(adata, class_weight=1.0)
+    adata.obs["kind"] = ["a"] * 3 + ["none"] * 3
+    BatchAgnosticVAE.setup_anndata(adata, labels_key="kind", unlabeled_category="nonne")
+    assert "every spot counts as labelled. Its values are ['a', 'none']" in caplog.text

@@ -82,6 +82,9 @@ class DecodingMixin:
         total = torch.zeros((), device=self.module.device)
         for code in codes:
             batch = torch.full((len(latent), 1), code, device=latent.device)
-            outputs = self.module.generative(z=latent, library=torch.zeros_like(latent[:, :1]), batch_index=batch)
+            # a dispersion by label needs one, but does not touch the proportions
+            outputs = self.module.generative(
+                z=latent, library=torch.zeros_like(latent[:, :1]), batch_index=batch, y=torch.zeros_like(batch)
+            )
             total = total + outputs["px"].scale
         return (total / len(codes)).cpu()

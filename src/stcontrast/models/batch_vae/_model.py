@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,6 +118,9 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
+        if not 0 <= class_weight < math.inf:
+            msg = f"class_weight is {class_weight}; it must be a number from 0 on."
+            raise ValueError(msg)
         with seeded(seed):
             super().__init__(
                 adata,
@@ -130,6 +134,9 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
             )
         if class_weight > 0 and self.registry_["setup_args"].get("unlabeled_category") is None:
             msg = "class_weight needs classes: give labels_key and unlabeled_category to setup_anndata."
+            raise ValueError(msg)
+        if class_weight > 0 and self.module.classifier is None:
+            msg = "class_weight needs classes, but every spot is unlabelled."
             raise ValueError(msg)
         self._model_summary_string = (
             f"BatchAgnosticVAE of {self.summary_stats.n_vars} genes: n_latent: {n_latent}, n_hidden: {n_hidden}, "
@@ -198,6 +205,13 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
         if unlabeled_category is not None and labels_key is None:
             msg = "unlabeled_category needs labels_key, the column that it is a value of."
             raise ValueError(msg)
+        if labels_key is not None and unlabeled_category is not None:
+            found = sorted(map(str, adata.obs[labels_key].unique()))
+            if unlabeled_category not in found:
+                logger.warning(
+                    "unlabeled_category %r is not in adata.obs[%r]: every spot counts as labelled. Its values are %s.",
+                    unlabeled_category, labels_key, found,
+                )  # fmt: skip
         fields = [
             CountsField(REGISTRY_KEYS.X_KEY, layer),
             CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),

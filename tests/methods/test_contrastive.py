@@ -9,9 +9,9 @@ import torch
 
 import stcontrast as stc
 from stcontrast.methods import METHODS, Bleep, ContrastiveMethod, ContrastiveOptions, get_method
-from stcontrast.methods._bleep import HeadPair
 from stcontrast.methods._folds import inner_folds
 from stcontrast.metrics import mean_slide_correlation
+from stcontrast.nn._head_pair import HeadPair
 from stcontrast.nn._retrieval import combine
 from tests.methods.quick import CONTRASTIVE
 from tests.methods.synthetic import training_data

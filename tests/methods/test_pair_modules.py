@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.special import erf
 
-from stcontrast.methods._bleep import HeadPair
 from stcontrast.methods._mclstexp import SlidePair
 from stcontrast.methods._nh2st import DualScalePair
+from stcontrast.nn._head_pair import HeadPair
 from stcontrast.nn._hypergraph import hyperedges
 from stcontrast.nn._losses import fused_nce, info_nce, similarity_target_loss
 from stcontrast.nn._pairs import Contrast, PairModule, SpotTable

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stcontrast.methods._bleep import HeadPair
 from stcontrast.methods._pair_training import embed_pairs, train_pairs
+from stcontrast.nn._head_pair import HeadPair
 from stcontrast.nn._pairs import Contrast, SpotTable
 from stcontrast.nn._seed import seeded
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stcontrast._keys import VAE_LATENT
-from stcontrast.methods._bleep import HeadPair
 from stcontrast.methods._contrastive import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods._decoders import Decoder, LatentDecoder
 from stcontrast.methods._gene_latent import GeneLatent
 from stcontrast.methods._network import standardiser
+from stcontrast.nn._head_pair import HeadPair
 
 if TYPE_CHECKING:
     from pathlib import Path

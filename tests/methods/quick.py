@@ -21,6 +21,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ridge": {},
     "knn": {},
     "color": {},
+    "field": {},
     "mean": {},
     "depth": {},
 }

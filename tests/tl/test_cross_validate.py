@@ -22,7 +22,7 @@ def cv(toy):
 def test_scores_are_tidy(cv):
     scores = cv.scores
     assert list(scores.columns) == ["method", "donor", "slide", "gene", "metric", "value"]
-    assert set(scores["method"]) == set(METHODS)
+    assert set(scores["method"]) == {*METHODS, "ceiling"}
     assert set(scores["donor"]) == {"donor1", "donor2", "donor3"}
     of_genes = scores[scores["metric"].isin(["pearson", "rmse"])]
     assert (of_genes.groupby(["method", "donor", "slide", "metric"]).size() == 12).all()
@@ -72,7 +72,7 @@ def test_a_fold_is_fit_and_predict(cv, toy):
 
 def test_summary_by_hand(cv):
     summary = cv.summary(seed=5)
-    assert list(summary.index) == METHODS
+    assert list(summary.index) == [*METHODS, "ceiling"]
     scores = cv.scores
     rng = np.random.default_rng(5)
     for metric in ("pearson", "macro_f1"):
@@ -138,12 +138,12 @@ def test_a_list_of_what_each_slide_has(toy):
     scores = cv.scores
     assert set(scores.query("metric == 'pearson'")["donor"]) == {"donor1", "donor3"}
     assert set(scores.query("metric == 'macro_f1'")["donor"]) == {"donor1", "donor2", "donor3"}
-    assert list(cv.summary().index) == ["ridge", "mean"]
+    assert list(cv.summary().index) == ["ridge", "mean", "ceiling"]
 
 
 def test_labels_alone(toy):
     cv = stc.tl.cross_validate(bare(toy), donor_key="donor", label_key=LABELS, methods=["ridge", "mean"])
-    assert set(cv.scores["metric"]) == {"macro_f1"}
+    assert set(cv.scores["metric"]) == {"macro_f1", "balanced_accuracy", "calibration_error"}
     assert "macro_f1" in cv.summary()
     with pytest.raises(ValueError, match="no slide has counts"):
         _ = cv.predictions
@@ -193,7 +193,7 @@ def test_rows_by_name_with_options_of_their_own(toy):
         copied(toy), donor_key="donor", methods={"near": {"method": "knn"}, "ridge": {}, "weak": {"method": "mlp", "max_epochs": 1}},
         n_genes=8,
     )  # fmt: skip
-    assert list(cv.summary().index) == ["near", "ridge", "weak"]
+    assert list(cv.summary().index) == ["near", "ridge", "weak", "ceiling"]
     assert {"near", "ridge", "weak"} <= set(cv.predictions.layers)
 
 

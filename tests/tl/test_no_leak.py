@@ -67,19 +67,18 @@ def test_a_donor_s_counts_do_not_touch_its_predictions(toy, honest, donor):
 def test_a_donor_s_counts_do_not_touch_its_subtypes(toy, honest, monkeypatch):
     """Class probabilities are scored on labels: patch the score, and look at what it is given."""
     seen = []
-    from stcontrast.tl import _cross_validate
+    from stcontrast.tl._scoring import HeldOut
 
-    original = _cross_validate._score
+    original = HeldOut.score_classes
 
-    def spy(result, name, model, inputs, features, rows, score_genes):
-        prediction = model.predict(features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows])
-        seen.append((name, tuple(rows), tuple(model.classes), prediction.proba))
-        original(result, name, model, inputs, features, rows, score_genes)
+    def spy(self, result, name, classes, proba):
+        seen.append((name, tuple(self.rows), tuple(classes), proba))
+        original(self, result, name, classes, proba)
 
-    monkeypatch.setattr(_cross_validate, "_score", spy)
+    monkeypatch.setattr(HeldOut, "score_classes", spy)
     predictions(copied(toy), methods=METHODS)
-    before, seen = seen, []
-    monkeypatch.setattr(_cross_validate, "_score", spy)
+    before = seen.copy()
+    seen.clear()
     sdata, rows = scrambled(toy, "donor2", 3)
     predictions(sdata, methods=METHODS)
     compared = 0
@@ -100,7 +99,10 @@ def test_genes_are_chosen_on_training_donors(toy, seed, donor, n_genes):
     quick = {"methods": ["ridge"], "n_genes": n_genes, "n_score_genes": 4}
     sdata, _ = scrambled(toy, donor, seed)
     one, other = predictions(copied(toy), **quick), predictions(sdata, **quick)
-    scored = [cv.scores.query("metric == 'pearson' and donor == @donor")["gene"].tolist() for cv in (one, other)]
+    scored = [
+        cv.scores.query("method == 'ridge' and metric == 'pearson' and donor == @donor")["gene"].tolist()
+        for cv in (one, other)
+    ]
     assert scored[0] == scored[1]
     assert len(scored[0]) == 4
     kept = [

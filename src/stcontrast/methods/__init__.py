@@ -6,6 +6,7 @@ from stcontrast.methods._bleep import Bleep
 from stcontrast.methods._color import Color
 from stcontrast.methods._contrastive import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods._depth import Depth
+from stcontrast.methods._field import Field
 from stcontrast.methods._knn import Knn
 from stcontrast.methods._mclstexp import Mclstexp
 from stcontrast.methods._mean import Mean
@@ -25,6 +26,7 @@ __all__ = [
     "ContrastiveMethod",
     "ContrastiveOptions",
     "Depth",
+    "Field",
     "Knn",
     "Mclstexp",
     "Mean",

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from stcontrast.metrics._ceiling import correlation_ceiling
+from stcontrast.metrics._classes import calibration_error
 from stcontrast.metrics._correlation import gene_correlation, mean_slide_correlation, rmse
+from stcontrast.metrics._structure import gene_rank_correlation, moran_difference, variance_ratio
 
-__all__ = ["gene_correlation", "mean_slide_correlation", "rmse"]
+__all__ = [
+    "calibration_error",
+    "correlation_ceiling",
+    "gene_correlation",
+    "gene_rank_correlation",
+    "mean_slide_correlation",
+    "moran_difference",
+    "rmse",
+    "variance_ratio",
+]

@@ -8,20 +8,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from sklearn.metrics import f1_score
 from sklearn.model_selection import GroupKFold
 
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
 from stcontrast._settings import settings
 from stcontrast.methods._method import get_method
-from stcontrast.metrics import gene_correlation, rmse
 from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.pp._genes import choose_genes, log_normalize
+from stcontrast.pp._genes import choose_genes
 from stcontrast.pp._image_features import parse_fields
 from stcontrast.tl._cv_result import CrossValidation
 from stcontrast.tl._features import color_features, features_to_fit
 from stcontrast.tl._inputs import Keys, check_images, gather, resolve_sources
+from stcontrast.tl._scoring import HeldOut
 from stcontrast.tl._training import Recipe, check_genes, prepare
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast.methods import Predictor
     from stcontrast.nn._design import Standardize
     from stcontrast.pp._encoders import Encoder
     from stcontrast.tl._inputs import Inputs
@@ -141,14 +139,23 @@ def cross_validate(  # noqa: PLR0913
     result = CrossValidation.empty(inputs, [item.name for item in compared])
     with progress(total=len(folds) * len(compared), description="cross-validation", unit="fit") as bar:
         for train_rows, test_rows in folds:
-            score_genes = _score_genes(inputs, train_rows, n_score_genes, genes)
+            held_out = HeldOut(inputs, test_rows, _score_genes(inputs, train_rows, n_score_genes, genes))
+            held_out.score_ceiling(result)
             for item, of_color in zip(compared, wants_color, strict=True):
                 used, made_by = (color, color_record) if of_color and color is not None else (features, record)
                 with settings.override(progress=False):
                     of_method = replace(recipe, options=item.options)
                     prepared = prepare(inputs, used, train_rows, method=item.method, recipe=of_method, record=made_by)
                     model = prepared.train()
-                _score(result, item.name, model, inputs, used, test_rows, score_genes)
+                prediction = model.predict(
+                    used[test_rows], slide=inputs.slide[test_rows], xy=inputs.xy[test_rows],
+                    depth=inputs.total[test_rows],
+                )  # fmt: skip
+                if prediction.expression is not None:
+                    result.keep(item.name, model.genes, test_rows, prediction.expression)
+                    held_out.score_expression(result, item.name, model.genes, prediction.expression)
+                if prediction.proba is not None:
+                    held_out.score_classes(result, item.name, model.classes, prediction.proba)
                 bar.update()
     return result
 
@@ -191,44 +198,13 @@ def _donor_folds(inputs: Inputs, n_folds: int | None) -> Iterator[tuple[NDArray[
             yield train_rows, test_rows
 
 
-def _score_genes(inputs: Inputs, rows: NDArray[np.intp], n_score_genes: int, genes: Sequence[str] | None) -> set[str]:
+def _score_genes(inputs: Inputs, rows: NDArray[np.intp], n_score_genes: int, genes: Sequence[str] | None) -> list[str]:
     measured = rows[inputs.measured[rows]]
     if len(measured) == 0:
-        return set()
+        return []
     if genes is not None:
-        return set(genes)
+        return list(genes)
     columns = choose_genes(
         inputs.counts[measured], inputs.total[measured], inputs.slide[measured], n_genes=n_score_genes
     )
-    return {inputs.genes[i] for i in columns}
-
-
-def _score(  # noqa: PLR0917
-    result: CrossValidation,
-    name: str,
-    model: Predictor,
-    inputs: Inputs,
-    features: NDArray[np.float32],
-    rows: NDArray[np.intp],
-    score_genes: set[str],
-) -> None:
-    prediction = model.predict(features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows], depth=inputs.total[rows])
-    if prediction.expression is not None:
-        result.keep(name, model.genes, rows, prediction.expression)
-        scored = [i for i, gene in enumerate(model.genes) if gene in score_genes]
-        columns = [inputs.genes.index(model.genes[i]) for i in scored]
-        observed = log_normalize(inputs.counts[rows][:, columns], inputs.total[rows])
-        for code in np.unique(inputs.slide[rows[inputs.measured[rows]]]):
-            here = (inputs.slide[rows] == code) & inputs.measured[rows]
-            where = (inputs.donor[rows][here][0], inputs.slide_names[code])
-            for metric, function in (("pearson", gene_correlation), ("rmse", rmse)):
-                values = function(prediction.expression[here][:, scored], observed[here])
-                result.add(name, where, metric, [model.genes[i] for i in scored], values)
-    if prediction.proba is not None:
-        guess = np.array(model.classes, dtype=object)[prediction.proba.argmax(axis=1)]
-        for donor in np.unique(inputs.donor[rows]):
-            truth = inputs.label[rows]
-            here = (inputs.donor[rows] == donor) & np.array([value is not None for value in truth])
-            if here.any():
-                f1 = f1_score(truth[here].astype(str), guess[here].astype(str), average="macro", zero_division=0.0)
-                result.add(name, (donor, ""), "macro_f1", [""], np.array([f1]))
+    return [inputs.genes[i] for i in columns]

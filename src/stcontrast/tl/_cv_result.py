@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
+from stcontrast.tl._scoring import CEILING
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["CrossValidation"]
 
 REFERENCE: Final = "ridge"
+METRICS: Final = (
+    "pearson", "spearman", "rmse", "variance_ratio", "moran_difference", "macro_f1", "balanced_accuracy",
+    "calibration_error",
+)  # fmt: skip
 N_BOOTSTRAP: Final = 2000
 
 
@@ -40,6 +47,7 @@ class CrossValidation:
     _kept: dict[str, list[tuple[list[str], NDArray[np.intp], NDArray[np.float32]]]] = field(
         default_factory=dict, repr=False
     )
+    _classes: dict[str, list[tuple[str, NDArray[np.str_], NDArray[np.str_]]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def empty(cls, inputs: Inputs, methods: Sequence[str]) -> CrossValidation:
@@ -59,12 +67,19 @@ class CrossValidation:
         """Keep the prediction of held-out spots."""
         self._kept.setdefault(method, []).append((genes, rows, expression))
 
+    def keep_classes(self, method: str, donor: str, truth: NDArray[np.str_], guess: NDArray[np.str_]) -> None:
+        """Keep true and predicted classes of a donor's annotated spots."""
+        self._classes.setdefault(method, []).append((donor, truth, guess))
+
     @property
     def scores(self) -> pd.DataFrame:
         """Every score in a tidy table with the columns method, donor, slide, gene, metric, value.
 
-        ``pearson`` and ``rmse`` are per gene within a slide, ``macro_f1`` per donor. A constant prediction
-        correlates 0; a gene that is constant on the slide is NaN.
+        Per gene within a slide: ``pearson``, ``spearman``, ``rmse``, ``variance_ratio`` (predicted over measured) and
+        ``moran_difference`` (Moran's I of the prediction less that of the measurement). Per donor: ``macro_f1``,
+        ``balanced_accuracy`` and ``calibration_error``. A constant prediction correlates 0; a gene that is constant on
+        the slide is NaN. The method ``"ceiling"`` is the best ``pearson`` that counting noise allows
+        (:func:`stcontrast.metrics.correlation_ceiling`).
         """
         return pd.DataFrame(self._rows, columns=["method", "donor", "slide", "gene", "metric", "value"])
 
@@ -80,13 +95,15 @@ class CrossValidation:
 
         Returns
         -------
-        Index: method. ``pearson``: mean over genes within a slide, then slides within a donor, then donors;
-        ``rmse`` and ``macro_f1`` likewise. ``pearson_vs_<reference>``: mean difference over donors, paired, with a
+        Index: method, and last ``"ceiling"``. ``pearson``: mean over genes within a slide, then slides within a
+        donor, then donors; the other metrics of :attr:`scores` likewise. ``pearson_vs_<reference>``: mean difference over donors, paired, with a
         95 % bootstrap interval over donors (``_low``, ``_high``); NaN interval with fewer than three donors, where a
         bootstrap would only repeat them. The same for ``macro_f1``.
         """
         per_donor = self._per_donor()
-        table = per_donor.groupby(level="method").mean().reindex(self.methods)
+        rows = [*self.methods, *([CEILING] if CEILING in per_donor.index.get_level_values("method") else [])]
+        table = per_donor.groupby(level="method").mean().reindex(rows)
+        table = table[[metric for metric in METRICS if metric in table]]
         rng = np.random.default_rng(seed)
         for metric in ("pearson", "macro_f1"):
             if metric not in per_donor or reference not in self.methods:
@@ -134,6 +151,28 @@ class CrossValidation:
             layers[first].copy(), obs=obs, var=pd.DataFrame(index=pd.Index(genes)), layers=layers,
             obsm={"spatial": self._inputs.xy[rows]},
         )  # fmt: skip
+
+    def confusion(self, method: str) -> pd.DataFrame:
+        """Annotated spots by true class (rows) and predicted class (columns), all held-out donors together.
+
+        Raises
+        ------
+        KeyError
+            If the method predicted no classes.
+        """
+        if method not in self._classes:
+            msg = f"The method {method!r} predicted no classes; these did: {sorted(self._classes)}."
+            raise KeyError(msg)
+        truth, guess = (np.concatenate([part[i] for part in self._classes[method]]) for i in (1, 2))
+        names = pd.Index(sorted({*truth, *guess}))
+        table = pd.crosstab(pd.Series(truth, name="true"), pd.Series(guess, name="predicted"))
+        return (
+            table.reindex(index=names, columns=names, fill_value=0).rename_axis("true").rename_axis("predicted", axis=1)
+        )
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write :attr:`scores` as a table of comma-separated values."""
+        self.scores.to_csv(path, index=False)
 
     def _per_donor(self) -> pd.DataFrame:
         by_slide = self.scores.groupby(["method", "donor", "slide", "metric"], sort=False)["value"].mean()

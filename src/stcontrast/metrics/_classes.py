@@ -1,0 +1,49 @@
+"""Scores of subtypes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["calibration_error"]
+
+
+def calibration_error(proba: NDArray[np.float32], label: NDArray[np.int64], *, n_bins: int = 10) -> float:
+    """Expected calibration error: by how much confidence and accuracy differ.
+
+    Parameters
+    ----------
+    proba
+        Probability of every class (n_spots, n_classes).
+    label
+        True class (n_spots,); a class that the model does not know is -1, and never right.
+    n_bins
+        Bins of confidence, equally wide.
+
+    Returns
+    -------
+    Mean over spots of |accuracy − mean confidence| of their bin, 0 to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stcontrast as stc
+    >>> stc.metrics.calibration_error(np.array([[0.9, 0.1], [0.9, 0.1]]), np.array([0, 1]))
+    0.4
+
+    References
+    ----------
+    Guo et al. 2017 (On calibration of modern neural networks).
+    """
+    confidence = np.asarray(proba, dtype=np.float64).max(axis=1)
+    right = np.asarray(proba).argmax(axis=1) == label
+    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    error = 0.0
+    for code in np.unique(bins):
+        here = bins == code
+        error += here.mean() * abs(right[here].mean() - confidence[here].mean())
+    return round(float(error), 12)

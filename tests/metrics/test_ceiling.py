@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from stcontrast.metrics import correlation_ceiling, gene_correlation
+
+
+def sampled(n_spots: int, rate: np.ndarray, rest: float, seed: int = 0):
+    """Counts of genes with these rates over spots of these depths, and depth."""
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(rate)
+    return csr_matrix(counts.astype(np.float32)), counts.sum(axis=1) + rng.poisson(rest, n_spots).astype(np.float64)
+
+
+def test_it_is_what_the_truth_itself_scores():
+    """A predictor that knows the rates before counting reaches the ceiling, and no more."""
+    rng = np.random.default_rng(1)
+    shape = np.exp(rng.normal(size=(1500, 6)) * 0.6)
+    rate = shape * np.array([30.0, 10.0, 3.0, 1.0, 0.5, 5.0])
+    counts, depth = sampled(1500, rate, 5000.0)
+    observed = np.log1p(1e4 * counts.toarray() / depth[:, None])
+    truth = np.log1p(1e4 * rate / depth[:, None])
+    ceiling = correlation_ceiling(counts, depth)
+    np.testing.assert_allclose(ceiling, gene_correlation(truth, observed), atol=0.08)
+    # the deeper the gene is sequenced, the higher
+    assert (np.diff(ceiling[:5]) < 0).all()
+
+
+def test_noise_has_no_ceiling_to_speak_of_and_what_is_not_seen_has_none():
+    counts, depth = sampled(400, np.column_stack([np.full(400, 2.0), np.zeros(400)]), 5000.0)
+    ceiling = correlation_ceiling(counts, depth)
+    assert ceiling[0] < 0.35
+    assert np.isnan(ceiling[1])
+
+
+def test_depth_alone_is_no_signal():
+    """Spots that differ in depth and in nothing else agree in nothing else."""
+    rng = np.random.default_rng(2)
+    depth = rng.lognormal(8, 1, 600)
+    counts, total = sampled(600, 0.02 * depth[:, None], 0.98 * depth)
+    # what is left is how the logarithm treats few counts
+    assert correlation_ceiling(counts, total)[0] < 0.5
+
+
+def test_a_seed_decides():
+    counts, depth = sampled(60, np.random.default_rng(0).gamma(2, 2, size=(60, 3)), 500.0)
+    np.testing.assert_array_equal(
+        correlation_ceiling(counts, depth, seed=3), correlation_ceiling(counts, depth, seed=3)
+    )
+    assert not np.array_equal(correlation_ceiling(counts, depth, seed=3), correlation_ceiling(counts, depth, seed=4))
+    assert correlation_ceiling(counts, depth).max() == pytest.approx(correlation_ceiling(counts, depth).max())

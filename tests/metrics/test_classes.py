@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stcontrast.metrics import calibration_error
+
+
+def test_by_hand():
+    proba = np.array([[0.95, 0.05], [0.95, 0.05], [0.35, 0.65], [0.4, 0.6]])
+    label = np.array([0, 1, 1, 1])
+    # bins: 0.95 twice (half right), 0.65 and 0.6 (both right, one bin)
+    expected = 0.5 * abs(0.5 - 0.95) + 0.5 * abs(1.0 - 0.625)
+    assert calibration_error(proba, label) == pytest.approx(expected)
+
+
+def test_a_calibrated_classifier_has_little():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1.0, 20_000)
+    label = (rng.uniform(size=20_000) > confidence).astype(int)
+    assert calibration_error(np.column_stack([confidence, 1 - confidence]), label) < 0.02
+
+
+def test_a_class_that_is_not_known_is_never_right():
+    assert calibration_error(np.array([[1.0, 0.0]]), np.array([-1])) == 1.0
+    assert calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0.0

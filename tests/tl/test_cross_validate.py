@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import pearsonr
-from sklearn.metrics import f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 import stcontrast as stc
 from tests.methods.quick import QUICK
@@ -233,3 +234,55 @@ def test_completed_targets_are_learnt_from_and_never_scored_against(toy, monkeyp
     rmse = [cv.scores.query("metric == 'rmse'")["value"].to_numpy() for cv in (plain, completed)]
     assert (rmse[1] > rmse[0]).mean() > 0.5
     assert stc.tl.fit(copied(toy), batch_key="donor", method="mean", complete=True).card["completed_targets"]
+
+
+def test_classes_and_confusion(cv):
+    classes = cv.classes
+    assert list(classes.columns) == ["method", "donor", "true", "predicted", "confidence"]
+    assert set(classes["method"]) == set(METHODS)
+    ridge = classes[classes["method"] == "ridge"]
+    confusion = cv.confusion("ridge")
+    assert confusion.to_numpy().sum() == len(ridge)
+    for true in confusion.index:
+        for predicted in confusion.columns:
+            n = ((ridge["true"] == true) & (ridge["predicted"] == predicted)).sum()
+            assert confusion.loc[true, predicted] == n
+    of_donor = ridge[ridge["donor"] == "donor2"]
+    scores = cv.scores.query("method == 'ridge' and donor == 'donor2'").set_index("metric")["value"]
+    assert scores["balanced_accuracy"] == pytest.approx(
+        balanced_accuracy_score(of_donor["true"], of_donor["predicted"])
+    )
+    with pytest.raises(KeyError, match="'ceiling' predicted no classes; these did"):
+        cv.confusion("ceiling")
+
+
+def test_every_score_to_a_file(cv, tmp_path):
+    cv.to_csv(tmp_path / "scores.csv")
+    assert len(pd.read_csv(tmp_path / "scores.csv")) == len(cv.scores)
+
+
+def test_metrics_are_those_of_stc_metrics(cv, toy):
+    """One gene of one slide, by the public functions."""
+    donor = "donor2"
+    table, predicted = toy["table"], cv.predictions
+    rows = (table.obs["donor"] == donor).to_numpy()
+    here = (predicted.obs["donor"] == donor).to_numpy()
+    gene = next(
+        g for g in cv.scores.query("donor == @donor and metric == 'pearson'")["gene"] if g in predicted.var_names
+    )
+    total = np.asarray(table.X.sum(axis=1)).ravel()[rows]
+    counts = table[rows, gene].X.toarray()
+    observed, ours = np.log1p(1e4 * counts / total[:, None]), predicted[here, gene].layers["ridge"]
+    xy = predicted.obsm["spatial"][here]
+    expected = {
+        "pearson": stc.metrics.gene_correlation(ours, observed)[0],
+        "spearman": stc.metrics.gene_rank_correlation(ours, observed)[0],
+        "rmse": stc.metrics.rmse(ours, observed)[0],
+        "variance_ratio": stc.metrics.variance_ratio(ours, observed)[0],
+        "moran_difference": stc.metrics.moran_difference(ours, observed, xy)[0],
+    }
+    scores = cv.scores.query("method == 'ridge' and donor == @donor and gene == @gene").set_index("metric")["value"]
+    for metric, value in expected.items():
+        assert scores[metric] == pytest.approx(value, abs=1e-5), metric
+    ceiling = cv.scores.query("method == 'ceiling' and donor == @donor")["value"]
+    assert ceiling.dropna().between(0, 1).all()

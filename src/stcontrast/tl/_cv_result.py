@@ -47,7 +47,7 @@ class CrossValidation:
     _kept: dict[str, list[tuple[list[str], NDArray[np.intp], NDArray[np.float32]]]] = field(
         default_factory=dict, repr=False
     )
-    _classes: dict[str, list[tuple[str, NDArray[np.str_], NDArray[np.str_]]]] = field(default_factory=dict, repr=False)
+    _classes: list[pd.DataFrame] = field(default_factory=list, repr=False)
 
     @classmethod
     def empty(cls, inputs: Inputs, methods: Sequence[str]) -> CrossValidation:
@@ -67,9 +67,17 @@ class CrossValidation:
         """Keep the prediction of held-out spots."""
         self._kept.setdefault(method, []).append((genes, rows, expression))
 
-    def keep_classes(self, method: str, donor: str, truth: NDArray[np.str_], guess: NDArray[np.str_]) -> None:
-        """Keep true and predicted classes of a donor's annotated spots."""
-        self._classes.setdefault(method, []).append((donor, truth, guess))
+    def keep_classes(
+        self,
+        method: str,
+        donor: str,
+        truth: NDArray[np.str_],
+        guess: NDArray[np.str_],
+        confidence: NDArray[np.float64],
+    ) -> None:
+        """Keep true and predicted classes of a donor's annotated spots, and how sure the prediction was."""
+        table = pd.DataFrame({"method": method, "donor": donor, "true": truth, "predicted": guess})
+        self._classes.append(table.assign(confidence=confidence))
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -152,6 +160,15 @@ class CrossValidation:
             obsm={"spatial": self._inputs.xy[rows]},
         )  # fmt: skip
 
+    @property
+    def classes(self) -> pd.DataFrame:
+        """Every annotated held-out spot and what each method said of it.
+
+        Columns: method, donor, true, predicted, confidence (probability of the predicted class).
+        """
+        columns = ["method", "donor", "true", "predicted", "confidence"]
+        return pd.concat(self._classes, ignore_index=True) if self._classes else pd.DataFrame(columns=columns)
+
     def confusion(self, method: str) -> pd.DataFrame:
         """Annotated spots by true class (rows) and predicted class (columns), all held-out donors together.
 
@@ -160,15 +177,14 @@ class CrossValidation:
         KeyError
             If the method predicted no classes.
         """
-        if method not in self._classes:
-            msg = f"The method {method!r} predicted no classes; these did: {sorted(self._classes)}."
+        table = self.classes
+        if method not in set(table["method"]):
+            msg = f"The method {method!r} predicted no classes; these did: {sorted(set(table['method']))}."
             raise KeyError(msg)
-        truth, guess = (np.concatenate([part[i] for part in self._classes[method]]) for i in (1, 2))
-        names = pd.Index(sorted({*truth, *guess}))
-        table = pd.crosstab(pd.Series(truth, name="true"), pd.Series(guess, name="predicted"))
-        return (
-            table.reindex(index=names, columns=names, fill_value=0).rename_axis("true").rename_axis("predicted", axis=1)
-        )
+        here = table[table["method"] == method]
+        names = pd.Index(sorted({*here["true"], *here["predicted"]}))
+        counted = pd.crosstab(here["true"], here["predicted"])
+        return counted.reindex(index=names.rename("true"), columns=names.rename("predicted"), fill_value=0)
 
     def to_csv(self, path: str | Path) -> None:
         """Write :attr:`scores` as a table of comma-separated values."""

@@ -113,4 +113,4 @@ class HeldOut:
             }
             for metric, value in values.items():
                 result.add(name, (str(donor), ""), metric, [""], np.array([value]))
-            result.keep_classes(name, str(donor), of_true, guess)
+            result.keep_classes(name, str(donor), of_true, guess, proba[here].max(axis=1))

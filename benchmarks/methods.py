@@ -35,6 +35,7 @@ CLIP = {
 }
 ROWS = {
     "mean": {},
+    "field (chance)": {"method": "field"},
     "depth (oracle)": {"method": "depth"},
     "color": {},
     "knn": {},

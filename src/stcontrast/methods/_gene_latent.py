@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import TYPE_CHECKING, Final
 
@@ -53,6 +54,7 @@ class GeneLatent:
         from anndata import AnnData
 
         from stcontrast.models.batch_vae import BatchAgnosticVAE
+        from stcontrast.models.batch_vae._session import quiet_loggers
 
         rows = np.flatnonzero(data.measured)
         adata = AnnData(data.counts[rows])
@@ -64,7 +66,9 @@ class GeneLatent:
             adata.obs["label"] = [str(code) if code >= 0 else UNLABELLED for code in data.label[rows]]
             adata.obs["label"] = adata.obs["label"].astype("category")
             classes = {"labels_key": "label", "unlabeled_category": UNLABELLED}
-        with warnings.catch_warnings():
+        # that no spot is unlabelled is as it should be
+        silent = quiet_loggers(BatchAgnosticVAE.__module__, level=logging.ERROR)
+        with warnings.catch_warnings(), silent:
             # a class or a batch of one or two spots is the user's data, and nothing to be done about
             warnings.filterwarnings("ignore", message=".*has fewer than 3 cells", category=UserWarning)
             BatchAgnosticVAE.setup_anndata(adata, batch_key="batch", **classes)

@@ -23,13 +23,15 @@ _NOT_FOR_USERS: tuple[tuple[str, type[Warning]], ...] = (
 
 
 @contextmanager
-def quiet_loggers(*names: str) -> Iterator[None]:
+def quiet_loggers(*names: str, level: int = logging.WARNING) -> Iterator[None]:
     """Let loggers pass on warnings and errors only, in a ``with`` block.
 
     Parameters
     ----------
     *names
         Names of the loggers.
+    level
+        Level below which they are silent; warnings are heard by default.
 
     Yields
     ------
@@ -38,7 +40,7 @@ def quiet_loggers(*names: str) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(max(logger.level, logging.WARNING))
+        logger.setLevel(max(logger.level, level))
     try:
         yield
     finally:

@@ -5,17 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import stcontrast as stc
-from stcontrast.methods import Ridge, Stcontrast
+from stcontrast.methods import Knn, Ridge, Stcontrast
 from stcontrast.methods._folds import inner_folds
-from stcontrast.metrics import gene_correlation
+from stcontrast.metrics import gene_correlation, mean_slide_correlation
 from tests.methods.synthetic import training_data
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet():
-    with stc.settings.override(progress=False):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +19,27 @@ def fitted():
     return method
 
 
-def test_the_share_is_one_of_the_grid_and_the_prediction_its_mixture(fitted):
-    image = training_data(seed=1)
-    assert fitted.share in (0.0, 0.25, 0.5, 0.75, 1.0)
-    mixture = fitted.share * fitted.network_expression(image) + (1 - fitted.share) * fitted.ridge.predict_expression(
-        image
-    )
-    np.testing.assert_allclose(fitted.predict_expression(image), mixture, atol=1e-5)
+def test_the_prediction_is_the_weighted_mean_of_its_members(fitted):
+    view = training_data(seed=1)
+    members = {
+        "network": (fitted.network_expression(view), fitted.network_proba(view)),
+        "ridge": (fitted.ridge.predict_expression(view), fitted.ridge.predict_proba(view)),
+        "knn": (fitted.knn.predict_expression(view), fitted.knn.predict_proba(view)),
+    }
+    for weights, i, prediction in (
+        (fitted.weights, 0, fitted.predict_expression(view)), (fitted.class_weights, 1, fitted.predict_proba(view)),
+    ):  # fmt: skip
+        assert sum(weights.values()) == pytest.approx(1)
+        expected = sum(weights[name] * members[name][i] for name in members)
+        np.testing.assert_allclose(prediction, expected, atol=1e-5)
+
+
+def test_networks_differ_and_are_averaged(fitted):
+    view = training_data(seed=1)
+    each = [network.expression(view) for network in fitted.networks]
+    assert len(each) == 3
+    assert not np.array_equal(each[0], each[1])
+    np.testing.assert_allclose(fitted.network_expression(view), np.mean(each, axis=0), atol=1e-6)
 
 
 def test_held_out_correlation_is_no_worse_than_ridge(fitted):
@@ -60,16 +67,31 @@ def test_a_useless_network_is_left_out(monkeypatch):
     data = training_data()
     method = Stcontrast(n_latent=4, max_epochs=2, vae_epochs=1)
     folds = inner_folds(data)
+    method.fit(data, folds)
+    ridge = Ridge()
+    ridge.fit(data, folds)
+    assert method.weights["network"] == pytest.approx(0, abs=0.02)
+    assert method.class_weights["network"] < 0.2
+    new = training_data(seed=1)
+    r = [mean_slide_correlation(m.predict_expression(new), new.observed, new.slide) for m in (method, ridge)]
+    assert r[0] > r[1] - 0.02
+
+
+def test_where_nothing_beats_ridge_it_is_ridge(monkeypatch):
+    def constant(self, view):
+        return np.ones((len(view.design), 5), dtype=np.float32)
+
+    monkeypatch.setattr(Stcontrast, "network_expression", constant)
+    monkeypatch.setattr(Knn, "predict_expression", constant)
+    data = training_data()
+    method, folds = Stcontrast(n_latent=4, max_epochs=2, vae_epochs=1), inner_folds(data)
     held = method.fit(data, folds)
     ridge = Ridge()
     of_ridge = ridge.fit(data, folds)
-    assert method.share == 0.0
+    assert method.weights == {"network": 0.0, "ridge": 1.0, "knn": 0.0}
     np.testing.assert_array_equal(held.expression, of_ridge.expression)
     new = training_data(seed=1)
     np.testing.assert_array_equal(method.predict_expression(new), ridge.predict_expression(new))
-    assert method.class_share == 0.0
-    np.testing.assert_array_equal(held.proba, of_ridge.proba)
-    np.testing.assert_array_equal(method.predict_proba(new), ridge.predict_proba(new))
 
 
 def test_embeddings(fitted):

@@ -40,8 +40,9 @@ class Stcontrast(Method):
     """The default method.
 
     1. Counts → :class:`~stcontrast.models.BatchAgnosticVAE` → a latent without donor or batch.
-    2. Image features and that latent → :class:`~stcontrast.models.ContrastiveModel`: contrast, expression
-       (standardised, centred within the slide) and subtype learnt together. Inner folds say when to stop.
+    2. Image features and that latent → :class:`~stcontrast.models.ContrastiveModel`: expression (standardised, centred
+       within the slide) and subtype learnt together, genes aligned to the image by contrast. Inner folds say when to
+       stop.
     3. Ridge (logistic regression for subtypes) and nearest neighbours on the same features. The prediction is the
        weighted mean of the three that fits held-out groups best, for expression (least squares) and for subtypes
        (likelihood) each. Where the mean does not predict them better than ridge alone, the model *is* ridge.
@@ -55,7 +56,8 @@ class Stcontrast(Method):
     loss
         Contrastive loss: ``"info_nce"`` or ``"similarity_target"``.
     contrastive_weight
-        Its weight beside the squared error of standardised expression.
+        How much the contrast shapes the image embedding, beside the squared error of standardised expression. With 0
+        (default) it does not: genes are aligned to the embedding that predicts expression and subtype best.
     temperature
         Its temperature.
     max_epochs
@@ -80,7 +82,7 @@ class Stcontrast(Method):
         n_latent: int = 16,
         vae_epochs: int | None = None,
         loss: Literal["info_nce", "similarity_target"] = "info_nce",
-        contrastive_weight: float = 0.1,
+        contrastive_weight: float = 0.0,
         temperature: float = 0.1,
         max_epochs: int = 60,
         n_networks: int = 3,
@@ -189,7 +191,8 @@ class Stcontrast(Method):
         rows = np.arange(len(data.design))
         train = data.take(rows if held_out is None else np.setdiff1d(rows, held_out))
         gene = None
-        if train.measured.any():
+        # a latent that does not shape the image side is not needed to tell how well that predicts
+        if train.measured.any() and (self.contrastive_weight > 0 or held_out is None):
             self.latent.fit(train)
             gene = np.zeros((len(rows), self.n_latent), dtype=np.float32)
             gene[data.measured] = self.latent.encode(data.counts[data.measured])

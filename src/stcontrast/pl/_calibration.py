@@ -93,7 +93,9 @@ def calibration(
     most = max(int(curve.n_spots.max()) for curve in curves.values())
 
     if ax is None:
-        figure, panel = plt.subplots(figsize=(6.6, 4.4), layout="constrained")
+        # about square beside the legend, which holds 28 letters if names are short
+        width = 4.8 + 0.075 * max(28, *(len(method) + 10 for method in chosen))
+        figure, panel = plt.subplots(figsize=(width, 4.4), layout="constrained")
     else:
         figure, panel = cast("Figure", ax.get_figure()), ax
     panel.axline((0, 0), slope=1, color="0.6", linewidth=1, linestyle="--", zorder=0)
@@ -105,7 +107,7 @@ def calibration(
             alpha=0.9, label=f"{method}: {curve.error:.3f}", zorder=2,
         )  # fmt: skip
     panel.set(
-        xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), aspect="equal", xlabel="mean confidence of the bin",
+        xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), xlabel="mean confidence of the bin",
         ylabel="accuracy, fraction of its spots",
     )  # fmt: skip
     legend = panel.legend(

@@ -69,6 +69,7 @@ def confusion(
     """
     import matplotlib as mpl
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     there = set(cv.classes["method"])
     if not there:
@@ -82,8 +83,10 @@ def confusion(
         values = np.where(n_spots[:, None] > 0, values / np.maximum(n_spots, 1)[:, None], np.nan)
 
     if ax is None:
-        side = max(CELL_IN * len(counts), 1.6)
-        figure, panel = plt.subplots(figsize=(side + 2.8, side + 1.4), layout="compressed")
+        side, longest = max(CELL_IN * len(counts), 1.8), max(len(str(name)) for name in counts)
+        # room for the names, so that cells stay square without being squeezed
+        size = (side + 2.3 + 0.08 * longest, side + 1.0 + 0.06 * longest)
+        figure, panel = plt.subplots(figsize=size, layout="constrained")
     else:
         figure, panel = cast("Figure", ax.get_figure()), ax
     cmap = mpl.colormaps["Blues"].with_extremes(bad=MISSING)
@@ -102,6 +105,7 @@ def confusion(
     panel.set(xlabel="predicted", ylabel="true (spots)" if normalize else "true", title=method)
     label = "fraction of the true subtype" if normalize else "spots"
     # an inset stays beside the cells, whatever the layout, and takes no room of the user's axes
-    figure.colorbar(image, cax=panel.inset_axes((1.04, 0.0, 0.05, 1.0)), label=label)
+    ticks = None if normalize else MaxNLocator(integer=True)
+    figure.colorbar(image, cax=panel.inset_axes((1.04, 0.0, 0.05, 1.0)), label=label, ticks=ticks)
     shown = finish(figure, np.array([[panel]], dtype=object), show=show, return_fig=return_fig, own_figure=ax is None)
     return panel if isinstance(shown, np.ndarray) else shown

@@ -114,7 +114,7 @@ def cv_summary(
     panel.set_xlabel(METRIC_LABELS.get(metric, metric.replace("_", " ")))
     handles, labels = panel.get_legend_handles_labels()
     if len(donors) > MAX_LEGEND:
-        handles, labels = handles[-1:], [f"{labels[-1]} ({len(donors)})"]
+        handles, labels = handles[-1:], [f"mean of {len(donors)} donors"]
     panel.legend(handles, labels, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9)
     shown = finish(figure, np.array([[panel]], dtype=object), show=show, return_fig=return_fig, own_figure=ax is None)
     return panel if isinstance(shown, np.ndarray) else shown

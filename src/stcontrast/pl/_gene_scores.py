@@ -132,7 +132,7 @@ def _per_gene(cv: CrossValidation, *, method: str | None, reference: str, metric
     if absent:
         msg = f"No {metric!r} of genes by {absent}; these methods have it: {there}."
         raise KeyError(msg)
-    values = scores.set_index(["donor", "slide", "gene", "method"])["value"].unstack("method")
+    values = scores.pivot_table(index=["donor", "slide", "gene"], columns="method", values="value")
     values = values[[reference, method]].dropna()
     table = values.groupby(["donor", "gene"]).mean().groupby("gene").mean()
     if table.empty:

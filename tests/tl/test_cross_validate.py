@@ -286,3 +286,47 @@ def test_metrics_are_those_of_stc_metrics(cv, toy):
         assert scores[metric] == pytest.approx(value, abs=1e-5), metric
     ceiling = cv.scores.query("method == 'ceiling' and donor == @donor")["value"]
     assert ceiling.dropna().between(0, 1).all()
+
+
+def test_a_fit_that_fails_is_noted_and_the_rest_kept(toy, monkeypatch, caplog):
+    from stcontrast.methods import Ridge
+
+    original = Ridge.fit
+
+    def fit(self, data, folds):
+        if type(self) is Ridge and len(data.slide) == (toy["table"].obs["donor"] != "donor2").sum():
+            fits.append(1)
+            if len(fits) == 2:
+                msg = "no luck"
+                raise RuntimeError(msg)
+        return original(self, data, folds)
+
+    fits: list[int] = []
+    monkeypatch.setattr(Ridge, "fit", fit)
+    cv = stc.tl.cross_validate(copied(toy), donor_key="donor", methods=["ridge", "mean"])
+    assert list(cv.failures["method"]) == ["ridge"]
+    assert cv.failures["error"].item() == "RuntimeError: no luck"
+    lost = cv.failures["donors"].item()
+    assert set(cv.scores.query("method == 'ridge'")["donor"]) == {"donor1", "donor2", "donor3"} - {lost}
+    assert f"ridge failed with {lost} held out" in caplog.text
+    summary = cv.summary()
+    assert summary.loc[["ridge", "mean"], "donors"].tolist() == [2, 3]
+    # differences are taken over the donors that both have
+    assert np.isfinite(summary.loc["mean", "pearson_vs_ridge"])
+    predictions = cv.predictions
+    assert predictions.n_obs == toy["table"].n_obs
+    of_lost = (predictions.obs["donor"] == lost).to_numpy()
+    np.testing.assert_array_equal(np.isnan(predictions.layers["ridge"]).all(axis=1), of_lost)
+    assert np.isfinite(predictions.layers["mean"]).all()
+
+
+def test_where_every_fit_fails_it_says_why(toy, monkeypatch):
+    from stcontrast.methods import Mean
+
+    def fit(self, data, folds):
+        msg = "no luck at all"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(Mean, "fit", fit)
+    with pytest.raises(RuntimeError, match="no luck at all"):
+        stc.tl.cross_validate(copied(toy), donor_key="donor", methods=["mean"])

@@ -95,7 +95,9 @@ def cross_validate(  # noqa: PLR0913
 
     Returns
     -------
-    The result: ``scores`` (tidy), ``summary()``, ``predictions``.  ``obsm["X_image"]`` is written where it was absent.
+    The result: ``scores`` (tidy), ``summary()``, ``predictions``, ``confusion()``, ``failures``. A fit that fails is
+    logged and noted there, and the rest go on; it is raised only if none succeeds. ``obsm["X_image"]`` is written
+    where it was absent.
 
     Raises
     ------
@@ -137,26 +139,38 @@ def cross_validate(  # noqa: PLR0913
     if any(wants_color):
         color, color_record = color_features(sources, features, record)
     result = CrossValidation.empty(inputs, [item.name for item in compared])
+    failed: list[Exception] = []
     with progress(total=len(folds) * len(compared), description="cross-validation", unit="fit") as bar:
         for train_rows, test_rows in folds:
             held_out = HeldOut(inputs, test_rows, _score_genes(inputs, train_rows, n_score_genes, genes))
             held_out.score_ceiling(result)
             for item, of_color in zip(compared, wants_color, strict=True):
                 used, made_by = (color, color_record) if of_color and color is not None else (features, record)
-                with settings.override(progress=False):
-                    of_method = replace(recipe, options=item.options)
-                    prepared = prepare(inputs, used, train_rows, method=item.method, recipe=of_method, record=made_by)
-                    model = prepared.train()
-                prediction = model.predict(
-                    used[test_rows], slide=inputs.slide[test_rows], xy=inputs.xy[test_rows],
-                    depth=inputs.total[test_rows],
-                )  # fmt: skip
+                try:
+                    with settings.override(progress=False):
+                        of_method = replace(recipe, options=item.options)
+                        prepared = prepare(
+                            inputs, used, train_rows, method=item.method, recipe=of_method, record=made_by
+                        )
+                        model = prepared.train()
+                    prediction = model.predict(
+                        used[test_rows], slide=inputs.slide[test_rows], xy=inputs.xy[test_rows],
+                        depth=inputs.total[test_rows],
+                    )  # fmt: skip
+                # whatever it is: the hours that the other folds took are kept
+                except Exception as error:  # noqa: BLE001
+                    failed.append(error)
+                    result.fail(item.name, sorted(set(inputs.donor[test_rows].tolist())), error)
+                    bar.update()
+                    continue
                 if prediction.expression is not None:
                     result.keep(item.name, model.genes, test_rows, prediction.expression)
                     held_out.score_expression(result, item.name, model.genes, prediction.expression)
                 if prediction.proba is not None:
                     held_out.score_classes(result, item.name, model.classes, prediction.proba)
                 bar.update()
+    if len(failed) == len(folds) * len(compared):
+        raise failed[0]
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from stcontrast.tl._inputs import Inputs
 
 __all__ = ["CrossValidation"]
+
+logger = logging.getLogger(__name__)
 
 REFERENCE: Final = "ridge"
 METRICS: Final = (
@@ -47,6 +50,7 @@ class CrossValidation:
     _kept: dict[str, list[tuple[list[str], NDArray[np.intp], NDArray[np.float32]]]] = field(
         default_factory=dict, repr=False
     )
+    _failed: list[dict[str, str]] = field(default_factory=list, repr=False)
     _classes: list[pd.DataFrame] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -103,7 +107,7 @@ class CrossValidation:
 
         Returns
         -------
-        Index: method, and last ``"ceiling"``. ``pearson``: mean over genes within a slide, then slides within a
+        Index: method, and last ``"ceiling"``. ``donors``: how many were scored; fewer where fits failed. ``pearson``: mean over genes within a slide, then slides within a
         donor, then donors; the other metrics of :attr:`scores` likewise. ``pearson_vs_<reference>``: mean difference over donors, paired, with a
         95 % bootstrap interval over donors (``_low``, ``_high``); NaN interval with fewer than three donors, where a
         bootstrap would only repeat them. The same for ``macro_f1``.
@@ -112,6 +116,7 @@ class CrossValidation:
         rows = [*self.methods, *([CEILING] if CEILING in per_donor.index.get_level_values("method") else [])]
         table = per_donor.groupby(level="method").mean().reindex(rows)
         table = table[[metric for metric in METRICS if metric in table]]
+        table.insert(0, "donors", per_donor.groupby(level="method").size().reindex(rows).fillna(0).astype(int))
         rng = np.random.default_rng(seed)
         for metric in ("pearson", "macro_f1"):
             if metric not in per_donor or reference not in self.methods:
@@ -132,7 +137,8 @@ class CrossValidation:
     def predictions(self) -> AnnData:
         """Held-out spots × genes modelled in every fold, all out-of-donor.
 
-        `X` is the first method's prediction and each method has a layer of its name, log(1 + counts per 10 000);
+        `X` is the first method's prediction and each method has a layer of its name, log(1 + counts per 10 000), NaN
+        where its fit failed;
         ``obs`` has donor and slide, ``obsm["spatial"]`` the centres in pixels.
         """
         from anndata import AnnData
@@ -140,15 +146,15 @@ class CrossValidation:
         if not self._kept:
             msg = "Nothing was predicted: no slide has counts."
             raise ValueError(msg)
-        folds = next(iter(self._kept.values()))
+        folds = [fold for parts in self._kept.values() for fold in parts]
         genes = [gene for gene in folds[0][0] if all(gene in set(other) for other, _, _ in folds)]
-        rows = np.concatenate([held for _, held, _ in folds])
-        order = np.argsort(rows)
-        layers = {
-            method: np.concatenate([e[:, [g.index(gene) for gene in genes]] for g, _, e in parts])[order]
-            for method, parts in self._kept.items()
-        }
-        rows = rows[order]
+        rows = np.unique(np.concatenate([held for _, held, _ in folds]))
+        layers = {}
+        for method, parts in self._kept.items():
+            layers[method] = np.full((len(rows), len(genes)), np.nan, dtype=np.float32)
+            for names, held, expression in parts:
+                columns = [names.index(gene) for gene in genes]
+                layers[method][np.searchsorted(rows, held)] = expression[:, columns]
         slide = np.array(self._inputs.slide_names)[self._inputs.slide[rows]]
         obs = pd.DataFrame(
             {"donor": self._inputs.donor[rows], "slide": slide},
@@ -159,6 +165,18 @@ class CrossValidation:
             layers[first].copy(), obs=obs, var=pd.DataFrame(index=pd.Index(genes)), layers=layers,
             obsm={"spatial": self._inputs.xy[rows]},
         )  # fmt: skip
+
+    def fail(self, method: str, donors: Sequence[str], error: Exception) -> None:
+        """Note that a method could not be fitted or applied, with these donors held out."""
+        logger.error("%s failed with %s held out: %s", method, ", ".join(donors), error, exc_info=error)
+        self._failed.append(
+            {"method": method, "donors": ", ".join(donors), "error": f"{type(error).__name__}: {error}"}
+        )
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Fits that failed: method, donors that were held out, error. Empty as a rule."""
+        return pd.DataFrame(self._failed, columns=["method", "donors", "error"])
 
     @property
     def classes(self) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 import numpy as np
 
 from stcontrast.metrics import calibration_error
-from stcontrast.pl._layout import finish
+from stcontrast.pl._layout import finish_one, one_panel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,8 +82,6 @@ def calibration(
     >>> ax.get_xlabel()
     'mean confidence of the bin'
     """
-    import matplotlib.pyplot as plt
-
     if n_bins < 1:
         msg = f"`n_bins` must be at least 1; found {n_bins}."
         raise ValueError(msg)
@@ -92,12 +90,9 @@ def calibration(
     curves = {method: _curve(table[table["method"] == method], n_bins) for method in chosen}
     most = max(int(curve.n_spots.max()) for curve in curves.values())
 
-    if ax is None:
-        # about square beside the legend, which holds 28 letters if names are short
-        width = 4.8 + 0.075 * max(28, *(len(method) + 10 for method in chosen))
-        figure, panel = plt.subplots(figsize=(width, 4.4), layout="constrained")
-    else:
-        figure, panel = cast("Figure", ax.get_figure()), ax
+    # about square beside the legend, which holds 28 letters if names are short
+    width = 4.8 + 0.075 * max(28, *(len(method) + 10 for method in chosen))
+    figure, panel = one_panel(ax, size=(width, 4.4))
     panel.axline((0, 0), slope=1, color="0.6", linewidth=1, linestyle="--", zorder=0)
     for (method, curve), color, marker in zip(curves.items(), COLORS, MARKERS, strict=False):
         area = AREA[0] + (AREA[1] - AREA[0]) * curve.n_spots / most
@@ -116,8 +111,7 @@ def calibration(
     )  # fmt: skip
     for handle in legend.legend_handles:
         cast("PathCollection", handle).set_sizes([45.0])
-    shown = finish(figure, np.array([[panel]], dtype=object), show=show, return_fig=return_fig, own_figure=ax is None)
-    return panel if isinstance(shown, np.ndarray) else shown
+    return finish_one(figure, panel, show=show, return_fig=return_fig, own_figure=ax is None)
 
 
 class _Curve(NamedTuple):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from stcontrast.pl._layout import finish
+from stcontrast.pl._layout import finish_one, one_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,6 @@ def confusion(
     'ridge'
     """
     import matplotlib as mpl
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     there = set(cv.classes["method"])
@@ -82,13 +81,10 @@ def confusion(
     if normalize:
         values = np.where(n_spots[:, None] > 0, values / np.maximum(n_spots, 1)[:, None], np.nan)
 
-    if ax is None:
-        side, longest = max(CELL_IN * len(counts), 1.8), max(len(str(name)) for name in counts)
-        # room for the names, so that cells stay square without being squeezed
-        size = (side + 2.3 + 0.08 * longest, side + 1.0 + 0.06 * longest)
-        figure, panel = plt.subplots(figsize=size, layout="constrained")
-    else:
-        figure, panel = cast("Figure", ax.get_figure()), ax
+    side, longest = max(CELL_IN * len(counts), 1.8), max(len(str(name)) for name in counts)
+    # room for the names, so that cells stay square without being squeezed
+    size = (side + 2.3 + 0.08 * longest, side + 1.0 + 0.06 * longest)
+    figure, panel = one_panel(ax, size=size)
     cmap = mpl.colormaps["Blues"].with_extremes(bad=MISSING)
     image = panel.imshow(values, cmap=cmap, vmin=0.0, vmax=1.0 if normalize else max(values.max(), 1.0))
     for (i, j), value in np.ndenumerate(values):
@@ -107,5 +103,4 @@ def confusion(
     # an inset stays beside the cells, whatever the layout, and takes no room of the user's axes
     ticks = None if normalize else MaxNLocator(integer=True)
     figure.colorbar(image, cax=panel.inset_axes((1.04, 0.0, 0.05, 1.0)), label=label, ticks=ticks)
-    shown = finish(figure, np.array([[panel]], dtype=object), show=show, return_fig=return_fig, own_figure=ax is None)
-    return panel if isinstance(shown, np.ndarray) else shown
+    return finish_one(figure, panel, show=show, return_fig=return_fig, own_figure=ax is None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from stcontrast.pl._calibration import COLORS
-from stcontrast.pl._layout import finish
+from stcontrast.pl._layout import finish_one, one_panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,18 +78,13 @@ def cv_summary(
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['ridge', 'mean', 'ceiling']
     """
-    import matplotlib.pyplot as plt
-
     values = _per_donor(cv, metric)
     methods, donors = list(values.index), list(values.columns)
     rows = np.arange(len(methods))
     joined = [method in cv.methods for method in methods]
     offsets = np.linspace(-SPREAD / 2, SPREAD / 2, len(donors)) if len(donors) > 1 else np.zeros(1)
 
-    if ax is None:
-        figure, panel = plt.subplots(figsize=(7.0, 1.0 + 0.5 * max(len(methods), 4)), layout="constrained")
-    else:
-        figure, panel = cast("Figure", ax.get_figure()), ax
+    figure, panel = one_panel(ax, size=(7.0, 1.0 + 0.5 * max(len(methods), 4)))
     if metric in AROUND_ZERO:
         panel.axvline(0, color="0.6", linewidth=1, zorder=0)
     for i, (donor, offset) in enumerate(zip(donors, offsets, strict=True)):
@@ -116,8 +111,7 @@ def cv_summary(
     if len(donors) > MAX_LEGEND:
         handles, labels = handles[-1:], [f"mean of {len(donors)} donors"]
     panel.legend(handles, labels, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9)
-    shown = finish(figure, np.array([[panel]], dtype=object), show=show, return_fig=return_fig, own_figure=ax is None)
-    return panel if isinstance(shown, np.ndarray) else shown
+    return finish_one(figure, panel, show=show, return_fig=return_fig, own_figure=ax is None)
 
 
 def _per_donor(cv: CrossValidation, metric: str) -> pd.DataFrame:

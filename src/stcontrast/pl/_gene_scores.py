@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from stcontrast.pl._cv_summary import METRIC_LABELS
-from stcontrast.pl._layout import finish
+from stcontrast.pl._layout import finish_one, one_panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +83,6 @@ def gene_scores(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('ridge', 'mean')
     """
-    import matplotlib.pyplot as plt
-
     if n_genes < 0:
         msg = f"`n_genes` must not be negative; found {n_genes}."
         raise ValueError(msg)
@@ -92,10 +90,7 @@ def gene_scores(
     x, y = table[reference].to_numpy(), table[method].to_numpy()
     best = np.argsort(_distance_from_best(y, metric), kind="stable")[:n_genes]
 
-    if ax is None:
-        figure, panel = plt.subplots(figsize=(5.2, 5.4), layout="constrained")
-    else:
-        figure, panel = cast("Figure", ax.get_figure()), ax
+    figure, panel = one_panel(ax, size=(5.2, 5.4))
     panel.axline((0, 0), slope=1, color="0.6", linewidth=1, linestyle="--", zorder=0)
     colors = np.full(len(x), "#3f90da")
     colors[best] = "#bd1f01"
@@ -108,8 +103,7 @@ def gene_scores(
     panel.set_title(title, fontsize=10)
     dots = np.stack([x, y], axis=1)
     _name_dots(panel, [str(gene) for gene in table.index[best]], dots[best], dots)
-    shown = finish(figure, np.array([[panel]], dtype=object), show=show, return_fig=return_fig, own_figure=ax is None)
-    return panel if isinstance(shown, np.ndarray) else shown
+    return finish_one(figure, panel, show=show, return_fig=return_fig, own_figure=ax is None)
 
 
 def _per_gene(cv: CrossValidation, *, method: str | None, reference: str, metric: str) -> tuple[pd.DataFrame, str]:

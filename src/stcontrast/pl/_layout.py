@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stcontrast._spots import Slide
 
-__all__ = ["choose_slides", "finish", "make_panels"]
+__all__ = ["choose_slides", "finish", "finish_one", "make_panels", "one_panel"]
 
 PANEL_IN: Final = 3.4
 GAP: Final = 0.06
@@ -109,3 +109,21 @@ def _slides_per_row(n_slides: int, n_panels: int) -> int:
     if n_panels == 1:
         return {1: 1, 2: 2, 4: 2}.get(n_slides, 3 if n_slides <= 9 else 4)
     return {1: 1, 3: 1}.get(n_slides, 2 if n_slides <= 8 else 3)
+
+
+def one_panel(ax: Axes | None, *, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """The user's axes, or those of a new figure of this size in inches."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        figure, panel = plt.subplots(figsize=size, layout="constrained")
+        return figure, panel
+    return cast("Figure", ax.get_figure()), ax
+
+
+def finish_one(
+    figure: Figure, panel: Axes, *, show: bool | None, return_fig: bool, own_figure: bool
+) -> Figure | Axes | None:
+    """As :func:`finish`, of a figure with one panel: that panel, where axes are returned."""
+    shown = finish(figure, np.array([[panel]], dtype=object), show=show, return_fig=return_fig, own_figure=own_figure)
+    return panel if isinstance(shown, np.ndarray) else shown

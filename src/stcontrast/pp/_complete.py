@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from stcontrast import __version__
+from stcontrast._counts import raw_counts, shared_genes
 from stcontrast._keys import UNS
 from stcontrast._spots import resolve_slides
 from stcontrast.nn._completion import Completer
@@ -113,8 +114,8 @@ def complete(  # noqa: PLR0913
     ]
     tables = [spots.table for spots in found]
     _check_objects(tables, key_added)
-    names = _shared_genes(tables)
-    counts = [_raw_counts(table, layer) for table in tables]
+    names = shared_genes(tables)
+    counts = [raw_counts(table, layer) for table in tables]
     total = [np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel() for matrix in counts]
     slide, xy = _slides_and_centers(found)
     measured = np.concatenate(total) > 0
@@ -173,18 +174,6 @@ def _check_objects(tables: list[AnnData], key_added: str) -> None:
             raise ValueError(msg)
 
 
-def _shared_genes(tables: list[AnnData]) -> list[str]:
-    for table in tables:
-        if not table.var_names.is_unique:
-            msg = "Gene names are not unique; call `adata.var_names_make_unique()` first."
-            raise ValueError(msg)
-    shared = [gene for gene in tables[0].var_names if all(gene in table.var_names for table in tables[1:])]
-    if not shared:
-        msg = f"The objects share no genes; their genes begin {[list(table.var_names[:3]) for table in tables]}."
-        raise ValueError(msg)
-    return shared
-
-
 def _chosen(names: list[str], genes: Sequence[str] | None) -> NDArray[np.intp] | None:
     if genes is None:
         return None
@@ -197,31 +186,6 @@ def _chosen(names: list[str], genes: Sequence[str] | None) -> NDArray[np.intp] |
         msg = "`genes` is empty."
         raise ValueError(msg)
     return np.array([position[gene] for gene in dict.fromkeys(genes)], dtype=np.intp)
-
-
-def _raw_counts(table: AnnData, layer: str | None) -> sparse.csr_matrix:
-    if layer is not None and layer not in table.layers:
-        found = sorted(name for name in table.layers if name is not None)
-        msg = f"No layer {layer!r} in the table; its layers are {found}."
-        raise KeyError(msg)
-    matrix = table.X if layer is None else table.layers[layer]
-    if matrix is None:
-        msg = "The table has no `X`; name the layer that holds raw counts with `layer`."
-        raise ValueError(msg)
-    # a copy: the user's counts are never sorted or cleaned in place
-    counts = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
-    counts.sum_duplicates()
-    counts.eliminate_zeros()
-    values = counts.data[:: max(1, counts.nnz // SAMPLED)]
-    odd = values[~np.isfinite(values) | (values < 0) | (values != np.rint(values))]
-    if len(odd):
-        where = "X" if layer is None else f"layers[{layer!r}]"
-        msg = (
-            f"Raw counts are needed, but `{where}` holds values such as {odd[:3].tolist()}. Name the layer that holds "
-            "raw counts with `layer`, e.g. `layer='counts'`."
-        )
-        raise ValueError(msg)
-    return counts
 
 
 def _slides_and_centers(found: list[Spots]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from stcontrast._counts import raw_counts, shared_genes
 from stcontrast._spots import require_images, resolve_slides, resolve_table
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Inputs", "Keys", "Source", "as_list", "check_images", "depth_of", "gather", "resolve_sources"]
 
 logger = logging.getLogger(__name__)
-
-SAMPLED: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +181,7 @@ def gather(sources: Sequence[Source], keys: Keys) -> Inputs:
             "names its slides in a column of `obs` (`library_key`)."
         )
         raise ValueError(msg)
-    genes = _shared_genes(sources)
+    genes = shared_genes([source.table for source in sources])
     slide, xy, counts, total, measured = [], [], [], [], []
     n_slides = 0
     for source in sources:
@@ -255,51 +254,13 @@ def _restricted[T](given: T | Mapping[str, T] | None, names: set[str]) -> T | di
     return {name: value for name, value in given.items() if name in names}
 
 
-def _shared_genes(sources: Sequence[Source]) -> list[str]:
-    shared: list[str] | None = None
-    for source in sources:
-        if source.table.n_vars == 0:
-            continue
-        if not source.table.var_names.is_unique:
-            msg = "Gene names are not unique; call `adata.var_names_make_unique()` first."
-            raise ValueError(msg)
-        here = set(source.table.var_names)
-        shared = list(source.table.var_names) if shared is None else [gene for gene in shared if gene in here]
-    if shared is not None and not shared:
-        found = [list(source.table.var_names[:3]) for source in sources if source.table.n_vars]
-        msg = f"The objects share no genes; their genes begin {found}. Do all use the same identifiers?"
-        raise ValueError(msg)
-    return shared or []
-
-
 def _counts(table: AnnData, layer: str | None, genes: list[str]) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
     if table.n_vars == 0:
         return sparse.csr_matrix((table.n_obs, len(genes)), dtype=np.float32), np.zeros(table.n_obs)
-    if layer is not None and layer not in table.layers:
-        found = sorted(name for name in table.layers if name is not None)
-        msg = f"No layer {layer!r} in the table; its layers are {found}."
-        raise KeyError(msg)
-    matrix = table.X if layer is None else table.layers[layer]
-    if matrix is None:
-        msg = "The table has no `X`; name the layer that holds raw counts with `layer`."
-        raise ValueError(msg)
-    full = sparse.csr_matrix(matrix, dtype=np.float32)
-    _check_raw(full, layer)
+    full = raw_counts(table, layer)
     columns = table.var_names.get_indexer(genes)
     # depth over the full library, not over the shared genes
     return sparse.csr_matrix(full[:, columns]), np.asarray(full.sum(axis=1), dtype=np.float64).ravel()
-
-
-def _check_raw(counts: sparse.csr_matrix, layer: str | None) -> None:
-    values = counts.data[:: max(1, counts.nnz // SAMPLED)]
-    where = "X" if layer is None else f"layers[{layer!r}]"
-    if not np.isfinite(values).all() or (values < 0).any() or (values != np.rint(values)).any():
-        odd = values[(values < 0) | (values != np.rint(values))][:3].tolist()
-        msg = (
-            f"Raw counts are needed, but `{where}` holds values such as {odd}. Name the layer that holds raw counts with "
-            "`layer`, e.g. `layer='counts'`."
-        )
-        raise ValueError(msg)
 
 
 def _column(tables: Sequence[AnnData], key: str, argument: str) -> NDArray[np.str_]:

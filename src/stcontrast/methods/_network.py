@@ -115,10 +115,6 @@ class Network:
         """Joint embedding of the image side (n_spots, n_embedding), unit length."""
         return self.fitted().embed_image(self._scaled(view))
 
-    def embed_genes(self, gene: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Joint embedding of the gene side (n_spots, n_embedding), unit length."""
-        return self.fitted().embed_genes(self._scaled_gene(gene))
-
     def fitted(self) -> ContrastiveModel:
         """The model."""
         if self.model is None:

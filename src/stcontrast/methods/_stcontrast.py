@@ -11,6 +11,7 @@ import numpy as np
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, VAE_LATENT
 from stcontrast._progress import progress
 from stcontrast._settings import settings
+from stcontrast.methods._alignment import Alignment
 from stcontrast.methods._data import Held
 from stcontrast.methods._gene_latent import GeneLatent
 from stcontrast.methods._knn import Knn
@@ -40,9 +41,9 @@ class Stcontrast(Method):
     """The default method.
 
     1. Counts → :class:`~stcontrast.models.BatchAgnosticVAE` → a latent without donor or batch.
-    2. Image features and that latent → :class:`~stcontrast.models.ContrastiveModel`: expression (standardised, centred
-       within the slide) and subtype learnt together, genes aligned to the image by contrast. Inner folds say when to
-       stop.
+    2. Image features → :class:`~stcontrast.models.ContrastiveModel`: expression (standardised, centred within the
+       slide) and subtype learnt together. Inner folds say when to stop. The latent and the image embedding that this
+       gives are then aligned by contrast.
     3. Ridge (logistic regression for subtypes) and nearest neighbours on the same features. The prediction is the
        weighted mean of the three that fits held-out groups best, for expression (least squares) and for subtypes
        (likelihood) each. Where the mean does not predict them better than ridge alone, the model *is* ridge.
@@ -56,8 +57,9 @@ class Stcontrast(Method):
     loss
         Contrastive loss: ``"info_nce"`` or ``"similarity_target"``.
     contrastive_weight
-        How much the contrast shapes the image embedding, beside the squared error of standardised expression. With 0
-        (default) it does not: genes are aligned to the embedding that predicts expression and subtype best.
+        How much a contrast with the gene latent shapes the image embedding, beside the squared error of standardised
+        expression. With 0 (default) it does not: the latent is aligned afterwards with the embedding that predicts
+        expression and subtype best.
     temperature
         Its temperature.
     max_epochs
@@ -110,6 +112,7 @@ class Stcontrast(Method):
         self.stop_epoch: int | None = None
         self.ridge = Ridge(seed=seed)
         self.knn = Knn(seed=seed)
+        self.alignment = Alignment(loss=loss, temperature=temperature, seed=seed)
         self.latent = GeneLatent(n_latent=n_latent, max_epochs=vae_epochs, seed=seed)
         self.networks = [
             Network(
@@ -191,14 +194,21 @@ class Stcontrast(Method):
         rows = np.arange(len(data.design))
         train = data.take(rows if held_out is None else np.setdiff1d(rows, held_out))
         gene = None
+        shaping = self.contrastive_weight > 0
         # a latent that does not shape the image side is not needed to tell how well that predicts
-        if train.measured.any() and (self.contrastive_weight > 0 or held_out is None):
+        if train.measured.any() and (shaping or held_out is None):
             self.latent.fit(train)
             gene = np.zeros((len(rows), self.n_latent), dtype=np.float32)
             gene[data.measured] = self.latent.encode(data.counts[data.measured])
-        return [
-            network.fit(data, gene=gene, held_out=held_out, stop_epoch=self.stop_epoch) for network in self.networks
+        seen = gene if shaping else None
+        epochs = [
+            network.fit(data, gene=seen, held_out=held_out, stop_epoch=self.stop_epoch) for network in self.networks
         ]
+        if gene is not None and held_out is None:
+            paired = np.flatnonzero(data.measured)
+            image = self.networks[0].embed_image(data)[paired]
+            self.alignment.fit(image, gene[paired], data.slide[paired], data.xy[paired])
+        return epochs
 
     def network_expression(self, view: View) -> NDArray[np.float32]:
         """The networks' expression alone (n_spots, n_genes)."""
@@ -228,14 +238,16 @@ class Stcontrast(Method):
         return mixed(weights, {name: of_member[name](view) for name in MEMBERS if weights[name] > 0})
 
     def embed(self, data: TrainingData) -> dict[str, NDArray[np.float32]]:
-        """Gene latent, and joint embeddings by the first network, of the training spots, by slot."""
-        network = self.networks[0]
-        found = {IMAGE_EMBEDDING: network.embed_image(data)}
+        """Gene latent and joint embeddings of the training spots, by slot; without counts the first network's."""
+        image = self.networks[0].embed_image(data)
         if self.latent.vae is None:
-            return found
+            return {IMAGE_EMBEDDING: image}
         latent = self.latent.encode(data.counts[data.measured])
-        genes = network.embed_genes(latent)
-        return found | {VAE_LATENT: data.spread(latent), GENE_EMBEDDING: data.spread(genes)}
+        return {
+            IMAGE_EMBEDDING: self.alignment.embed_image(image),
+            VAE_LATENT: data.spread(latent),
+            GENE_EMBEDDING: data.spread(self.alignment.embed_genes(latent)),
+        }
 
     def save_parts(self, folder: Path) -> None:
         """Write all members and their weights."""
@@ -245,6 +257,7 @@ class Stcontrast(Method):
             network.save(folder / f"network{i}")
         self.ridge.save_parts(folder)
         self.knn.save_parts(folder)
+        self.alignment.save(folder)
         self.latent.save(folder)
 
     def load_parts(self, folder: Path) -> None:
@@ -255,6 +268,7 @@ class Stcontrast(Method):
             network.load(folder / f"network{i}")
         self.ridge.load_parts(folder)
         self.knn.load_parts(folder)
+        self.alignment.load(folder)
         self.latent.load(folder)
 
 

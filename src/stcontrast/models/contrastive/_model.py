@@ -56,8 +56,7 @@ class ContrastiveModel:
     temperature
         Temperature of the contrastive loss, on unit-length embeddings.
     contrastive_weight, subtype_weight
-        Weights of these losses beside the mean squared error of standardised expression. With a contrastive weight of
-        0 the contrast trains the gene tower alone: genes are aligned to an image embedding that it does not shape.
+        Weights of these losses beside the mean squared error of standardised expression.
     learning_rate, weight_decay
         AdamW; the learning rate makes one cycle over the training.
     max_epochs, batch_size

@@ -69,17 +69,15 @@ class ContrastiveModule(pl.LightningModule):
         if self.decoder is not None and bool(measured.any()):
             parts["expression"] = functional.mse_loss(self.decoder(image[measured]), batch.target[measured])
         # one pair has no negatives
-        if self.gene_tower is not None and int(measured.sum()) > 1:
+        if self.gene_tower is not None and self.config.contrastive_weight > 0 and int(measured.sum()) > 1:
             gene = self.gene_tower(batch.gene[measured])
-            # without a weight the gene tower is brought to the image embedding, which stays where it is
-            paired = image[measured] if self.config.contrastive_weight > 0 else image[measured].detach()
             temperature = self.config.temperature
             if self.config.loss == "info_nce":
-                parts["contrastive"] = info_nce(gene, paired, temperature=temperature)
+                parts["contrastive"] = info_nce(gene, image[measured], temperature=temperature)
             else:
                 inputs = (batch.gene[measured], batch.image[measured])
                 parts["contrastive"] = similarity_target_loss(
-                    gene, paired, temperature=temperature, normalize=True, targets_from=inputs
+                    gene, image[measured], temperature=temperature, normalize=True, targets_from=inputs
                 )
         labelled = batch.label >= 0
         if self.subtype_head is not None and bool(labelled.any()):
@@ -88,9 +86,7 @@ class ContrastiveModule(pl.LightningModule):
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
         """Weighted sum of the parts."""
-        config = self.config
-        # a weight of 0 keeps the contrast off the image side; the gene tower has nothing else to learn from
-        weights = {"contrastive": config.contrastive_weight or 1.0, "subtype": config.subtype_weight}
+        weights = {"contrastive": self.config.contrastive_weight, "subtype": self.config.subtype_weight}
         zero = next(self.parameters()).sum() * 0.0
         return sum((weights.get(name, 1.0) * value for name, value in parts.items()), start=zero)
 

@@ -26,7 +26,7 @@ def calibration_error(proba: NDArray[np.float32], label: NDArray[np.int64], *, n
 
     Returns
     -------
-    Mean over spots of |accuracy − mean confidence| of their bin, 0 to 1.
+    Mean over spots of the absolute difference between accuracy and mean confidence of their bin, 0 to 1.
 
     Examples
     --------

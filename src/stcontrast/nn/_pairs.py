@@ -181,7 +181,7 @@ class Contrast(nn.Module):
 class PairModule(nn.Module, ABC):
     """Two towers and a loss: what a contrastive method trains.
 
-    A subclass embeds images and genes of the spots `rows` of a :class:`SpotTable`, and may add losses, its own
+    A subclass embeds images and genes of the spots `rows` of a table of tensors, and may add losses, its own
     regression, and its own way of making batches.
 
     Parameters

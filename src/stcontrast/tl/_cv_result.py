@@ -175,7 +175,7 @@ class CrossValidation:
 
     @property
     def failures(self) -> pd.DataFrame:
-        """Fits that failed: method, donors that were held out, error. Empty as a rule."""
+        """Fits that failed, with method, donors that were held out, and error. Empty as a rule."""
         return pd.DataFrame(self._failed, columns=["method", "donors", "error"])
 
     @property

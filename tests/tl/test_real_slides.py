@@ -70,6 +70,34 @@ def test_another_mouse_is_not_below_ridge():
     assert r["stcontrast"] > r["ridge"]
 
 
+@pytest.fixture(scope="module")
+def arrays():
+    folder = require("stutility")
+    slides = {name: stutility(folder, name) for name in ("MOB1", "MOB2", "MOB3")}
+    for sdata in slides.values():
+        stc.pp.image_features(sdata)
+    return slides
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "least"),
+    [
+        ("bleep", {"max_epochs": 40}, 0.3),
+        ("tpirbae", {}, 0.3),
+        ("mclstexp", {"max_epochs": 20, "learning_rate": 5e-4}, 0.25),
+        ("nh2st", {"max_epochs": 8, "n_embedding": 128}, 0.25),
+        ("knn", {}, 0.3),
+        ("mlp", {}, 0.3),
+        ("depth", {}, 0.3),
+    ],
+)
+def test_published_methods_and_baselines_on_another_mouse(arrays, method, options, least):
+    train = [arrays["MOB1"], arrays["MOB2"]]
+    model = stc.tl.fit(train, batch_key="section", donor_key="individual", method=method, options=options, n_genes=300)
+    assert model.card["held_out_unit"] == "slide"
+    assert mean_r(model, train, [arrays["MOB3"]]) > least
+
+
 def test_layers_of_mice_never_seen_from_slides_with_counts_labels_or_both(bulb):
     train, test = [bulb[i] for i in (1, 2, 3, 4, 5)], [bulb[i] for i in (6, 7, 8, 9)]
     model = stc.tl.fit(train, batch_key="mouse", label_key="layer")

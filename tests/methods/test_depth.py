@@ -37,11 +37,13 @@ def test_a_view_that_is_not_an_oracle_s_has_no_depth():
         Depth().seen(data.view(np.arange(90)))
 
 
-def test_moving_counts_between_genes_changes_nothing():
+def test_moving_counts_between_genes_changes_nothing(caplog):
     sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=20)
     model = stc.tl.fit(sdata, batch_key="donor", label_key="subtype", method="depth")
     new = stc.datasets.toy(n_donors=1, n_spots=40, n_genes=20, seed=1)
     stc.tl.predict_expression(new, model)
+    assert "oracle: it looks at the measured depth" in caplog.text
+    assert model.card["oracle"]
     before = new["stc_pred"].X.copy()
     table = new["table"]
     table.X = table.X[:, np.random.default_rng(0).permutation(20)]

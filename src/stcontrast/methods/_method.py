@@ -27,8 +27,8 @@ __all__ = ["METHODS", "Method", "get_method"]
 class Method(ABC):
     """A recipe that learns from training spots and predicts from images alone.
 
-    A subclass sets `name`, gives `fit_parts`, `predict_expression` and `predict_proba`, and its `state`; holding
-    out, calibration, writing and saving are shared. Setting `name` registers it.
+    A subclass sets `name` and gives `fit_parts`, `predict_expression`, `predict_proba`, `save_parts` and `load_parts`;
+    holding out, calibration and writing are shared. Setting `name` registers it.
 
     Parameters
     ----------

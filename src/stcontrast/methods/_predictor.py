@@ -114,7 +114,8 @@ class Predictor:
         held = method.fit(data, folds)
         calibration, scores = calibrate(held, data, features, folds)
         bank = {"spot": names[data.measured], "donor": data.donor[data.measured]}
-        return cls(method, {**card, "method": method.name, "hyper": method.hyper, **scores}, calibration, bank)
+        made = {"method": method.name, "oracle": method.oracle, "hyper": method.hyper}
+        return cls(method, {**card, **made, **scores}, calibration, bank)
 
     @property
     def genes(self) -> list[str]:

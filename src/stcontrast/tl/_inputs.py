@@ -224,6 +224,7 @@ def depth_of(source: Source) -> NDArray[np.float64]:
             "The model is an oracle: it needs the measured depth of the spots it predicts, and the table has no genes."
         )
         raise ValueError(msg)
+    logger.warning("The model is an oracle: it looks at the measured depth of the spots that it predicts.")
     return _counts(source.table, None, [])[1]
 
 

@@ -29,7 +29,7 @@ def test_every_public_name_is_there() -> None:
     assert set(stc.__all__) <= set(dir(stc))
     for name in stc.__all__:
         assert getattr(stc, name) is not None
-    for module in (stc.pp, stc.tl, stc.pl, stc.metrics, stc.models, stc.datasets):
+    for module in (stc.pp, stc.tl, stc.pl, stc.methods, stc.metrics, stc.models, stc.datasets):
         assert module.__all__
         for name in module.__all__:
             assert getattr(module, name) is not None

@@ -7,10 +7,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 __version__ = version("stcontrast")
-__all__ = ["__version__", "datasets", "metrics", "models", "pl", "pp", "settings", "tl"]
+__all__ = ["__version__", "datasets", "methods", "metrics", "models", "pl", "pp", "settings", "tl"]
 
 if TYPE_CHECKING:
-    from stcontrast import datasets, metrics, models, pl, pp, tl
+    from stcontrast import datasets, methods, metrics, models, pl, pp, tl
     from stcontrast._settings import settings
 
 

@@ -10,7 +10,8 @@ import pytest
 from spatialdata import SpatialData
 from spatialdata.transformations import Identity, Scale, Translation
 
-from stcontrast._spots import Spots, require_images, resolve_slides, resolve_table
+import stcontrast as stc
+from stcontrast._spots import Spots, require_images, resolve_slides, resolve_table, slide_names
 from tests.synthetic import circles, hexagonal, image, picture, points, polygons, slide, square, table, visium_adata
 
 if TYPE_CHECKING:
@@ -390,3 +391,11 @@ def test_positions_must_be_there_and_finite() -> None:
     adata.obsm["X_pca"] = adata.obsm.pop("spatial")
     with pytest.raises(KeyError, match=r"No `obsm\['spatial'\]`.*\['X_pca'\]"):
         resolve_slides(adata)
+
+
+def test_slide_names_are_those_of_the_slides():
+    sdata = stc.datasets.toy(n_donors=2, n_spots=12, n_genes=10)
+    assert slide_names(sdata) == [slide.name for slide in resolve_slides(sdata).slides]
+    adata = sdata["table"].copy()
+    adata.obs["where"] = adata.obs["region"].astype(str)
+    assert slide_names(adata, library_key="where") == ["donor1_a", "donor2_a"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from stcontrast._elements import SlideImage
 
-__all__ = ["Slide", "Spots", "require_images", "resolve_slides", "resolve_table", "table_region_keys"]
+__all__ = ["Slide", "Spots", "require_images", "resolve_slides", "resolve_table", "slide_names", "table_region_keys"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,14 @@ def table_region_keys(table: AnnData) -> tuple[list[str], str, str]:
             raise KeyError(msg)
     # the regions that have rows: a subset table may still name slides that it no longer holds
     return list(dict.fromkeys(table.obs[region_key].astype(str))), region_key, instance_key
+
+
+def slide_names(
+    data: SpatialData | AnnData, *, table_key: str | None = None, library_key: str | None = None
+) -> list[str]:
+    """Names of the slides of an object, without a look at images or shapes; raises as :func:`resolve_slides` does."""
+    table = resolve_table(data, table_key=table_key)
+    return list(_library_rows(table, library_key=library_key)) if table is data else table_region_keys(table)[0]
 
 
 def resolve_slides(

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from stcontrast._counts import raw_counts, shared_genes
-from stcontrast._spots import require_images, resolve_slides, resolve_table
+from stcontrast._spots import require_images, resolve_slides, slide_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -133,7 +133,7 @@ def resolve_sources(data: SpatialData | AnnData | Sequence[SpatialData | AnnData
         If something that is named is absent, slides in a mapping included; the message lists what is there.
     """
     objects = as_list(data)
-    names = [_slide_names(item, keys) for item in objects]
+    names = [slide_names(item, table_key=keys.table_key, library_key=keys.library_key) for item in objects]
     known = [name for of_one in names for name in of_one]
     for argument, given in (("um_per_px", keys.um_per_px), ("image_key", keys.image_key)):
         absent = sorted(set(given) - set(known)) if isinstance(given, Mapping) else []
@@ -237,16 +237,6 @@ def _check_one_donor_a_slide(sources: Sequence[Source], keys: Keys, donor_key: s
         if not source.is_spatialdata and not named and len(donors) > 1:
             msg = f"The AnnData object holds several donors, {donors[:5]}: say which column of `obs` names the slides (`library_key`)."
             raise ValueError(msg)
-
-
-def _slide_names(data: SpatialData | AnnData, keys: Keys) -> list[str]:
-    table = resolve_table(data, table_key=keys.table_key)
-    if "spatialdata_attrs" in table.uns and table is not data:
-        return [str(name) for name in table.obs[table.uns["spatialdata_attrs"]["region_key"]].unique()]
-    named = keys.library_key or "library_id"
-    if named in table.obs:
-        return [str(name) for name in table.obs[named].unique()]
-    return list(table.uns.get("spatial", {})) or ["slide"]
 
 
 def _restricted[T](given: T | Mapping[str, T] | None, names: set[str]) -> T | dict[str, T] | None:

@@ -141,6 +141,11 @@ class TrainingData(View):
         spread[self.measured] = values
         return spread
 
+    def level_target(self) -> NDArray[np.float32]:
+        """Target with every slide brought to the mean over slides (n_spots, n_genes), for spots with counts."""
+        mean, of_spot = self.slide_means()
+        return self.target - of_spot + mean
+
     def slide_means(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean expression of every gene over its slides (n_genes,), and of its own slide for every spot.
 

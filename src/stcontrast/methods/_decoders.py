@@ -67,8 +67,7 @@ class RetrievalDecoder(Decoder):
     def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], data: TrainingData) -> None:
         """Keep gene embeddings and expression."""
         del image
-        mean, of_spot = data.slide_means()
-        self.bank, self.values = gene, data.target - of_spot + mean
+        self.bank, self.values = gene, data.level_target()
 
     def neighbors(self, image: NDArray[np.float32]) -> Neighbors:
         """Rows of the bank and their weights, for image embeddings (n_queries, d)."""

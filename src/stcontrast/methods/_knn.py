@@ -90,9 +90,7 @@ class Knn(Method):
         self.arrays = {"center": center, "scale": scale}
         bank = (data.design - center) / scale
         if data.measured.any():
-            mean, of_spot = data.slide_means()
-            values = (data.target - of_spot + mean)[data.measured]
-            self.arrays |= {"bank": bank[data.measured], "values": values}
+            self.arrays |= {"bank": bank[data.measured], "values": data.level_target()[data.measured]}
         if data.has_labels:
             known = data.label >= 0
             votes = np.eye(data.n_classes, dtype=np.float32)[data.label[known]]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial import cKDTree
+
+from stcontrast.nn._design import TIES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["lattice_coordinates", "nearest_spots", "sequences"]
-
-# the fullest ring of a lattice: so many more spots may be as near as the last neighbour
-TIES: Final = 12
 
 
 def lattice_coordinates(xy: NDArray[np.float64], slide: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from stcontrast._counts import raw_counts, shared_genes
 from stcontrast._keys import UNS
 from stcontrast._spots import resolve_slides
 from stcontrast.nn._completion import Completer
-from stcontrast.pp._genes import choose_genes
+from stcontrast.pp._genes import choose_genes, log_normalize_sparse
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,7 +27,6 @@ __all__ = ["complete"]
 LAYER: Final = "stc_completed"
 RECORD: Final = "completion"
 USE: Final = "Completed values are smooth and easy to predict: for training targets only, never for what is scored."
-SAMPLED: Final = 100_000
 
 
 def complete(  # noqa: PLR0913
@@ -132,7 +131,8 @@ def complete(  # noqa: PLR0913
         if len(chosen) == 0:
             msg = "No gene is seen in 10 % of the spots: name the genes to complete with `genes`."
             raise ValueError(msg)
-    normalized = [_log_normalized(matrix, depth) for matrix, depth in zip(counts, total, strict=True)]
+    # never dense: these are all the genes of the table
+    normalized = [log_normalize_sparse(matrix, depth) for matrix, depth in zip(counts, total, strict=True)]
     of_genes = [names[i] for i in chosen]
     columns = [table.var_names.get_indexer(of_genes) for table in tables]
     dense = [matrix[:, here].toarray() for matrix, here in zip(normalized, columns, strict=True)]
@@ -198,13 +198,6 @@ def _slides_and_centers(found: list[Spots]) -> tuple[NDArray[np.int64], NDArray[
             code += 1
         start += spots.table.n_obs
     return slide, xy
-
-
-def _log_normalized(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> sparse.csr_matrix:
-    # as `log_normalize`, but never dense: these are all the genes of the table
-    normalized = sparse.csr_matrix(sparse.diags_array(1e4 / np.maximum(total, 1.0)) @ counts)
-    normalized.data = np.log1p(normalized.data, dtype=np.float32)
-    return normalized
 
 
 def _spread(values: NDArray[np.float32], columns: NDArray[np.intp], n_vars: int) -> sparse.csr_matrix:

@@ -10,7 +10,7 @@ from scipy import sparse
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["choose_genes", "log_normalize"]
+__all__ = ["choose_genes", "log_normalize", "log_normalize_sparse"]
 
 
 def log_normalize(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -27,8 +27,14 @@ def log_normalize(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> NDAr
     -------
     Dense expression (n_spots, n_genes); zeros where a spot has no counts at all.
     """
-    factor = sparse.diags_array(1e4 / np.maximum(total, 1.0))
-    return np.log1p((factor @ counts).toarray(), dtype=np.float32)
+    return log_normalize_sparse(counts, total).toarray()
+
+
+def log_normalize_sparse(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> sparse.csr_matrix:
+    """As :func:`log_normalize`, sparse: for all the genes of a table."""
+    normalized = sparse.csr_matrix(sparse.diags_array(1e4 / np.maximum(total, 1.0)) @ counts)
+    normalized.data = np.log1p(normalized.data, dtype=np.float32)
+    return normalized
 
 
 def choose_genes(

@@ -138,8 +138,7 @@ class CrossValidation:
         """Held-out spots × genes modelled in every fold, all out-of-donor.
 
         `X` is the first method's prediction and each method has a layer of its name, log(1 + counts per 10 000), NaN
-        where its fit failed;
-        ``obs`` has donor and slide, ``obsm["spatial"]`` the centres in pixels.
+        where its fit failed; ``obs`` has donor and slide, ``obsm["spatial"]`` the centres in pixels.
         """
         from anndata import AnnData
 

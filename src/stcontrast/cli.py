@@ -113,7 +113,7 @@ def predict(
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0913
     stores: Annotated[list[Path], typer.Argument(help="SpatialData stores (.zarr).")],
     *,
     donor_key: DonorKey = "donor",
@@ -122,6 +122,8 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="CSV file for every score.")] = None,
     table_key: TableKey = None,
     um_per_px: UmPerPx = None,
+    n_jobs: Annotated[int | None, typer.Option(help="Processes to fit in; by cores and memory by default.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="Folder for finished fits, to go on from.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Leave donors out in turn and print ours beside the baselines."""
@@ -134,7 +136,7 @@ def evaluate(
         cv = stc.tl.cross_validate(
             [_read(store) for store in stores], donor_key=donor_key, label_key=label_key, table_key=table_key,
             methods=[name.strip() for name in methods.split(",")],
-            um_per_px=um_per_px, seed=seed,
+            um_per_px=um_per_px, n_jobs=n_jobs, directory=directory, seed=seed,
         )  # fmt: skip
     typer.echo(cv.summary().round(3).to_string())
     if out is not None:

@@ -37,6 +37,7 @@ def cv_summary(
     cv: CrossValidation,
     *,
     metric: str = "pearson",
+    gene_set: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -53,6 +54,8 @@ def cv_summary(
         What :func:`stcontrast.tl.cross_validate` returned.
     metric
         Metric of ``cv.scores``.
+    gene_set
+        Genes to take the mean over, a name in ``cv.gene_sets``; the first set by default.
     ax
         Axes to draw on; a new figure by default.
     show
@@ -68,6 +71,8 @@ def cv_summary(
     ------
     ValueError
         If no method has the metric; the message lists those there are.
+    KeyError
+        If there is no such gene set.
 
     Examples
     --------
@@ -78,7 +83,7 @@ def cv_summary(
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['ridge', 'mean', 'ceiling']
     """
-    values = _per_donor(cv, metric)
+    values = _per_donor(cv, metric, gene_set)
     methods, donors = list(values.index), list(values.columns)
     rows = np.arange(len(methods))
     joined = [method in cv.methods for method in methods]
@@ -114,9 +119,9 @@ def cv_summary(
     return finish_one(figure, panel, show=show, return_fig=return_fig, own_figure=ax is None)
 
 
-def _per_donor(cv: CrossValidation, metric: str) -> pd.DataFrame:
+def _per_donor(cv: CrossValidation, metric: str, gene_set: str | None) -> pd.DataFrame:
     """Methods × donors: mean over genes within a slide, then over the slides of a donor."""
-    scores = cv.scores.dropna(subset="value")
+    scores = cv.scores_of(gene_set).dropna(subset="value")
     there = list(scores["metric"].unique())
     if metric not in there:
         msg = f"No method has the metric {metric!r}; there are {there}."

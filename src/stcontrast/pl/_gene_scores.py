@@ -27,12 +27,13 @@ FONT_SIZE: Final = 7
 BETTER: Final = {"pearson": " (better)", "spearman": " (better)", "rmse": " (worse)"}
 
 
-def gene_scores(
+def gene_scores(  # noqa: PLR0913
     cv: CrossValidation,
     *,
     method: str | None = None,
     reference: str = "ridge",
     metric: str = "pearson",
+    gene_set: str | None = None,
     n_genes: int = 20,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -52,6 +53,8 @@ def gene_scores(
         Method on the x axis.
     metric
         Metric of ``cv.scores`` that genes have.
+    gene_set
+        Genes to draw, a name in ``cv.gene_sets``; the first set by default.
     n_genes
         Genes to name: those that `method` predicts best. That is the highest correlation, the lowest ``rmse``, a
         ``variance_ratio`` close to 1, a ``moran_difference`` close to 0.
@@ -69,7 +72,8 @@ def gene_scores(
     Raises
     ------
     KeyError
-        If a method was not run or has no such score of genes; the message lists those that have.
+        If a method was not run or has no such score of genes, or if there is no such gene set; the message lists those
+        that have or are.
     ValueError
         If genes have no such metric, if there are not two methods to compare, if they share no gene, or if `n_genes`
         is negative.
@@ -86,7 +90,7 @@ def gene_scores(
     if n_genes < 0:
         msg = f"`n_genes` must not be negative; found {n_genes}."
         raise ValueError(msg)
-    table, method = _per_gene(cv, method=method, reference=reference, metric=metric)
+    table, method = _per_gene(cv.scores_of(gene_set), cv.methods, method=method, reference=reference, metric=metric)
     x, y = table[reference].to_numpy(), table[method].to_numpy()
     best = np.argsort(_distance_from_best(y, metric), kind="stable")[:n_genes]
 
@@ -106,9 +110,11 @@ def gene_scores(
     return finish_one(figure, panel, show=show, return_fig=return_fig, own_figure=ax is None)
 
 
-def _per_gene(cv: CrossValidation, *, method: str | None, reference: str, metric: str) -> tuple[pd.DataFrame, str]:
+def _per_gene(
+    scores: pd.DataFrame, methods: list[str], *, method: str | None, reference: str, metric: str
+) -> tuple[pd.DataFrame, str]:
     """Genes × (reference, method), and the method."""
-    scores = cv.scores.dropna(subset="value")
+    scores = scores.dropna(subset="value")
     scores = scores[scores["gene"] != ""]
     metrics = list(scores["metric"].unique())
     if metric not in metrics:
@@ -116,9 +122,9 @@ def _per_gene(cv: CrossValidation, *, method: str | None, reference: str, metric
         raise ValueError(msg)
     scores = scores[scores["metric"] == metric]
     scored = set(scores["method"])
-    there = [name for name in dict.fromkeys([*cv.methods, *scores["method"]]) if name in scored]
+    there = [name for name in dict.fromkeys([*methods, *scores["method"]]) if name in scored]
     if method is None:
-        method = next((name for name in cv.methods if name in scored and name != reference), reference)
+        method = next((name for name in methods if name in scored and name != reference), reference)
     if method == reference:
         msg = f"A method to compare {reference!r} with is needed; there are {there}."
         raise ValueError(msg)

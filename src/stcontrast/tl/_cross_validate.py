@@ -12,19 +12,22 @@ from sklearn.model_selection import GroupKFold
 
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
-from stcontrast._settings import settings
 from stcontrast.methods._method import get_method
 from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.pp._genes import choose_genes
 from stcontrast.pp._image_features import parse_fields
+from stcontrast.tl._cv_jobs import Job, Material
+from stcontrast.tl._cv_pool import check_n_jobs, count_processes, run_jobs
 from stcontrast.tl._cv_result import CrossValidation
+from stcontrast.tl._cv_store import Store, check_directory
 from stcontrast.tl._features import color_features, features_to_fit
+from stcontrast.tl._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
 from stcontrast.tl._inputs import Keys, check_images, gather, resolve_sources
 from stcontrast.tl._scoring import HeldOut
-from stcontrast.tl._training import Recipe, check_genes, prepare
+from stcontrast.tl._training import Recipe, check_genes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from stcontrast.nn._design import Standardize
     from stcontrast.pp._encoders import Encoder
+    from stcontrast.tl._cv_jobs import Fitted
     from stcontrast.tl._inputs import Inputs
 
 __all__ = ["cross_validate"]
@@ -50,6 +54,7 @@ def cross_validate(  # noqa: PLR0913
     methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = METHODS,
     n_folds: int | None = None,
     n_score_genes: int = 300,
+    gene_sets: Sequence[str] | Mapping[str, Sequence[str] | None] = (HIGHLY_VARIABLE,),
     encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
     field_um: float | Sequence[float] | None = None,
     n_genes: int = 1000,
@@ -63,6 +68,8 @@ def cross_validate(  # noqa: PLR0913
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
     complete: bool = False,
+    n_jobs: int | None = None,
+    directory: str | Path | None = None,
     seed: int = 0,
 ) -> CrossValidation:
     """Fit without a donor, predict it from its H&E, score; donor by donor, for every method on the same features.
@@ -87,24 +94,44 @@ def cross_validate(  # noqa: PLR0913
     n_folds
         Folds of donors; leave one donor out by default.
     n_score_genes
-        Genes to score: the most variable well-expressed ones on the training slides of each fold, out of those modelled.
+        Genes of a set that is chosen, at most.
+    gene_sets
+        Genes to score, chosen on the training spots of each fold. ``"highly_variable"``: the most variable well-expressed
+        ones, as far as they are modelled; ``"highly_expressed"``: those with the highest mean log expression;
+        ``"spatially_variable"``: the well-expressed ones with the highest mean Moran's I over 6 nearest spots, 0 where
+        a gene is constant on a slide. Slides count alike. A mapping gives genes of your own:
+        ``{"highly_variable": None, "markers": ["ERBB2", "CD3E"]}``. Genes of any but the first kind are modelled too
+        where they are not yet. All sets are scored; ``summary()`` takes one of them. With `genes`, the first set is
+        ``"genes"``, all of these, and the others are chosen out of it.
     encoder, field_um, n_genes, genes, n_neighbors, standardize, layer, complete, seed
         As in :func:`fit`.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
+    n_jobs
+        Processes to fit in, each on one thread; the numbers do not depend on it. 1: this one. By default as many as
+        there are fits, cores, and shares of the free memory (1.5 GiB, and six times features and expression); 1 where
+        spots × (features + genes) stay below a million, as a process takes seconds to start. If a process dies, its fit
+        is repeated alone, and is a failure if it dies again.
+    directory
+        Folder for the predictions of every finished fit, under a hash of all that they depend on: data, held-out
+        donors, method, options, seed, version of the package, code of a method of your own. A repeated call fits only
+        what is not there yet.
 
     Returns
     -------
-    The result: ``scores`` (tidy), ``summary()``, ``predictions``, ``confusion()``, ``failures``. A fit that fails is
-    logged and noted there, and the rest go on; it is raised only if none succeeds. ``obsm["X_image"]`` is written
-    where it was absent.
+    The result: ``scores`` (tidy), ``summary()``, ``gene_sets``, ``predictions``, ``confusion()``, ``failures``. A fit
+    that fails is logged and noted there, and the rest go on; it is raised only if none succeeds. ``obsm["X_image"]`` is
+    written where it was absent.
 
     Raises
     ------
     ValueError
-        If there is one donor only: a held-out part of a donor says nothing about the next donor.
+        If there is one donor only: a held-out part of a donor says nothing about the next donor. If a gene set is
+        unknown.
     KeyError
-        If a column is absent.
+        If a column or a gene is absent.
+    FileExistsError
+        If `directory` is a file.
 
     Examples
     --------
@@ -122,6 +149,9 @@ def cross_validate(  # noqa: PLR0913
     if keys.donor_key is None:
         msg = "`donor_key` is needed: the column of `obs` that names patient or animal, the unit that is held out."
         raise ValueError(msg)
+    check_n_jobs(n_jobs)
+    path = None if directory is None else check_directory(directory)
+    wanted = parse_gene_sets(gene_sets, genes=genes)
     recipe = Recipe(
         n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, complete=complete
     )
@@ -133,45 +163,74 @@ def cross_validate(  # noqa: PLR0913
     check_images(sources, obsm_key=IMAGE_FEATURES)
     inputs = gather(sources, keys)
     folds = list(_donor_folds(inputs, n_folds))
+    if not folds:
+        msg = f"All donors with counts or labels fall into one of {n_folds} folds. Leave out `n_folds`, or give more."
+        raise ValueError(msg)
     check_genes(inputs, genes)
+    sets = GeneSets(inputs, wanted, n_genes=n_score_genes, genes=genes)
     features, record = features_to_fit(sources, encoder=chosen, fields=fields)
-    color, color_record = None, record
-    if any(wants_color):
-        color, color_record = color_features(sources, features, record)
+    color, color_record = color_features(sources, features, record) if any(wants_color) else (None, None)
+    material = Material(inputs, features, record, color, color_record)
     result = CrossValidation.empty(inputs, [item.name for item in compared])
-    failed: list[Exception] = []
-    with progress(total=len(folds) * len(compared), description="cross-validation", unit="fit") as bar:
-        for train_rows, test_rows in folds:
-            held_out = HeldOut(inputs, test_rows, _score_genes(inputs, train_rows, n_score_genes, genes))
-            held_out.score_ceiling(result)
-            for item, of_color in zip(compared, wants_color, strict=True):
-                used, made_by = (color, color_record) if of_color and color is not None else (features, record)
-                try:
-                    with settings.override(progress=False):
-                        of_method = replace(recipe, options=item.options)
-                        prepared = prepare(
-                            inputs, used, train_rows, method=item.method, recipe=of_method, record=made_by
-                        )
-                        model = prepared.train()
-                    prediction = model.predict(
-                        used[test_rows], slide=inputs.slide[test_rows], xy=inputs.xy[test_rows],
-                        depth=inputs.total[test_rows],
-                    )  # fmt: skip
-                # whatever it is: the hours that the other folds took are kept
-                except Exception as error:  # noqa: BLE001
-                    failed.append(error)
-                    result.fail(item.name, sorted(set(inputs.donor[test_rows].tolist())), error)
-                    bar.update()
-                    continue
-                if prediction.expression is not None:
-                    result.keep(item.name, model.genes, test_rows, prediction.expression)
-                    held_out.score_expression(result, item.name, model.genes, prediction.expression)
-                if prediction.proba is not None:
-                    held_out.score_classes(result, item.name, model.classes, prediction.proba)
-                bar.update()
-    if len(failed) == len(folds) * len(compared):
-        raise failed[0]
+    jobs: list[Job] = []
+    for train_rows, test_rows in folds:
+        donors = sorted(set(inputs.donor[test_rows].tolist()))
+        of_fold = sets.choose(train_rows)
+        result.choose(donors, of_fold)
+        in_fold = replace(recipe, more_genes=sets.to_model(of_fold))
+        jobs += [
+            Job(item.name, item.method, replace(in_fold, options=item.options), of_color, train_rows, test_rows, donors)
+            for item, of_color in zip(compared, wants_color, strict=True)
+        ]
+    fitted = _fit_all(jobs, material, result, n_jobs=n_jobs, store=None if path is None else Store(path, material))
+    for i, (_, test_rows) in enumerate(folds):
+        here = range(i * len(compared), (i + 1) * len(compared))
+        scored = result.scored_genes(jobs[here[0]].donors)
+        held_out = HeldOut(inputs, test_rows, scored)
+        held_out.score_ceiling(result)
+        for name, found in [(jobs[k].name, fitted[k]) for k in here if k in fitted]:
+            if found.expression is not None:
+                result.keep(name, found.genes, test_rows, found.expression)
+                held_out.score_expression(result, name, found.genes, found.expression)
+            if found.proba is not None:
+                held_out.score_classes(result, name, found.classes, found.proba)
     return result
+
+
+def _fit_all(
+    jobs: Sequence[Job], material: Material, result: CrossValidation, *, n_jobs: int | None, store: Store | None
+) -> dict[int, Fitted]:
+    """Predictions of every fit that succeeds, by its number; those that do not are noted in the result."""
+    read = {} if store is None else {i: store.read(job) for i, job in enumerate(jobs)}
+    fitted = {i: found for i, found in read.items() if found is not None}
+    if store is not None and fitted:
+        logger.info("%d of %d fits are read from %s.", len(fitted), len(jobs), store.directory)
+    waiting = {i: job for i, job in enumerate(jobs) if i not in fitted}
+    n_genes = max(_n_modelled(job, material.inputs) for job in jobs)
+    n_processes = count_processes(n_jobs, n_fits=len(waiting), material=material, n_genes=n_genes)
+    if waiting and n_processes > 1:
+        logger.info("%d fits in %d processes.", len(waiting), n_processes)
+    failed: dict[int, Exception] = {}
+    with progress(total=len(jobs), description="cross-validation", unit="fit") as bar:
+        bar.update(len(fitted))
+        for i, outcome in run_jobs(waiting, material, n_processes):
+            if isinstance(outcome, Exception):
+                failed[i] = outcome
+                result.fail(jobs[i].name, jobs[i].donors, outcome)
+            else:
+                fitted[i] = outcome
+                if store is not None:
+                    store.write(jobs[i], outcome)
+            bar.update()
+    if not fitted:
+        raise failed[min(failed)]
+    return fitted
+
+
+def _n_modelled(job: Job, inputs: Inputs) -> int:
+    recipe = job.recipe
+    n_chosen = recipe.n_genes if recipe.genes is None else len(recipe.genes)
+    return min(n_chosen + len(recipe.more_genes), len(inputs.genes))
 
 
 class _Compared(NamedTuple):
@@ -210,15 +269,3 @@ def _donor_folds(inputs: Inputs, n_folds: int | None) -> Iterator[tuple[NDArray[
     for train_rows, test_rows in GroupKFold(n_splits=n_folds).split(inputs.donor, groups=inputs.donor):
         if useful[train_rows].any() and useful[test_rows].any():
             yield train_rows, test_rows
-
-
-def _score_genes(inputs: Inputs, rows: NDArray[np.intp], n_score_genes: int, genes: Sequence[str] | None) -> list[str]:
-    measured = rows[inputs.measured[rows]]
-    if len(measured) == 0:
-        return []
-    if genes is not None:
-        return list(genes)
-    columns = choose_genes(
-        inputs.counts[measured], inputs.total[measured], inputs.slide[measured], n_genes=n_score_genes
-    )
-    return [inputs.genes[i] for i in columns]

@@ -12,7 +12,7 @@ import pandas as pd
 from stcontrast.tl._scoring import CEILING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -52,6 +52,7 @@ class CrossValidation:
     )
     _failed: list[dict[str, str]] = field(default_factory=list, repr=False)
     _classes: list[pd.DataFrame] = field(default_factory=list, repr=False)
+    _sets: list[tuple[list[str], str, list[str]]] = field(default_factory=list, repr=False)
 
     @classmethod
     def empty(cls, inputs: Inputs, methods: Sequence[str]) -> CrossValidation:
@@ -83,6 +84,15 @@ class CrossValidation:
         table = pd.DataFrame({"method": method, "donor": donor, "true": truth, "predicted": guess})
         self._classes.append(table.assign(confidence=confidence))
 
+    def choose(self, donors: Sequence[str], sets: Mapping[str, list[str]]) -> None:
+        """Note the gene sets that are scored where these donors are held out."""
+        self._sets += [(list(donors), name, genes) for name, genes in sets.items()]
+
+    def scored_genes(self, donors: Sequence[str]) -> list[str]:
+        """Genes of all sets where these donors are held out."""
+        here = [genes for held, _, genes in self._sets if held == list(donors)]
+        return list(dict.fromkeys(gene for genes in here for gene in genes))
+
     @property
     def scores(self) -> pd.DataFrame:
         """Every score in a tidy table with the columns method, donor, slide, gene, metric, value.
@@ -91,15 +101,58 @@ class CrossValidation:
         ``moran_difference`` (Moran's I of the prediction less that of the measurement). Per donor: ``macro_f1``,
         ``balanced_accuracy`` and ``calibration_error``. A constant prediction correlates 0; a gene that is constant on
         the slide is NaN. The method ``"ceiling"`` is the best ``pearson`` that counting noise allows
-        (:func:`stcontrast.metrics.correlation_ceiling`).
+        (:func:`stcontrast.metrics.correlation_ceiling`). Genes are those of all gene sets; a gene of several has one
+        score.
         """
         return pd.DataFrame(self._rows, columns=["method", "donor", "slide", "gene", "metric", "value"])
 
-    def summary(self, *, reference: str = REFERENCE, seed: int = 0) -> pd.DataFrame:
+    @property
+    def gene_sets(self) -> pd.DataFrame:
+        """The genes of every set, with the columns donors (held out), set, gene; chosen on the other donors."""
+        rows = [(", ".join(donors), name, gene) for donors, name, genes in self._sets for gene in genes]
+        return pd.DataFrame(rows, columns=["donors", "set", "gene"])
+
+    def scores_of(self, gene_set: str | None = None) -> pd.DataFrame:
+        """:attr:`scores` of the genes of one set, and those that are of no gene.
+
+        Parameters
+        ----------
+        gene_set
+            Name of the set; the first by default.
+
+        Raises
+        ------
+        KeyError
+            If there is no such set; the message lists those there are.
+        """
+        names = list(dict.fromkeys(name for _, name, _ in self._sets))
+        if gene_set is not None and gene_set not in names:
+            msg = f"No gene set {gene_set!r}; there are {names}."
+            raise KeyError(msg)
+        scores = self.scores
+        if len(names) < 2:
+            return scores
+        gene_set = gene_set or names[0]
+        of_set = {
+            (donor, gene)
+            for donors, name, genes in self._sets
+            if name == gene_set
+            for donor in donors
+            for gene in genes
+        }
+        here = [
+            gene == "" or (donor, gene) in of_set for donor, gene in zip(scores["donor"], scores["gene"], strict=True)
+        ]
+        return scores[here].reset_index(drop=True)
+
+    def summary(self, *, gene_set: str | None = None, reference: str = REFERENCE, seed: int = 0) -> pd.DataFrame:
         """One row a method.
 
         Parameters
         ----------
+        gene_set
+            Genes to take the mean over, a name in :attr:`gene_sets`; the first set by default. It changes the metrics
+            of expression and the ceiling.
         reference
             Method that the others are compared with, if it was run.
         seed
@@ -111,8 +164,13 @@ class CrossValidation:
         donor, then donors; the other metrics of :attr:`scores` likewise. ``pearson_vs_<reference>``: mean difference over donors, paired, with a
         95 % bootstrap interval over donors (``_low``, ``_high``); NaN interval with fewer than three donors, where a
         bootstrap would only repeat them. The same for ``macro_f1``.
+
+        Raises
+        ------
+        KeyError
+            If there is no such gene set.
         """
-        per_donor = self._per_donor()
+        per_donor = self._per_donor(gene_set)
         rows = [*self.methods, *([CEILING] if CEILING in per_donor.index.get_level_values("method") else [])]
         table = per_donor.groupby(level="method").mean().reindex(rows)
         table = table[[metric for metric in METRICS if metric in table]]
@@ -207,7 +265,8 @@ class CrossValidation:
         """Write :attr:`scores` as a table of comma-separated values."""
         self.scores.to_csv(path, index=False)
 
-    def _per_donor(self) -> pd.DataFrame:
-        by_slide = self.scores.groupby(["method", "donor", "slide", "metric"], sort=False)["value"].mean()
+    def _per_donor(self, gene_set: str | None) -> pd.DataFrame:
+        scores = self.scores_of(gene_set)
+        by_slide = scores.groupby(["method", "donor", "slide", "metric"], sort=False)["value"].mean()
         by_donor = by_slide.groupby(["method", "donor", "metric"], sort=False).mean()
         return by_donor.unstack("metric")

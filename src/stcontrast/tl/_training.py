@@ -43,6 +43,8 @@ class Recipe:
     seed: int = 0
     options: Mapping[str, Any] | None = None
     complete: bool = False
+    more_genes: Sequence[str] = ()
+    """Genes to model beside those that are chosen or named, because they are scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +168,16 @@ def _columns(inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe) -> NDArray[
     measured = rows[inputs.measured[rows]]
     if len(measured) == 0:
         return np.zeros(0, dtype=np.intp)
+    position = {gene: i for i, gene in enumerate(inputs.genes)}
     if recipe.genes is not None:
         check_genes(inputs, recipe.genes)
-        position = {gene: i for i, gene in enumerate(inputs.genes)}
-        return np.array([position[gene] for gene in dict.fromkeys(recipe.genes)], dtype=np.intp)
-    counts: sparse.csr_matrix = inputs.counts[measured]
-    columns = choose_genes(counts, inputs.total[measured], inputs.slide[measured], n_genes=recipe.n_genes)
-    if len(columns) == 0:
+        columns = np.array([position[gene] for gene in dict.fromkeys(recipe.genes)], dtype=np.intp)
+    else:
+        counts: sparse.csr_matrix = inputs.counts[measured]
+        columns = choose_genes(counts, inputs.total[measured], inputs.slide[measured], n_genes=recipe.n_genes)
+    there = set(columns.tolist())
+    more = [position[gene] for gene in dict.fromkeys(recipe.more_genes) if position[gene] not in there]
+    if len(columns) + len(more) == 0:
         msg = "No gene is seen in 10 % of the training spots: name the genes to model with `genes`."
         raise ValueError(msg)
-    return columns
+    return np.concatenate([columns, np.array(more, dtype=np.intp)])

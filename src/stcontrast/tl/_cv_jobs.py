@@ -1,0 +1,110 @@
+"""One fit of a cross-validation: a method learns without a fold, and predicts it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from threadpoolctl import threadpool_limits
+
+from stcontrast._settings import settings
+from stcontrast.nn._threads import one_thread
+from stcontrast.tl._training import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from stcontrast.tl._inputs import Inputs
+    from stcontrast.tl._training import Recipe
+
+__all__ = ["Fitted", "Job", "Material", "fit_and_predict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What all fits of a cross-validation work on.
+
+    Attributes
+    ----------
+    inputs
+        All spots.
+    features, record
+        Their image features (n_spots, n_features), and what made those.
+    color, color_record
+        The same of colour statistics; `None` where no method looks at them.
+    """
+
+    inputs: Inputs
+    features: NDArray[np.float32]
+    record: Mapping[str, Any]
+    color: NDArray[np.float32] | None = None
+    color_record: Mapping[str, Any] | None = None
+
+    def features_of(self, job: Job) -> tuple[NDArray[np.float32], Mapping[str, Any]]:
+        """What the method of a fit looks at, and what made it."""
+        if job.uses_color and self.color is not None and self.color_record is not None:
+            return self.color, self.color_record
+        return self.features, self.record
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One fit.
+
+    Attributes
+    ----------
+    name, method
+        Row of the comparison, and the method in it.
+    recipe
+        How to fit.
+    uses_color
+        Whether it looks at colour statistics.
+    train_rows, test_rows
+        Spots to learn from and spots to predict.
+    donors
+        Donors that are held out.
+    """
+
+    name: str
+    method: str
+    recipe: Recipe
+    uses_color: bool
+    train_rows: NDArray[np.intp]
+    test_rows: NDArray[np.intp]
+    donors: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a fit leaves behind.
+
+    Attributes
+    ----------
+    genes, classes
+        What it modelled, in the order of the predictions.
+    expression, proba
+        Predictions of the held-out spots (n_test, n_genes) and (n_test, n_classes), or `None`.
+    """
+
+    genes: list[str]
+    classes: list[str]
+    expression: NDArray[np.float32] | None
+    proba: NDArray[np.float32] | None
+
+
+def fit_and_predict(job: Job, material: Material) -> Fitted:
+    """Fit on the training spots of a job and predict its test spots, on one thread."""
+    inputs, rows = material.inputs, job.test_rows
+    features, record = material.features_of(job)
+    # the last bits depend on the number of threads, and must not depend on the number of processes
+    with settings.override(progress=False), threadpool_limits(1), one_thread():
+        model = prepare(
+            inputs, features, job.train_rows, method=job.method, recipe=job.recipe, record=record
+        ).train()  # fmt: skip
+        prediction = model.predict(
+            features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows], depth=inputs.total[rows]
+        )
+    return Fitted(model.genes, model.classes, prediction.expression, prediction.proba)

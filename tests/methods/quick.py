@@ -20,6 +20,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "mlp": {"max_epochs": 3},
     "ridge": {},
     "knn": {},
+    "kernel": {},
     "color": {},
     "field": {},
     "mean": {},

@@ -7,8 +7,8 @@ from stcontrast.methods import METHODS, Stcontrast, get_method
 
 def test_methods_by_name():
     published = {"tpirbae", "mclstexp", "nh2st", "bleep"}
-    assert published | {"stcontrast", "ridge", "color", "mean", "depth", "knn", "mlp"} <= set(METHODS)
-    assert get_method("ridge", seed=3).hyper == {"penalty": 300.0, "seed": 3}
+    assert published | {"stcontrast", "ridge", "color", "mean", "depth", "knn", "kernel", "mlp"} <= set(METHODS)
+    assert get_method("ridge", seed=3).hyper == {"penalty": 300.0, "classifier": "logistic", "seed": 3}
     method = get_method("stcontrast", options={"max_epochs": 7, "loss": "similarity_target"})
     assert isinstance(method, Stcontrast)
     assert method.hyper["max_epochs"] == 7
@@ -33,6 +33,7 @@ def test_unknown_method_lists_those_there_are():
         ({"loss": "triplet"}, "Unknown loss 'triplet'. Valid options are 'info_nce'"),
         ({"max_epochs": 0}, "must be at least 1"),
         ({"temperature": 0.0}, "must be positive"),
+        ({"n_components": -1}, "`n_components` not negative"),
     ],
 )
 def test_options_are_checked_at_once(options, message):

@@ -32,6 +32,17 @@ def test_scales_are_those_of_the_spots_trained_on():
     np.testing.assert_allclose(network.scales["mean"], data.take(np.flatnonzero(data.donor != 2)).slide_means()[0])
 
 
+def test_genes_count_by_how_much_they_were_seen_to_vary():
+    data = training_data()
+    _, of_spot = data.slide_means()
+    quiet = np.float32([1, 0.01, 1, 1, 1]) * (data.target - of_spot) + of_spot
+    held_out = np.flatnonzero(data.donor == 2)
+    network = Network(max_epochs=1)
+    network.fit(replace(data, target=quiet), held_out=held_out)
+    expected = (data.observed - of_spot)[data.donor != 2].std(axis=0)
+    np.testing.assert_allclose(network.scales["deviation"], expected, rtol=1e-4)
+
+
 def test_units_of_expression_come_back(tmp_path):
     data = training_data(n_spots=60)
     network = Network(max_epochs=40)

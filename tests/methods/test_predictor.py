@@ -21,7 +21,7 @@ NAMES = np.array([f"spot{i}" for i in range(90)])
 
 @pytest.fixture(scope="module")
 def model() -> Predictor:
-    data = training_data(n_design=12)
+    data = training_data(n_design=24)
     return Predictor.fit(Ridge(), data, inner_folds(data), CARD, features=data.design[:, :6], names=NAMES)
 
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_read_says_why(model, tmp_path):
 
 
 def test_neighbours_by_name_and_donor(tmp_path):
-    data = training_data(n_design=12)
+    data = training_data(n_design=24)
     data = replace(data, measured=np.arange(90) % 5 > 0)
     model = Predictor.fit(Knn(), data, inner_folds(data), CARD, features=data.design[:, :6], names=NAMES)
     features, where = data.design[:, :6], {"slide": data.slide, "xy": data.xy}

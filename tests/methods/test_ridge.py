@@ -7,7 +7,7 @@ import pytest
 
 from stcontrast.methods import Color, Mean, Ridge
 from stcontrast.methods._folds import inner_folds
-from stcontrast.methods._linear import PENALTIES, RidgePath
+from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath
 from stcontrast.metrics import mean_slide_correlation
 from tests.methods.synthetic import training_data
 
@@ -73,3 +73,27 @@ def test_what_was_not_learnt_is_refused(kind, tmp_path):
     again = kind()
     again.load_parts(tmp_path)
     np.testing.assert_array_equal(again.predict_proba(data), without_counts.predict_proba(data))
+
+
+def test_the_classifier_is_the_one_asked_for(tmp_path):
+    data, new = training_data(n_classes=3), training_data(seed=1)
+    method = Ridge(classifier="discriminant")
+    held = method.fit(data, inner_folds(data))
+    expected = LinearClassifier("discriminant").fit(data.design, data).predict_proba(new.design)
+    np.testing.assert_array_equal(method.predict_proba(new), expected)
+    fold = inner_folds(data).folds[0]
+    part = LinearClassifier("discriminant").fit(data.design[fold.train], data.take(fold.train))
+    np.testing.assert_array_equal(held.proba[fold.held_out], part.predict_proba(data.design[fold.held_out]))
+    plain = Ridge()
+    plain.fit(data, inner_folds(data))
+    np.testing.assert_array_equal(method.predict_expression(new), plain.predict_expression(new))
+    assert not np.allclose(method.predict_proba(new), plain.predict_proba(new), atol=0.01)
+    method.save_parts(tmp_path)
+    again = Ridge(**method.hyper)
+    again.load_parts(tmp_path)
+    np.testing.assert_array_equal(again.predict_proba(new), method.predict_proba(new))
+
+
+def test_an_unknown_classifier_is_refused():
+    with pytest.raises(ValueError, match=r"Unknown classifier 'nonsense'\. Valid options are 'logistic' and"):
+        Ridge(classifier="nonsense")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast.nn._design import build_design, neighbor_means
+from stcontrast.nn._design import MAX_RANGED, build_design, neighbor_means, neighbor_ranges
 from tests.synthetic import hexagonal, square
 
 
@@ -75,6 +75,85 @@ def test_on_a_lattice_neither_order_nor_rotation_matters(lattice):
     np.testing.assert_allclose(neighbor_means(features, turned, n_neighbors=18), means, atol=1e-6)
 
 
+# --- extremes of the neighbours
+
+
+@given(n=st.integers(2, 40), k=st.integers(1, 20), seed=st.integers(0, 99))
+def test_neighbor_ranges_by_brute_force(n, k, seed):
+    features, xy = spots(n, seed)
+    expected = np.empty((n, 6), dtype=np.float32)
+    for i in range(n):
+        distance = np.hypot(*(xy - xy[i]).T)
+        distance[i] = np.inf
+        around = features[np.argsort(distance)[: min(k, n - 1)]]
+        expected[i] = [*(around.max(axis=0) - features[i]), *(features[i] - around.min(axis=0))]
+    found = neighbor_ranges(features, xy, n_neighbors=k)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_lone_spot_has_no_range():
+    features, xy = spots(1, 0)
+    np.testing.assert_array_equal(neighbor_ranges(features, xy, n_neighbors=6), np.zeros((1, 6)))
+
+
+@pytest.mark.parametrize(("lattice", "n_around"), [(hexagonal, 6), (square, 8)])
+def test_the_first_ring_of_a_lattice_is_whole(lattice, n_around):
+    xy = lattice(9, 9)
+    centre = np.argmin(np.hypot(*(xy - xy.mean(axis=0)).T))
+    distance = np.hypot(*(xy - xy[centre]).T)
+    around = np.flatnonzero((distance > 0) & (distance <= np.sort(distance)[6] + 1e-6))
+    assert len(around) == n_around
+    # each neighbour in turn is the one that stands out
+    for spot in around:
+        features = np.zeros((81, 1), dtype=np.float32)
+        features[spot] = 2
+        np.testing.assert_array_equal(neighbor_ranges(features, xy, n_neighbors=6)[centre], [2, 0])
+        np.testing.assert_array_equal(neighbor_ranges(-features, xy, n_neighbors=6)[centre], [0, 2])
+    features = np.ones((81, 1), dtype=np.float32)
+    features[[centre, *around]] = 0
+    np.testing.assert_array_equal(neighbor_ranges(features, xy, n_neighbors=6)[centre], [0, 0])
+
+
+@pytest.mark.parametrize("lattice", [hexagonal, square])
+@given(seed=st.integers(0, 99), scale=st.floats(0.01, 100), angle=st.floats(0, 6.28))
+def test_ranges_know_neither_order_nor_orientation_nor_unit(lattice, seed, scale, angle):
+    xy = lattice(6, 7, 100.0)
+    features, _ = spots(len(xy), seed)
+    ranges = neighbor_ranges(features, xy, n_neighbors=6)
+    order = np.random.default_rng(seed).permutation(len(xy))
+    np.testing.assert_array_equal(neighbor_ranges(features[order], xy[order], n_neighbors=6), ranges[order])
+    c, s = np.cos(angle), np.sin(angle)
+    turned = scale * xy @ np.array([[c, -s], [s, c]])
+    np.testing.assert_array_equal(neighbor_ranges(features, turned, n_neighbors=6), ranges)
+
+
+# --- the design
+
+
+@pytest.mark.parametrize(
+    ("width", "n_neighbors", "times"),
+    [(3, 0, 1), (3, 1, 4), (3, 18, 4), (MAX_RANGED, 18, 4), (MAX_RANGED + 1, 18, 2), (MAX_RANGED + 1, 0, 1)],
+)
+def test_extremes_are_left_out_where_features_are_many(width, n_neighbors, times):
+    features, xy = spots(9, 0, width)
+    design = build_design(features, np.zeros(9, dtype=np.int64), xy, n_neighbors=n_neighbors)
+    assert design.shape == (9, times * width)
+    assert np.isfinite(design).all()
+
+
+@pytest.mark.parametrize(("n_neighbors", "ring"), [(2, 2), (6, 6), (18, 6)])
+def test_the_parts_of_the_design(n_neighbors, ring):
+    features, slide, xy = slides(0)
+    design = build_design(features, slide, xy, n_neighbors=n_neighbors, standardize="none")
+    for code in range(3):
+        here, at = features[slide == code], xy[slide == code]
+        parts = [
+            here, neighbor_means(here, at, n_neighbors=n_neighbors), neighbor_ranges(here, at, n_neighbors=ring),
+        ]  # fmt: skip
+        np.testing.assert_array_equal(design[slide == code], np.concatenate(parts, axis=1))
+
+
 @given(
     seed=st.integers(0, 99), scale=st.floats(0.01, 100), angle=st.floats(0, 6.28), shift=st.floats(-1e4, 1e4),
     standardize=st.sampled_from(["slide", "none"]),
@@ -119,7 +198,7 @@ def test_standardised_columns():
     features, slide, xy = slides(0)
     design = build_design(features, slide, xy)
     assert design.dtype == np.float32
-    assert design.shape == (63, 6)
+    assert design.shape == (63, 12)
     for code in range(3):
         np.testing.assert_allclose(design[slide == code].mean(axis=0), 0, atol=1e-5)
         np.testing.assert_allclose(design[slide == code].std(axis=0), 1, atol=1e-5)
@@ -136,7 +215,7 @@ def test_a_constant_feature_becomes_zero(value):
     features, slide, xy = slides(0)
     features[slide == 0, 1] = value
     design = build_design(features, slide, xy)
-    np.testing.assert_array_equal(design[slide == 0][:, [1, 4]], 0.0)
+    np.testing.assert_array_equal(design[slide == 0][:, [1, 4, 7, 10]], 0.0)
     assert np.isfinite(design).all()
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import stcontrast as stc
-from stcontrast.pp import ColorEncoder, Encoder, TimmEncoder
+from stcontrast.pp import ColorEncoder, Encoder, TextureEncoder, TimmEncoder
 from stcontrast.pp._encoders import CallableEncoder, encoder_from_spec, resolve_encoder
 from tests.data import require
 
@@ -214,6 +214,8 @@ def test_a_function_must_return_a_row_a_crop(shape: tuple[int, ...]) -> None:
 def test_arguments_are_resolved() -> None:
     assert resolve_encoder("color") == ColorEncoder(64)
     assert resolve_encoder("color", size_px=40) == ColorEncoder(40)
+    assert resolve_encoder("texture") == TextureEncoder(64)
+    assert resolve_encoder("texture", size_px=40) == TextureEncoder(40)
     timm = resolve_encoder("test_resnet", pretrained=False, size_px=48)
     assert isinstance(timm, TimmEncoder)
     assert timm.size_px == 48
@@ -223,23 +225,24 @@ def test_arguments_are_resolved() -> None:
     assert isinstance(function, CallableEncoder)
     assert function.size_px == 224
     assert resolve_encoder(np.mean, size_px=10).size_px == 10
-    assert all(isinstance(encoder, Encoder) for encoder in (ColorEncoder(), timm, function))
+    assert all(isinstance(encoder, Encoder) for encoder in (ColorEncoder(), TextureEncoder(), timm, function))
 
 
 def test_arguments_that_contradict_are_refused(saved: Path) -> None:
     with pytest.raises(ValueError, match="`size_px` is 32, but the encoder takes 64"):
         resolve_encoder(ColorEncoder(), size_px=32)
-    for encoder in (ColorEncoder(), np.mean):
+    for encoder in (ColorEncoder(), TextureEncoder(), np.mean):
         with pytest.raises(ValueError, match="`weights` goes with the name of a timm model"):
             resolve_encoder(encoder, weights=saved)
-    with pytest.raises(ValueError, match="'color' has no weights"):
-        resolve_encoder("color", weights=saved)
-    with pytest.raises(TypeError, match="must be 'color', the name of a timm model or a callable, found int"):
+    for name in ("color", "texture"):
+        with pytest.raises(ValueError, match=f"'{name}' has no weights"):
+            resolve_encoder(name, weights=saved)
+    with pytest.raises(TypeError, match=r"must be 'texture', 'color', the name of a timm model or .*, found int"):
         resolve_encoder(3)  # type: ignore[arg-type]
 
 
 def test_the_record_brings_the_encoder_back(saved: Path) -> None:
-    for encoder in (ColorEncoder(32), small(seed=3), small(weights=saved, mean=(0, 0, 0))):
+    for encoder in (ColorEncoder(32), TextureEncoder(32), small(seed=3), small(weights=saved, mean=(0, 0, 0))):
         again = encoder_from_spec(encoder.spec)
         assert again.spec == encoder.spec
         np.testing.assert_allclose(again(CROPS), encoder(CROPS), atol=1e-5)
@@ -260,4 +263,5 @@ def test_what_cannot_be_brought_back_says_so(saved: Path, tmp_path: Path) -> Non
 
 
 def test_public_names() -> None:
-    assert {"ColorEncoder", "TimmEncoder", "Encoder", "crops", "image_features"} <= set(stc.pp.__all__)
+    encoders = {"ColorEncoder", "TextureEncoder", "TimmEncoder", "Encoder"}
+    assert encoders | {"crops", "image_features"} <= set(stc.pp.__all__)

@@ -13,7 +13,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Identity, get_transformation
 
 import stcontrast as stc
-from stcontrast.pp import ColorEncoder, TimmEncoder, _image_features
+from stcontrast.pp import TextureEncoder, TimmEncoder, _image_features
 from stcontrast.pp._image_features import parse_fields
 from tests.data import require
 from tests.slides import olfactory_bulb
@@ -48,7 +48,7 @@ def test_features_are_the_encoder_on_the_crops_of_each_field() -> None:
     stc.pp.image_features(sdata, field_um=(20, 40.5), size_px=16)
     found = sdata["table"].obsm["X_image"]
     assert found.dtype == np.float32
-    expected = [ColorEncoder()(stc.pp.crops(sdata, field_um=um, size_px=16)) for um in (20, 40.5)]
+    expected = [TextureEncoder(16)(stc.pp.crops(sdata, field_um=um, size_px=16)) for um in (20, 40.5)]
     np.testing.assert_allclose(found, np.concatenate(expected, axis=1), atol=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_the_record_says_how_they_were_made_and_survives_a_store(tmp_path: Path)
     stc.pp.image_features(sdata, field_um=(20, 40), um_per_px={"s1": 0.5})
     record = sdata["table"].uns["stcontrast"]["image_features"]
     assert record == {
-        "encoder": {"kind": "color", "name": "color", "size_px": 64},
+        "encoder": {"kind": "texture", "name": "texture", "size_px": 64},
         "field_um": [20.0, 40.0],
         "um_per_px": {"s1": 0.5},
         "version": stc.__version__,
@@ -155,7 +155,7 @@ def test_nothing_else_of_the_users_changes() -> None:
 def test_scanpy_visium_gets_features_too() -> None:
     adata = visium_adata(picture(), 4 * points(9))
     stc.pp.image_features(adata, field_um=20, um_per_px=1.0)
-    expected = ColorEncoder()(stc.pp.crops(adata, field_um=20, size_px=64, um_per_px=1.0))
+    expected = TextureEncoder()(stc.pp.crops(adata, field_um=20, size_px=64, um_per_px=1.0))
     np.testing.assert_allclose(adata.obsm["X_image"], expected, atol=1e-6)
 
 
@@ -228,7 +228,7 @@ def test_fields_must_be_positive(given: Any) -> None:
 
 def test_real_slides_layers_differ_in_color() -> None:
     sdata = olfactory_bulb(require("olfactory_bulb"), 1)
-    stc.pp.image_features(sdata, field_um=100)
+    stc.pp.image_features(sdata, encoder="color", field_um=100)
     adata = sdata["table"]
     features = adata.obsm["X_image"]
     assert features.shape == (267, 35)

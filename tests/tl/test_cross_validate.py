@@ -288,6 +288,34 @@ def test_metrics_are_those_of_stc_metrics(cv, toy):
     assert ceiling.dropna().between(0, 1).all()
 
 
+def test_intervals_are_scored_as_they_are_predicted(cv, toy):
+    """Coverage and width, from the interval that the model writes."""
+    train, test = parts_of(copied(toy), "donor1", "donor2"), parts_of(copied(toy), "donor3")
+    stc.tl.predict_expression(test, stc.tl.fit(train, batch_key="donor", label_key=LABELS, method="ridge"))
+    predicted = test["stc_pred"]
+    counts = test["table"].to_df()
+    observed = np.log1p(1e4 * counts.div(counts.sum(axis=1), axis=0))
+    scores = cv.scores.query("method == 'ridge' and donor == 'donor3'")
+    of_gene = scores.pivot_table(index="gene", columns="metric", values="value")
+    for gene, row in of_gene.loc[of_gene.index.isin(predicted.var_names)].iterrows():
+        lower, upper = (predicted[:, gene].layers[name].ravel() for name in ("lower", "upper"))
+        truth = observed[gene].to_numpy()
+        assert row["coverage"] == pytest.approx(((lower <= truth) & (truth <= upper)).mean(), abs=0.04)
+        assert row["interval_width"] == pytest.approx((upper - lower).mean(), abs=1e-4)
+
+
+def test_recall_is_that_of_the_embeddings_of_the_held_out_donor(cv):
+    """Methods with a joint space alone; within the slide, beside chance."""
+    recall = cv.scores.query("metric == 'recall_at_10'")
+    assert set(recall["method"]) == {"stcontrast"}
+    assert len(recall) == 3
+    assert recall["value"].between(0, 1).all()
+    n_spots = cv.predictions.obs["slide"].value_counts()
+    for row in cv.scores.query("metric == 'recall_chance'").itertuples():
+        assert row.value == pytest.approx(10 / n_spots[row.slide])
+    assert {"recall_at_10", "recall_chance", "coverage", "interval_width"} <= set(cv.summary().columns)
+
+
 def test_a_fit_that_fails_is_noted_and_the_rest_kept(toy, monkeypatch, caplog):
     from stcontrast.methods import Ridge
 

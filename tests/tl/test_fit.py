@@ -26,8 +26,8 @@ def test_slots_of_the_training_table(fitted, toy):
         np.testing.assert_allclose(np.linalg.norm(table.obsm[key], axis=1), 1, atol=1e-5)
     assert table.uns["stcontrast"]["model_id"] == model.model_id
     record = table.uns["stcontrast"]["image_features"]
-    assert record["encoder"]["name"] == "color"
-    assert record["field_um"] == [100, 200, 400]
+    assert record["encoder"]["name"] == "texture"
+    assert record["field_um"] == [100, 200, 400, 800]
     assert list(table.obs.columns) == list(toy["table"].obs.columns)
 
 
@@ -68,7 +68,7 @@ def test_card(model):
 def test_features_are_made_where_they_are_absent(raw, toy):
     stc.tl.fit(raw, batch_key="donor", method="mean")
     np.testing.assert_array_equal(raw["table"].obsm["X_image"], toy["table"].obsm["X_image"])
-    assert raw["table"].uns["stcontrast"]["image_features"]["field_um"] == [100, 200, 400]
+    assert raw["table"].uns["stcontrast"]["image_features"]["field_um"] == [100, 200, 400, 800]
 
 
 def test_the_user_s_elements_are_unchanged(sdata):
@@ -318,9 +318,8 @@ def test_genes_that_are_not_shared_are_refused(toy):
 def test_features_made_in_different_ways_are_refused(toy):
     one, two = (parts_of(copied(toy), f"donor{i}") for i in (1, 2))
     stc.pp.image_features(two, field_um=80)
-    with pytest.raises(
-        ValueError, match=r"in different ways: \[\"color at \['100', '200', '400'\] µm\", \"color at \['80'\]"
-    ):
+    made = r"\"texture at \['100', '200', '400', '800'\] µm\", \"texture at \['80'\]"
+    with pytest.raises(ValueError, match=rf"in different ways: \[{made}"):
         stc.tl.fit([one, two], batch_key="donor", method="mean")
     del one["table"].obsm["X_image"]
     with pytest.raises(ValueError, match="would be made, in different ways"):

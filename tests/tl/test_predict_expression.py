@@ -40,7 +40,7 @@ def test_h_and_e_alone_is_enough(predicted, model):
         "region": ["donor3_a"], "region_key": "region", "instance_key": "spot_id",
     }  # fmt: skip
     assert table.obsm["X_image"].dtype == np.float32
-    assert table.uns["stcontrast"]["image_features"]["encoder"]["name"] == "color"
+    assert table.uns["stcontrast"]["image_features"]["encoder"]["name"] == "texture"
 
 
 def test_counts_are_not_looked_at(predicted, model, sdata):

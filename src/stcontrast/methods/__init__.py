@@ -7,6 +7,7 @@ from stcontrast.methods._color import Color
 from stcontrast.methods._contrastive import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods._depth import Depth
 from stcontrast.methods._field import Field
+from stcontrast.methods._kernel import Kernel
 from stcontrast.methods._knn import Knn
 from stcontrast.methods._mclstexp import Mclstexp
 from stcontrast.methods._mean import Mean
@@ -27,6 +28,7 @@ __all__ = [
     "ContrastiveOptions",
     "Depth",
     "Field",
+    "Kernel",
     "Knn",
     "Mclstexp",
     "Mean",

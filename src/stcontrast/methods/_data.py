@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils.extmath import randomized_svd
 
 if TYPE_CHECKING:
     from typing import Self
@@ -77,6 +78,8 @@ class TrainingData(View):
         Number of classes.
     complete
         Whether `target` is to be completed: zeros filled by a model of the other genes and spots.
+    n_components
+        Principal components that `target` is to be made of, to take the counting noise out of it; 0 leaves it alone.
     """
 
     donor: NDArray[np.int64]
@@ -88,6 +91,7 @@ class TrainingData(View):
     label: NDArray[np.int64]
     n_classes: int
     complete: bool = False
+    n_components: int = 0
 
     def view(self, rows: NDArray[np.intp], *, oracle: bool = False) -> View:
         """What a method may see of some of the spots when it predicts them."""
@@ -114,7 +118,7 @@ class TrainingData(View):
         with_held_out
             Whether its held-out spots are there too, in their place, with the target as it was measured.
         """
-        train = self.take(fold.train).completed()
+        train = self.take(fold.train).completed().denoised()
         if not with_held_out:
             return train
         rows = np.union1d(fold.train, fold.held_out)
@@ -133,6 +137,25 @@ class TrainingData(View):
         spots = (self.observed[rows], self.slide[rows], self.xy[rows])
         target = self.observed.copy()
         target[rows] = Completer().fit(*spots).complete(*spots)
+        return replace(self, target=target)
+
+    def denoised(self) -> Self:
+        """With the target made of its first principal components, if it is to be, those of these spots alone.
+
+        Expression is centred within the slide and every gene scaled to unit deviation. What the genes have in common is
+        what an image can tell; the rest is mostly counting noise.
+        """
+        if not (self.n_components and self.measured.any()):
+            return self
+        rows = np.flatnonzero(self.measured)
+        _, of_slide = self.slide_means()
+        centered = (self.target - of_slide)[rows].astype(np.float64)
+        scale = centered.std(axis=0)
+        scaled = centered / np.where(scale > 0, scale, 1.0)
+        left, values, right = randomized_svd(scaled, min(self.n_components, *scaled.shape), random_state=0)
+        low_rank = (left * values) @ right
+        target = self.target.copy()
+        target[rows] = (low_rank * scale + of_slide[rows]).astype(np.float32)
         return replace(self, target=target)
 
     def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,11 +1,13 @@
-"""Ridge regression over a grid of penalties, and a penalised logistic regression: the linear baselines' maths."""
+"""Ridge regression over a grid of penalties, and linear classifiers: the linear baselines' maths."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import warnings
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
 from stcontrast.methods._arrays import load_arrays, save_arrays
@@ -17,10 +19,16 @@ if TYPE_CHECKING:
 
     from stcontrast.methods._data import TrainingData
 
-__all__ = ["PENALTIES", "LinearClassifier", "RidgePath"]
+__all__ = ["PENALTIES", "Classifier", "LinearClassifier", "RidgePath"]
 
 PENALTIES: Final = tuple(float(value) for value in np.logspace(0, 5, 11))
 MAX_COMPONENTS: Final = 256
+N_DISCRIMINANT: Final = 150
+SHRINKAGE: Final = 0.3
+
+
+def _solver(values: NDArray[np.float64]) -> str:
+    return "covariance_eigh" if values.shape[1] <= 1024 else "randomized"
 
 
 class RidgePath:
@@ -42,9 +50,7 @@ class RidgePath:
         scale[scale < 1e-8] = 1.0
         scaled = (x - center) / scale
         n_components = min(MAX_COMPONENTS, *scaled.shape)
-        pca = PCA(
-            n_components, svd_solver="covariance_eigh" if scaled.shape[1] <= 1024 else "randomized", random_state=0
-        )
+        pca = PCA(n_components, svd_solver=_solver(scaled), random_state=0)
         scores = pca.fit_transform(scaled)
         self.arrays = {
             "center": center, "scale": scale, "pca_center": pca.mean_, "rotation": pca.components_.T,
@@ -71,11 +77,27 @@ class RidgePath:
         return path_fit
 
 
-class LinearClassifier:
-    """Multinomial logistic regression on standardised features, kept as arrays."""
+type Classifier = Literal["logistic", "discriminant"]
 
-    def __init__(self, *, strength: float = 0.03) -> None:
+
+class LinearClassifier:
+    """A linear classifier on standardised features, kept as arrays.
+
+    Parameters
+    ----------
+    kind
+        ``"logistic"``: multinomial logistic regression. ``"discriminant"``: linear discriminant analysis of the first
+        principal components, its covariance shrunk to their mean variance: surer where spots are few and features many.
+    strength
+        Inverse of the logistic regression's penalty.
+    shrinkage
+        Share of the mean variance in the discriminant's covariance.
+    """
+
+    def __init__(self, kind: Classifier = "logistic", *, strength: float = 0.03, shrinkage: float = SHRINKAGE) -> None:
+        self.kind = kind
         self.strength = strength
+        self.shrinkage = shrinkage
         self.arrays: dict[str, NDArray[np.float64]] = {}
 
     def fit(self, image: NDArray[np.float32], data: TrainingData) -> LinearClassifier:
@@ -89,14 +111,30 @@ class LinearClassifier:
         if len(present) == 1:
             offsets[present] = 0.0
         else:
-            fitted = LogisticRegression(C=self.strength, max_iter=1000).fit((x - center) / scale, y)
+            coefficients, intercepts = self._coefficients((x - center) / scale, y)
             # two classes come back as one row of coefficients, for the second
             both = len(present) == 2
-            weights[:, present] = np.vstack([-fitted.coef_ / 2, fitted.coef_ / 2]).T if both else fitted.coef_.T
-            halves = np.concatenate([-fitted.intercept_ / 2, fitted.intercept_ / 2]) if both else fitted.intercept_
-            offsets[present] = halves
+            weights[:, present] = np.hstack([-coefficients / 2, coefficients / 2]) if both else coefficients
+            offsets[present] = np.concatenate([-intercepts / 2, intercepts / 2]) if both else intercepts
         self.arrays = {"center": center, "scale": scale, "weights": weights, "offsets": offsets}
         return self
+
+    def _coefficients(
+        self, scaled: NDArray[np.float64], y: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of every class that is there (n_image, n_present), (n_present,); of two classes the second alone."""
+        # a discriminant needs a class of two spots at least to know of any spread
+        if self.kind == "logistic" or len(y) == len(np.unique(y)):
+            logistic = LogisticRegression(C=self.strength, max_iter=1000).fit(scaled, y)
+            return logistic.coef_.T, logistic.intercept_
+        pca = PCA(min(N_DISCRIMINANT, *scaled.shape), svd_solver=_solver(scaled), random_state=0)
+        scores = pca.fit_transform(scaled)
+        with warnings.catch_warnings():
+            # a class of one spot adds nothing to the covariance, and should not
+            warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
+            discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=self.shrinkage).fit(scores, y)
+        coefficients = pca.components_.T @ discriminant.coef_.T
+        return coefficients, discriminant.intercept_ - pca.mean_ @ coefficients
 
     def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""

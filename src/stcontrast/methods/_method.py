@@ -39,7 +39,7 @@ class Method(ABC):
     name: ClassVar[str] = ""
     reference: ClassVar[str] = ""
     n_neighbors: ClassVar[int] = 18
-    """Neighbours whose mean image features it is shown beside a spot's own, unless the user says otherwise."""
+    """Neighbours whose image features (their mean and extremes) it is shown beside a spot's own, unless the user says otherwise."""
     uses_color: ClassVar[bool] = False
     """Whether it looks at plain colour statistics instead of the image features."""
     slow: ClassVar[bool] = False
@@ -80,7 +80,7 @@ class Method(ABC):
         Predictions of every spot while its group was held out.
         """
         held = self.hold_out(data, folds)
-        self.fit_parts(data)
+        self.fit_parts(data.denoised())
         return held
 
     def hold_out(self, data: TrainingData, folds: Folds) -> Held:

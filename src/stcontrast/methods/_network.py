@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +77,9 @@ class Network:
             mean, _ = train.slide_means()
             _, of_spot = data.slide_means()
             centered = np.where(measured[:, None], data.target - of_spot, 0.0).astype(np.float32)
-            self.scales |= {"mean": mean, "deviation": centered[~held & measured].std(axis=0) + np.float32(1e-6)}
+            # by what was measured: a denoised gene that hardly varies is not blown up to count like the others
+            spread = (train.observed - replace(train, target=train.observed).slide_means()[1])[train.measured]
+            self.scales |= {"mean": mean, "deviation": spread.std(axis=0) + np.float32(1e-6)}
             target = centered / self.scales["deviation"]
         else:
             measured, gene = np.zeros_like(measured), None

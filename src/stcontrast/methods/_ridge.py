@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stcontrast.methods._data import Held
-from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath
+from stcontrast.methods._linear import PENALTIES, Classifier, LinearClassifier, RidgePath
 from stcontrast.methods._method import Method
 from stcontrast.metrics import mean_slide_correlation
 
@@ -24,21 +24,40 @@ __all__ = ["Ridge"]
 
 
 class Ridge(Method):
-    """Scale, principal components, ridge: one penalty for all genes, chosen on inner folds of donors."""
+    """Scale, principal components, ridge: one penalty for all genes, chosen on inner folds of donors.
+
+    Parameters
+    ----------
+    penalty
+        Penalty where none is chosen on folds.
+    classifier
+        For subtypes ``"logistic"`` regression or linear ``"discriminant"`` analysis with shrinkage.
+    seed
+        Not used: nothing is random.
+
+    Raises
+    ------
+    ValueError
+        If there is no such classifier.
+    """
 
     name: ClassVar[str] = "ridge"
     reference: ClassVar[str] = "Jaume et al. 2024 (HEST-Bench), with the penalty chosen on inner donors"
 
-    def __init__(self, *, penalty: float = 300.0, seed: int = 0) -> None:
+    def __init__(self, *, penalty: float = 300.0, classifier: Classifier = "logistic", seed: int = 0) -> None:
         super().__init__(seed=seed)
+        if classifier not in ("logistic", "discriminant"):
+            msg = f"Unknown classifier {classifier!r}. Valid options are 'logistic' and 'discriminant'."
+            raise ValueError(msg)
         self.penalty = penalty
+        self.kind = classifier
         self.path: RidgePath | None = None
         self.classifier: LinearClassifier | None = None
 
     @property
     def hyper(self) -> dict[str, Any]:
         """Arguments that make the same method again."""
-        return {"penalty": self.penalty, "seed": self.seed}
+        return {"penalty": self.penalty, "classifier": self.kind, "seed": self.seed}
 
     def seen(self, view: View) -> NDArray[np.float32]:
         """What the regressions look at (n_spots, n_inputs)."""
@@ -54,7 +73,7 @@ class Ridge(Method):
             if train.measured.any():
                 paths[i] = RidgePath().fit(image[fold.train], train)
             if train.has_labels:
-                classifier = LinearClassifier().fit(image[fold.train], train)
+                classifier = LinearClassifier(self.kind).fit(image[fold.train], train)
                 held.proba[fold.held_out] = classifier.predict_proba(image[fold.held_out])
         best = -np.inf
         for penalty in PENALTIES if paths else ():
@@ -65,14 +84,14 @@ class Ridge(Method):
             score = mean_slide_correlation(expression, data.observed, data.slide)
             if score > best:
                 best, self.penalty, held.expression = score, penalty, expression
-        self.fit_parts(data)
+        self.fit_parts(data.denoised())
         return held
 
     def fit_parts(self, data: TrainingData) -> None:
         """Fit both regressions on these spots."""
         image = self.seen(data)
         self.path = RidgePath().fit(image, data) if data.measured.any() else None
-        self.classifier = LinearClassifier().fit(image, data) if data.has_labels else None
+        self.classifier = LinearClassifier(self.kind).fit(image, data) if data.has_labels else None
 
     def predict_expression(self, view: View) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""

@@ -30,13 +30,13 @@ __all__ = ["encode_spots", "feature_record", "image_features", "parse_fields"]
 logger = logging.getLogger(__name__)
 
 BATCH = 64
-DEFAULT_FIELDS_UM = (100.0, 200.0, 400.0)
+DEFAULT_FIELDS_UM = (100.0, 200.0, 400.0, 800.0)
 
 
 def image_features(  # noqa: PLR0913
     data: SpatialData | AnnData,
     *,
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] = "color",
+    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] = "texture",
     field_um: float | Sequence[float] = DEFAULT_FIELDS_UM,
     weights: str | Path | None = None,
     pretrained: bool = True,
@@ -58,8 +58,8 @@ def image_features(  # noqa: PLR0913
     data
         SpatialData whose table annotates the spots; or AnnData with scanpy's images in ``uns["spatial"]``.
     encoder
-        ``"color"`` (colour and stain statistics, no weights, the default), the name of a timm model, an
-        :class:`Encoder` such as :class:`TimmEncoder`, or any callable from uint8 crops (n, size_px, size_px, 3) to
+        ``"texture"`` (statistics of colour, stain and texture, no weights, the default), ``"color"`` (without those of
+        texture), the name of a timm model, an :class:`Encoder` such as :class:`TimmEncoder`, or any callable from uint8 crops (n, size_px, size_px, 3) to
         features (n, n_features).
     field_um
         Side of the crops in µm: one or several fields of view.
@@ -101,7 +101,7 @@ def image_features(  # noqa: PLR0913
     >>> sdata = stc.datasets.toy(n_donors=1, n_spots=30)
     >>> stc.pp.image_features(sdata, field_um=(100, 200))
     >>> sdata["table"].obsm["X_image"].shape
-    (30, 70)
+    (30, 126)
     """
     fields = parse_fields(field_um)
     spots = resolve_slides(

@@ -191,7 +191,9 @@ def cross_validate(  # noqa: PLR0913
         for name, found in [(jobs[k].name, fitted[k]) for k in here if k in fitted]:
             if found.expression is not None:
                 result.keep(name, found.genes, test_rows, found.expression)
-                held_out.score_expression(result, name, found.genes, found.expression)
+                held_out.score_expression(result, name, found.genes, found.expression, half_width=found.half_width)
+            if found.image is not None and found.gene is not None:
+                held_out.score_embedding(result, name, found.image, found.gene)
             if found.proba is not None:
                 held_out.score_classes(result, name, found.classes, found.proba)
     return result

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
+from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
 from stcontrast._settings import settings
 from stcontrast.nn._threads import one_thread
-from stcontrast.tl._training import prepare
+from stcontrast.tl._training import held_out_data, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,12 +88,19 @@ class Fitted:
         What it modelled, in the order of the predictions.
     expression, proba
         Predictions of the held-out spots (n_test, n_genes) and (n_test, n_classes), or `None`.
+    half_width
+        Half the width of every gene's interval (n_genes,), or `None`.
+    image, gene
+        Embeddings of the held-out spots (n_test, k) in a space that both share, or `None`.
     """
 
     genes: list[str]
     classes: list[str]
     expression: NDArray[np.float32] | None
     proba: NDArray[np.float32] | None
+    half_width: NDArray[np.float32] | None = None
+    image: NDArray[np.float32] | None = None
+    gene: NDArray[np.float32] | None = None
 
 
 def fit_and_predict(job: Job, material: Material) -> Fitted:
@@ -107,4 +115,11 @@ def fit_and_predict(job: Job, material: Material) -> Fitted:
         prediction = model.predict(
             features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows], depth=inputs.total[rows]
         )
-    return Fitted(model.genes, model.classes, prediction.expression, prediction.proba)
+        embedded = {}
+        if model.has_expression and inputs.measured[rows].any():
+            embedded = model.method.embed(held_out_data(inputs, features, rows, model.card))
+    image, gene = embedded.get(IMAGE_EMBEDDING), embedded.get(GENE_EMBEDDING)
+    if image is None or gene is None:
+        image = gene = None
+    half_width = model.calibration.half_width if model.has_expression else None
+    return Fitted(model.genes, model.classes, prediction.expression, prediction.proba, half_width, image, gene)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import pickle
 import sys
+import threading
+import time
 import traceback
 from concurrent.futures import BrokenExecutor
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +39,7 @@ LIBRARY_BYTES: Final = 3 * 2**29
 COPIES: Final = 6
 GPU_BYTES: Final = 2**31
 IDLE_SECONDS: Final = 60
+WATCHED_EVERY_S: Final = 5
 CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -137,7 +142,7 @@ def _pool(n_processes: int) -> Parallel:
 def _tasks(jobs: Mapping[int, Job], material: Material, started: list[int]) -> Iterator[Any]:
     for number, job in list(jobs.items()):
         started.append(number)
-        yield delayed(_in_worker)(number, job, material, dict(METHODS))
+        yield delayed(_in_worker)(number, job, material, dict(METHODS), os.getpid())
 
 
 def _alone(job: Job, material: Material) -> Fitted | Exception:
@@ -168,8 +173,9 @@ def _attempt(job: Job, material: Material) -> Fitted | Exception:
 
 
 def _in_worker(
-    number: int, job: Job, material: Material, registered: dict[str, type[Method]]
+    number: int, job: Job, material: Material, registered: dict[str, type[Method]], parent: int
 ) -> tuple[int, Fitted | Exception]:
+    _end_with(parent)
     # what the first network imports would be taken for a leak, and the process be ended and started anew
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
     # a class of the user's own is known here only once it has come, and perhaps has taken another's name on its way
@@ -177,6 +183,18 @@ def _in_worker(
     METHODS.update(registered)
     outcome = _attempt(job, material)
     return number, _sendable(outcome) if isinstance(outcome, Exception) else outcome
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a parent that is killed cannot end its workers."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCHED_EVERY_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _sendable(error: Exception) -> Exception:

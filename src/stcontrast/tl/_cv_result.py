@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 REFERENCE: Final = "ridge"
 METRICS: Final = (
-    "pearson", "spearman", "rmse", "variance_ratio", "moran_difference", "macro_f1", "balanced_accuracy",
-    "calibration_error",
+    "pearson", "spearman", "rmse", "variance_ratio", "moran_difference", "coverage", "interval_width", "recall_at_10",
+    "recall_chance", "macro_f1", "balanced_accuracy", "calibration_error",
 )  # fmt: skip
 N_BOOTSTRAP: Final = 2000
 
@@ -98,7 +98,9 @@ class CrossValidation:
         """Every score in a tidy table with the columns method, donor, slide, gene, metric, value.
 
         Per gene within a slide: ``pearson``, ``spearman``, ``rmse``, ``variance_ratio`` (predicted over measured) and
-        ``moran_difference`` (Moran's I of the prediction less that of the measurement). Per donor: ``macro_f1``,
+        ``moran_difference`` (Moran's I of the prediction less that of the measurement), ``coverage`` (share of spots
+        whose measurement lies in its 90 % interval) and ``interval_width``. Per slide, of methods that embed image and
+        genes in one space: ``recall_at_10`` (:func:`stcontrast.metrics.retrieval_recall`) and ``recall_chance``. Per donor: ``macro_f1``,
         ``balanced_accuracy`` and ``calibration_error``. A constant prediction correlates 0; a gene that is constant on
         the slide is NaN. The method ``"ceiling"`` is the best ``pearson`` that counting noise allows
         (:func:`stcontrast.metrics.correlation_ceiling`). Genes are those of all gene sets; a gene of several has one

@@ -32,7 +32,8 @@ __all__ = ["Store", "check_directory"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = 1
+ARRAYS: Final = ("expression", "proba", "half_width", "image", "gene")
+FORMAT: Final = 2
 
 
 def check_directory(directory: str | Path) -> Path:
@@ -95,9 +96,8 @@ class Store:
             # (given a path, NumPy leaves a broken file open)
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)
-            found = Fitted(
-                arrays["genes"].tolist(), arrays["classes"].tolist(), arrays.get("expression"), arrays.get("proba")
-            )
+            given = {name: arrays.get(name) for name in ARRAYS}
+            found = Fitted(arrays["genes"].tolist(), arrays["classes"].tolist(), **given)
             shapes = {
                 "expression": (found.expression, (len(job.test_rows), len(found.genes))),
                 "proba": (found.proba, (len(job.test_rows), len(found.classes))),
@@ -123,8 +123,7 @@ class Store:
                 {
                     "genes": np.array(fitted.genes, dtype=np.str_),
                     "classes": np.array(fitted.classes, dtype=np.str_),
-                    "expression": fitted.expression,
-                    "proba": fitted.proba,
+                    **{name: getattr(fitted, name) for name in ARRAYS},
                     "about": np.array(json.dumps({**about, "version": version("stcontrast")})),
                 },
             )

@@ -10,8 +10,9 @@ import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES, UNS
 from stcontrast._spots import require_images
-from stcontrast.pp._encoders import ColorEncoder, encoder_from_spec
+from stcontrast.pp._encoders import ColorEncoder, TextureEncoder, encoder_from_spec
 from stcontrast.pp._image_features import DEFAULT_FIELDS_UM, encode_spots, feature_record
+from stcontrast.pp._texture import N_COLOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def features_to_fit(
     sources
         The user's objects.
     encoder, fields
-        What the features have to be; `None`: what is there, else colour statistics at the default fields.
+        What the features have to be; `None`: what is there, else colour and texture at the default fields.
     obsm_key
         Slot of `obsm`.
 
@@ -65,7 +66,7 @@ def features_to_fit(
                 "`stc.pp.image_features` to replace them, or leave out `encoder` and `field_um` to use them."
             )
             raise ValueError(msg)
-    chosen: Encoder = encoder or ColorEncoder()
+    chosen: Encoder = encoder or TextureEncoder()
     fields = fields or DEFAULT_FIELDS_UM
     to_make = {"encoder": chosen.spec, "field_um": list(fields)}
     records = [describe(source, obsm_key) if obsm_key in source.table.obsm else to_make for source in sources]
@@ -138,8 +139,13 @@ def color_features(
     -------
     Colour statistics (n_spots, n_color), and what made them.
     """
-    if record["encoder"]["kind"] == "color":
+    kind, n_fields = record["encoder"]["kind"], len(record["field_um"])
+    if kind == "color":
         return features, record
+    if kind == "texture":
+        # statistics of colour are the first of each field
+        of_color = features.reshape(len(features), n_fields, -1)[..., :N_COLOR].reshape(len(features), -1)
+        return of_color, {**record, "encoder": ColorEncoder(record["encoder"]["size_px"]).spec}
     encoder: Encoder = ColorEncoder()
     fields = tuple(record["field_um"]) or DEFAULT_FIELDS_UM
     for source in sources:

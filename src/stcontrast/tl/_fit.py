@@ -80,15 +80,15 @@ def fit(  # noqa: PLR0913
         baseline: ``"ridge"``, ``"knn"``, ``"mlp"``, ``"color"``, ``"mean"``, chance (``"field"``) and the oracle
         ``"depth"``.
     encoder, field_um
-        As in :func:`stcontrast.pp.image_features`, fields in µm. By default the features that are there, else colour
-        statistics at 100, 200 and 400 µm.
+        As in :func:`stcontrast.pp.image_features`, fields in µm. By default the features that are there, else
+        colour and texture at 100, 200, 400 and 800 µm.
     n_genes
         Genes to model at most: the most variable of those seen in 10 % of the training spots.
     genes
         Genes to model, instead.
     n_neighbors
-        Nearest spots of the same slide whose mean image features are set beside a spot's own. By default what the
-        method takes: 18 (two rings of Visium's lattice) for ours and the baselines, 0 for the published methods,
+        Nearest spots of the same slide whose mean image features are set beside a spot's own, with the extremes of
+        the nearest six of them where a spot has at most 1024 features. By default what the method takes: 18 (two rings of Visium's lattice) for ours and the baselines, 0 for the published methods,
         which look at the spot itself or bring a neighbourhood of their own.
     standardize
         ``"slide"``: image features to zero mean and unit deviation within every slide, against stain and scanner;

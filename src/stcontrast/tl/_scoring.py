@@ -13,6 +13,7 @@ from stcontrast.metrics import (
     gene_correlation,
     gene_rank_correlation,
     moran_difference,
+    retrieval_recall,
     rmse,
     variance_ratio,
 )
@@ -75,9 +76,18 @@ class HeldOut:
             result.add(CEILING, slide.where, "pearson", self.genes, ceiling)
 
     def score_expression(
-        self, result: CrossValidation, name: str, genes: Sequence[str], expression: NDArray[np.float32]
+        self,
+        result: CrossValidation,
+        name: str,
+        genes: Sequence[str],
+        expression: NDArray[np.float32],
+        *,
+        half_width: NDArray[np.float32] | None = None,
     ) -> None:
-        """Add the scores of a prediction (n_rows, n_genes) of these genes, gene by gene and slide by slide."""
+        """Add the scores of a prediction (n_rows, n_genes) of these genes, gene by gene and slide by slide.
+
+        With half the width of every gene's interval (n_genes,) those of the intervals too.
+        """
         position = {gene: i for i, gene in enumerate(genes)}
         scored = [i for i, gene in enumerate(self.genes) if gene in position]
         columns = [position[self.genes[i]] for i in scored]
@@ -92,6 +102,24 @@ class HeldOut:
             ):
                 result.add(name, slide.where, metric, names, function(predicted, observed))
             result.add(name, slide.where, "moran_difference", names, moran_difference(predicted, observed, slide.xy))
+            if half_width is not None:
+                half = half_width[columns]
+                lower, upper = np.maximum(predicted - half, 0.0), predicted + half
+                result.add(
+                    name, slide.where, "coverage", names, ((lower <= observed) & (observed <= upper)).mean(axis=0)
+                )
+                result.add(name, slide.where, "interval_width", names, (upper - lower).mean(axis=0, dtype=np.float64))
+
+    def score_embedding(
+        self, result: CrossValidation, name: str, image: NDArray[np.float32], gene: NDArray[np.float32]
+    ) -> None:
+        """Add how often a spot's own genes are found by its image (n_rows, k), among the ten nearest of its slide."""
+        for slide in self.slides:
+            found = retrieval_recall(
+                image[slide.rows], gene[slide.rows], np.zeros(len(slide.rows), dtype=np.int64), k=10
+            )
+            for metric, column in (("recall_at_10", "recall"), ("recall_chance", "chance")):
+                result.add(name, slide.where, metric, [""], found[column].to_numpy())
 
     def score_classes(
         self, result: CrossValidation, name: str, classes: Sequence[str], proba: NDArray[np.float32]

@@ -101,27 +101,11 @@ def prepare(
         raise ValueError(msg)
     n_neighbors = fresh.n_neighbors if recipe.n_neighbors is None or fresh.uses_color else recipe.n_neighbors
     columns = _columns(inputs, rows, recipe)
-    counts = inputs.counts[rows][:, columns]
     classes = sorted({value for value in inputs.label[rows] if value is not None})
-    slide = inputs.slide[rows]
-    expression = log_normalize(counts, inputs.total[rows])
-    data = TrainingData(
-        design=build_design(
-            features[rows], slide, inputs.xy[rows], n_neighbors=n_neighbors, standardize=recipe.standardize
-        ),
-        slide=slide,
-        donor=np.unique(inputs.donor[rows], return_inverse=True)[1],
-        batch=np.unique(inputs.batch[rows], return_inverse=True)[1],
-        xy=inputs.xy[rows],
-        depth=inputs.total[rows],
-        counts=counts,
-        target=expression,
-        observed=expression,
-        measured=inputs.measured[rows],
-        label=np.array([-1 if value is None else classes.index(value) for value in inputs.label[rows]], dtype=np.int64),
-        n_classes=len(classes),
-        complete=recipe.complete,
-    )
+    data = _gathered(
+        inputs, features, rows, columns=columns, classes=classes, n_neighbors=n_neighbors,
+        standardize=recipe.standardize, complete=recipe.complete,
+    )  # fmt: skip
     card = {
         "genes": [inputs.genes[i] for i in columns],
         "classes": classes,
@@ -136,13 +120,68 @@ def prepare(
         "slides": {
             inputs.slide_names[code]: print_
             for code, print_ in slide_fingerprints(features, inputs.slide).items()
-            if code in set(slide.tolist())
+            if code in set(data.slide.tolist())
         },
         "interval": 0.9,
         "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
         | {"python": platform.python_version()},
     }
     return Prepared(fresh, data, features[rows], inputs.name[rows], card)
+
+
+def held_out_data(
+    inputs: Inputs, features: NDArray[np.float32], rows: NDArray[np.intp], card: Mapping[str, Any]
+) -> TrainingData:
+    """Held-out spots as a fitted model would have met them in training, counts and all: to look at its embeddings.
+
+    Parameters
+    ----------
+    inputs
+        All spots.
+    features
+        Their image features (n_spots, n_features).
+    rows
+        Held-out spots.
+    card
+        The model's card.
+    """
+    position = {gene: i for i, gene in enumerate(inputs.genes)}
+    columns = np.array([position[gene] for gene in card["genes"]], dtype=np.intp)
+    return _gathered(
+        inputs, features, rows, columns=columns, classes=card["classes"], n_neighbors=card["n_neighbors"],
+        standardize=card["standardize"], complete=False,
+    )  # fmt: skip
+
+
+def _gathered(
+    inputs: Inputs,
+    features: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    *,
+    columns: NDArray[np.intp],
+    classes: list[str],
+    n_neighbors: int,
+    standardize: Standardize,
+    complete: bool,
+) -> TrainingData:
+    counts, slide = inputs.counts[rows][:, columns], inputs.slide[rows]
+    expression = log_normalize(counts, inputs.total[rows])
+    code = {value: i for i, value in enumerate(classes)}
+    return TrainingData(
+        design=build_design(features[rows], slide, inputs.xy[rows], n_neighbors=n_neighbors, standardize=standardize),
+        slide=slide,
+        donor=np.unique(inputs.donor[rows], return_inverse=True)[1],
+        batch=np.unique(inputs.batch[rows], return_inverse=True)[1],
+        xy=inputs.xy[rows],
+        depth=inputs.total[rows],
+        counts=counts,
+        target=expression,
+        observed=expression,
+        measured=inputs.measured[rows],
+        label=np.array([code.get(value, -1) for value in inputs.label[rows]], dtype=np.int64),
+        n_classes=len(classes),
+        complete=complete,
+    )
 
 
 def check_genes(inputs: Inputs, genes: Sequence[str] | None) -> None:

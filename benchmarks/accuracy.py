@@ -1,0 +1,326 @@
+"""All methods and baselines on the same features and the same folds: how well each predicts slides it never saw.
+
+    python benchmarks/accuracy.py --data FOLDER --out FOLDER [--rows NAME ...] [--tasks NAME ...] [--encoder NAME]
+                                  [--neighbors N]
+
+FOLDER holds her2st/, olfactory_bulb/ and stutility/, as in the tests. Every row runs in a process of its own, so that its
+peak memory is its own; results are written to OUT/results.jsonl as they come, and a repeated call takes up where the last
+one stopped. Prints three tables: accuracy, differences to ridge, intervals. ``--encoder color`` takes plain colour
+statistics at 100, 200 and 400 µm instead of the default features. ``--neighbors`` gives every method that many neighbours
+beside a spot's own features, instead of what each takes by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# row: method and its options
+CLIP = {
+    "method": "bleep",
+    "loss": "info_nce",
+    "normalize": True,
+    "temperature": 0.1,
+    "max_epochs": 50,
+    "batch_size": 128,
+}
+ROWS = {
+    "mean": {},
+    "field (chance)": {"method": "field"},
+    "depth (oracle)": {"method": "depth"},
+    "color": {},
+    "knn": {},
+    "ridge": {},
+    "kernel": {},
+    "mlp": {},
+    "clip": CLIP,
+    "bleep": {},
+    "bleep, targets from inputs": {"method": "bleep", "targets": "input"},
+    "mclstexp": {},
+    "nh2st (paper)": {"method": "nh2st"},
+    "nh2st (code)": {"method": "nh2st", "variant": "code"},
+    "tpirbae": {},
+    "tpirbae, similarity targets": {"method": "tpirbae", "loss": "similarity_target", "targets": "input"},
+    "tpirbae, guided": {"method": "tpirbae", "guided": True},
+    "stcontrast": {},
+}
+MICE = {
+    **{f"Rep{i:02d}": "A" for i in (1, 2, 3, 4)}, "Rep05": "B", "Rep06": "C", "Rep07": "C", "Rep08": "D", "Rep09": "D",
+}  # fmt: skip
+# task: slides, what is held out of each, and what of these is held out in turn
+TASKS = {
+    "C2-5 > C6": ({s: s for s in ("C2", "C3", "C4", "C5", "C6")}, ["C6"]),
+    "her2st A, C": ({**dict.fromkeys(("C2", "C3", "C4", "C5", "C6"), "C"), "A1": "A", "A2": "A"}, ["A", "C"]),
+    "arrays 1, 2": ({"MOB1": "1", "MOB2": "1", "MOB3": "2", "MOB4": "2"}, ["1", "2"]),
+    "bulb Rep01, 02": ({"Rep01": "Rep01", "Rep02": "Rep02"}, ["Rep01", "Rep02"]),
+    "layers": (MICE, ["A", "B", "C", "D"]),
+    "layers, 10 %": (MICE, ["A", "B", "C", "D"]),
+}
+LAYERS = "layer"
+LAYER_NAMES = ["GCL", "GL", "MCL", "ONL", "OPL"]
+SHARE = 0.1
+SLIDES = "(slides)"
+N_GENES = 300
+N_TOP = 50
+
+
+def make_slides(data, out, encoder):
+    """Image features of every slide, once, as AnnData in OUT/slides."""
+    from tests import slides
+
+    import stcontrast as stc
+
+    folder = out / "slides"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in sorted({name for task, _ in TASKS.values() for name in task}):
+        path = folder / f"{name}.h5ad"
+        if path.exists():
+            continue
+        if name.startswith("Rep"):
+            sdata = slides.olfactory_bulb(data / "olfactory_bulb", int(name[3:]))
+        elif name.startswith("MOB"):
+            sdata = slides.stutility(data / "stutility", name)
+        elif name.startswith("A"):
+            sdata = slides.her2st_low_resolution(data / "her2st", name)
+        else:
+            with stc.settings.override(data_mirror=str(data / "her2st")):
+                sdata = stc.datasets.her2st([name])
+        if encoder == "color":
+            stc.pp.image_features(sdata, encoder="color", field_um=(100, 200, 400))
+        else:
+            stc.pp.image_features(sdata)
+        table = sdata["table"]
+        shapes = sdata.shapes[str(table.obs["region"].iloc[0])]
+        order = table.obs[table.uns["spatialdata_attrs"]["instance_key"]]
+        centers = shapes.geometry.loc[order]
+        table.obsm["spatial"] = np.column_stack([centers.x, centers.y])
+        plain = ad.AnnData(
+            table.X, obs=pd.DataFrame({"library_id": name}, index=table.obs_names), var=pd.DataFrame(index=table.var_names),
+            obsm={key: np.asarray(table.obsm[key]) for key in ("X_image", "spatial")},
+            uns={"stcontrast": {"image_features": table.uns["stcontrast"]["image_features"]}},
+        )  # fmt: skip
+        if LAYERS in table.obs:
+            plain.obs[LAYERS] = table.obs[LAYERS].to_numpy(dtype=object)
+        plain.write_h5ad(path)
+
+
+def genes_of(train):
+    """The most variable well-expressed genes of the training slides, most variable first."""
+    from stcontrast.pp._genes import choose_genes
+
+    tables = [table for table in train if table.n_vars]
+    shared = [gene for gene in tables[0].var_names if all(gene in table.var_names for table in tables[1:])]
+    joined = ad.concat([table[:, shared] for table in tables], label="of")
+    total = np.concatenate([np.asarray(table.X.sum(axis=1)).ravel() for table in tables])
+    slide = joined.obs["of"].cat.codes.to_numpy().astype(np.int64)
+    return [shared[i] for i in choose_genes(joined.X.tocsr(), total, slide, n_genes=N_GENES)]
+
+
+def run_task(name, folder, row, n_neighbors):
+    """Hold out each group of a task in turn: a result for each slide or donor."""
+    import stcontrast as stc
+
+    groups, held_out = TASKS[name]
+    of_layers = "layers" in name
+    if of_layers and row["method"] == "depth":
+        return  # most of these slides have no counts
+    tables = {slide: ad.read_h5ad(folder / f"{slide}.h5ad") for slide in groups}
+    for slide, table in tables.items():
+        table.obs["donor"] = groups[slide]
+    options = {key: value for key, value in row.items() if key != "method"}
+    for group in held_out:
+        train = [tables[slide].copy() for slide in groups if groups[slide] != group]
+        test = {slide: tables[slide] for slide in groups if groups[slide] == group}
+        if "10 %" in name:
+            rng = np.random.default_rng(0)
+            for table in train:
+                table.obs.loc[rng.random(table.n_obs) > SHARE, LAYERS] = None
+        start = time.perf_counter()
+        model = stc.tl.fit(
+            train, batch_key="donor", label_key=LAYERS if of_layers else None, method=row["method"], options=options,
+            n_neighbors=n_neighbors,
+        )  # fmt: skip
+        shared = {"task": name, "group": group, "seconds": time.perf_counter() - start}
+        scores = classes(test, model) if of_layers else expression(test, model, genes_of(train))
+        for result in scores:
+            yield {**shared, **result, "held-out r on the card": model.card.get("held_out_r")}
+
+
+def classes(test, model):
+    """Confusion of a donor's spots."""
+    from sklearn.metrics import confusion_matrix, f1_score
+
+    import stcontrast as stc
+
+    stc.tl.classify(list(test.values()), model)
+    obs = pd.concat([table.obs for table in test.values()])
+    obs = obs[obs[LAYERS].notna()]
+    truth, guess = obs[LAYERS].astype(str), obs["stc_class"].astype(str)
+    counted = confusion_matrix(truth, guess, labels=LAYER_NAMES).tolist()
+    yield {"macro-F1": f1_score(truth, guess, average="macro"), "confusion": counted}
+
+
+def expression(test, model, genes):
+    """Correlation, interval and shape of the prediction of every gene, slide by slide."""
+    import stcontrast as stc
+    from stcontrast.metrics import correlation_ceiling, gene_correlation, moran_difference, rmse, variance_ratio
+    from stcontrast.pp._genes import log_normalize
+
+    for slide, table in test.items():
+        predicted = stc.tl.predict_expression(table, model)
+        here = [gene for gene in genes if gene in table.var_names and gene in predicted.var_names]
+        counts, depth = table[:, here].X.tocsr(), np.asarray(table.X.sum(axis=1)).ravel()
+        observed, found = log_normalize(counts, depth), np.asarray(predicted[:, here].X)
+        lower, upper = (np.asarray(predicted[:, here].layers[name]) for name in ("lower", "upper"))
+        r = gene_correlation(found, observed)
+        yield {
+            "slide": slide, "mean r": np.nanmean(r), "top r": np.nanmean(r[: N_TOP]), "rmse": np.nanmean(rmse(found, observed)),
+            "variance ratio": np.nanmean(variance_ratio(found, observed)),
+            "Moran difference": np.nanmean(moran_difference(found, observed, np.asarray(table.obsm["spatial"]))),
+            "ceiling": np.nanmean(correlation_ceiling(counts, depth)),
+            "coverage": ((lower <= observed) & (observed <= upper)).mean(), "width": (upper - lower).mean(dtype=float),
+            "r by gene": dict(zip(here, np.round(r, 5).tolist(), strict=True)),
+        }  # fmt: skip
+
+
+def run_row(arguments):
+    """In a process of its own: one row on some tasks."""
+    import stcontrast as stc
+
+    stc.settings.progress = False
+    row = {"method": arguments.run, **ROWS[arguments.run]}
+    for task in arguments.tasks:
+        for result in run_task(task, arguments.out / "slides", row, arguments.neighbors):
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            print(json.dumps({"row": arguments.run, **result, "GiB": memory}, default=float), flush=True)
+
+
+def by_task(results, metric):
+    """Mean over the slides of a group, then over groups; rows x tasks."""
+    return results.groupby(["row", "task", "group"])[metric].mean().groupby(["row", "task"]).mean().unstack()
+
+
+def accuracy(results):
+    """Mean r of each task, and macro-F1: within a mouse, then over mice; and of all spots of all mice together."""
+    expression = results[results["mean r"].notna()]
+    parts = {}
+    for task in [task for task in TASKS if task in set(expression["task"])]:
+        here = expression[expression["task"] == task]
+        if task == "her2st A, C":
+            parts["C > A"] = here[here["group"] == "A"].groupby("row")["mean r"].mean()
+            parts["A > C"] = here[here["group"] == "C"].groupby("row")["mean r"].mean()
+        elif task == "arrays 1, 2":
+            parts["1 > 2"] = here[here["group"] == "2"].groupby("row")["mean r"].mean()
+            parts["2 > 1"] = here[here["group"] == "1"].groupby("row")["mean r"].mean()
+        else:
+            parts[task] = by_task(here, "mean r")[task]
+    for task in [task for task in TASKS if "layers" in task and task in set(results["task"])]:
+        here = results[results["task"] == task]
+        parts[f"{task}: F1"] = by_task(here, "macro-F1")[task]
+        parts[f"{task}: pooled"] = here.groupby("row")["confusion"].agg(
+            lambda many: macro_f1(np.sum(list(many), axis=0))
+        )
+    parts["seconds a fit"] = results.groupby("row")["seconds"].mean().round(1)
+    parts["peak GiB"] = results.groupby("row")["GiB"].max().round(2)
+    return pd.DataFrame(parts)
+
+
+def macro_f1(confusion):
+    """Mean over classes of F1, from counts of true (rows) and predicted classes."""
+    right = np.diag(confusion)
+    return float(np.mean(2 * right / (confusion.sum(axis=0) + confusion.sum(axis=1))))
+
+
+def margins(results, reference="ridge"):
+    """Mean difference in r to ridge over genes, and the share of genes that gain, by row and held-out group."""
+    lines = []
+    for (task, group), here in results[results["mean r"].notna()].groupby(["task", "group"]):
+        of_row = {
+            row: pd.concat([pd.Series(r) for r in part["r by gene"]], axis=1).mean(axis=1) for row, part in here.groupby("row")
+        }  # fmt: skip
+        for row, r in of_row.items():
+            gain = (r - of_row[reference]).dropna()
+            text = f"{gain.mean():+.3f} ({(gain > 0).mean():.0%})"
+            lines.append({"row": row, "held out": f"{task}: {group}", "gain": text})
+    return pd.DataFrame(lines).pivot(index="row", columns="held out", values="gain")
+
+
+def intervals(results):
+    """Coverage of nominal 90 % intervals, their width over that of the mean's, and the shape of predictions."""
+    expression = results[results["mean r"].notna()]
+    width = by_task(expression, "width")
+    parts = {"coverage": by_task(expression, "coverage"), "width / mean's": width / width.loc["mean"]}
+    parts |= {
+        metric: by_task(expression, metric) for metric in ("rmse", "variance ratio", "Moran difference", "ceiling")
+    }
+    return pd.concat(parts, axis=1)
+
+
+def finished(kept):
+    """Rows and tasks of which every group is there."""
+    if not kept.exists():
+        return set()
+    stored = pd.read_json(kept, lines=True, dtype={"group": str})
+    groups = stored.groupby(["row", "task"])["group"].agg(set)
+    return {key for key, there in groups.items() if there == set(TASKS[key[1]][1])}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
+    parser.add_argument("--encoder", choices=("texture", "color"), default="texture")
+    parser.add_argument("--neighbors", type=int)
+    parser.add_argument("--run", choices=[SLIDES, *ROWS], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run == SLIDES:
+        make_slides(arguments.data, arguments.out, arguments.encoder)
+        return
+    if arguments.run:
+        run_row(arguments)
+        return
+    again = [sys.executable, __file__, "--out", str(arguments.out)]
+    if arguments.data is not None:
+        # a process of its own: a child starts with the peak memory of its parent
+        slides = ["--run", SLIDES, "--data", str(arguments.data), "--encoder", arguments.encoder]
+        subprocess.run([*again, *slides], check=True)
+    kept = arguments.out / "results.jsonl"
+    for row in arguments.rows:
+        missing = [task for task in arguments.tasks if (row, task) not in finished(kept)]
+        if not missing:
+            continue
+        command = [*again, "--run", row, "--tasks", *missing]
+        if arguments.neighbors is not None:
+            command += ["--neighbors", str(arguments.neighbors)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child, kept.open("a") as file:
+            for line in child.stdout:
+                if line.startswith("{"):
+                    file.write(line)
+                    file.flush()
+        if child.returncode:
+            sys.exit(f"row {row!r} failed; what was finished before is in {kept}")
+    results = pd.read_json(kept, lines=True, dtype={"group": str}).fillna({"slide": ""})
+    results = results.drop_duplicates(["row", "task", "group", "slide"], keep="last")
+    results = results.reindex(columns=[*results.columns.union(["mean r", "macro-F1", "confusion", "r by gene"])])
+    rows = [row for row in ROWS if row in set(results["row"])]
+    print(accuracy(results).reindex(rows).round(3).to_string())
+    if {"ridge", "mean"} <= set(results.loc[results["mean r"].notna(), "row"]):
+        print(margins(results).reindex(rows).to_string())
+        print(intervals(results).reindex(rows).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()

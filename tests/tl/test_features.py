@@ -1,0 +1,58 @@
+"""Colour for the colour baseline, out of features of texture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from spatialdata import SpatialData
+
+import stcontrast as stc
+from stcontrast.tl._features import color_features
+from tests.tl.conftest import copied
+
+FIELDS = (60, 150.5)
+
+
+@pytest.fixture(scope="module", params=[64, 32])
+def textured(request: pytest.FixtureRequest, toy: SpatialData) -> SpatialData:
+    """The toy slides with the features of texture, and those of colour beside them."""
+    sdata = copied(toy)
+    stc.pp.image_features(sdata, field_um=FIELDS, size_px=request.param)
+    stc.pp.image_features(sdata, encoder="color", field_um=FIELDS, size_px=request.param, key_added="X_color")
+    return sdata
+
+
+def test_the_colour_in_texture_is_that_of_the_encoder(textured):
+    table = textured["table"]
+    before = table.obsm["X_image"].copy()
+    # no source: no image can be looked at
+    found, record = color_features([], table.obsm["X_image"], table.uns["stcontrast"]["image_features"])
+    assert found.shape == (table.n_obs, 70)
+    np.testing.assert_array_equal(found, table.obsm["X_color"])
+    made = table.uns["stcontrast"]["X_color"]
+    assert (record["encoder"], record["field_um"]) == (made["encoder"], made["field_um"])
+    np.testing.assert_array_equal(table.obsm["X_image"], before)
+
+
+def test_features_of_colour_are_taken_as_they_are(textured):
+    table = textured["table"]
+    record = table.uns["stcontrast"]["X_color"]
+    found, same = color_features([], table.obsm["X_color"], record)
+    assert found is table.obsm["X_color"]
+    assert same is record
+
+
+def test_the_colour_baseline_is_the_same_and_wants_no_image(textured):
+    without = SpatialData(shapes=dict(textured.shapes), tables=dict(copied(textured).tables))
+    model = stc.tl.fit(without, batch_key="donor", method="color")
+    of_color = copied(textured)
+    table = of_color["table"]
+    table.obsm["X_image"] = table.obsm.pop("X_color")
+    table.uns["stcontrast"]["image_features"] = table.uns["stcontrast"].pop("X_color")
+    expected = stc.tl.fit(of_color, batch_key="donor", method="color")
+    assert model.card["image_features"]["encoder"] == expected.card["image_features"]["encoder"]
+    # the slot that holds texture is of no use to the first: it makes its colours again
+    again = copied(textured)
+    stc.tl.predict_expression(again, model)
+    stc.tl.predict_expression(of_color, expected)
+    np.testing.assert_array_equal(again["stc_pred"].X, of_color["stc_pred"].X)

@@ -80,6 +80,8 @@ class TrainingData(View):
         Whether `target` is to be completed: zeros filled by a model of the other genes and spots.
     n_components
         Principal components that `target` is to be made of, to take the counting noise out of it; 0 leaves it alone.
+    self_training
+        Whether spots without a label are to get one from a classifier of the others.
     """
 
     donor: NDArray[np.int64]
@@ -92,6 +94,7 @@ class TrainingData(View):
     n_classes: int
     complete: bool = False
     n_components: int = 0
+    self_training: bool = False
 
     def view(self, rows: NDArray[np.intp], *, oracle: bool = False) -> View:
         """What a method may see of some of the spots when it predicts them."""
@@ -116,16 +119,16 @@ class TrainingData(View):
         fold
             The fold.
         with_held_out
-            Whether its held-out spots are there too, in their place, with the target as it was measured.
+            Whether its held-out spots are there too, in their place, with target and label as they were given.
         """
-        train = self.take(fold.train).completed().denoised()
+        train = self.take(fold.train).completed().prepared()
         if not with_held_out:
             return train
         rows = np.union1d(fold.train, fold.held_out)
         both = self.take(rows)
-        target = both.observed.copy()
-        target[np.searchsorted(rows, fold.train)] = train.target
-        return replace(both, target=target)
+        target, label, place = both.observed.copy(), both.label.copy(), np.searchsorted(rows, fold.train)
+        target[place], label[place] = train.target, train.label
+        return replace(both, target=target, label=label)
 
     def completed(self) -> Self:
         """With the target completed, if it is to be, by a model of these spots alone."""
@@ -138,6 +141,13 @@ class TrainingData(View):
         target = self.observed.copy()
         target[rows] = Completer().fit(*spots).complete(*spots)
         return replace(self, target=target)
+
+    def prepared(self) -> Self:
+        """As it is learnt from: its target denoised and its spots without a label labelled, if they are to be."""
+        from stcontrast.methods._self_training import pseudo_labels
+
+        denoised = self.denoised()
+        return replace(denoised, label=pseudo_labels(denoised)) if self.self_training else denoised
 
     def denoised(self) -> Self:
         """With the target made of its first principal components, if it is to be, those of these spots alone.

@@ -142,7 +142,7 @@ class Kernel(Method):
             likelihood = {p: np.log(held[p].proba[labelled, data.label[labelled]]).mean() for p in PENALTIES}
             self.class_penalty = max(likelihood, key=lambda penalty: likelihood[penalty])
             chosen.proba = held[self.class_penalty].proba
-        self.fit_parts(data.denoised())
+        self.fit_parts(data.prepared())
         return chosen
 
     def fit_parts(self, data: TrainingData) -> None:

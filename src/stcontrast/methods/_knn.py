@@ -81,7 +81,7 @@ class Knn(Method):
             right = {k: (held[k].proba[labelled].argmax(axis=1) == data.label[labelled]).mean() for k in GRID}
             self.class_k = max(right, key=lambda k: right[k])
             chosen.proba = held[self.class_k].proba
-        self.fit_parts(data.denoised())
+        self.fit_parts(data.prepared())
         return chosen
 
     def fit_parts(self, data: TrainingData) -> None:

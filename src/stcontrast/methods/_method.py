@@ -80,7 +80,7 @@ class Method(ABC):
         Predictions of every spot while its group was held out.
         """
         held = self.hold_out(data, folds)
-        self.fit_parts(data.denoised())
+        self.fit_parts(data.prepared())
         return held
 
     def hold_out(self, data: TrainingData, folds: Folds) -> Held:

@@ -84,7 +84,7 @@ class Ridge(Method):
             score = mean_slide_correlation(expression, data.observed, data.slide)
             if score > best:
                 best, self.penalty, held.expression = score, penalty, expression
-        self.fit_parts(data.denoised())
+        self.fit_parts(data.prepared())
         return held
 
     def fit_parts(self, data: TrainingData) -> None:

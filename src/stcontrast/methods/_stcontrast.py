@@ -22,6 +22,7 @@ from stcontrast.methods._knn import Knn
 from stcontrast.methods._method import Method
 from stcontrast.methods._network import Network
 from stcontrast.methods._ridge import Ridge
+from stcontrast.methods._self_training import self_training_helps
 from stcontrast.methods._stacking import mixed, shrinkage, stack_expression, stack_proba
 from stcontrast.metrics import mean_slide_correlation
 
@@ -38,7 +39,7 @@ __all__ = ["Stcontrast"]
 logger = logging.getLogger(__name__)
 
 MEMBERS: Final = ("network", "linear", "kernel", "knn", "ridge")
-CHOSEN: Final = ("weights", "class_weights", "stop_epoch")
+CHOSEN: Final = ("weights", "class_weights", "stop_epoch", "self_training")
 
 
 class Stcontrast(Method):
@@ -53,7 +54,9 @@ class Stcontrast(Method):
        components. The plain ridge baseline (logistic regression for subtypes) is there too. The prediction is the
        weighted mean of the five that fits held-out groups best, for expression (least squares) and for subtypes
        (likelihood) each. Where the mean does not predict them better than ridge alone, the model *is* ridge.
-    4. Every gene is drawn towards its mean by what held-out groups say of its predictability.
+    4. Where many spots have no subtype, all but the plain baseline learn from labels that a classifier gives them
+       (self-training), if that makes the labels of held-out groups more likely.
+    5. Every gene is drawn towards its mean by what held-out groups say of its predictability.
 
     Parameters
     ----------
@@ -121,6 +124,7 @@ class Stcontrast(Method):
         self.weights = dict.fromkeys(MEMBERS, 1 / len(MEMBERS))
         self.class_weights = dict(self.weights)
         self.stop_epoch: int | None = None
+        self.self_training = False
         self.shrinkage: dict[str, NDArray[np.float32]] = {}
         self.members: dict[str, Method] = {
             "linear": Ridge(classifier="discriminant", seed=seed),
@@ -149,6 +153,9 @@ class Stcontrast(Method):
     def fit(self, data: TrainingData, folds: Folds) -> Held:
         """Choose the length of the training and the weights of the members on inner folds, then fit on all spots."""
         learnt = replace(data, n_components=self.n_components)
+        parts = [(data.take(fold.train), fold.held_out) for fold in folds.folds]
+        self.self_training = self_training_helps(data, parts)
+        learnt = replace(learnt, self_training=self.self_training)
         held = {"network": Held.empty(data)}
         for name, member in self.members.items():
             held[name] = member.fit(data if name == "ridge" else learnt, folds)
@@ -171,7 +178,7 @@ class Stcontrast(Method):
             "Weights of expression %s, of subtypes %s; trained for %d epochs.",
             _brief(self.weights), _brief(self.class_weights), self.stop_epoch,
         )  # fmt: skip
-        self.fit_networks(learnt.denoised())
+        self.fit_networks(learnt.prepared())
         return chosen
 
     def _weigh(self, held: dict[str, Held], data: TrainingData) -> Held:
@@ -211,7 +218,7 @@ class Stcontrast(Method):
 
     def fit_parts(self, data: TrainingData) -> None:
         """Fit all members on these spots."""
-        learnt = replace(data, n_components=self.n_components).denoised()
+        learnt = replace(data, n_components=self.n_components, self_training=self.self_training).prepared()
         for name, member in self.members.items():
             member.fit_parts(data if name == "ridge" else learnt)
         self.fit_networks(learnt)

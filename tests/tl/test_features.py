@@ -56,3 +56,21 @@ def test_the_colour_baseline_is_the_same_and_wants_no_image(textured):
     stc.tl.predict_expression(again, model)
     stc.tl.predict_expression(of_color, expected)
     np.testing.assert_array_equal(again["stc_pred"].X, of_color["stc_pred"].X)
+
+
+def test_a_color_model_predicts_from_features_that_hold_colour(toy):
+    """No image is needed where colour is part of what is there."""
+    sdata = copied(toy)
+    stc.pp.image_features(sdata, field_um=(100, 200))
+    table = sdata["table"].copy()
+    shapes = [sdata.shapes[region] for region in table.obs["region"].unique()]
+    table.obsm["spatial"] = np.concatenate([np.column_stack([part.geometry.x, part.geometry.y]) for part in shapes])
+    table.obs["library_id"] = table.obs["region"].astype(str)
+    del table.uns["spatialdata_attrs"]
+    donors = table.obs["donor"].astype(str)
+    train, test = table[donors != donors.iloc[0]].copy(), table[donors == donors.iloc[0]].copy()
+    model = stc.tl.fit(train, batch_key="donor", method="color")
+    assert model.card["image_features"]["encoder"]["kind"] == "color"
+    predicted = stc.tl.predict_expression(test, model)
+    assert predicted.n_obs == test.n_obs
+    assert test.obsm["X_image"].shape == (test.n_obs, 126)

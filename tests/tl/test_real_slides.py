@@ -1,4 +1,4 @@
-"""The main job on real slides. Numbers are those of benchmarks/main_job.py, with room for other machines' arithmetic."""
+"""The main job on real slides. Numbers are near those of benchmarks/accuracy.py, with room for other machines' arithmetic."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def check_features(
     """Raise where features of the kind that a model wants are absent and cannot be made."""
     for source in sources:
         present = obsm_key in source.table.obsm
-        if present and same_features(describe(source, obsm_key), record):
+        if _present(source, record, obsm_key) is not None:
             continue
         if record["encoder"]["kind"] == "given" and encoder is None:
             found = brief(describe(source, obsm_key)) if present else "none"
@@ -111,8 +111,9 @@ def features_for(
     New features are kept in the table where the slot is free; a slot that holds others is left as it is.
     """
     present = obsm_key in source.table.obsm
-    if present and same_features(describe(source, obsm_key), record):
-        return np.asarray(source.table.obsm[obsm_key], dtype=np.float32)
+    found = _present(source, record, obsm_key)
+    if found is not None:
+        return found
     check_features([source], record, encoder=encoder, obsm_key=obsm_key)
     chosen = encoder or encoder_from_spec(record["encoder"])
     fields = tuple(record["field_um"])
@@ -139,19 +140,36 @@ def color_features(
     -------
     Colour statistics (n_spots, n_color), and what made them.
     """
-    kind, n_fields = record["encoder"]["kind"], len(record["field_um"])
-    if kind == "color":
+    if record["encoder"]["kind"] == "color":
         return features, record
-    if kind == "texture":
-        # statistics of colour are the first of each field
-        of_color = features.reshape(len(features), n_fields, -1)[..., :N_COLOR].reshape(len(features), -1)
-        return of_color, {**record, "encoder": ColorEncoder(record["encoder"]["size_px"]).spec}
+    if record["encoder"]["kind"] == "texture":
+        return _color_part(features, record)
     encoder: Encoder = ColorEncoder()
     fields = tuple(record["field_um"]) or DEFAULT_FIELDS_UM
     for source in sources:
         require_images(source.spots)
     parts = [encode_spots(source.spots, encoder, fields) for source in sources]
     return _stack(parts), {"encoder": encoder.spec, "field_um": list(fields)}
+
+
+def _present(source: Source, record: dict[str, Any], obsm_key: str) -> NDArray[np.float32] | None:
+    """Features that are there as a model wants them, or hold them; `None` otherwise."""
+    if obsm_key not in source.table.obsm:
+        return None
+    features, there = np.asarray(source.table.obsm[obsm_key], dtype=np.float32), describe(source, obsm_key)
+    if same_features(there, record):
+        return features
+    if there["encoder"]["kind"] == "texture":
+        of_color, made_by = _color_part(features, there)
+        return of_color if same_features(made_by, record) else None
+    return None
+
+
+def _color_part(features: NDArray[np.float32], record: dict[str, Any]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Statistics of colour in features that hold those of texture too, where they are the first of each field."""
+    fields = features.reshape(len(features), len(record["field_um"]), -1)
+    encoder = ColorEncoder(record["encoder"]["size_px"])
+    return fields[..., :N_COLOR].reshape(len(features), -1), {**record, "encoder": encoder.spec}
 
 
 def describe(source: Source, obsm_key: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class ColorEncoder:
 
 @dataclass(frozen=True)
 class TextureEncoder:
-    """Statistics of colour and stain, those of ``ColorEncoder``, and of texture: no weights, no network.
+    """Statistics of colour, stain and texture of a crop: no weights, no network.
 
     Texture is measured at half the crop's resolution in haematoxylin, eosin and optical density: spread and skewness of
     the bands between Gaussians of 0, 1, 2 and 4 pixels (difference of Gaussians), strength and direction of gradients

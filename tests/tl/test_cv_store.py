@@ -181,12 +181,12 @@ def test_a_method_of_one_s_own_is_told_by_its_code(again, monkeypatch):
         for shift, fitted in ((0.5, 3), (0.5, 0), (0.25, 3)):
             make(shift)
             assert len(again(methods=["shifted"])[1]) == fitted
+        code = code_of(make(0.5))
+        monkeypatch.setitem(globals(), "offset_of", lambda place: place + 2)
+        assert code_of(make(0.5)) != code
     finally:
         METHODS.clear()
         METHODS.update(before)
-    code = code_of(make(0.5))
-    monkeypatch.setitem(globals(), "offset_of", lambda place: place + 2)
-    assert code_of(make(0.5)) != code
     assert code_of(Ridge) == []
 
 

@@ -1,55 +1,114 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scvi.distributions import NegativeBinomial
 
-from stcontrast.models.batch_vae._likelihood import CountNegativeBinomial
+from stcontrast.models.batch_vae._likelihood import CountNegativeBinomial, Entries
+
+N_SPOTS, N_GENES = 7, 5
 
 
-def value_and_gradients(cls: type, counts: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor) -> list[torch.Tensor]:
-    mu, theta = mu.clone().requires_grad_(), theta.clone().requires_grad_()
-    log_prob = cls(mu=mu, theta=theta).log_prob(counts)
-    log_prob.sum().backward()
-    assert mu.grad is not None
-    assert theta.grad is not None
-    return [log_prob.detach(), mu.grad, theta.grad]
+def make(seed: int, largest: int, log_theta: float, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Counts, logits, logarithm of the library, logarithm of theta, weight of each spot."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, largest + 1, size=(N_SPOTS, N_GENES)) * rng.integers(0, 2, size=(N_SPOTS, N_GENES))
+    values = (
+        counts,
+        rng.normal(scale=2.0, size=counts.shape),
+        np.log(np.maximum(counts.sum(1, keepdims=True), 1)),
+        log_theta + rng.normal(size=N_GENES),
+        rng.uniform(0.1, 1.0, size=N_SPOTS),
+    )
+    return tuple(torch.tensor(value, dtype=dtype) for value in values)
 
 
-@settings(deadline=None, max_examples=40)
+def ours(
+    counts: torch.Tensor, logits: torch.Tensor, log_library: torch.Tensor, log_theta: torch.Tensor
+) -> torch.Tensor:
+    distribution = CountNegativeBinomial(logits=logits, log_library=log_library, theta=log_theta.exp())
+    return distribution.log_prob_of_spots(Entries.of(counts))
+
+
+def scvi(
+    counts: torch.Tensor, logits: torch.Tensor, log_library: torch.Tensor, log_theta: torch.Tensor
+) -> torch.Tensor:
+    mu = log_library.exp() * torch.softmax(logits, dim=-1)
+    return NegativeBinomial(mu=mu, theta=log_theta.exp()).log_prob(counts).sum(-1)
+
+
+@settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     largest=st.sampled_from([0, 1, 5, 63, 64, 65, 300, 20_000]),
     log_theta=st.floats(-4, 6),
 )
 def test_value_and_gradients_are_those_of_scvi(seed: int, largest: int, log_theta: float):
-    rng = np.random.default_rng(seed)
-    counts = torch.tensor(rng.integers(0, largest + 1, size=(7, 5)), dtype=torch.float64)
-    mu = torch.tensor(rng.gamma(1.0, largest + 1, size=(7, 5))) + 1e-3
-    theta = torch.tensor(np.exp(log_theta + rng.normal(size=5)))
-    ours = value_and_gradients(CountNegativeBinomial, counts, mu, theta)
-    theirs = value_and_gradients(NegativeBinomial, counts, mu, theta)
-    for a, b in zip(ours, theirs, strict=True):
+    counts, *parameters, weight = make(seed, largest, log_theta, torch.float64)
+    found = []
+    for of in (ours, scvi):
+        leaves = [parameter.clone().requires_grad_() for parameter in parameters]
+        value = of(counts, *leaves)
+        found.append([value.detach(), *torch.autograd.grad((value * weight).sum(), leaves)])
+    for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_single_precision_is_as_good_as_log_gamma():
+def test_the_gradient_is_the_slope_of_the_value():
+    # without zero counts and with the library size free, so that every branch has a slope
+    counts, *parameters, _ = make(1, 200, 0.5, torch.float64)
+    entries = Entries.of(counts + 1)
+
+    def value(logits: torch.Tensor, log_library: torch.Tensor, log_theta: torch.Tensor) -> torch.Tensor:
+        px = CountNegativeBinomial(logits=logits, log_library=log_library, theta=log_theta.exp())
+        return px.log_prob_of_spots(entries)
+
+    assert torch.autograd.gradcheck(value, [parameter.requires_grad_() for parameter in parameters])
+
+
+def test_single_precision_equals_log_gamma_to_five_digits():
     rng = np.random.default_rng(0)
-    counts = torch.tensor(rng.poisson(rng.gamma(0.5, 40.0, size=(200, 50))), dtype=torch.float64)
-    mu, theta = torch.full((200, 50), 20.0, dtype=torch.float64), torch.linspace(0.05, 50.0, 50, dtype=torch.float64)
-    exact = NegativeBinomial(mu=mu, theta=theta).log_prob(counts)
-    ours = CountNegativeBinomial(mu=mu.float(), theta=theta.float()).log_prob(counts.float())
-    torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-4)
+    counts = torch.tensor(rng.poisson(rng.gamma(0.3, 8.0, size=(200, 500))), dtype=torch.float64)
+    logits, log_theta = torch.tensor(rng.normal(size=(200, 500))), torch.tensor(rng.normal(size=500))
+    log_library = counts.sum(1, keepdim=True).log()
+    found = []
+    for of, dtype in ((ours, torch.float32), (scvi, torch.float64)):
+        leaves = [v.to(dtype).requires_grad_() for v in (logits, log_library, log_theta)]
+        value = of(counts.to(dtype), *leaves)
+        found.append([value.detach().double(), *(g.double() for g in torch.autograd.grad(value.sum(), leaves))])
+    for a, b in zip(*found, strict=True):
+        assert float((a - b).norm() / b.norm()) < 1e-5
 
 
-def test_several_samples_of_the_mean():
-    counts, theta = torch.randint(0, 100, (4, 3)).float(), torch.rand(3) + 0.1
-    mu = torch.rand(2, 4, 3) + 0.1
-    torch.testing.assert_close(
-        CountNegativeBinomial(mu=mu, theta=theta).log_prob(counts),
-        NegativeBinomial(mu=mu, theta=theta).log_prob(counts),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+def test_an_empty_minibatch_entry_for_entry():
+    counts, *parameters, _ = make(0, 0, 0.0, torch.float64)
+    torch.testing.assert_close(ours(counts, *parameters), scvi(counts, *parameters))
+
+
+@pytest.mark.parametrize("n_samples", [None, 2])
+def test_entry_by_entry_it_is_the_distribution_of_scvi(n_samples: int | None):
+    generator = torch.Generator().manual_seed(0)
+    shape = (N_SPOTS, N_GENES) if n_samples is None else (n_samples, N_SPOTS, N_GENES)
+    logits = torch.randn(shape, generator=generator)
+    log_library = torch.randn((*shape[:-1], 1), generator=generator)
+    theta = torch.rand(N_GENES, generator=generator) + 0.1
+    counts = torch.randint(0, 100, shape[-2:], generator=generator).float()
+    found = CountNegativeBinomial(logits=logits, log_library=log_library, theta=theta)
+    expected = NegativeBinomial(mu=log_library.exp() * logits.softmax(-1), theta=theta, scale=logits.softmax(-1))
+    for name in ("mean", "variance", "scale"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    torch.testing.assert_close(found.log_prob(counts), expected.log_prob(counts))
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        a = found.sample()
+        torch.manual_seed(seed)
+        assert torch.equal(a, expected.sample())
+
+
+def test_entries_are_what_is_not_zero():
+    counts = torch.tensor([[0.0, 3.0, 0.0], [1.0, 0.0, 2.0]])
+    spot, gene, count = Entries.of(counts)
+    assert [spot.tolist(), gene.tolist(), count.tolist()] == [[0, 1, 1], [1, 0, 2], [3.0, 1.0, 2.0]]

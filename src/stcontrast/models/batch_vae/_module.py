@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi import REGISTRY_KEYS
+from scvi.distributions import Normal
 from scvi.module import VAE
 from scvi.module._constants import MODULE_KEYS
 from scvi.module.base import LossOutput, auto_move_data
+from torch.distributions import kl_divergence
 
-from stcontrast.models.batch_vae._likelihood import CountNegativeBinomial
+from stcontrast.models.batch_vae._likelihood import CountNegativeBinomial, Entries
+from stcontrast.models.batch_vae._minibatches import ENTRIES_KEY
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution
@@ -117,9 +120,9 @@ class BatchAgnosticVAEModule(VAE):
 
     def loss(
         self,
-        tensors: dict[str, torch.Tensor],
-        inference_outputs: dict[str, torch.Tensor | Distribution | None],
-        generative_outputs: dict[str, Distribution | None],
+        tensors: dict[str, Any],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
         kl_weight: torch.Tensor | float = 1.0,
     ) -> LossOutput:
         """Negative ELBO of a minibatch, and the cross-entropy of the classes of those of its spots that have one.
@@ -134,7 +137,20 @@ class BatchAgnosticVAEModule(VAE):
         LossOutput
             Its ``loss`` holds both; the other parts are those of the ELBO.
         """
-        losses = super().loss(tensors, inference_outputs, generative_outputs, kl_weight)
+        px = generative_outputs[MODULE_KEYS.PX_KEY]
+        if not isinstance(px, CountNegativeBinomial):
+            losses = super().loss(tensors, inference_outputs, generative_outputs, kl_weight)
+        else:
+            stored = tensors.get(ENTRIES_KEY)
+            entries = Entries.of(tensors[REGISTRY_KEYS.X_KEY]) if stored is None else Entries(*stored)
+            reconstruction = -px.log_prob_of_spots(entries)
+            posterior, prior = inference_outputs[MODULE_KEYS.QZ_KEY], generative_outputs[MODULE_KEYS.PZ_KEY]
+            divergence = kl_divergence(posterior, prior).sum(dim=-1)
+            losses = LossOutput(
+                loss=(reconstruction + kl_weight * divergence).mean(),
+                reconstruction_loss=reconstruction,
+                kl_local={MODULE_KEYS.KL_Z_KEY: divergence},
+            )
         if self.classifier is None:
             return losses
         label = tensors[REGISTRY_KEYS.LABELS_KEY].flatten().long()
@@ -183,8 +199,27 @@ class BatchAgnosticVAEModule(VAE):
         dict
             ``"px"``, the distribution of the counts, ``"pl"`` (``None``) and ``"pz"``, the prior.
         """
-        outputs = super().generative(*args, **kwargs)
-        if self.gene_likelihood == "nb" and self.dispersion == "gene":
-            px = outputs[MODULE_KEYS.PX_KEY]
-            outputs[MODULE_KEYS.PX_KEY] = CountNegativeBinomial(mu=px.mu, theta=torch.exp(self.px_r), scale=px.scale)
-        return outputs
+        one_hot = self.batch_representation == "one-hot" and not self.use_size_factor_key
+        if self.gene_likelihood != "nb" or self.dispersion != "gene" or not one_hot:
+            return super().generative(*args, **kwargs)
+        return self._generative_of_counts(*args, **kwargs)
+
+    def _generative_of_counts(
+        self,
+        z: torch.Tensor,
+        library: torch.Tensor,
+        batch_index: torch.Tensor,
+        transform_batch: torch.Tensor | None = None,
+        **_: Any,
+    ) -> dict[str, Distribution | None]:
+        if transform_batch is not None:
+            batch_index = torch.ones_like(batch_index) * transform_batch
+        # the linear layer in front of the softmax: with its logits the likelihood needs no mean
+        logits = self.decoder.px_scale_decoder[0](self.decoder.px_decoder(z, batch_index))
+        return {
+            MODULE_KEYS.PX_KEY: CountNegativeBinomial(
+                logits=logits.float(), log_library=library.float(), theta=torch.exp(self.px_r)
+            ),
+            MODULE_KEYS.PL_KEY: None,
+            MODULE_KEYS.PZ_KEY: Normal(torch.zeros_like(z), torch.ones_like(z)),
+        }

@@ -40,6 +40,20 @@ class HeldOutBatchPlan(TrainingPlan):
         self._trained_batches = None if trained_batches is None else torch.as_tensor(trained_batches)
         self._sums: dict[str, defaultdict[str, Any]] = {"train": defaultdict(float), "validation": defaultdict(float)}
 
+    def get_optimizer_creator(self) -> Any:
+        """Optimizer of the parameters: scvi-tools', in one pass over them where that is there.
+
+        Returns
+        -------
+        callable
+            Makes the optimizer of some parameters.
+        """
+        if self.optimizer_name != "Adam" or self.device.type != "cpu":
+            return super().get_optimizer_creator()
+        return lambda parameters: torch.optim.Adam(
+            parameters, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        )
+
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Loss of a minibatch of training spots.
 

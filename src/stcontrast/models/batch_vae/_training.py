@@ -11,6 +11,7 @@ import pandas as pd
 from lightning.pytorch.callbacks import EarlyStopping
 
 from stcontrast._settings import settings
+from stcontrast.models.batch_vae._minibatches import MinibatchSplitter
 from stcontrast.models.batch_vae._plan import HeldOutBatchPlan
 from stcontrast.models.batch_vae._session import quiet_training
 from stcontrast.models.batch_vae._split import Split, hold_out_groups
@@ -56,6 +57,7 @@ class HeldOutGroupsMixin:
     """Training whose validation set consists of whole slides or donors."""
 
     _training_plan_cls = HeldOutBatchPlan
+    _data_splitter_cls = MinibatchSplitter
 
     adata: Any
     module: Any

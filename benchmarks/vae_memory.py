@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--spots", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--donors", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train is not None:

@@ -423,9 +423,10 @@ def _registry(
     """Registry of an object in memory with these genes and categories, and empty spots."""
     from stcontrast.models.batch_vae._model import BatchAgnosticVAE
 
-    n_spots = max([1, *map(len, categories.values())])
+    # scvi-tools warns of a category of fewer than three.
+    n_spots = 3 * max([1, *map(len, categories.values())])
     zeros = sparse.csr_matrix((n_spots, len(genes)), dtype=np.float32)
-    # scvi-tools knows its registry best: it makes that of a small object which has every category once.
+    # scvi-tools knows its registry best: it makes that of a small object which has every category.
     obs = pd.DataFrame(
         {key: pd.Categorical(np.resize(values.to_numpy(), n_spots), values) for key, values in categories.items()},
         index=[str(i) for i in range(n_spots)],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from anndata.abc import CSRDataset
 from lightning.pytorch.callbacks import EarlyStopping
 
 from stcontrast._settings import settings
@@ -119,7 +120,8 @@ class HeldOutGroupsMixin:
             If ``datamodule`` is not a :class:`~stcontrast.models.SpotsOnDisk`.
         ValueError
             If a group to hold out is not there, or none would be left to train on, or the model has no data in memory
-            and ``datamodule`` is not given, or that has other genes, batches or classes than the model.
+            and ``datamodule`` is not given, or that has other genes, batches or classes than the model, or the counts
+            of its AnnData lie in zarr.
 
         Examples
         --------
@@ -175,6 +177,15 @@ class HeldOutGroupsMixin:
             )
             raise ValueError(msg)
         if datamodule is None:
+            layer = self.registry_["setup_args"]["layer"]
+            counts = self.adata.X if layer in (None, "X") else self.adata.layers[layer]
+            # scvi-tools asks for rows by a list, which anndata answers by loading the matrix; of HDF5 by an array.
+            if isinstance(counts, CSRDataset) and not self.adata.isbacked:
+                msg = (
+                    "the counts lie in zarr, and scvi-tools would load all of them for every minibatch; "
+                    "stcontrast.models.SpotsOnDisk reads them in parts, and adata.to_memory() loads them once."
+                )
+                raise ValueError(msg)
             return
         if not isinstance(datamodule, SpotsOnDisk):
             msg = (

@@ -35,7 +35,7 @@ class _Store(NamedTuple):
     """One AnnData on disk."""
 
     name: str
-    group: zarr.Group
+    group: Any
     counts: Any
 
 
@@ -106,8 +106,8 @@ class SpotsOnDisk(LightningDataModule):
     :class:`scvi.dataloaders.AnnbatchDataModule` is not used: it validates on single spots, and its labels are not in
     the order that guidance by classes relies on.
 
-    Files of HDF5 (``.h5ad``) are not read at random places fast enough. annbatch makes a collection of them, shuffled,
-    without loading them whole:
+    annbatch reads zarr and not HDF5 (``.h5ad``). It makes a shuffled collection of such files without loading them
+    whole:
     ``annbatch.DatasetCollection("spots.zarr").add_adatas(["a.h5ad", "b.h5ad"], dataset_size="1GB")``.
 
     Examples
@@ -332,7 +332,7 @@ def _require_annbatch() -> None:
         raise ImportError(msg) from error
 
 
-def _anndatas(path: Path) -> Iterator[tuple[str, zarr.Group]]:
+def _anndatas(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix in (".h5ad", ".h5"):
         msg = (
             f"{path} is HDF5; training reads zarr. annbatch.DatasetCollection('spots.zarr').add_adatas(['{path}'], "
@@ -343,7 +343,8 @@ def _anndatas(path: Path) -> Iterator[tuple[str, zarr.Group]]:
         msg = f"{path} is not there."
         raise FileNotFoundError(msg)
     try:
-        group = zarr.open_group(path, mode="r")
+        # Any: what a group holds has a type that only its encoding tells
+        group: Any = zarr.open_group(path, mode="r")
     except (FileNotFoundError, ValueError, KeyError) as error:
         msg = f"{path} is no zarr group; AnnData.write_zarr writes one."
         raise ValueError(msg) from error
@@ -357,7 +358,7 @@ def _anndatas(path: Path) -> Iterator[tuple[str, zarr.Group]]:
         raise ValueError(msg)
 
 
-def _opened(name: str, group: zarr.Group, layer: str | None) -> _Store:
+def _opened(name: str, group: Any, layer: str | None) -> _Store:
     layers = sorted(group["layers"]) if "layers" in group else []
     if layer is not None and layer not in layers:
         msg = f"layer {layer!r} is not in {name}, which has the layers {layers}. layer=None takes X."
@@ -396,7 +397,7 @@ def _common_genes(stores: list[_Store]) -> pd.Index:
     return genes
 
 
-def _index_of(frame: zarr.Group) -> pd.Index:
+def _index_of(frame: Any) -> pd.Index:
     return pd.Index(ad.io.read_elem(frame[frame.attrs["_index"]]))
 
 

@@ -50,7 +50,7 @@ class RowsOnDisk:
         read: Callable[[Any], Any],
         n_rows: int,
         *,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int] | np.ndarray[Any, Any] | None = None,
         prepare: Callable[[Any], Any] | None = None,
     ) -> None:
         self._read = read
@@ -92,7 +92,7 @@ def rows_on_disk(
     adata: AnnData,
     layer: str | None,
     *,
-    indices: Sequence[int] | None = None,
+    indices: Sequence[int] | np.ndarray[Any, Any] | None = None,
     prepare: Callable[[Any], Any] | None = None,
 ) -> RowsOnDisk | None:
     """Rows of an object's counts, where these lie on disk.

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
 pytest.importorskip("annbatch")
 
-pytestmark = [
-    # anndata writes a zarr store's metadata in one place, which zarr warns of
-    pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:UserWarning"),
-]
+# anndata gathers the metadata of a store that it writes, which zarr warns of; no user can do anything about it
+pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:UserWarning")
 
 
 def write(adata: ad.AnnData, path: Path) -> Path:

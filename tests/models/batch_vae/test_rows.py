@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from anndata.abc import CSRDataset
 
-# anndata opens a zarr store with metadata in one place, which zarr warns of
+# anndata gathers the metadata of a store that it writes, which zarr warns of; no user can do anything about it
 pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:UserWarning")
 
 

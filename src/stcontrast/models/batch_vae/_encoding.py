@@ -168,7 +168,7 @@ class EncodingMixin:
     ) -> np.ndarray[Any, Any] | sparse.csr_matrix | RowsOnDisk:
         adata = self.adata if adata is None else adata
         if adata is None:
-            msg = "this model was loaded without its training data; pass the data to encode."
+            msg = "this model was made or loaded without its training data; pass the data to encode."
             raise ValueError(msg)
         layer = self.registry_["setup_args"]["layer"] if layer is None else layer
         names, genes = adata.var_names, self.genes

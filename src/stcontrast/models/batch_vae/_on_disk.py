@@ -50,7 +50,7 @@ class SpotsOnDisk(LightningDataModule):
     """Spots in zarr stores, to train a :class:`~stcontrast.models.BatchAgnosticVAE` on more of them than memory holds.
 
     Counts are read through annbatch, in chunks of neighbouring spots from random places, and shuffled among those that
-    are in memory. Of all spots at once only some numbers are held, about 50 bytes a spot. Needs the extra ``large``:
+    are in memory. Of all spots at once only some numbers are held, about 100 bytes a spot. Needs the extra ``large``:
     ``pip install "stcontrast[large]"``.
 
     Parameters
@@ -104,7 +104,8 @@ class SpotsOnDisk(LightningDataModule):
     Notes
     -----
     :class:`scvi.dataloaders.AnnbatchDataModule` is not used: it validates on single spots, and its labels are not in
-    the order that guidance by classes relies on.
+    the order that guidance by classes relies on. Training in several processes is not provided for: each would read
+    all spots.
 
     annbatch reads zarr and not HDF5 (``.h5ad``). It makes a shuffled collection of such files without loading them
     whole:

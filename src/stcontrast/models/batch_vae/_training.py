@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from anndata.abc import CSRDataset
+from anndata.abc import CSCDataset, CSRDataset
 from lightning.pytorch.callbacks import EarlyStopping
 
 from stcontrast._settings import settings
+from stcontrast.models.batch_vae._on_disk import SpotsOnDisk
 from stcontrast.models.batch_vae._plan import HeldOutBatchPlan
 from stcontrast.models.batch_vae._session import quiet_training
 from stcontrast.models.batch_vae._split import Split, hold_out_groups
@@ -20,8 +21,6 @@ from stcontrast.nn._threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from stcontrast.models.batch_vae._on_disk import SpotsOnDisk
 
 __all__ = ["HeldOutGroupsMixin", "default_max_epochs"]
 
@@ -121,7 +120,7 @@ class HeldOutGroupsMixin:
         ValueError
             If a group to hold out is not there, or none would be left to train on, or the model has no data in memory
             and ``datamodule`` is not given, or that has other genes, batches or classes than the model, or the counts
-            of its AnnData lie in zarr.
+            of its AnnData lie on disk in zarr, or stored by gene.
 
         Examples
         --------
@@ -168,8 +167,6 @@ class HeldOutGroupsMixin:
             )
 
     def _check_training_data(self, datamodule: Any) -> None:
-        from stcontrast.models.batch_vae._on_disk import SpotsOnDisk
-
         if datamodule is None and self.adata is None:
             msg = (
                 "this model has no training data in memory: it was loaded without them, or made for spots on disk. "
@@ -180,10 +177,12 @@ class HeldOutGroupsMixin:
             layer = self.registry_["setup_args"]["layer"]
             counts = self.adata.X if layer in (None, "X") else self.adata.layers[layer]
             # scvi-tools asks for rows by a list, which anndata answers by loading the matrix; of HDF5 by an array.
-            if isinstance(counts, CSRDataset) and not self.adata.isbacked:
+            in_zarr = isinstance(counts, CSRDataset) and not self.adata.isbacked
+            if in_zarr or isinstance(counts, CSCDataset):
                 msg = (
-                    "the counts lie in zarr, and scvi-tools would load all of them for every minibatch; "
-                    "stcontrast.models.SpotsOnDisk reads them in parts, and adata.to_memory() loads them once."
+                    f"the counts lie on disk {'in zarr' if in_zarr else 'gene by gene (CSC)'}, and scvi-tools would load "
+                    "all of them for every minibatch; stcontrast.models.SpotsOnDisk reads counts in zarr (CSR) in parts, "
+                    "and adata.to_memory() loads them once."
                 )
                 raise ValueError(msg)
             return

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stcontrast.methods._load import load
-    from stcontrast.models.batch_vae import BatchAgnosticVAE
+    from stcontrast.models.batch_vae import BatchAgnosticVAE, SpotsOnDisk
     from stcontrast.models.contrastive import ContrastiveModel
 
-__all__ = ["BatchAgnosticVAE", "ContrastiveModel", "load"]
+__all__ = ["BatchAgnosticVAE", "ContrastiveModel", "SpotsOnDisk", "load"]
 
 _HOMES = {
     "BatchAgnosticVAE": "stcontrast.models.batch_vae",
     "ContrastiveModel": "stcontrast.models.contrastive",
+    "SpotsOnDisk": "stcontrast.models.batch_vae",
     "load": "stcontrast.methods._load",
 }
 

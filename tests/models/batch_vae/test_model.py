@@ -124,7 +124,7 @@ def test_loaded_without_data(model: BatchAgnosticVAE, tmp_path: Path):
     assert list(loaded.genes) == list(model.genes)
     with pytest.raises(ValueError, match="loaded without its training data; pass the data"):
         loaded.get_latent_representation()
-    with pytest.raises(ValueError, match="load it with adata="):
+    with pytest.raises(ValueError, match="Load it with adata="):
         loaded.train()
 
 

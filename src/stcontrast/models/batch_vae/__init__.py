@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from stcontrast.models.batch_vae._model import BatchAgnosticVAE
 from stcontrast.models.batch_vae._module import BatchAgnosticVAEModule
+from stcontrast.models.batch_vae._on_disk import SpotsOnDisk
 
-__all__ = ["BatchAgnosticVAE", "BatchAgnosticVAEModule"]
+__all__ = ["BatchAgnosticVAE", "BatchAgnosticVAEModule", "SpotsOnDisk"]

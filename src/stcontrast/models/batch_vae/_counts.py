@@ -9,6 +9,8 @@ from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 from scvi.data.fields import LayerField
 
+from stcontrast.models.batch_vae._rows import on_disk, row_blocks
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -174,7 +176,7 @@ def check_counts(values: Any, adata: AnnData, layer: str | None) -> None:
     Parameters
     ----------
     values
-        Values of the layer, shape ``(n_spots, n_genes)``.
+        Values of the layer, shape ``(n_spots, n_genes)``; those on disk are read block by block.
     adata
         Object that they are from; its layers are named in the message.
     layer
@@ -185,9 +187,11 @@ def check_counts(values: Any, adata: AnnData, layer: str | None) -> None:
     ValueError
         If a value is not a count.
     """
-    if isinstance(values, CSRDataset | CSCDataset) or not hasattr(values, "reshape") or hasattr(values, "compute"):
-        values = counts_of(adata, layer)
-    if (found := not_a_count(values)) is None:
+    if on_disk(values):
+        found = next(filter(None, map(not_a_count, row_blocks(values))), None)
+    else:
+        found = not_a_count(values if hasattr(values, "reshape") else counts_of(adata, layer))
+    if found is None:
         return
     where = "adata.X" if layer in (None, "X") else f"adata.layers[{layer!r}]"
     msg = (

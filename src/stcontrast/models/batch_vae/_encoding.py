@@ -10,7 +10,8 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from stcontrast.models.batch_vae._counts import align_genes, check_counts, counts_of, not_a_count
+from stcontrast.models.batch_vae._counts import align_genes, check_counts, check_layer, counts_of, not_a_count
+from stcontrast.models.batch_vae._rows import RowsOnDisk, rows_on_disk
 from stcontrast.nn._threads import one_thread
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class EncodingMixin:
         ----------
         adata
             Object with raw counts, spots × genes; a view, sparse, dense or backed. ``None`` (default) for the
-            training data.
+            training data. Counts on disk (``backed="r"``, zarr, dask) are read ``batch_size`` spots at a time, unless
+            they are stored gene by gene.
         indices
             Spots to encode; ``None`` (default) for all.
         layer
@@ -163,28 +165,39 @@ class EncodingMixin:
 
     def _counts_to_encode(
         self, adata: AnnData | None, indices: Sequence[int] | None, *, layer: str | None, fill_missing: bool
-    ) -> np.ndarray[Any, Any] | sparse.csr_matrix:
+    ) -> np.ndarray[Any, Any] | sparse.csr_matrix | RowsOnDisk:
         adata = self.adata if adata is None else adata
         if adata is None:
-            msg = "this model was loaded without its training data; pass the data to encode."
+            msg = "this model was made or loaded without its training data; pass the data to encode."
             raise ValueError(msg)
         layer = self.registry_["setup_args"]["layer"] if layer is None else layer
-        counts = counts_of(adata, layer)
-        check_counts(counts, adata, layer)
-        counts = align_genes(counts, adata.var_names, self.genes, fill_missing=fill_missing)
+        names, genes = adata.var_names, self.genes
+
+        def checked(block: Any) -> np.ndarray[Any, Any] | sparse.csr_matrix:
+            check_counts(block, adata, layer)
+            return align_genes(block, names, genes, fill_missing=fill_missing)
+
+        check_layer(adata, layer)
+        if (rows := rows_on_disk(adata, layer, indices=indices, prepare=checked)) is not None:
+            # Genes that are missing are found before anything is read.
+            checked(sparse.csr_matrix((0, len(names)), dtype=np.int8))
+            return rows
+        counts = checked(counts_of(adata, layer))
         return counts if indices is None else counts[np.asarray(indices)]
 
     @torch.inference_mode()
     def _encode(self, counts: Any, batch_size: int | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         size, device = batch_size or _ENCODED_AT_ONCE, self.module.device
-        shape = (counts.shape[0], self.module.n_latent)
+        n_spots = len(counts) if isinstance(counts, RowsOnDisk) else counts.shape[0]
+        shape = (n_spots, self.module.n_latent)
         mean, variance = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
         was_training = self.module.training
         self.module.eval()
         with one_thread():
-            for start in range(0, counts.shape[0], size):
+            for start in range(0, n_spots, size):
                 rows = slice(start, start + size)
-                dense = counts[rows].toarray() if sparse.issparse(counts) else counts[rows]
+                block = counts[rows]
+                dense = block.toarray() if sparse.issparse(block) else block
                 tensor = torch.tensor(dense, dtype=torch.float32, device=device)
                 mean[rows], variance[rows] = (values.float().cpu().numpy() for values in self.module.encode(tensor))
         self.module.train(was_training)

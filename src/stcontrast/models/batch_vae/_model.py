@@ -51,7 +51,8 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
     adata
         Object set up with :meth:`setup_anndata`.
     registry
-        Registry of a saved model, in place of ``adata``; used by :meth:`load`.
+        In place of ``adata``: that of :class:`~stcontrast.models.SpotsOnDisk`, to train from disk; or that of a saved
+        model, as :meth:`load` uses it.
     n_latent
         Dimensions of the latent space.
     n_hidden
@@ -165,7 +166,8 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
         Parameters
         ----------
         adata
-            Object with raw counts, spots × genes.
+            Object with raw counts, spots × genes. Of a backed one the counts stay on disk; they are checked, and later
+            trained on, in parts.
         layer
             Layer that holds the raw counts; ``None`` (default) for ``X``.
         batch_key

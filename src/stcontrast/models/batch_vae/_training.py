@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from anndata.abc import CSCDataset, CSRDataset
 from lightning.pytorch.callbacks import EarlyStopping
 
 from stcontrast._settings import settings
 from stcontrast.models.batch_vae._minibatches import MinibatchSplitter
+from stcontrast.models.batch_vae._on_disk import SpotsOnDisk
 from stcontrast.models.batch_vae._plan import HeldOutBatchPlan
 from stcontrast.models.batch_vae._session import quiet_training
 from stcontrast.models.batch_vae._split import Split, hold_out_groups
@@ -74,6 +76,7 @@ class HeldOutGroupsMixin:
         batch_size: int = 256,
         learning_rate: float = 2e-3,
         seed: int | None = None,
+        datamodule: SpotsOnDisk | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train the model.
@@ -101,6 +104,9 @@ class HeldOutGroupsMixin:
             Step size of Adam.
         seed
             Seed of the split, the order of the spots and the noise. ``None`` (default): the model's.
+        datamodule
+            Spots on disk to train on, read a part at a time. ``None`` (default): the data that the model was made of.
+            The split is by whole groups there too.
         **trainer_kwargs
             ``accelerator``, ``devices``, ``precision``, ``strategy``, ``callbacks`` and further arguments of
             :class:`scvi.train.Trainer`; ``plan_kwargs``, arguments of :class:`scvi.train.TrainingPlan`, such as
@@ -111,21 +117,22 @@ class HeldOutGroupsMixin:
         ------
         KeyError
             If ``validation_key`` is not in ``obs``.
+        TypeError
+            If ``datamodule`` is not a :class:`~stcontrast.models.SpotsOnDisk`.
         ValueError
-            If a group to hold out is not there, or none would be left to train on, or the model was loaded without
-            its data.
+            If a group to hold out is not there, or none would be left to train on, or the model has no data in memory
+            and ``datamodule`` is not given, or that has other genes, batches or classes than the model, or the counts
+            of its AnnData lie on disk in zarr, or stored by gene.
 
         Examples
         --------
         >>> model.train(validation_key="slide", validation_groups=["C6"])  # doctest: +SKIP
         """
-        if self.adata is None:
-            msg = "this model was loaded without its training data; load it with adata= to train it further."
-            raise ValueError(msg)
+        self._check_training_data(datamodule)
         seed = self.seed_ if seed is None else seed
-        split = self._split(validation_key, validation_groups, seed)
+        split = self._split(validation_key, validation_groups, seed, datamodule)
         max_epochs = max_epochs or default_max_epochs(len(split.train))
-        batches = np.asarray(self.adata.obs["_scvi_batch"])
+        batches = np.asarray(self.adata.obs["_scvi_batch"]) if datamodule is None else datamodule.batch_codes
         plan_kwargs = {
             "lr": learning_rate,
             "n_epochs_kl_warmup": 2 * max_epochs,
@@ -139,13 +146,19 @@ class HeldOutGroupsMixin:
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
             callbacks += [stopper] if early_stopping else []
         defaults = {"enable_progress_bar": settings.progress, "log_every_n_steps": 1}
+        data: dict[str, Any] = {
+            "datasplitter_kwargs": {"external_indexing": [split.train, split.validation, np.arange(0)]}
+        }
+        if datamodule is not None:
+            datamodule.arrange(split.train, split.validation, batch_size=batch_size, seed=seed)
+            data = {"datamodule": datamodule}
         # scvi-tools leaves a trained module in evaluation mode, and Lightning trains it as it finds it.
         self.module.train()
         with seeded(seed), quiet_training(), one_thread():
             super().train(  # type: ignore[misc]
                 max_epochs,
                 batch_size=batch_size,
-                datasplitter_kwargs={"external_indexing": [split.train, split.validation, np.arange(0)]},
+                **data,
                 plan_kwargs=plan_kwargs,
                 callbacks=callbacks,
                 **defaults | trainer_kwargs,
@@ -155,16 +168,50 @@ class HeldOutGroupsMixin:
                 "Stopped after %d epochs: no lower validation loss for %d.", stopper.stopped_epoch + 1, stopper.patience
             )
 
-    def _split(self, key: str | None, held_out: int | Sequence[str] | None, seed: int) -> Split:
+    def _check_training_data(self, datamodule: Any) -> None:
+        if datamodule is None and self.adata is None:
+            msg = (
+                "this model has no training data in memory: it was loaded without them, or made for spots on disk. "
+                "Load it with adata=, or give train the spots on disk as datamodule=."
+            )
+            raise ValueError(msg)
+        if datamodule is None:
+            layer = self.registry_["setup_args"]["layer"]
+            counts = self.adata.X if layer in (None, "X") else self.adata.layers[layer]
+            # scvi-tools asks for rows by a list, which anndata answers by loading the matrix; of HDF5 by an array.
+            in_zarr = isinstance(counts, CSRDataset) and not self.adata.isbacked
+            if in_zarr or isinstance(counts, CSCDataset):
+                msg = (
+                    f"the counts lie on disk {'in zarr' if in_zarr else 'gene by gene (CSC)'}, and scvi-tools would load "
+                    "all of them for every minibatch; stcontrast.models.SpotsOnDisk reads counts in zarr (CSR) in parts, "
+                    "and adata.to_memory() loads them once."
+                )
+                raise ValueError(msg)
+            return
+        if not isinstance(datamodule, SpotsOnDisk):
+            msg = (
+                f"datamodule is a {type(datamodule).__name__}; BatchAgnosticVAE trains on stcontrast.models.SpotsOnDisk, "
+                "which holds out whole groups of spots."
+            )
+            raise TypeError(msg)
+        datamodule.check_registry(self.registry_)
+
+    def _groups(self, key: str | None, datamodule: SpotsOnDisk | None) -> pd.Series[Any]:
+        if datamodule is not None:
+            return datamodule.groups(key)
         obs = self.adata.obs
-        key = self.registry_["setup_args"]["batch_key"] if key is None else key
         if key is None:
-            groups = pd.Series("all", index=obs.index, name="all spots")
-        elif key in obs:
-            groups = obs[key]
-        else:
-            msg = f"validation_key {key!r} is not in adata.obs, which has {list(obs.columns)}."
-            raise KeyError(msg)
+            return pd.Series("all", index=obs.index, name="all spots")
+        if key in obs:
+            return obs[key]
+        msg = f"validation_key {key!r} is not in adata.obs, which has {list(obs.columns)}."
+        raise KeyError(msg)
+
+    def _split(
+        self, key: str | None, held_out: int | Sequence[str] | None, seed: int, datamodule: SpotsOnDisk | None
+    ) -> Split:
+        key = self.registry_["setup_args"]["batch_key"] if key is None else key
+        groups = self._groups(key, datamodule)
         if held_out is None:
             n_groups = groups.nunique()
             held_out = max(1, n_groups // 10) if n_groups >= 4 else 0

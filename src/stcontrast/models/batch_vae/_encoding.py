@@ -11,6 +11,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from stcontrast.models.batch_vae._counts import align_genes, check_counts, counts_of, not_a_count
+from stcontrast.models.batch_vae._minified import has_no_counts, stored_posterior
 from stcontrast.nn._threads import one_thread
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class EncodingMixin:
     module: Any
     adata: Any
     registry_: dict[str, Any]
-    minified_data_type: str | None
+    _LATENT_QZM_KEY: str
+    _LATENT_QZV_KEY: str
 
     @property
     def genes(self) -> pd.Index:
@@ -70,7 +72,8 @@ class EncodingMixin:
         """Latent of spots of any donor: the mean of the posterior.
 
         ``adata`` need not be set up, needs no batch, and is left exactly as it is. Its genes are matched by
-        ``var_names``: their order does not matter, and genes that the model does not have are passed over.
+        ``var_names``: their order does not matter, and genes that the model does not have are passed over. For data
+        that ``minify_adata`` took the counts from, the posterior that it stored is returned.
 
         Parameters
         ----------
@@ -112,13 +115,17 @@ class EncodingMixin:
         >>> latent = model.get_latent_representation(unseen_donor)  # doctest: +SKIP
         """
         self._check_if_trained(warn=False)  # type: ignore[attr-defined]
-        if kwargs.get("dataloader") is not None or (adata is None and self.minified_data_type is not None):
+        if kwargs.get("dataloader") is not None:
             return super().get_latent_representation(  # type: ignore[misc]
                 adata, indices, give_mean=give_mean, return_dist=return_dist, **kwargs
             )
-        mean, variance = self._encode(
-            self._counts_to_encode(adata, indices, layer=layer, fill_missing=fill_missing), kwargs.get("batch_size")
-        )
+        if has_no_counts(data := self.adata if adata is None else adata):
+            keys = {"mean_key": self._LATENT_QZM_KEY, "variance_key": self._LATENT_QZV_KEY}
+            mean, variance = stored_posterior(data, indices, **keys)
+        else:
+            mean, variance = self._encode(
+                self._counts_to_encode(adata, indices, layer=layer, fill_missing=fill_missing), kwargs.get("batch_size")
+            )
         if return_dist:
             return mean, variance
         return mean if give_mean else torch.normal(torch.from_numpy(mean), torch.from_numpy(variance).sqrt()).numpy()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
+from scvi.data._utils import _get_adata_minify_type
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
@@ -18,10 +19,12 @@ from scvi.data.fields import (
 )
 from scvi.model import SCVI
 
+from stcontrast.models.batch_vae._classes import ClassesMixin, check_classes
 from stcontrast.models.batch_vae._counts import CountsField, check_categories, check_genes, check_layer
 from stcontrast.models.batch_vae._decoding import DecodingMixin
 from stcontrast.models.batch_vae._encoding import EncodingMixin
 from stcontrast.models.batch_vae._module import BatchAgnosticVAEModule
+from stcontrast.models.batch_vae._query import QueryMixin
 from stcontrast.models.batch_vae._session import quiet_loggers
 from stcontrast.models.batch_vae._training import HeldOutGroupsMixin
 from stcontrast.nn._seed import seeded
@@ -38,7 +41,7 @@ logger = logging.getLogger(__name__)
 _SAVED_ADATA = "adata.h5ad"
 
 
-class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
+class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, QueryMixin, HeldOutGroupsMixin, SCVI):
     """Variational autoencoder of counts, with one latent space across donors and an encoder that is blind to them.
 
     A :class:`scvi.model.SCVI` in which the posterior is a function of the raw counts of one spot and nothing else:
@@ -201,11 +204,18 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
         layer = None if layer == "X" else layer
         check_layer(adata, layer)
         check_genes(adata)
-        check_categories(adata, batch_key=batch_key, labels_key=labels_key)
         if unlabeled_category is not None and labels_key is None:
             msg = "unlabeled_category needs labels_key, the column that it is a value of."
             raise ValueError(msg)
-        if labels_key is not None and unlabeled_category is not None:
+        # the data of a query may come without labels: scvi-tools fills them in
+        fills_labels = bool(kwargs.get("allow_missing_labels")) and unlabeled_category is not None
+        without_labels = fills_labels and labels_key not in adata.obs
+        check_categories(adata, batch_key=batch_key, labels_key=None if without_labels else labels_key)
+        source_registry = kwargs.get("source_registry")
+        if labels_key is not None and unlabeled_category is not None and source_registry is not None:
+            if not without_labels:
+                check_classes(adata, labels_key, source_registry)
+        elif labels_key is not None and unlabeled_category is not None:
             found = sorted(map(str, adata.obs[labels_key].unique()))
             if unlabeled_category not in found:
                 logger.warning(
@@ -222,6 +232,8 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, None),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, None),
         ]
+        if (minified := _get_adata_minify_type(adata)) is not None:
+            fields += cls._get_fields_for_adata_minification(minified)
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)

@@ -115,6 +115,30 @@ class BatchAgnosticVAEModule(VAE):
         posterior, _ = self.z_encoder(self._encoder_input(counts))
         return posterior.loc, posterior.variance
 
+    def classify(self, latent: torch.Tensor) -> torch.Tensor:
+        """Logits of the classes at points of the latent space, by the classifier that the loss trains.
+
+        Parameters
+        ----------
+        latent
+            Points, shape ``(n_points, n_latent)``, on the module's device.
+
+        Returns
+        -------
+        torch.Tensor
+            Logits, shape ``(n_points, n_classes)``.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no classifier.
+        """
+        if self.classifier is None:
+            msg = "there is no classifier: class_weight is 0, or there are no classes."
+            raise RuntimeError(msg)
+        logits: torch.Tensor = self.classifier(latent)
+        return logits
+
     def loss(
         self,
         tensors: dict[str, torch.Tensor],
@@ -139,7 +163,7 @@ class BatchAgnosticVAEModule(VAE):
             return losses
         label = tensors[REGISTRY_KEYS.LABELS_KEY].flatten().long()
         known = label < self.classifier.out_features
-        logits = self.classifier(inference_outputs[MODULE_KEYS.Z_KEY])
+        logits = self.classify(inference_outputs[MODULE_KEYS.Z_KEY])  # type: ignore[arg-type]
         entropy = torch.nn.functional.cross_entropy(logits[known], label[known], reduction="sum") / len(label)
         return replace(losses, loss=losses.loss + self.class_weight * entropy)
 

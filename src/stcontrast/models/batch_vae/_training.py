@@ -11,6 +11,7 @@ import pandas as pd
 from lightning.pytorch.callbacks import EarlyStopping
 
 from stcontrast._settings import settings
+from stcontrast.models.batch_vae._minified import has_no_counts
 from stcontrast.models.batch_vae._plan import HeldOutBatchPlan
 from stcontrast.models.batch_vae._session import quiet_training
 from stcontrast.models.batch_vae._split import Split, hold_out_groups
@@ -120,6 +121,9 @@ class HeldOutGroupsMixin:
         if self.adata is None:
             msg = "this model was loaded without its training data; load it with adata= to train it further."
             raise ValueError(msg)
+        if has_no_counts(self.adata):
+            msg = "minify_adata dropped the counts of this model's data; load it with data that have them to train it."
+            raise ValueError(msg)
         seed = self.seed_ if seed is None else seed
         split = self._split(validation_key, validation_groups, seed)
         max_epochs = max_epochs or default_max_epochs(len(split.train))
@@ -148,6 +152,8 @@ class HeldOutGroupsMixin:
                 callbacks=callbacks,
                 **defaults | trainer_kwargs,
             )
+        # what a precision of "64-true" or "bf16-true" turned them into; counts are encoded as float32
+        self.module.float()
         if stopper.stopped_epoch:
             logger.info(
                 "Stopped after %d epochs: no lower validation loss for %d.", stopper.stopped_epoch + 1, stopper.patience

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-
 from stcontrast import __version__
 from stcontrast._keys import UNS, VAE_LATENT
 from stcontrast._spots import resolve_table

@@ -1,4 +1,4 @@
-"""scArches: the data of donors that the reference has not seen."""
+"""The data of donors that the reference has not seen."""
 
 from __future__ import annotations
 

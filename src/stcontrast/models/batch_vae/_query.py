@@ -1,4 +1,4 @@
-"""Further training on the spots of another donor, as scArches does."""
+"""Further training on the spots of another donor, by the surgery on the decoder that scvi-tools has for it."""
 
 from __future__ import annotations
 

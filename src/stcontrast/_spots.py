@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
     from stcontrast._elements import SlideImage
 
-__all__ = ["Slide", "Spots", "require_images", "resolve_slides", "resolve_table", "slide_names", "table_region_keys"]
+__all__ = [
+    "Slide",
+    "Spots",
+    "require_images",
+    "resolve_slides",
+    "resolve_table",
+    "slide_names",
+    "slide_of_row",
+    "table_region_keys",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +135,25 @@ def slide_names(
     """Names of the slides of an object, without a look at images or shapes; raises as :func:`resolve_slides` does."""
     table = resolve_table(data, table_key=table_key)
     return list(_library_rows(table, library_key=library_key)) if table is data else table_region_keys(table)[0]
+
+
+def slide_of_row(table: AnnData, *, library_key: str | None = None) -> NDArray[np.str_]:
+    """Name of the slide of every row of a table (n_spots,), without a look at images, shapes or positions.
+
+    Raises
+    ------
+    KeyError
+        If the column that names the slides is absent.
+    ValueError
+        If a table that annotates no shapes has the images of several slides and nothing says which is whose.
+    """
+    if "spatialdata_attrs" in table.uns:
+        return table.obs[table_region_keys(table)[1]].astype(str).to_numpy(dtype=np.str_)
+    rows = _library_rows(table, library_key=library_key)
+    names = np.empty(table.n_obs, dtype=object)
+    for name, of_slide in rows.items():
+        names[of_slide] = name
+    return names.astype(np.str_)
 
 
 def resolve_slides(

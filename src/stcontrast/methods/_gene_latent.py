@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GeneLatent"]
 
-UNLABELLED: Final = "unlabelled"
 # against a log-likelihood of hundreds: the order of scANVI's classification ratio
 CLASS_WEIGHT: Final = 50.0
 
@@ -53,29 +50,17 @@ class GeneLatent:
         """Train on the measured spots."""
         from anndata import AnnData
 
-        from stcontrast.models.batch_vae import BatchAgnosticVAE
-        from stcontrast.models.batch_vae._session import quiet_loggers
+        from stcontrast.models.batch_vae._fitting import fit_vae
 
         rows = np.flatnonzero(data.measured)
         adata = AnnData(data.counts[rows])
         adata.obs["batch"] = [str(code) for code in data.batch[rows]]
         adata.obs["batch"] = adata.obs["batch"].astype("category")
-        guided = self.guided and bool((data.label[rows] >= 0).any())
-        classes = {}
-        if guided:
-            adata.obs["label"] = [str(code) if code >= 0 else UNLABELLED for code in data.label[rows]]
-            adata.obs["label"] = adata.obs["label"].astype("category")
-            classes = {"labels_key": "label", "unlabeled_category": UNLABELLED}
-        # that no spot is unlabelled is as it should be
-        silent = quiet_loggers(BatchAgnosticVAE.__module__, level=logging.ERROR)
-        with warnings.catch_warnings(), silent:
-            # a class or a batch of one or two spots is the user's data, and nothing to be done about
-            warnings.filterwarnings("ignore", message=".*has fewer than 3 cells", category=UserWarning)
-            BatchAgnosticVAE.setup_anndata(adata, batch_key="batch", **classes)
-        self.vae = BatchAgnosticVAE(
-            adata, n_latent=self.n_latent, class_weight=CLASS_WEIGHT if guided else 0.0, seed=self.seed
-        )
-        self.vae.train(max_epochs=self.max_epochs, validation_groups=0, seed=self.seed)
+        labels = [str(code) if code >= 0 else None for code in data.label[rows]] if self.guided else None
+        self.vae = fit_vae(
+            adata, batch_key="batch", labels=labels, class_weight=CLASS_WEIGHT, n_latent=self.n_latent,
+            max_epochs=self.max_epochs, seed=self.seed,
+        )  # fmt: skip
         if data.depth is not None:
             # what the modelled genes are of the whole library: a mean over slides, which count alike
             of_spot = np.asarray(data.counts[rows].sum(axis=1)).ravel() / np.maximum(data.depth[rows], 1.0)

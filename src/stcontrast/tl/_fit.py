@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS
+from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
 from stcontrast.methods._method import get_method
 from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.pp._image_features import parse_fields
+from stcontrast.tl._embed_genes import record_key
 from stcontrast.tl._features import color_features, features_to_fit
 from stcontrast.tl._inputs import Keys, check_images, gather, resolve_sources
 from stcontrast.tl._training import Recipe, check_genes, prepare
@@ -183,7 +184,11 @@ def _write_embeddings(
         stop = start + source.table.n_obs
         for key, value in embeddings.items():
             source.table.obsm[key] = value[start:stop]
-        source.table.uns.setdefault(UNS, {})["model_id"] = model.model_id
+        ours = source.table.uns.setdefault(UNS, {})
+        ours["model_id"] = model.model_id
+        if VAE_LATENT in embeddings:
+            # it said what made the latent that has just been replaced
+            ours.pop(record_key(VAE_LATENT), None)
         start = stop
     logger.info("Added obsm %s.", sorted(embeddings))
 

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
     from stcontrast._spots import Spots
 
-__all__ = ["Inputs", "Keys", "Source", "as_list", "check_images", "depth_of", "gather", "resolve_sources"]
+__all__ = [
+    "Inputs",
+    "Keys",
+    "Source",
+    "as_list",
+    "check_images",
+    "depth_of",
+    "gather",
+    "resolve_sources",
+    "stacked_column",
+    "stacked_labels",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -200,20 +211,20 @@ def gather(sources: Sequence[Source], keys: Keys) -> Inputs:
     by_slide = np.array(names, dtype=np.str_)[slide_of_spot]
     donor = by_slide
     if donor_key is not None:
-        donor = _column(tables, donor_key, "donor_key" if keys.donor_key else "batch_key")
+        donor = stacked_column(tables, donor_key, "donor_key" if keys.donor_key else "batch_key")
         _check_one_donor_a_slide(sources, keys, donor_key)
     return Inputs(
         slide_names=names,
         slide=slide_of_spot,
         donor=donor,
-        batch=by_slide if keys.batch_key is None else _column(tables, keys.batch_key, "batch_key"),
+        batch=by_slide if keys.batch_key is None else stacked_column(tables, keys.batch_key, "batch_key"),
         name=np.concatenate([table.obs_names.to_numpy(dtype=np.str_) for table in tables]),
         xy=np.concatenate(xy),
         genes=genes,
         counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")),
         total=np.concatenate(total),
         measured=np.concatenate(measured),
-        label=_labels(tables, keys.label_key),
+        label=stacked_labels(tables, keys.label_key),
     )
 
 
@@ -254,7 +265,8 @@ def _counts(table: AnnData, layer: str | None, genes: list[str]) -> tuple[sparse
     return sparse.csr_matrix(full[:, columns]), np.asarray(full.sum(axis=1), dtype=np.float64).ravel()
 
 
-def _column(tables: Sequence[AnnData], key: str, argument: str) -> NDArray[np.str_]:
+def stacked_column(tables: Sequence[AnnData], key: str, argument: str) -> NDArray[np.str_]:
+    """A column of `obs` that every table has in full, one under another (n_spots,)."""
     for table in tables:
         if key not in table.obs:
             msg = f"`{argument}`: no column {key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
@@ -265,7 +277,8 @@ def _column(tables: Sequence[AnnData], key: str, argument: str) -> NDArray[np.st
     return np.concatenate([table.obs[key].astype(str).to_numpy(dtype=np.str_) for table in tables])
 
 
-def _labels(tables: Sequence[AnnData], key: str | None) -> NDArray[Any]:
+def stacked_labels(tables: Sequence[AnnData], key: str | None) -> NDArray[Any]:
+    """A column of `obs` that some table has, one under another (n_spots,), `None` where there is no value."""
     if key is None:
         return np.full(sum(table.n_obs for table in tables), None, dtype=object)
     if not any(key in table.obs for table in tables):

@@ -43,7 +43,8 @@ def weights(model: BatchAgnosticVAE) -> torch.Tensor:
 
 def everything(minibatches: Any) -> dict[str, np.ndarray[Any, Any]]:
     batches = list(minibatches)
-    return {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in batches[0]}
+    names = [name for name, values in batches[0].items() if isinstance(values, torch.Tensor)]
+    return {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in names}
 
 
 def sorted_rows(tensors: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:

@@ -77,9 +77,11 @@ class CountNegativeBinomial(NegativeBinomial):
         torch.Tensor
             Log-probabilities, shape ``(n_spots,)``.
         """
-        log_prob: torch.Tensor = _NegativeBinomialOfSpots.apply(
-            self._logits, self._log_library, self._gene_theta, *entries
-        )
+        # in half precision a likelihood of thousands would be rounded to the nearest 16
+        with torch.autocast(device_type=self._logits.device.type, enabled=False):
+            log_prob: torch.Tensor = _NegativeBinomialOfSpots.apply(
+                self._logits, self._log_library, self._gene_theta, *entries
+            )
         return log_prob
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
+from scvi.data._utils import _get_adata_minify_type
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
@@ -18,10 +19,14 @@ from scvi.data.fields import (
 )
 from scvi.model import SCVI
 
+from stcontrast.models.batch_vae._classes import ClassesMixin, check_classes
 from stcontrast.models.batch_vae._counts import CountsField, check_categories, check_genes, check_layer
 from stcontrast.models.batch_vae._decoding import DecodingMixin
 from stcontrast.models.batch_vae._encoding import EncodingMixin
+from stcontrast.models.batch_vae._minibatches import SpotLoader
 from stcontrast.models.batch_vae._module import BatchAgnosticVAEModule
+from stcontrast.models.batch_vae._query import QueryMixin
+from stcontrast.models.batch_vae._reference import SLIDE_KEY, SlideField
 from stcontrast.models.batch_vae._session import quiet_loggers
 from stcontrast.models.batch_vae._training import HeldOutGroupsMixin
 from stcontrast.nn._seed import seeded
@@ -38,7 +43,7 @@ logger = logging.getLogger(__name__)
 _SAVED_ADATA = "adata.h5ad"
 
 
-class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
+class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, QueryMixin, HeldOutGroupsMixin, SCVI):
     """Variational autoencoder of counts, with one latent space across donors and an encoder that is blind to them.
 
     A :class:`scvi.model.SCVI` in which the posterior is a function of the raw counts of one spot and nothing else:
@@ -105,6 +110,7 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
     """
 
     _module_cls = BatchAgnosticVAEModule
+    _data_loader_cls = SpotLoader
 
     def __init__(
         self,
@@ -155,6 +161,7 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
         batch_key: str | None = None,
         labels_key: str | None = None,
         unlabeled_category: str | None = None,
+        slide_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Register the data that a model is to be trained on.
@@ -178,6 +185,12 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
         unlabeled_category
             Value of that column in spots without a class. ``None`` (default): every spot has one, and they are
             registered but guide nothing.
+        slide_key
+            Column of ``obs`` that names the slide (section) of a spot. With it the encoder sees the expression of a
+            spot, ``log1p`` of counts per 10 000, in standard deviations from the mean of its own slide, and with it
+            what donors, stainings of a day and depths do to all spots of a slide alike is gone before anything is
+            encoded. Spots that are encoded later need that column too, and their slides whole. ``None`` (default): the
+            encoder sees the counts, and of one spot only.
         **kwargs
             Arguments of :meth:`scvi.data.AnnDataManager.register_fields`; :meth:`load` needs them.
 
@@ -203,11 +216,20 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
         layer = None if layer == "X" else layer
         check_layer(adata, layer)
         check_genes(adata)
-        check_categories(adata, batch_key=batch_key, labels_key=labels_key)
         if unlabeled_category is not None and labels_key is None:
             msg = "unlabeled_category needs labels_key, the column that it is a value of."
             raise ValueError(msg)
-        if labels_key is not None and unlabeled_category is not None:
+        # the data of a query may come without labels: scvi-tools fills them in
+        fills_labels = bool(kwargs.get("allow_missing_labels")) and unlabeled_category is not None
+        without_labels = fills_labels and labels_key not in adata.obs
+        check_categories(
+            adata, batch_key=batch_key, labels_key=None if without_labels else labels_key, slide_key=slide_key
+        )
+        source_registry = kwargs.get("source_registry")
+        if labels_key is not None and unlabeled_category is not None and source_registry is not None:
+            if not without_labels:
+                check_classes(adata, labels_key, source_registry)
+        elif labels_key is not None and unlabeled_category is not None:
             found = sorted(map(str, adata.obs[labels_key].unique()))
             if unlabeled_category not in found:
                 logger.warning(
@@ -224,6 +246,10 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, HeldOutGroupsMixin, SCVI):
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, None),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, None),
         ]
+        if slide_key is not None:
+            fields.append(SlideField(SLIDE_KEY, slide_key))
+        if (minified := _get_adata_minify_type(adata)) is not None:
+            fields += cls._get_fields_for_adata_minification(minified)
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)

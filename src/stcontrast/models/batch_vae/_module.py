@@ -15,7 +15,7 @@ from scvi.module.base import LossOutput, auto_move_data
 from torch.distributions import kl_divergence
 
 from stcontrast.models.batch_vae._likelihood import CountNegativeBinomial, Entries
-from stcontrast.models.batch_vae._minibatches import ENTRIES_KEY
+from stcontrast.models.batch_vae._minibatches import ENCODER_KEY, ENTRIES_KEY
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution
@@ -102,21 +102,49 @@ class BatchAgnosticVAEModule(VAE):
             # A layer over all genes that scVI computes for every likelihood and that only ZINB reads.
             self.decoder.px_dropout_decoder = torch.nn.Identity()
 
-    def encode(self, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(
+        self, counts: torch.Tensor, encoder_input: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of the latent posterior of each spot.
 
         Parameters
         ----------
         counts
             Raw counts, shape ``(n_spots, n_genes)``, on the module's device.
+        encoder_input
+            What the encoder sees, if that is not the logarithm of the counts; shape of ``counts``.
 
         Returns
         -------
         tuple of torch.Tensor
             Mean and variance, each of shape ``(n_spots, n_latent)``.
         """
-        posterior, _ = self.z_encoder(self._encoder_input(counts))
+        posterior, _ = self.z_encoder(self._encoder_input(counts) if encoder_input is None else encoder_input)
         return posterior.loc, posterior.variance
+
+    def classify(self, latent: torch.Tensor) -> torch.Tensor:
+        """Logits of the classes at points of the latent space, by the classifier that the loss trains.
+
+        Parameters
+        ----------
+        latent
+            Points, shape ``(n_points, n_latent)``, on the module's device.
+
+        Returns
+        -------
+        torch.Tensor
+            Logits, shape ``(n_points, n_classes)``.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no classifier.
+        """
+        if self.classifier is None:
+            msg = "there is no classifier: class_weight is 0, or there are no classes."
+            raise RuntimeError(msg)
+        logits: torch.Tensor = self.classifier(latent)
+        return logits
 
     def loss(
         self,
@@ -155,9 +183,19 @@ class BatchAgnosticVAEModule(VAE):
             return losses
         label = tensors[REGISTRY_KEYS.LABELS_KEY].flatten().long()
         known = label < self.classifier.out_features
-        logits = self.classifier(inference_outputs[MODULE_KEYS.Z_KEY])
+        logits = self.classify(inference_outputs[MODULE_KEYS.Z_KEY])
         entropy = torch.nn.functional.cross_entropy(logits[known], label[known], reduction="sum") / len(label)
         return replace(losses, loss=losses.loss + self.class_weight * entropy)
+
+    def _get_inference_input(
+        self,
+        tensors: dict[str, Any],
+        full_forward_pass: bool = False,  # noqa: FBT001, FBT002 (scvi-tools' signature)
+    ) -> dict[str, Any]:
+        inputs: dict[str, Any] = super()._get_inference_input(tensors, full_forward_pass)
+        if MODULE_KEYS.X_KEY in inputs:
+            inputs["encoder_input"] = tensors.get(ENCODER_KEY)
+        return inputs
 
     def _encoder_input(self, counts: torch.Tensor) -> torch.Tensor:
         return torch.log1p(counts) if self.log_variational else counts
@@ -170,8 +208,10 @@ class BatchAgnosticVAEModule(VAE):
         cont_covs: torch.Tensor | None = None,
         cat_covs: torch.Tensor | None = None,
         n_samples: int = 1,
+        *,
+        encoder_input: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor | Distribution | None]:
-        posterior, z = self.z_encoder(self._encoder_input(x))
+        posterior, z = self.z_encoder(self._encoder_input(x) if encoder_input is None else encoder_input)
         # An empty spot counts as one of depth 1: the gradient of a Poisson rate of zero is not a number.
         library = torch.log(x.sum(1, keepdim=True).clamp(min=1))
         if n_samples > 1:
@@ -218,7 +258,7 @@ class BatchAgnosticVAEModule(VAE):
         logits = self.decoder.px_scale_decoder[0](self.decoder.px_decoder(z, batch_index))
         return {
             MODULE_KEYS.PX_KEY: CountNegativeBinomial(
-                logits=logits.float(), log_library=library.float(), theta=torch.exp(self.px_r)
+                logits=logits.float(), log_library=library.float(), theta=torch.exp(self.px_r.float())
             ),
             MODULE_KEYS.PL_KEY: None,
             MODULE_KEYS.PZ_KEY: Normal(torch.zeros_like(z), torch.ones_like(z)),

@@ -19,6 +19,9 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from stcontrast.models.batch_vae._counts import check_genes, not_a_count
+from stcontrast.models.batch_vae._minibatches import EncoderView
+from stcontrast.models.batch_vae._reference import SLIDE_KEY, SlideReference
+from stcontrast.models.batch_vae._rows import row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,6 +72,10 @@ class SpotsOnDisk(LightningDataModule):
     unlabeled_category
         Value of that column in spots without a class. ``None`` (default): every spot has one, and they are registered
         but guide nothing.
+    slide_key
+        Column of ``obs`` that names the slide of a spot, as in
+        :meth:`~stcontrast.models.BatchAgnosticVAE.setup_anndata`; all counts are read once more for it. ``None``
+        (default) for none.
     chunk_size
         Neighbouring spots that are read together, 256 by default. Fewer mix better and are slower to read.
     n_in_memory
@@ -126,6 +133,7 @@ class SpotsOnDisk(LightningDataModule):
         batch_key: str | None = None,
         labels_key: str | None = None,
         unlabeled_category: str | None = None,
+        slide_key: str | None = None,
         chunk_size: int = 256,
         n_in_memory: int = 16_384,
     ) -> None:
@@ -145,11 +153,13 @@ class SpotsOnDisk(LightningDataModule):
         self.n_obs, self.n_vars = sum(store.counts.shape[0] for store in self._stores), len(genes)
         batches = None if batch_key is None else self._column(batch_key, "batch_key")
         labels = None if labels_key is None else self._column(labels_key, "labels_key")
+        slides = None if slide_key is None else self._column(slide_key, "slide_key")
+        named = ((batch_key, batches), (labels_key, labels), (slide_key, slides))
         self.registry = _registry(
             genes,
             self.n_obs,
-            {"batch_key": batch_key, "labels_key": labels_key},
-            {key: column.values for key, column in ((batch_key, batches), (labels_key, labels)) if column is not None},
+            {"batch_key": batch_key, "labels_key": labels_key, "slide_key": slide_key},
+            {key: column.values for key, column in named if column is not None},
             {"layer": self._layer, "unlabeled_category": unlabeled_category},
         )
         for store in self._stores:
@@ -158,6 +168,9 @@ class SpotsOnDisk(LightningDataModule):
             REGISTRY_KEYS.BATCH_KEY: self._registered_codes(REGISTRY_KEYS.BATCH_KEY, batches),
             REGISTRY_KEYS.LABELS_KEY: self._registered_codes(REGISTRY_KEYS.LABELS_KEY, labels),
         }
+        if slides is not None:
+            self._codes[SLIDE_KEY] = self._registered_codes(SLIDE_KEY, slides)
+        self._references: dict[tuple[float, ...], SlideReference] = {}
         self.arrange(np.arange(self.n_obs), np.arange(0))
 
     @property
@@ -197,7 +210,13 @@ class SpotsOnDisk(LightningDataModule):
         return pd.Series(pd.Categorical.from_codes(column.codes, column.values), name=key)
 
     def arrange(
-        self, train: np.ndarray[Any, Any], validation: np.ndarray[Any, Any], *, batch_size: int = 256, seed: int = 0
+        self,
+        train: np.ndarray[Any, Any],
+        validation: np.ndarray[Any, Any],
+        *,
+        batch_size: int = 256,
+        seed: int = 0,
+        thin_to: Sequence[float] = (),
     ) -> None:
         """Choose which spots are trained and validated on, and in which minibatches.
 
@@ -209,6 +228,9 @@ class SpotsOnDisk(LightningDataModule):
             Spots in a minibatch.
         seed
             Seed of the order of the training spots.
+        thin_to
+            Shares of the counts that the encoder gets in training, as in
+            :meth:`~stcontrast.models.BatchAgnosticVAE.train`.
 
         Examples
         --------
@@ -216,7 +238,7 @@ class SpotsOnDisk(LightningDataModule):
         """
         self.train_idx, self.val_idx, self.test_idx = train, validation, np.arange(0)
         self.n_train, self.n_val = len(train), len(validation)
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._seed, self._thin_to = batch_size, seed, tuple(thin_to)
 
     def check_registry(self, registry: dict[str, Any]) -> None:
         """Raise unless a model was made for data like these.
@@ -259,7 +281,7 @@ class SpotsOnDisk(LightningDataModule):
         iterable of dict
             Tensors by name, as scvi-tools has them.
         """
-        return self._minibatches(self.train_idx, np.random.default_rng(self._seed))
+        return self._minibatches(self.train_idx, np.random.default_rng(self._seed), self._thin_to)
 
     def val_dataloader(self) -> Any:
         """Minibatches of the held-out spots, as they lie.
@@ -269,9 +291,26 @@ class SpotsOnDisk(LightningDataModule):
         iterable of dict
             Tensors by name; empty without held-out spots.
         """
-        return self._minibatches(self.val_idx, None) if self.n_val else []
+        return self._minibatches(self.val_idx, None, ()) if self.n_val else []
 
-    def _minibatches(self, rows: np.ndarray[Any, Any], rng: np.random.Generator | None) -> _Minibatches:
+    def _reference(self, thin_to: tuple[float, ...]) -> SlideReference | None:
+        if SLIDE_KEY not in self._codes:
+            return None
+        if thin_to not in self._references:
+            codes = self._codes[SLIDE_KEY]
+            self._references[thin_to] = SlideReference.of(self._blocks(codes), int(codes.max()) + 1, thin_to)
+        return self._references[thin_to]
+
+    def _blocks(self, codes: np.ndarray[Any, Any]) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
+        start = 0
+        for store in self._stores:
+            for block in row_blocks(store.counts):
+                yield block, codes[start : start + block.shape[0]]
+                start += block.shape[0]
+
+    def _minibatches(
+        self, rows: np.ndarray[Any, Any], rng: np.random.Generator | None, thin_to: tuple[float, ...]
+    ) -> _Minibatches:
         from annbatch import Loader
 
         from stcontrast.models.batch_vae._disk_sampler import ChosenRows
@@ -281,7 +320,8 @@ class SpotsOnDisk(LightningDataModule):
         )
         loader = Loader(batch_sampler=sampler, preload_to_gpu=False, return_index=True)
         loader.add_datasets([store.counts for store in self._stores])
-        return _Minibatches(loader, self._codes, "X" if self._layer is None else f"layers[{self._layer!r}]")
+        view = EncoderView(self._reference(thin_to), thin_to)
+        return _Minibatches(loader, self._codes, view, "X" if self._layer is None else f"layers[{self._layer!r}]")
 
     def _column(self, key: str, argument: str) -> _Column:
         parts = [_obs_column(store, key, argument) for store in self._stores]
@@ -303,8 +343,8 @@ class SpotsOnDisk(LightningDataModule):
 class _Minibatches:
     """Tensors under scvi-tools' names from what annbatch reads."""
 
-    def __init__(self, loader: Any, codes: dict[str, np.ndarray[Any, Any]], where: str) -> None:
-        self._loader, self._codes, self._where = loader, codes, where
+    def __init__(self, loader: Any, codes: dict[str, np.ndarray[Any, Any]], view: EncoderView, where: str) -> None:
+        self._loader, self._codes, self._view, self._where = loader, codes, view, where
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -316,13 +356,14 @@ class _Minibatches:
                 msg = f"{self._where} does not hold raw counts: it has {found}."
                 raise ValueError(msg)
             dense = counts.toarray() if sparse.issparse(counts) else np.asarray(counts)
-            yield {
+            tensors = {
                 REGISTRY_KEYS.X_KEY: torch.from_numpy(dense.astype(np.float32, copy=False)),
                 **{
                     name: torch.from_numpy(codes[read["index"]].astype(np.int64))[:, None]
                     for name, codes in self._codes.items()
                 },
             }
+            yield self._view.add(tensors)
 
 
 def _require_annbatch() -> None:

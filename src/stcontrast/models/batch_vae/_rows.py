@@ -61,6 +61,25 @@ class RowsOnDisk:
     def __len__(self) -> int:
         return self._n_rows
 
+    def rows(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> RowsOnDisk:
+        """Some of these rows.
+
+        Parameters
+        ----------
+        indices
+            As for the class.
+
+        Returns
+        -------
+        RowsOnDisk
+            Those rows, in this order.
+        """
+        chosen = np.arange(self._n_rows)[np.asarray(indices)]
+        taken = RowsOnDisk(self._read, self._n_rows, prepare=self._prepare)
+        taken._indices = chosen if self._indices is None else self._indices[chosen]
+        taken._n_rows = len(chosen)
+        return taken
+
     def __getitem__(self, rows: slice) -> Any:
         if self._indices is None:
             block = _in_memory(self._read(slice(*rows.indices(self._n_rows))))

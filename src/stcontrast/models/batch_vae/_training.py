@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from stcontrast._settings import settings
 from stcontrast.models.batch_vae._minibatches import MinibatchSplitter
+from stcontrast.models.batch_vae._minified import has_no_counts
 from stcontrast.models.batch_vae._on_disk import SpotsOnDisk
 from stcontrast.models.batch_vae._plan import HeldOutBatchPlan
 from stcontrast.models.batch_vae._session import quiet_training
@@ -66,7 +67,7 @@ class HeldOutGroupsMixin:
     seed_: int
     registry_: dict[str, Any]
 
-    def train(
+    def train(  # noqa: PLR0913
         self,
         max_epochs: int | None = None,
         *,
@@ -75,6 +76,7 @@ class HeldOutGroupsMixin:
         early_stopping: bool = True,
         batch_size: int = 256,
         learning_rate: float = 2e-3,
+        thin_to: Sequence[float] = (),
         seed: int | None = None,
         datamodule: SpotsOnDisk | None = None,
         **trainer_kwargs: Any,
@@ -102,6 +104,10 @@ class HeldOutGroupsMixin:
             Spots in a minibatch.
         learning_rate
             Step size of Adam.
+        thin_to
+            Shares of the counts, such as ``(0.5, 0.25)``: in training, the encoder gets a spot with all of its counts
+            or thinned (binomially) to one of these shares, drawn anew each time, and the decoder has to explain all of
+            them. The latent then depends less on depth. None by default.
         seed
             Seed of the split, the order of the spots and the noise. ``None`` (default): the model's.
         datamodule
@@ -120,7 +126,7 @@ class HeldOutGroupsMixin:
         TypeError
             If ``datamodule`` is not a :class:`~stcontrast.models.SpotsOnDisk`.
         ValueError
-            If a group to hold out is not there, or none would be left to train on, or the model has no data in memory
+            If a share is not between 0 and 1, or a group to hold out is not there, or none would be left to train on, or the model has no data in memory
             and ``datamodule`` is not given, or that has other genes, batches or classes than the model, or the counts
             of its AnnData lie on disk in zarr, or stored by gene.
 
@@ -129,6 +135,9 @@ class HeldOutGroupsMixin:
         >>> model.train(validation_key="slide", validation_groups=["C6"])  # doctest: +SKIP
         """
         self._check_training_data(datamodule)
+        if any(not 0 < share < 1 for share in thin_to):
+            msg = f"thin_to is {tuple(thin_to)}; a share of the counts lies between 0 and 1."
+            raise ValueError(msg)
         seed = self.seed_ if seed is None else seed
         split = self._split(validation_key, validation_groups, seed, datamodule)
         max_epochs = max_epochs or default_max_epochs(len(split.train))
@@ -147,10 +156,13 @@ class HeldOutGroupsMixin:
             callbacks += [stopper] if early_stopping else []
         defaults = {"enable_progress_bar": settings.progress, "log_every_n_steps": 1}
         data: dict[str, Any] = {
-            "datasplitter_kwargs": {"external_indexing": [split.train, split.validation, np.arange(0)]}
+            "datasplitter_kwargs": {
+                "external_indexing": [split.train, split.validation, np.arange(0)],
+                "thin_to": tuple(thin_to),
+            }
         }
         if datamodule is not None:
-            datamodule.arrange(split.train, split.validation, batch_size=batch_size, seed=seed)
+            datamodule.arrange(split.train, split.validation, batch_size=batch_size, seed=seed, thin_to=thin_to)
             data = {"datamodule": datamodule}
         # scvi-tools leaves a trained module in evaluation mode, and Lightning trains it as it finds it.
         self.module.train()
@@ -163,6 +175,8 @@ class HeldOutGroupsMixin:
                 callbacks=callbacks,
                 **defaults | trainer_kwargs,
             )
+        # what a precision of "64-true" or "bf16-true" turned them into; counts are encoded as float32
+        self.module.float()
         if stopper.stopped_epoch:
             logger.info(
                 "Stopped after %d epochs: no lower validation loss for %d.", stopper.stopped_epoch + 1, stopper.patience
@@ -176,6 +190,9 @@ class HeldOutGroupsMixin:
             )
             raise ValueError(msg)
         if datamodule is None:
+            if has_no_counts(self.adata):
+                msg = "minify_adata dropped the counts of this model's data; load it with data that have them to train it."
+                raise ValueError(msg)
             layer = self.registry_["setup_args"]["layer"]
             counts = self.adata.X if layer in (None, "X") else self.adata.layers[layer]
             # scvi-tools asks for rows by a list, which anndata answers by loading the matrix; of HDF5 by an array.

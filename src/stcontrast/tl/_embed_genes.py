@@ -1,0 +1,193 @@
+"""`embed_genes`: the gene latent of spots, without an image."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from stcontrast import __version__
+from stcontrast._keys import UNS, VAE_LATENT
+from stcontrast._spots import resolve_table
+from stcontrast.methods._gene_latent import CLASS_WEIGHT
+from stcontrast.tl._gene_encoder import GeneEncoder
+from stcontrast.tl._gene_spots import CountedSpots
+from stcontrast.tl._inputs import as_list
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from stcontrast.methods import Predictor
+    from stcontrast.models import BatchAgnosticVAE
+
+__all__ = ["RECORD", "embed_genes", "record_key"]
+
+logger = logging.getLogger(__name__)
+
+RECORD: Final = "embed_genes"
+
+
+def embed_genes(  # noqa: PLR0913
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
+    batch_key: str | None = None,
+    *,
+    model: BatchAgnosticVAE | Predictor | str | PathLike[str] | None = None,
+    label_key: str | None = None,
+    class_weight: float = CLASS_WEIGHT,
+    n_genes: int = 2000,
+    genes: Sequence[str] | None = None,
+    n_latent: int = 16,
+    max_epochs: int | None = None,
+    validation_key: str | None = None,
+    layer: str | None = None,
+    table_key: str | None = None,
+    library_key: str | None = None,
+    fill_missing: bool = False,
+    key_added: str = VAE_LATENT,
+    seed: int = 0,
+) -> BatchAgnosticVAE | Predictor:
+    """Embed the counts of every spot in a latent space that does not know the batch. No image is needed.
+
+    Without `model`, a :class:`~stcontrast.models.BatchAgnosticVAE` is trained on all spots with counts, and embeds
+    them. With `model`, nothing is trained: spots of any donor are encoded by it, to the same latent alone as beside
+    others.
+
+    Parameters
+    ----------
+    data
+        One object or a list of them: SpatialData, or AnnData with or without positions.
+    batch_key
+        Column of `obs` that the latent is to be blind to, such as the donor. Every slide is a batch by default.
+    model
+        What to encode with: a trained model, what :func:`fit` returned if it has a gene latent (the methods
+        ``"stcontrast"`` and ``"tpirbae"``, with counts), or the folder that either was saved to. `None` (default)
+        trains one.
+    label_key
+        Column of `obs` with annotated classes that guide the latent; missing values are spots without annotation. No
+        guidance by default. The model then names classes: ``model.predict``.
+    class_weight
+        What the classes weigh against the log-likelihood of a spot.
+    n_genes
+        Genes to model at most: the most variable of those seen in 10 % of the spots.
+    genes
+        Genes to model, instead.
+    n_latent
+        Dimensions of the latent space.
+    max_epochs
+        Passes through the spots; 2500 / √n_spots by default, between 20 and 100.
+    validation_key
+        Column of `obs` that names slides or donors, one in ten of which (at least one) is held out: training stops
+        early where it no longer helps them. By default all spots are trained on.
+    layer
+        Layer with raw counts. `X` by default, or with `model` the layer that it was set up with.
+    table_key
+        Table that holds the spots; the only one by default.
+    library_key
+        AnnData only: column of `obs` that names the slide of a spot.
+    fill_missing
+        With `model`: take genes that an object lacks as zero counts. By default they are an error.
+    key_added
+        Slot of `obsm` to write. It may be there only if this package has written it.
+    seed
+        Seed of everything random; the session's own random state is left as it was.
+
+    Returns
+    -------
+    The model: `model`, or what was read or trained. Written to every table: ``obsm[key_added]``, float32 (n_spots,
+    n_latent), NaN in spots without counts; and ``uns["stcontrast"]["embed_genes"]``: genes, layer, how the model was
+    trained (``uns["stcontrast"]["embed_genes_<key_added>"]`` where `key_added` is not the default). Nothing else is
+    changed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model in the folder.
+    KeyError
+        If a column, layer, table or gene is absent; the message lists what is there.
+    TypeError
+        If `data` or `model` is something else.
+    ValueError
+        If counts are not raw, `key_added` holds something of yours, an object is given twice, the objects share no
+        genes, there are no counts or no classes to learn from, the model has no gene latent or genes that an object
+        lacks, or something that only training uses is given beside `model`. All before any work is done.
+
+    Examples
+    --------
+    >>> import stcontrast as stc
+    >>> sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    >>> model = stc.tl.embed_genes(sdata, batch_key="donor", n_latent=5, max_epochs=5)
+    >>> sdata["table"].obsm["X_stc_vae"].shape
+    (80, 5)
+    >>> unseen = stc.datasets.toy(n_donors=1, n_spots=40, n_genes=30, seed=1)
+    >>> _ = stc.tl.embed_genes(unseen, model=model)
+    >>> unseen["table"].obsm["X_stc_vae"].shape
+    (40, 5)
+
+    References
+    ----------
+    Lopez et al. 2018 (scVI); Nishimura et al. 2025 (TPIRBAE, arXiv 2503.07173).
+    """
+    tables = [resolve_table(item, table_key=table_key) for item in as_list(data)]
+    _check_tables(tables, key_added)
+    training: dict[str, Any] = {}
+    if model is None:
+        _check_numbers(n_genes=n_genes, n_latent=n_latent, max_epochs=max_epochs)
+        spots = CountedSpots.of(
+            tables, batch_key=batch_key, label_key=label_key, validation_key=validation_key, layer=layer,
+            library_key=library_key,
+        )  # fmt: skip
+        spots = spots.of_genes(genes) if genes is not None else spots.of_variable_genes(n_genes)
+        encoder = GeneEncoder.trained(
+            spots, class_weight=class_weight, n_latent=n_latent, max_epochs=max_epochs, seed=seed
+        )
+        training = {"seed": seed, **spots.keys} | ({"class_weight": class_weight} if encoder.classes else {})
+    else:
+        _check_only_for_training(batch_key=batch_key, label_key=label_key, genes=genes, validation_key=validation_key)
+        encoder = GeneEncoder.of(model)
+        layer = encoder.layer if layer is None else layer
+    latents = encoder.encode(tables, layer=layer, fill_missing=fill_missing, seed=seed)
+    record = {
+        "genes": encoder.genes, "classes": encoder.classes, "n_latent": encoder.n_latent, "layer": layer or "X",
+        "key_added": key_added, "trained_on_these_spots": model is None, "version": __version__, **training,
+    }  # fmt: skip
+    for table, latent in zip(tables, latents, strict=True):
+        table.obsm[key_added] = latent
+        table.uns.setdefault(UNS, {})[record_key(key_added)] = dict(record)
+    logger.info("Added obsm[%r]: %d spots, %d dimensions.", key_added, sum(map(len, latents)), encoder.n_latent)
+    return encoder.model
+
+
+def record_key(key_added: str) -> str:
+    """Where in ``uns["stcontrast"]`` it is written what made a slot."""
+    return RECORD if key_added == VAE_LATENT else f"{RECORD}_{key_added}"
+
+
+def _check_tables(tables: Sequence[AnnData], key_added: str) -> None:
+    if len({id(table) for table in tables}) < len(tables):
+        msg = "An object is given twice: its spots would count twice."
+        raise ValueError(msg)
+    for table in tables:
+        ours = key_added == VAE_LATENT or record_key(key_added) in table.uns.get(UNS, {})
+        if key_added in table.obsm and not ours:
+            msg = f"`obsm[{key_added!r}]` holds something that this function has not written: give another `key_added`."
+            raise ValueError(msg)
+        if table.n_obs == 0:
+            msg = "The table has no spots (0 rows)."
+            raise ValueError(msg)
+
+
+def _check_only_for_training(**given: object) -> None:
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        msg = f"`model` is trained, and encodes as it is: {named} only mean something without it. Leave out either."
+        raise ValueError(msg)
+
+
+def _check_numbers(**given: int | None) -> None:
+    for name, value in given.items():
+        if value is not None and value < 1:
+            msg = f"`{name}` must be at least 1, found {value}."
+            raise ValueError(msg)

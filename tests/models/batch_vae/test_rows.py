@@ -115,7 +115,7 @@ def test_no_more_rows_are_read_at_once_than_are_encoded(model: BatchAgnosticVAE)
     adata = make_adata("DE", seed=5)
     for indices, n_spots in ((None, adata.n_obs), (np.arange(90), 90)):
         watched = Watched(adata.X)
-        latent, _ = model._encode(RowsOnDisk(watched.__getitem__, adata.n_obs, indices=indices), 32)
+        latent, _ = model._encode(RowsOnDisk(watched.__getitem__, adata.n_obs, indices=indices), None, 0, None, 32)
         assert watched.most == 32
         np.testing.assert_array_equal(latent, model.get_latent_representation(adata, batch_size=32)[:n_spots])
 

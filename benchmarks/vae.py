@@ -217,7 +217,7 @@ def donors(adata, out, epochs, n_seeds):
                 mixing = batch_mixing(latent, patient, label=np.where(known, label, None))
                 scores.append({
                     "row": name, "seed": seed, "patient": left_out, "macro_f1": macro,
-                    "ilisi": float(lisi(latent, patient)[patient == left_out].mean()),
+                    **lisi(latent, patient, label=np.where(known, label, None)).to_dict(),
                     "own_patient": mixing.loc[left_out, "same_batch_fraction"],
                     "class_agreement": mixing.loc[left_out, "label_agreement"],
                 })  # fmt: skip
@@ -227,7 +227,9 @@ def donors(adata, out, epochs, n_seeds):
         key: f1_score(*(np.concatenate(part) for part in zip(*parts, strict=True)), average="macro", zero_division=0)
         for key, parts in predicted.items()
     }
-    of_rows = table.groupby(["row", "seed"], sort=False)[["macro_f1", "ilisi", "own_patient", "class_agreement"]].mean()
+    of_rows = table.groupby(["row", "seed"], sort=False)[
+        ["macro_f1", "ilisi", "clisi", "own_patient", "class_agreement"]
+    ].mean()
     of_rows.insert(1, "macro_f1_pooled", pd.Series(pooled))
     summary = of_rows.groupby("row", sort=False).mean()
     summary.insert(1, "sd_of_seeds", of_rows.groupby("row", sort=False).macro_f1.std())
@@ -266,7 +268,7 @@ def plot(summary, path):
         for name, row in summary.iterrows():
             axis.scatter(row.ilisi, row[column], s=60, color="C3" if name == OURS else "0.4" if name in PEERS else "C0")
             axis.annotate(name, (row.ilisi, row[column]), xytext=(5, 4), textcoords="offset points", fontsize=8)
-        axis.set(xlabel="iLISI of the patient left out (1: own patient only)", ylabel=title)
+        axis.set(xlabel="iLISI of patients (0: apart, 1: mixed)", ylabel=title)
         axis.margins(0.25)
     figure.savefig(path, dpi=150)
 

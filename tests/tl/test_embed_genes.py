@@ -110,7 +110,7 @@ def test_guided_it_names_the_subtypes_of_an_unseen_donor(
     model, _ = trained
     unseen = parts_of(copied(toy), "donor3")["table"]
     unseen = unseen[unseen.obs[LABELS].notna()].copy()
-    found = model.predict(plain(unseen))
+    found = model.predict(plain(unseen, region="a slide"))
     assert (found == unseen.obs[LABELS].to_numpy().astype(str)).mean() > 0.6
     # and the latent tells them apart by itself
     from sklearn.neighbors import KNeighborsClassifier
@@ -188,12 +188,47 @@ def test_anndata_without_positions_in_lists_with_other_genes(toy: SpatialData):
     assert set(model.genes) == set(two.var_names)
     assert model.batches == ["donor1", "donor2"]
     for adata in (one, two):
-        np.testing.assert_allclose(latent_of(adata), model.get_latent_representation(adata), atol=1e-5)
+        of_one_slide = plain(adata, slide="one")
+        np.testing.assert_allclose(latent_of(adata), model.get_latent_representation(of_one_slide), atol=1e-5)
     with pytest.raises(ValueError, match=r"Slides share a name: \['slide'\].*`batch_key`"):
         stc.tl.embed_genes([one, two], **QUICK)
     for adata, name in ((one, "s1"), (two, "s2")):
         adata.obs["section"] = name
     assert learn([one, two], library_key="section", **QUICK).batches == ["s1", "s2"]
+
+
+def test_within_slides_a_donor_wide_shift_is_gone(sdata: SpatialData):
+    """Every count of a slide tripled for some genes: with the slide as the reference, the latent hardly moves."""
+    shifted = copied(sdata)
+    table = shifted["table"]
+    rows = (table.obs["donor"] == "donor2").to_numpy()
+    factor = np.where(np.arange(table.n_vars) % 4 == 0, 3, 1)
+    counts = table.X.toarray()
+    counts[rows] *= factor
+    table.X = sparse.csr_matrix(counts)
+    moved = {}
+    for within_slide in (True, False):
+        model = learn(sdata, "donor", within_slide=within_slide, **QUICK)
+        before = latent_of(sdata)[rows]
+        stc.tl.embed_genes(shifted, model=model)
+        apart = np.linalg.norm(before - before.mean(0), axis=1).mean()
+        moved[within_slide] = np.linalg.norm((latent_of(shifted)[rows] - before).mean(0)) / apart
+    assert moved[True] < 0.2 * moved[False]
+
+
+@pytest.mark.parametrize("batch_key", ["region", "donor", None])
+def test_the_model_finds_the_slides_of_the_same_tables_again(sdata: SpatialData, batch_key: str | None):
+    model = learn(sdata, batch_key, **QUICK)
+    assert model.slide_key == "region"
+    np.testing.assert_allclose(model.get_latent_representation(sdata["table"]), latent_of(sdata), atol=1e-5)
+
+
+def test_slides_of_two_objects_stay_apart_where_their_batches_have_one_name(toy: SpatialData):
+    table = toy["table"]
+    one, two = (plain(table[(table.obs["donor"] == name).to_numpy()], slide="s") for name in ("donor1", "donor2"))
+    model = learn([one, two], "slide", **QUICK)
+    assert model.slide_key == "slide_"
+    assert model.adata.obs["slide_"].nunique() == 2
 
 
 def test_every_slide_is_a_batch_by_default(sdata: SpatialData):
@@ -244,7 +279,7 @@ def test_genes_chosen_and_named(sdata: SpatialData):
 
 def test_missing_genes(sdata: SpatialData):
     model = learn(sdata, "donor", **QUICK)
-    less = plain(sdata["table"])[:, 4:].copy()
+    less = plain(sdata["table"], region="one")[:, 4:].copy()
     with pytest.raises(ValueError, match="4 of the model's 40 genes are missing"):
         stc.tl.embed_genes(less, model=model)
     assert not less.obsm

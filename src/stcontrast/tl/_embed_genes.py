@@ -35,6 +35,7 @@ def embed_genes(  # noqa: PLR0913
     batch_key: str | None = None,
     *,
     model: BatchAgnosticVAE | Predictor | str | PathLike[str] | None = None,
+    within_slide: bool = True,
     label_key: str | None = None,
     class_weight: float = CLASS_WEIGHT,
     n_genes: int = 2000,
@@ -53,7 +54,7 @@ def embed_genes(  # noqa: PLR0913
 
     Without `model`, a :class:`~stcontrast.models.BatchAgnosticVAE` is trained on all spots with counts, and embeds
     them. With `model`, nothing is trained: spots of any donor are encoded by it, to the same latent alone as beside
-    others.
+    others. A slide should be given whole, because its spots are compared with it.
 
     Parameters
     ----------
@@ -65,6 +66,10 @@ def embed_genes(  # noqa: PLR0913
         What to encode with: a trained model, what :func:`fit` returned if it has a gene latent (the methods
         ``"stcontrast"`` and ``"tpirbae"``, with counts), or the folder that either was saved to. `None` (default)
         trains one.
+    within_slide
+        Show the encoder the expression of a spot against that of its whole slide (the default), which takes away what
+        a donor or a day's depth does to all of its spots alike; `False` shows it the counts of the spot alone, which
+        keeps differences between whole slides. Training only: a `model` knows what it was trained with.
     label_key
         Column of `obs` with annotated classes that guide the latent; missing values are spots without annotation. No
         guidance by default. The model then names classes: ``model.predict``.
@@ -141,14 +146,21 @@ def embed_genes(  # noqa: PLR0913
         )  # fmt: skip
         spots = spots.of_genes(genes) if genes is not None else spots.of_variable_genes(n_genes)
         encoder = GeneEncoder.trained(
-            spots, class_weight=class_weight, n_latent=n_latent, max_epochs=max_epochs, seed=seed
+            spots,
+            within_slide=within_slide,
+            class_weight=class_weight,
+            n_latent=n_latent,
+            max_epochs=max_epochs,
+            seed=seed,
         )
-        training = {"seed": seed, **spots.keys} | ({"class_weight": class_weight} if encoder.classes else {})
+        training = {"seed": seed, "within_slide": within_slide, **spots.keys} | (
+            {"class_weight": class_weight} if encoder.classes else {}
+        )
     else:
         _check_only_for_training(batch_key=batch_key, label_key=label_key, genes=genes, validation_key=validation_key)
         encoder = GeneEncoder.of(model)
         layer = encoder.layer if layer is None else layer
-    latents = encoder.encode(tables, layer=layer, fill_missing=fill_missing, seed=seed)
+    latents = encoder.encode(tables, layer=layer, library_key=library_key, fill_missing=fill_missing, seed=seed)
     record = {
         "genes": encoder.genes, "classes": encoder.classes, "n_latent": encoder.n_latent, "layer": layer or "X",
         "key_added": key_added, "trained_on_these_spots": model is None, "version": __version__, **training,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stcontrast._counts import raw_counts
+from stcontrast._spots import slide_of_row
 from stcontrast.methods._gene_latent import GeneLatent
 from stcontrast.nn._seed import seeded
 
@@ -79,7 +80,14 @@ class GeneEncoder:
 
     @classmethod
     def trained(
-        cls, spots: CountedSpots, *, class_weight: float, n_latent: int, max_epochs: int | None, seed: int
+        cls,
+        spots: CountedSpots,
+        *,
+        within_slide: bool,
+        class_weight: float,
+        n_latent: int,
+        max_epochs: int | None,
+        seed: int,
     ) -> GeneEncoder:
         """One that is trained on these spots."""
         from stcontrast.models.batch_vae._fitting import fit_vae
@@ -88,25 +96,38 @@ class GeneEncoder:
         vae = fit_vae(
             adata, batch_key=spots.batch_column, labels=list(spots.label[spots.measured]),
             labels_key=spots.keys.get("label_key", "label"), class_weight=class_weight, n_latent=n_latent,
-            max_epochs=max_epochs, validation_key=spots.keys.get("validation_key"), seed=seed,
+            max_epochs=max_epochs, slide_key=spots.slide_column if within_slide else None,
+            validation_key=spots.keys.get("validation_key"), seed=seed,
         )  # fmt: skip
         return cls(vae, vae, spots.genes, [str(name) for name in vae.classes])
 
     def encode(
-        self, tables: Sequence[AnnData], *, layer: str | None, fill_missing: bool, seed: int
+        self,
+        tables: Sequence[AnnData],
+        *,
+        layer: str | None,
+        library_key: str | None,
+        fill_missing: bool,
+        seed: int,
     ) -> list[NDArray[np.float32]]:
         """Latent of every table's spots (n_spots, n_latent), NaN where a spot has no counts.
 
         Raises
         ------
         KeyError
-            If the layer is absent.
+            If the layer, or the column that names the slides, is absent.
         ValueError
             If counts are not raw, or genes of the model are absent.
         """
         # all of them before the first is encoded: what is wrong is said before any work
         counts = [self._counts(table, layer=layer, fill_missing=fill_missing) for table in tables]
-        return [self._latent(matrix, measured, seed=seed) for matrix, measured in counts]
+        slides = [
+            None if self.vae.slide_key is None else slide_of_row(table, library_key=library_key) for table in tables
+        ]
+        return [
+            self._latent(matrix, measured, slide, seed=seed)
+            for (matrix, measured), slide in zip(counts, slides, strict=True)
+        ]
 
     def _counts(self, table: AnnData, *, layer: str | None, fill_missing: bool) -> tuple[Any, NDArray[np.bool_]]:
         from stcontrast.models.batch_vae._counts import align_genes
@@ -117,12 +138,16 @@ class GeneEncoder:
         aligned = align_genes(full, table.var_names, pd.Index(self.genes), fill_missing=fill_missing)
         return aligned, np.asarray(full.sum(axis=1)).ravel() > 0
 
-    def _latent(self, counts: Any, measured: NDArray[np.bool_], *, seed: int) -> NDArray[np.float32]:
+    def _latent(
+        self, counts: Any, measured: NDArray[np.bool_], slide: NDArray[np.str_] | None, *, seed: int
+    ) -> NDArray[np.float32]:
         latent = np.full((len(measured), self.n_latent), np.nan, dtype=np.float32)
         if measured.any():
             # the posterior mean is not random, but scvi-tools draws a sample beside it
             with seeded(seed):
-                latent[measured] = self.vae.encode_counts(counts[np.flatnonzero(measured)])
+                latent[measured] = self.vae.encode_counts(
+                    counts[np.flatnonzero(measured)], slide=None if slide is None else slide[measured]
+                )
         return latent
 
 

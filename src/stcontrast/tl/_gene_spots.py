@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from stcontrast._counts import raw_counts, shared_genes
-from stcontrast._spots import slide_of_row
+from stcontrast._spots import slide_of_row, table_region_keys
 from stcontrast.pp._genes import choose_genes
 from stcontrast.tl._inputs import stacked_column, stacked_labels
 
@@ -44,6 +44,8 @@ class CountedSpots:
         What is held out as a whole (n_spots,), if anything is.
     keys
         Columns of `obs` that were named.
+    slide_column
+        What the column of slides is called in what is trained on: as in the tables, where they agree on it.
     """
 
     genes: list[str]
@@ -54,6 +56,7 @@ class CountedSpots:
     label: NDArray[Any]
     group: NDArray[np.str_] | None
     keys: dict[str, str]
+    slide_column: str
 
     @property
     def measured(self) -> NDArray[np.bool_]:
@@ -101,7 +104,11 @@ class CountedSpots:
         counts = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
         named = {"batch_key": batch_key, "label_key": label_key, "validation_key": validation_key}
         keys = {name: key for name, key in named.items() if key is not None}
-        return cls(genes, counts, total, slide, batch, label, group, keys)
+        taken = {keys.get("batch_key", SLIDE): batch, keys.get("validation_key"): group}
+        slide_column = _slide_column(tables, library_key)
+        while slide_column in taken and not _same_partition(slide, taken[slide_column]):
+            slide_column += "_"
+        return cls(genes, counts, total, slide, batch, label, group, keys, slide_column)
 
     def of_genes(self, genes: Sequence[str]) -> CountedSpots:
         """The same spots with these genes."""
@@ -130,6 +137,7 @@ class CountedSpots:
         columns = {self.batch_column: pd.Categorical(self.batch[rows])}
         if self.group is not None:
             columns[self.keys["validation_key"]] = pd.Categorical(self.group[rows])
+        columns.setdefault(self.slide_column, pd.Categorical(self.slide[rows].astype(str)))
         obs = pd.DataFrame(columns, index=[str(row) for row in rows])
         return AnnData(self.counts[rows], obs=obs, var=pd.DataFrame(index=self.genes))
 
@@ -140,6 +148,18 @@ class CountedSpots:
 
     def _with_columns(self, columns: NDArray[np.intp]) -> CountedSpots:
         return replace(self, genes=[self.genes[i] for i in columns], counts=self.counts[:, columns])
+
+
+def _slide_column(tables: Sequence[AnnData], library_key: str | None) -> str:
+    """Name of the tables' column of slides, with which a model that was trained on them finds it again."""
+    names = {table_region_keys(table)[1] if "spatialdata_attrs" in table.uns else library_key for table in tables}
+    name = names.pop()
+    return SLIDE if names or name is None else name
+
+
+def _same_partition(slide: NDArray[np.int64], other: NDArray[np.str_] | None) -> bool:
+    pairs = pd.DataFrame({"slide": slide, "other": other}).drop_duplicates()
+    return bool(pairs["slide"].is_unique and pairs["other"].is_unique)
 
 
 def _check_slide_names(slides: Sequence[NDArray[np.str_]]) -> None:

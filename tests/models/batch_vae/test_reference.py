@@ -92,7 +92,7 @@ def test_minibatches_of_a_sparse_matrix_hold_its_entries_and_leave_it_as_it_was(
         assert (value > 0).all()
         rebuilt = torch.zeros_like(counts).index_put((spot, gene), value)
         assert torch.equal(rebuilt, counts)
-    assert (adata.X != before).nnz == 0
+    assert (before != adata.X).nnz == 0
     assert adata.X.nnz == before.nnz
 
 

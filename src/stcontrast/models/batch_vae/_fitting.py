@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["fit_vae"]
 
 _UNLABELLED: Final = "unlabelled"
+# what a halved or quartered depth does to a spot is learnt; more than that leaves little of a shallow one
+THIN_TO: Final = (0.5, 0.25)
 
 
 def fit_vae(  # noqa: PLR0913
@@ -30,6 +32,7 @@ def fit_vae(  # noqa: PLR0913
     class_weight: float = 0.0,
     n_latent: int = 16,
     max_epochs: int | None = None,
+    slide_key: str | None = None,
     validation_key: str | None = None,
     seed: int = 0,
 ) -> BatchAgnosticVAE:
@@ -51,6 +54,9 @@ def fit_vae(  # noqa: PLR0913
         Dimensions of the latent space.
     max_epochs
         Length of the training; by default the model's own rule.
+    slide_key
+        Column that names the slides with which the encoder compares a spot; spots are then thinned in training. By
+        default it sees the counts of a spot alone.
     validation_key
         Column that names the groups to hold out, one in ten. By default all spots are trained on.
     seed
@@ -74,9 +80,12 @@ def fit_vae(  # noqa: PLR0913
     with warnings.catch_warnings(), silent:
         # a class or a batch of one or two spots is the user's data, and nothing to be done about
         warnings.filterwarnings("ignore", message=".*has fewer than 3 cells", category=UserWarning)
-        BatchAgnosticVAE.setup_anndata(adata, batch_key=batch_key, **classes)
+        BatchAgnosticVAE.setup_anndata(adata, batch_key=batch_key, slide_key=slide_key, **classes)
     model = BatchAgnosticVAE(adata, n_latent=n_latent, class_weight=class_weight if known else 0.0, seed=seed)
     n_groups = 0 if validation_key is None else adata.obs[validation_key].nunique()
     held_out = max(1, n_groups // 10) if n_groups else 0
-    model.train(max_epochs=max_epochs, validation_key=validation_key, validation_groups=held_out, seed=seed)
+    model.train(
+        max_epochs=max_epochs, validation_key=validation_key, validation_groups=held_out, seed=seed,
+        thin_to=() if slide_key is None else THIN_TO,
+    )  # fmt: skip
     return model

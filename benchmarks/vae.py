@@ -1,6 +1,7 @@
 """The batch-agnostic VAE beside its peers, on 36 breast sections of eight patients (her2st).
 
     python benchmarks/vae.py --data FOLDER --out FOLDER [--parts speed donors depth] [--epochs N] [--seeds N]
+                             [--patients A B ...]
 
 FOLDER holds her2st/data, as in the tests. Needs the extra ``benchmark``.
 
@@ -189,7 +190,7 @@ PEERS = ("PCA", "Harmony on PCA", "SCVI", "SCANVI")
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
-def donors(adata, out, epochs, n_seeds):
+def donors(adata, out, epochs, n_seeds, patients):
     from sklearn.metrics import f1_score
 
     from stcontrast.metrics import batch_mixing, lisi
@@ -197,7 +198,7 @@ def donors(adata, out, epochs, n_seeds):
     label, patient = adata.obs.label.to_numpy().astype(str), adata.obs.patient.to_numpy().astype(str)
     known = label != UNLABELLED
     scores, predicted = [], {}
-    for left_out in PATIENTS:
+    for left_out in patients:
         train = None
         for name, row in ROWS.items():
             for seed in range(n_seeds if row not in (pca, pca_of_slides, harmony) else 1):
@@ -357,6 +358,7 @@ def main():
     parser.add_argument("--parts", nargs="+", default=["speed", "donors", "depth"])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--patients", nargs="+", default=PATIENTS, help="to leave out in turn")
     options = parser.parse_args()
     (options.out / "latents").mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore")
@@ -367,7 +369,7 @@ def main():
     if "speed" in options.parts:
         speed(adata, options.out, options.epochs)
     if "donors" in options.parts:
-        donors(adata, options.out, options.epochs, options.seeds)
+        donors(adata, options.out, options.epochs, options.seeds, options.patients)
     if "depth" in options.parts:
         depth(adata, options.out, options.epochs)
 

@@ -88,7 +88,8 @@ def test_minibatches_of_a_sparse_matrix_hold_its_entries_and_leave_it_as_it_was(
         assert ENCODER_KEY not in batch
         counts = batch[REGISTRY_KEYS.X_KEY]
         np.testing.assert_array_equal(counts, before[50 * start : 50 * start + 50].toarray())
-        spot, gene, value = batch[ENTRIES_KEY]
+        spot, gene, position, value = batch[ENTRIES_KEY]
+        assert torch.equal(position, spot * counts.shape[1] + gene)
         assert (value > 0).all()
         rebuilt = torch.zeros_like(counts).index_put((spot, gene), value)
         assert torch.equal(rebuilt, counts)

@@ -13,7 +13,7 @@ from torch.distributions.utils import lazy_property
 __all__ = ["CountNegativeBinomial", "Entries"]
 
 # Beyond this count the table is left and log-gamma is used: few entries of a count matrix are that large.
-_TABLE_SIZE = 64
+_TABLE_SIZE = 16
 # what scvi-tools adds before a logarithm
 _EPS = 1e-8
 
@@ -86,10 +86,11 @@ class CountNegativeBinomial(NegativeBinomial):
 
 
 class Entries(NamedTuple):
-    """Counts of a minibatch that are not zero: spot and gene by number (int64), and the count."""
+    """Counts of a minibatch that are not zero: spot, gene and place in the flattened matrix (int64), and the count."""
 
     spot: torch.Tensor
     gene: torch.Tensor
+    position: torch.Tensor
     value: torch.Tensor
 
     @classmethod
@@ -107,7 +108,7 @@ class Entries(NamedTuple):
             Its entries, by spot.
         """
         spot, gene = counts.nonzero(as_tuple=True)
-        return cls(spot, gene, counts[spot, gene])
+        return cls(spot, gene, spot * counts.shape[1] + gene, counts[spot, gene])
 
 
 class _NegativeBinomialOfSpots(torch.autograd.Function):
@@ -119,10 +120,10 @@ class _NegativeBinomialOfSpots(torch.autograd.Function):
         theta: torch.Tensor,
         spot: torch.Tensor,
         gene: torch.Tensor,
+        position: torch.Tensor,
         count: torch.Tensor,
     ) -> torch.Tensor:
         count = count.to(logits.dtype)
-        position = spot * logits.shape[1] + gene
         mu = torch.softmax(logits, dim=1).mul_(torch.exp(log_library))
         total = mu + (theta + _EPS)
         log_total = total.log()
@@ -155,7 +156,7 @@ class _NegativeBinomialOfSpots(torch.autograd.Function):
         # by theta: log(theta) + 1 - log(mu + theta) - theta / (mu + theta), where the last is 1 - share
         by_theta = grad.sum() * log_theta + grad @ share - grad @ log_total
         by_theta = by_theta.scatter_add_(0, gene, slope * grad.index_select(0, spot))
-        return by_logits, by_library, by_theta, None, None, None
+        return by_logits, by_library, by_theta, None, None, None, None
 
 
 def _at(matrix: torch.Tensor, position: torch.Tensor) -> torch.Tensor:

@@ -60,9 +60,9 @@ class EncoderView:
         level: torch.Tensor | int = 0
         if len(self._shares) > 1:
             level = torch.randint(len(self._shares), (len(counts),))
-            spot, gene, value = minibatch.get(ENTRIES_KEY) or Entries.of(counts)
+            spot, _, position, value = minibatch.get(ENTRIES_KEY) or Entries.of(counts)
             kept = torch.binomial(value, self._shares[level][spot])
-            counts = torch.zeros_like(counts).index_put_((spot, gene), kept)
+            counts = torch.zeros_like(counts).view(-1).scatter_(0, position, kept).view(counts.shape)
         if self._reference is not None:
             codes = torch.as_tensor(minibatch[SLIDE_KEY]).long().flatten()
             minibatch[ENCODER_KEY] = self._reference.against(counts, codes, level)
@@ -89,10 +89,11 @@ class _SparseCounts(torch.utils.data.Dataset[dict[str, Any]]):
         spot = torch.from_numpy(np.repeat(np.arange(len(rows)), np.diff(part.indptr)))
         gene = torch.from_numpy(part.indices.astype(np.int64))
         value = torch.from_numpy(part.data.astype(np.float32, copy=False))
-        dense = torch.zeros(part.shape).view(-1).scatter_(0, spot * part.shape[1] + gene, value)
+        position = spot * part.shape[1] + gene
+        dense = torch.zeros(part.shape).view(-1).scatter_(0, position, value)
         return {
             REGISTRY_KEYS.X_KEY: dense.view(part.shape),
-            ENTRIES_KEY: Entries(spot, gene, value),
+            ENTRIES_KEY: Entries(spot, gene, position, value),
             **{key: codes[torch.from_numpy(rows)] for key, codes in self.codes.items()},
         }
 

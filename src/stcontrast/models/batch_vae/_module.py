@@ -195,6 +195,11 @@ class BatchAgnosticVAEModule(VAE):
         inputs: dict[str, Any] = super()._get_inference_input(tensors, full_forward_pass)
         if MODULE_KEYS.X_KEY in inputs:
             inputs["encoder_input"] = tensors.get(ENCODER_KEY)
+            if inputs["encoder_input"] is None and self.log_variational and ENTRIES_KEY in tensors:
+                # the logarithm of what is not zero, which takes a fifth of the time
+                counts, entries = inputs[MODULE_KEYS.X_KEY], Entries(*tensors[ENTRIES_KEY])
+                logs = torch.zeros_like(counts).view(-1).scatter_(0, entries.position, entries.value.log1p())
+                inputs["encoder_input"] = logs.view(counts.shape)
         return inputs
 
     def _encoder_input(self, counts: torch.Tensor) -> torch.Tensor:

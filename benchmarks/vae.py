@@ -148,13 +148,13 @@ def scanvi_latent(train, everything, epochs, seed):
     return model.get_latent_representation(_as_training(everything, train))
 
 
-def _ours(train, epochs, seed, *, slide_key="section", thin_to=THIN_TO, class_weight=0.0):
+def _ours(train, epochs, seed, *, slide_key="section", thin_to=THIN_TO, **options):
     from stcontrast.models import BatchAgnosticVAE
 
-    labels = {"labels_key": "label", "unlabeled_category": UNLABELLED} if class_weight else {}
+    labels = {"labels_key": "label", "unlabeled_category": UNLABELLED} if "class_weight" in options else {}
     train = train.copy()
     BatchAgnosticVAE.setup_anndata(train, batch_key="patient", slide_key=slide_key, **labels)
-    model = BatchAgnosticVAE(train, n_latent=N_LATENT, class_weight=class_weight, seed=seed)
+    model = BatchAgnosticVAE(train, n_latent=N_LATENT, seed=seed, **options)
     model.train(epochs, validation_groups=0, thin_to=thin_to, enable_progress_bar=False, accelerator="cpu")
     return model
 
@@ -175,6 +175,10 @@ def ours_guided(train, everything, epochs, seed):
     return _ours(train, epochs, seed, class_weight=50.0).get_latent_representation(everything)
 
 
+def ours_adversarial(train, everything, epochs, seed):
+    return _ours(train, epochs, seed, adversarial_weight=3.0).get_latent_representation(everything)
+
+
 ROWS = {
     "PCA": pca,
     "PCA, spots against their slide": pca_of_slides,
@@ -185,6 +189,7 @@ ROWS = {
     "ours, not thinned": ours_unthinned,
     OURS: ours,
     "ours, guided by classes": ours_guided,
+    "ours, with an adversary": ours_adversarial,
 }
 PEERS = ("PCA", "Harmony on PCA", "SCVI", "SCANVI")
 

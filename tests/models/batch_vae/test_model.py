@@ -162,3 +162,22 @@ def test_any_common_type_of_matrix_can_be_trained_on(as_type: Any):
     model = BatchAgnosticVAE(adata, n_latent=3, n_hidden=8)
     model.train(max_epochs=1)
     np.testing.assert_allclose(model.get_latent_representation(), model.encode_counts(expected), atol=1e-6)
+
+
+def test_an_adversary_mixes_the_batches_more(tmp_path: Path):
+    from stcontrast.metrics import batch_mixing
+
+    adata = make_adata("ABC", depth=2000)
+    own = {}
+    for weight in (0.0, 5.0):
+        BatchAgnosticVAE.setup_anndata(adata, batch_key="donor")
+        model = BatchAgnosticVAE(adata, n_latent=6, n_hidden=32, adversarial_weight=weight)
+        model.train(max_epochs=40, validation_groups=0, batch_size=64)
+        latent = model.get_latent_representation()
+        own[weight] = batch_mixing(latent, adata.obs["donor"].to_numpy(), n_neighbors=15)["same_batch_fraction"].mean()
+    assert own[5.0] < own[0.0] - 0.05
+    model.save(str(tmp_path / "model"))
+    loaded = BatchAgnosticVAE.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.get_latent_representation(adata), latent)
+    with pytest.raises(ValueError, match="adversarial_weight is -1"):
+        BatchAgnosticVAE(adata, adversarial_weight=-1)

@@ -120,3 +120,44 @@ def test_loss_is_that_of_scvi_given_the_same_weights(dispersion: str):
         losses.append(module(tensors)[2])
     torch.testing.assert_close(losses[0].loss, losses[1].loss, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(losses[0].kl_local["kl_divergence_z"], losses[1].kl_local["kl_divergence_z"])
+
+
+def test_the_adversary_learns_and_the_encoder_works_against_it():
+    # one latent value is the batch: the adversary's gradient must lower its loss, and the encoder's raise it
+    module, tensors = make_module(adversarial_weight=3.0), make_tensors()
+    assert module.adversary is not None
+    plain = make_module()
+
+    def gradients(module: BatchAgnosticVAEModule) -> tuple[dict[str, torch.Tensor], float]:
+        module.zero_grad()
+        torch.manual_seed(0)
+        inference = module.eval().inference(**module._get_inference_input(tensors))
+        generative = module.generative(**module._get_generative_input(tensors, inference))
+        losses = module.loss(tensors, inference, generative)
+        losses.loss.backward()
+        return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}, losses.loss.item()
+
+    plain.load_state_dict(module.state_dict(), strict=False)
+    (with_adversary, loss), (without, plain_loss) = gradients(module), gradients(plain)
+    torch.manual_seed(0)
+    z = module.inference(**module._get_inference_input(tensors))["z"]
+    batch = tensors[REGISTRY_KEYS.BATCH_KEY].flatten()
+    entropy = torch.nn.functional.cross_entropy(module.adversary(z), batch)
+    assert loss == pytest.approx(plain_loss + entropy.item(), rel=1e-6)
+    module.zero_grad()
+    entropy.backward()
+    for name, parameter in module.named_parameters():
+        if parameter.grad is None:
+            continue
+        if name.startswith("adversary"):
+            torch.testing.assert_close(with_adversary[name], parameter.grad)
+        else:
+            torch.testing.assert_close(
+                with_adversary[name] - without[name], -3.0 * parameter.grad, atol=1e-4, rtol=1e-3
+            )
+
+
+def test_no_adversary_by_default_or_for_one_batch():
+    assert make_module().adversary is None
+    with torch.random.fork_rng():
+        assert BatchAgnosticVAEModule(N_GENES, n_batch=1, adversarial_weight=1.0).adversary is None

@@ -381,3 +381,25 @@ def test_without_annbatch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setitem(sys.modules, "annbatch", None)
     with pytest.raises(ImportError, match=r'pip install "stcontrast\[large\]"'):
         SpotsOnDisk(tmp_path)
+
+
+@pytest.mark.parametrize("thin_to", [(), (0.5,)])
+def test_slides_are_the_reference_on_disk_as_in_memory(tmp_path: Path, thin_to: tuple[float, ...]):
+    from stcontrast.models.batch_vae._minibatches import ENCODER_KEY, SpotLoader
+
+    adata = make_adata("ABC", n_spots=40)
+    spots = SpotsOnDisk(stores_of(adata, tmp_path), batch_key="donor", slide_key="slide")
+    model = make_model(spots)
+    assert model.slide_key == "slide"
+    model.train(max_epochs=2, datamodule=spots, batch_size=32, validation_groups=["B"], thin_to=thin_to)
+    unseen = make_adata("D", n_spots=40, seed=3)
+    latent = model.get_latent_representation(unseen)
+    model.save(str(tmp_path / "model"))
+    np.testing.assert_array_equal(BatchAgnosticVAE.load(tmp_path / "model").get_latent_representation(unseen), latent)
+    # what the encoder sees of the held-out donor is what it would see in memory
+    BatchAgnosticVAE.setup_anndata(adata, batch_key="donor", slide_key="slide")
+    manager = BatchAgnosticVAE._get_most_recent_anndata_manager(adata)
+    in_memory = torch.cat([batch[ENCODER_KEY] for batch in SpotLoader(manager, batch_size=32)])
+    on_disk = torch.cat([batch[ENCODER_KEY] for batch in spots.val_dataloader()])
+    of_b = torch.tensor((adata.obs["donor"] == "B").to_numpy())
+    torch.testing.assert_close(on_disk, in_memory[of_b], rtol=1e-3, atol=1e-4)

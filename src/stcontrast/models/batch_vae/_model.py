@@ -46,10 +46,10 @@ _SAVED_ADATA = "adata.h5ad"
 class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, QueryMixin, HeldOutGroupsMixin, SCVI):
     """Variational autoencoder of counts, with one latent space across donors and an encoder that is blind to them.
 
-    A :class:`scvi.model.SCVI` in which the posterior is a function of the raw counts of one spot and nothing else:
-    the batch enters the decoder only, and layer normalisation stands in for batch normalisation. A spot of a donor
-    that the model never saw is therefore encoded as a training spot is, with no training and no batch. The library
-    size is the observed one.
+    A :class:`scvi.model.SCVI` in which the posterior is a function of the raw counts of one spot and nothing else (with
+    ``slide_key``, of the counts of its slide too: see :meth:`setup_anndata`). The batch enters the decoder only, and
+    layer normalisation stands in for batch normalisation. A spot of a donor that the model never saw is therefore
+    encoded as a training spot is, with no training and no batch. The library size is the observed one.
 
     Parameters
     ----------
@@ -70,6 +70,10 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, QueryMixin, H
         How much the classes guide the latent, against the log-likelihood of a spot: the weight of the cross-entropy
         of a linear classifier on the latent. 0 by default: no guidance. Needs ``labels_key`` and
         ``unlabeled_category`` in :meth:`setup_anndata`; spots without a class take part in the likelihood alone.
+    adversarial_weight
+        How hard the encoder works against a small network that tells the batch from the latent, by a reversed gradient
+        (Ganin et al. 2016). 0 by default: none. 1 to 5 mix what is left of the batch; much more, and the two only
+        chase each other.
     seed
         Seed of the initial weights, and of :meth:`train` unless it is given another one.
     **kwargs
@@ -112,7 +116,7 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, QueryMixin, H
     _module_cls = BatchAgnosticVAEModule
     _data_loader_cls = SpotLoader
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         adata: AnnData | None = None,
         registry: dict[str, Any] | None = None,
@@ -122,12 +126,14 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, QueryMixin, H
         n_layers: int = 1,
         gene_likelihood: Literal["nb", "zinb", "poisson"] = "nb",
         class_weight: float = 0.0,
+        adversarial_weight: float = 0.0,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        if not 0 <= class_weight < math.inf:
-            msg = f"class_weight is {class_weight}; it must be a number from 0 on."
-            raise ValueError(msg)
+        for name, weight in (("class_weight", class_weight), ("adversarial_weight", adversarial_weight)):
+            if not 0 <= weight < math.inf:
+                msg = f"{name} is {weight}; it must be a number from 0 on."
+                raise ValueError(msg)
         with seeded(seed):
             super().__init__(
                 adata,
@@ -137,6 +143,7 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, QueryMixin, H
                 n_layers=n_layers,
                 gene_likelihood=gene_likelihood,
                 class_weight=class_weight,
+                adversarial_weight=adversarial_weight,
                 **kwargs,
             )
         if class_weight > 0 and self.registry_["setup_args"].get("unlabeled_category") is None:

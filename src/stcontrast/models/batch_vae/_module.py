@@ -49,6 +49,9 @@ class BatchAgnosticVAEModule(VAE):
     class_weight
         Weight of the classes in the loss. With 0 (default) the labels are not looked at; above, a linear classifier
         on the latent is trained along, on spots with a label; the last label stands for none.
+    adversarial_weight
+        How hard the encoder works against a network that tells the batch from the latent; 0 (default) for none. The
+        network learns to tell, and its gradient reaches the encoder reversed and times this weight (Ganin et al. 2016).
     **kwargs
         Further arguments of :class:`scvi.module.VAE`.
 
@@ -61,6 +64,7 @@ class BatchAgnosticVAEModule(VAE):
     ----------
     Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 2018 (scVI).
     Nishimura et al., arXiv 2503.07173 (TPIRBAE), for the use as a batch-agnostic encoder.
+    Ganin et al., Domain-adversarial training of neural networks, JMLR 2016.
 
     Examples
     --------
@@ -79,6 +83,7 @@ class BatchAgnosticVAEModule(VAE):
         use_batch_norm: str = "none",
         use_layer_norm: str = "both",
         class_weight: float = 0.0,
+        adversarial_weight: float = 0.0,
         **kwargs: Any,
     ) -> None:
         for name, (value, reason) in _FIXED.items():
@@ -96,6 +101,10 @@ class BatchAgnosticVAEModule(VAE):
         self.class_weight = class_weight
         n_classes = self.n_labels - 1
         self.classifier = torch.nn.Linear(self.n_latent, n_classes) if class_weight > 0 and n_classes > 0 else None
+        self.adversarial_weight = adversarial_weight
+        self.adversary = (
+            _adversary(self.n_latent, self.n_batch) if adversarial_weight > 0 and self.n_batch > 1 else None
+        )
         # Never used with an observed library size; as large as the encoder itself.
         self.l_encoder = None
         if gene_likelihood != "zinb":
@@ -163,7 +172,8 @@ class BatchAgnosticVAEModule(VAE):
         Returns
         -------
         LossOutput
-            Its ``loss`` holds both; the other parts are those of the ELBO.
+            Its ``loss`` holds both, and the adversary's cross-entropy of the batches; the other parts are those of
+            the ELBO.
         """
         px = generative_outputs[MODULE_KEYS.PX_KEY]
         if not isinstance(px, CountNegativeBinomial):
@@ -179,6 +189,11 @@ class BatchAgnosticVAEModule(VAE):
                 reconstruction_loss=reconstruction,
                 kl_local={MODULE_KEYS.KL_Z_KEY: divergence},
             )
+        if self.adversary is not None:
+            z = inference_outputs[MODULE_KEYS.Z_KEY]
+            told = self.adversary(_reversed_gradient(z, self.adversarial_weight))
+            batch = tensors[REGISTRY_KEYS.BATCH_KEY].flatten().long()
+            losses = replace(losses, loss=losses.loss + torch.nn.functional.cross_entropy(told, batch))
         if self.classifier is None:
             return losses
         label = tensors[REGISTRY_KEYS.LABELS_KEY].flatten().long()
@@ -268,3 +283,12 @@ class BatchAgnosticVAEModule(VAE):
             MODULE_KEYS.PL_KEY: None,
             MODULE_KEYS.PZ_KEY: Normal(torch.zeros_like(z), torch.ones_like(z)),
         }
+
+
+def _adversary(n_latent: int, n_batch: int, n_hidden: int = 64) -> torch.nn.Sequential:
+    return torch.nn.Sequential(torch.nn.Linear(n_latent, n_hidden), torch.nn.ReLU(), torch.nn.Linear(n_hidden, n_batch))
+
+
+def _reversed_gradient(values: torch.Tensor, weight: float) -> torch.Tensor:
+    """The values, with minus ``weight`` for a slope."""
+    return (1 + weight) * values.detach() - weight * values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["HeldOutGroupsMixin", "default_max_epochs"]
 
 logger = logging.getLogger(__name__)
-
-# Minibatches of fewer counts than these are too small for threads to share.
-_MANY_ENTRIES = 400_000
 
 
 def default_max_epochs(n_spots: int) -> int:
@@ -170,8 +166,7 @@ class HeldOutGroupsMixin:
             data = {"datamodule": datamodule}
         # scvi-tools leaves a trained module in evaluation mode, and Lightning trains it as it finds it.
         self.module.train()
-        n_entries = batch_size * self.module.n_input
-        with seeded(seed), quiet_training(), nullcontext() if n_entries >= _MANY_ENTRIES else one_thread():
+        with seeded(seed), quiet_training(), one_thread():
             super().train(  # type: ignore[misc]
                 max_epochs,
                 batch_size=batch_size,

@@ -60,7 +60,7 @@ class SpotsOnDisk(LightningDataModule):
     ----------
     stores
         Folders with an AnnData each, as :meth:`anndata.AnnData.write_zarr` writes them, or collections of
-        :class:`annbatch.DatasetCollection`; one or several. All hold the same genes in the same order, spots × genes,
+        ``annbatch.DatasetCollection``; one or several. All hold the same genes in the same order, spots × genes,
         dense or CSR.
     layer
         Layer that holds the raw counts; ``None`` (default) for ``X``.
@@ -86,11 +86,15 @@ class SpotsOnDisk(LightningDataModule):
     registry
         What :meth:`~stcontrast.models.BatchAgnosticVAE.setup_anndata` would have registered of these data in memory;
         for ``BatchAgnosticVAE(registry=...)``.
-    n_obs, n_vars
-        Number of spots and of genes.
-    train_idx, val_idx
-        Rows trained on and validated on, counted through the stores in their order; set by
+    n_obs
+        Number of spots.
+    n_vars
+        Number of genes.
+    train_idx
+        Rows trained on, counted through the stores in their order; set by
         :meth:`~stcontrast.models.BatchAgnosticVAE.train`.
+    val_idx
+        Rows validated on.
 
     Raises
     ------

@@ -272,16 +272,14 @@ def plot(summary, path):
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    for axis, (column, title) in zip(
-        axes, (("class_agreement", "neighbours of other patients agree on the class"), ("macro_f1", "macro-F1")),
-        strict=True,
-    ):  # fmt: skip
-        for name, row in summary.iterrows():
-            axis.scatter(row.ilisi, row[column], s=60, color="C3" if name == OURS else "0.4" if name in PEERS else "C0")
-            axis.annotate(name, (row.ilisi, row[column]), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    titles = {"class_agreement": "neighbours of other patients agree on the class", "macro_f1": "macro-F1"}
+    for axis, (column, title) in zip(axes, titles.items(), strict=True):
+        for marker, (name, row) in zip("osD^vP*Xph", summary.iterrows(), strict=False):
+            color = "C3" if name == OURS else "0.4" if name in PEERS else "C0"
+            axis.scatter(row.ilisi, row[column], s=70, marker=marker, color=color, label=name)
         axis.set(xlabel="iLISI of patients (0: apart, 1: mixed)", ylabel=title)
-        axis.margins(0.25)
+    axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
 
 
@@ -334,8 +332,10 @@ def speed(adata, out, epochs):
     table["times SCVI (cpu)"] = table.loc["SCVI", "cpu"] / table.cpu
     for name, row in rows.items():
         model = row(epochs)
-        table.loc[name, "elbo of held-out sections"] = -float(model.get_elbo(test))
-        table.loc[name, "reconstruction"] = -float(model.get_reconstruction_error(test)["reconstruction_loss"])
+        table.loc[name, "held-out: negative ELBO"] = -float(model.get_elbo(test))
+        table.loc[name, "held-out: reconstruction loss"] = float(
+            model.get_reconstruction_error(test)["reconstruction_loss"]
+        )
     table.to_csv(out / "speed.csv")
     print(table.round(3).to_string())
 

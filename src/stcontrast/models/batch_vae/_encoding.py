@@ -12,7 +12,7 @@ from scvi import REGISTRY_KEYS
 
 from stcontrast.models.batch_vae._counts import align_genes, check_counts, check_layer, counts_of, not_a_count
 from stcontrast.models.batch_vae._minified import has_no_counts, stored_posterior
-from stcontrast.models.batch_vae._reference import SlideReference, slide_codes
+from stcontrast.models.batch_vae._reference import SlideReference, slide_codes, with_codes
 from stcontrast.models.batch_vae._rows import RowsOnDisk, rows_on_disk
 from stcontrast.nn._threads import one_thread
 
@@ -237,11 +237,9 @@ class EncodingMixin:
         size, device = batch_size or _ENCODED_AT_ONCE, self.module.device
         reference = None
         if codes is not None:
-            n_all = len(codes)
-            starts = range(0, n_all, size) if isinstance(counts, RowsOnDisk) else range(0, n_all, max(1, n_all))
-            step = starts.step
-            blocks = ((counts[start : start + step], codes[start : start + step]) for start in starts)
-            reference = SlideReference.of(blocks, n_slides).to(device)
+            step = size if isinstance(counts, RowsOnDisk) else max(1, len(codes))
+            blocks = (counts[start : start + step] for start in range(0, len(codes), step))
+            reference = SlideReference.of(with_codes(blocks, codes), n_slides).to(device)
         if indices is not None:
             counts = counts.rows(indices) if isinstance(counts, RowsOnDisk) else counts[np.asarray(indices)]
             codes = None if codes is None else codes[np.asarray(indices)]

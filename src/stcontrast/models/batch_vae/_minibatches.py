@@ -12,11 +12,11 @@ from scvi import REGISTRY_KEYS
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 
 from stcontrast.models.batch_vae._likelihood import Entries
-from stcontrast.models.batch_vae._reference import SLIDE_KEY, SlideReference
+from stcontrast.models.batch_vae._reference import SLIDE_KEY, SlideReference, with_codes
 from stcontrast.models.batch_vae._rows import on_disk, row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from scvi.data import AnnDataManager
 
@@ -194,17 +194,7 @@ def _reference_of(manager: AnnDataManager, shares: tuple[float, ...]) -> SlideRe
     if shares not in known:
         codes = np.asarray(manager.get_from_registry(SLIDE_KEY)).astype(np.int64).ravel()
         n_slides = len(manager.get_state_registry(SLIDE_KEY)["categorical_mapping"])
-        known[shares] = SlideReference.of(
-            _with_codes(manager.get_from_registry(REGISTRY_KEYS.X_KEY), codes), n_slides, shares
-        )
+        counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        blocks = row_blocks(counts) if on_disk(counts) else [counts]
+        known[shares] = SlideReference.of(with_codes(blocks, codes), n_slides, shares)
     return known[shares]
-
-
-def _with_codes(counts: Any, codes: np.ndarray[Any, Any]) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
-    if not on_disk(counts):
-        yield counts, codes
-        return
-    start = 0
-    for block in row_blocks(counts):
-        yield block, codes[start : start + block.shape[0]]
-        start += block.shape[0]

@@ -20,7 +20,7 @@ from scvi import REGISTRY_KEYS
 
 from stcontrast.models.batch_vae._counts import check_genes, not_a_count
 from stcontrast.models.batch_vae._minibatches import EncoderView
-from stcontrast.models.batch_vae._reference import SLIDE_KEY, SlideReference
+from stcontrast.models.batch_vae._reference import SLIDE_KEY, SlideReference, with_codes
 from stcontrast.models.batch_vae._rows import row_blocks
 
 if TYPE_CHECKING:
@@ -302,15 +302,9 @@ class SpotsOnDisk(LightningDataModule):
             return None
         if thin_to not in self._references:
             codes = self._codes[SLIDE_KEY]
-            self._references[thin_to] = SlideReference.of(self._blocks(codes), int(codes.max()) + 1, thin_to)
+            blocks = (block for store in self._stores for block in row_blocks(store.counts))
+            self._references[thin_to] = SlideReference.of(with_codes(blocks, codes), int(codes.max()) + 1, thin_to)
         return self._references[thin_to]
-
-    def _blocks(self, codes: np.ndarray[Any, Any]) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
-        start = 0
-        for store in self._stores:
-            for block in row_blocks(store.counts):
-                yield block, codes[start : start + block.shape[0]]
-                start += block.shape[0]
 
     def _minibatches(
         self, rows: np.ndarray[Any, Any], rng: np.random.Generator | None, thin_to: tuple[float, ...]

@@ -12,11 +12,11 @@ from scipy import sparse
 from scvi.data.fields import CategoricalObsField
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from anndata import AnnData
 
-__all__ = ["SLIDE_KEY", "SlideField", "SlideReference", "slide_codes"]
+__all__ = ["SLIDE_KEY", "SlideField", "SlideReference", "slide_codes", "with_codes"]
 
 SLIDE_KEY: Final = "slide"
 # counts are scaled to this depth before the logarithm
@@ -191,6 +191,28 @@ def slide_codes(adata: AnnData, slide_key: str) -> tuple[np.ndarray[Any, Any], i
         msg = f"adata.obs[{slide_key!r}] has {n_missing} missing values; slide_key needs a value for every spot."
         raise ValueError(msg)
     return codes.astype(np.int64), len(names)
+
+
+def with_codes(blocks: Iterable[Any], codes: np.ndarray[Any, Any]) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
+    """Pair blocks of spots, which follow one another, with the codes of their slides.
+
+    Parameters
+    ----------
+    blocks
+        Matrices, shape ``(n_spots, n_genes)`` each.
+    codes
+        Code of the slide of every spot of all of them.
+
+    Yields
+    ------
+    tuple
+        The next block, and its codes.
+    """
+    start = 0
+    for block in blocks:
+        stop = start + block.shape[0]
+        yield block, codes[start:stop]
+        start = stop
 
 
 def _log_expression(counts: sparse.csr_matrix) -> sparse.csr_matrix:

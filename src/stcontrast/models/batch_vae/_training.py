@@ -126,9 +126,9 @@ class HeldOutGroupsMixin:
         TypeError
             If ``datamodule`` is not a :class:`~stcontrast.models.SpotsOnDisk`.
         ValueError
-            If a share is not between 0 and 1, or a group to hold out is not there, or none would be left to train on, or the model has no data in memory
-            and ``datamodule`` is not given, or that has other genes, batches or classes than the model, or the counts
-            of its AnnData lie on disk in zarr, or stored by gene.
+            If a share is not between 0 and 1, or a group to hold out is not there, or none would be left to train on,
+            or the model has no data in memory and ``datamodule`` is not given, or that has other genes, batches or
+            classes than the model, or the counts of its AnnData lie on disk in zarr, or stored by gene.
 
         Examples
         --------

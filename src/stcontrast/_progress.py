@@ -16,7 +16,12 @@ __all__ = ["progress"]
 
 
 def progress(
-    iterable: Iterable[Any] | None = None, *, description: str, total: int | None = None, unit: str = "it"
+    iterable: Iterable[Any] | None = None,
+    *,
+    description: str,
+    total: int | None = None,
+    initial: int = 0,
+    unit: str = "it",
 ) -> tqdm:
     """A bar that appears after a second, unless ``stcontrast.settings.progress`` is off."""
     # in a notebook without ipywidgets, tqdm.auto warns of what it lacks; text does as well
@@ -25,5 +30,6 @@ def progress(
     else:
         from tqdm.auto import tqdm as bar
     return bar(
-        iterable, desc=description, total=total, unit=unit, delay=1.0, leave=False, disable=not settings.progress
-    )
+        iterable, desc=description, total=total, initial=initial, unit=unit, delay=1.0, leave=False,
+        disable=not settings.progress,
+    )  # fmt: skip

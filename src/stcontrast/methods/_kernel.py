@@ -104,6 +104,7 @@ class Kernel(Method):
     """
 
     name: ClassVar[str] = "kernel"
+    spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "Kernel ridge regression (Saunders et al. 1998), the penalty chosen on inner donors"
 
     def __init__(self, *, penalty: float = 3.0, class_penalty: float = 1.0, seed: int = 0) -> None:

@@ -42,6 +42,7 @@ class Knn(Method):
     """
 
     name: ClassVar[str] = "knn"
+    spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "k nearest neighbours of the image features, k chosen on inner donors"
 
     def __init__(self, *, k: int = 50, seed: int = 0) -> None:

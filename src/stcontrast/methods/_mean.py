@@ -23,6 +23,7 @@ class Mean(Method):
     """The training slides' mean of every gene, and the frequency of every class."""
 
     name: ClassVar[str] = "mean"
+    spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "Mean of the training slides (as in He et al. 2020, ST-Net)"
 
     def __init__(self, *, seed: int = 0) -> None:

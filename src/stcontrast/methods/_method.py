@@ -44,6 +44,8 @@ class Method(ABC):
     """Whether it looks at plain colour statistics instead of the image features."""
     slow: ClassVar[bool] = False
     """Whether a fit takes long enough to show how far it is."""
+    spotwise: ClassVar[bool] = False
+    """Whether it predicts a spot from its own row of the design alone, so that a slide can be predicted in parts."""
     oracle: ClassVar[bool] = False
     """Whether it looks at the measured depth of the spots that it predicts; it is a yardstick then, not a prediction."""
 

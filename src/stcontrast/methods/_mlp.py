@@ -39,6 +39,7 @@ class Mlp(Method):
     """
 
     name: ClassVar[str] = "mlp"
+    spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "Multi-layer perceptron on the image features"
 
     def __init__(self, *, n_hidden: int = 128, max_epochs: int = 60, seed: int = 0) -> None:

@@ -191,7 +191,10 @@ class Predictor:
         ValueError
             If the number of features differs from the training's, or an oracle is not given the depth.
         """
-        view = self.view(features, slide=slide, xy=xy, depth=depth)
+        return self.predict_view(self.view(features, slide=slide, xy=xy, depth=depth), features)
+
+    def predict_view(self, view: View, features: NDArray[np.float32]) -> Prediction:
+        """Predict spots whose design has been built, from it and their image features (n_spots, n_features)."""
         known = self.calibration.is_familiar(view.design, np.asarray(features, dtype=np.float32))
         proba = self.method.predict_proba(view) if self.classes else None
         if not self.has_expression:

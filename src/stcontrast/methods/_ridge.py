@@ -42,6 +42,7 @@ class Ridge(Method):
     """
 
     name: ClassVar[str] = "ridge"
+    spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "Jaume et al. 2024 (HEST-Bench), with the penalty chosen on inner donors"
 
     def __init__(self, *, penalty: float = 300.0, classifier: Classifier = "logistic", seed: int = 0) -> None:

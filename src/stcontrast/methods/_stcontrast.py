@@ -88,6 +88,7 @@ class Stcontrast(Method):
     """
 
     name: ClassVar[str] = "stcontrast"
+    spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "stcontrast; after TPIRBAE (Nishimura et al. 2025) and BLEEP (Xie et al. 2023)"
 
     def __init__(  # noqa: PLR0913

@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from scipy.spatial import cKDTree
 
+from stcontrast.nn._slide_moments import SlideMoments
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Standardize", "build_design", "neighbor_means", "neighbor_ranges"]
+__all__ = [
+    "Standardize",
+    "build_design",
+    "design_width",
+    "neighbor_means",
+    "neighbor_ranges",
+    "set_out",
+    "surroundings",
+]
 
 type Standardize = Literal["slide", "none"]
 
@@ -116,23 +126,56 @@ def build_design(
     -------
     Design (n_spots, n_features or two or four times as many), float32.
     """
-    width = features.shape[1]
-    ranged = bool(n_neighbors) and width <= MAX_RANGED
-    design = np.empty((len(features), width * (1 + bool(n_neighbors) + 2 * ranged)), dtype=np.float32)
-    design[:, :width] = features
+    design = np.empty((len(features), design_width(features.shape[1], n_neighbors)), dtype=np.float32)
     for code in np.unique(slide):
         rows = np.flatnonzero(slide == code)
-        if n_neighbors:
-            here, at = features[rows], xy[rows]
-            design[rows, width : 2 * width] = neighbor_means(here, at, n_neighbors=n_neighbors)
-            if ranged:
-                design[rows, 2 * width :] = neighbor_ranges(here, at, n_neighbors=min(n_neighbors, RING))
-        if standardize == "slide":
-            block = design[rows].astype(np.float64)
-            deviation = block.std(axis=0)
-            # a constant feature says nothing: it becomes zero, not noise
-            flat = deviation <= 1e-6 * np.maximum(np.abs(block).max(axis=0), 1e-12)
-            block = (block - block.mean(axis=0)) / np.where(flat, 1.0, deviation)
-            block[:, flat] = 0.0
-            design[rows] = block
+        block = set_out(features[rows], xy[rows], n_neighbors=n_neighbors)
+        design[rows] = SlideMoments.of(block).standardized(block) if standardize == "slide" else block
     return design
+
+
+def design_width(n_features: int, n_neighbors: int) -> int:
+    """Columns of a design: the features once, twice or four times."""
+    return n_features * (1 + bool(n_neighbors) + 2 * (bool(n_neighbors) and n_features <= MAX_RANGED))
+
+
+def set_out(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_neighbors: int) -> NDArray[np.float32]:
+    """A spot's features beside its neighbours' mean and extremes, for spots of one slide; not standardised.
+
+    Parameters
+    ----------
+    features
+        Image features (n_spots, n_features).
+    xy
+        Centres of the spots (n_spots, 2).
+    n_neighbors
+        As in :func:`build_design`.
+
+    Returns
+    -------
+    Design (n_spots, :func:`design_width`).
+    """
+    parts = [features]
+    if n_neighbors:
+        parts.append(neighbor_means(features, xy, n_neighbors=n_neighbors))
+        if features.shape[1] <= MAX_RANGED:
+            parts.append(neighbor_ranges(features, xy, n_neighbors=min(n_neighbors, RING)))
+    return np.concatenate(parts, axis=1)
+
+
+def surroundings(tree: cKDTree, rows: NDArray[np.intp], *, n_neighbors: int) -> NDArray[np.intp]:
+    """Spots of a slide that the design of some of them rests on, themselves included, in ascending order.
+
+    Parameters
+    ----------
+    tree
+        Centres of the slide's spots.
+    rows
+        Those whose design is wanted.
+    n_neighbors
+        As in :func:`build_design`.
+    """
+    if not n_neighbors:
+        return np.unique(rows)
+    _, nearest = tree.query(tree.data[rows], k=min(tree.n, n_neighbors + 1 + TIES))
+    return np.union1d(rows, nearest)

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from stcontrast.pp._encoders import Encoder
     from stcontrast.tl._inputs import Source
 
-__all__ = ["check_features", "color_features", "describe", "features_for", "features_to_fit"]
+__all__ = [
+    "check_features",
+    "color_features",
+    "describe",
+    "features_for",
+    "features_there",
+    "features_to_fit",
+    "recipe_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +132,13 @@ def features_for(
         source.table.obsm[obsm_key] = features
         source.table.uns.setdefault(UNS, {})["image_features"] = written
     return features
+
+
+def features_there(
+    source: Source, record: dict[str, Any], *, obsm_key: str = IMAGE_FEATURES
+) -> NDArray[np.float32] | None:
+    """Features of one object that are there as a model wants them; `None` where they have to be made."""
+    return _present(source, record, obsm_key)
 
 
 def recipe_of(record: dict[str, Any], *, encoder: Encoder | None) -> FeatureRecipe:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.tl._features import check_features, features_for
+from stcontrast.tl._features import check_features, features_for, features_there, recipe_of
 from stcontrast.tl._inputs import Keys, depth_of, resolve_sources
+from stcontrast.tl._partial_store import check_store
+from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import check_donor_key, check_prediction_slot, prediction_table, provenance_of
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from stcontrast.methods import Predictor
     from stcontrast.pp._encoders import Encoder
+    from stcontrast.tl._inputs import Source
 
 __all__ = ["predict_expression"]
 
@@ -37,6 +41,7 @@ def predict_expression(  # noqa: PLR0913
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
+    store: str | Path | None = None,
 ) -> AnnData | list[AnnData] | None:
     """Predict the expression of every spot from its H&E.
 
@@ -58,6 +63,10 @@ def predict_expression(  # noqa: PLR0913
         Only for a model that was trained with a callable, which is not saved with it.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
+    store
+        Path of a zarr store to write the prediction to as it is made, for more spots than memory holds: one object
+        at a time. Its numbers stay on disk and are read lazily; image features that have to be made are not kept. Until
+        it is finished it lies in ``<store>.partial``, and the same call goes on there after a break.
 
     Returns
     -------
@@ -70,6 +79,8 @@ def predict_expression(  # noqa: PLR0913
 
     Raises
     ------
+    FileExistsError
+        If something lies at `store`.
     KeyError
         If a column, table, image or slide that is named is absent; the message lists what is there.
     ValueError
@@ -98,9 +109,17 @@ def predict_expression(  # noqa: PLR0913
         check_prediction_slot(source, key_added)
     check_donor_key(sources, donor_key)
     chosen = None if encoder is None else resolve_encoder(encoder)
+    if store is not None:
+        _check_store(Path(store), sources, model)
     check_features(sources, model.card["image_features"], encoder=chosen)
     returned = []
     for source in sources:
+        if store is not None:
+            there = features_there(source, model.card["image_features"])
+            recipe = recipe_of(model.card["image_features"], encoder=chosen) if there is None else None
+            table = predict_to_store(source, model, Path(store), recipe=recipe, features=there, donor_key=donor_key)
+            _hand_over(source, key_added, table, returned)
+            continue
         features = features_for(source, model.card["image_features"], encoder=chosen)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
@@ -108,10 +127,24 @@ def predict_expression(  # noqa: PLR0913
         provenance = provenance_of(source, model, features, donor_key=donor_key)
         rows = np.arange(source.table.n_obs)
         table = prediction_table(source, model, prediction, rows, provenance=provenance, donor_key=donor_key)
-        if source.is_spatialdata:
-            source.write_table(key_added, table)
-        else:
-            returned.append(table)
+        _hand_over(source, key_added, table, returned)
     if not returned:
         return None
     return returned if len(returned) > 1 else returned[0]
+
+
+def _hand_over(source: Source, key_added: str, table: AnnData, returned: list[AnnData]) -> None:
+    if source.is_spatialdata:
+        source.write_table(key_added, table)
+    else:
+        returned.append(table)
+
+
+def _check_store(path: Path, sources: Sequence[Source], model: Predictor) -> None:
+    check_store(path)
+    if len(sources) > 1:
+        msg = f"`store` takes the prediction of one object, found {len(sources)}: predict them one by one."
+        raise ValueError(msg)
+    if model.method.oracle:
+        msg = f"The method {model.method.name!r} is an oracle: it is not predicted into a store."
+        raise ValueError(msg)

@@ -7,7 +7,7 @@ import logging
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from stcontrast.nn._design import build_design
 from stcontrast.pp._genes import choose_genes, log_normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from scipy import sparse
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
     from stcontrast.nn._design import Standardize
     from stcontrast.tl._inputs import Inputs
 
-__all__ = ["Prepared", "Recipe", "check_genes", "prepare", "slide_fingerprints"]
+__all__ = ["Prepared", "Recipe", "check_genes", "fingerprint_of", "prepare", "slide_fingerprints"]
 
 logger = logging.getLogger(__name__)
+
+# columns that rows are sorted by before they are hashed, and rows that are hashed at once
+SORTED_BY: Final = 8
+HASHED_ROWS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +199,21 @@ def check_genes(inputs: Inputs, genes: Sequence[str] | None) -> None:
 
 def slide_fingerprints(features: NDArray[np.float32], slide: NDArray[np.int64]) -> dict[int, str]:
     """What recognises a slide again, whatever its name: a hash of its image features, rounded, spots in any order."""
-    prints = {}
-    for code in np.unique(slide):
-        block = np.round(np.asarray(features[slide == code], dtype=np.float64), 3) + 0.0
-        block = block[np.lexsort(block.T[::-1][:8])]
-        prints[int(code)] = hashlib.sha256(block.tobytes()).hexdigest()[:16]
-    return prints
+    return {int(code): fingerprint_of(features, np.flatnonzero(slide == code)) for code in np.unique(slide)}
+
+
+def fingerprint_of(features: NDArray[np.float32], rows: NDArray[np.intp]) -> str:
+    """Hash of some rows of features, in any order; they may lie on disk, and are read in parts."""
+    last = np.concatenate([block[:, : -SORTED_BY - 1 : -1] for block in _rounded(features, rows)])
+    digest = hashlib.sha256()
+    for block in _rounded(features, rows[np.lexsort(last.T)]):
+        digest.update(block.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _rounded(features: NDArray[np.float32], rows: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:
+    for start in range(0, len(rows), HASHED_ROWS):
+        yield np.round(np.asarray(features[rows[start : start + HASHED_ROWS]], dtype=np.float64), 3) + 0.0
 
 
 def _columns(inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe) -> NDArray[np.intp]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from stcontrast._keys import HELD_OUT_R, IN_DISTRIBUTION, LOWER, UNS, UPPER
-from stcontrast.tl._training import slide_fingerprints
+from stcontrast.tl._training import fingerprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stcontrast.methods import Prediction, Predictor
     from stcontrast.tl._inputs import Source
 
-__all__ = ["check_donor_key", "check_prediction_slot", "prediction_table", "provenance_of"]
+__all__ = ["check_donor_key", "check_prediction_slot", "prediction_frame", "prediction_table", "provenance_of"]
 
 
 def check_prediction_slot(source: Source, key: str) -> None:
@@ -47,14 +47,10 @@ def provenance_of(
 
     A training slide is recognised by its image features, whatever its name; a donor by its name in `donor_key`.
     """
-    of_spot = np.zeros(len(features), dtype=np.int64)
-    for code, slide in enumerate(source.spots.slides):
-        of_spot[slide.rows] = code
-    prints = slide_fingerprints(features, of_spot)
     known = set(model.card["slides"].values())
     result = {}
-    for code, slide in enumerate(source.spots.slides):
-        if prints[code] in known:
+    for slide in source.spots.slides:
+        if fingerprint_of(features, slide.rows) in known:
             result[slide.name] = "in-sample"
         elif donor_key is None:
             result[slide.name] = "unknown-donor"
@@ -97,30 +93,44 @@ def prediction_table(
     if prediction.expression is None or prediction.lower is None or prediction.upper is None:
         msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
         raise ValueError(msg)
+    frame = prediction_frame(
+        source, model, prediction.in_distribution[rows], provenance=provenance, donor_key=donor_key
+    )
+    return AnnData(
+        prediction.expression[rows],
+        layers={LOWER: prediction.lower[rows], UPPER: prediction.upper[rows]},
+        **frame,
+    )
+
+
+def prediction_frame(
+    source: Source,
+    model: Predictor,
+    in_distribution: NDArray[np.bool_],
+    *,
+    provenance: Mapping[str, str],
+    donor_key: str | None,
+) -> dict[str, Any]:
+    """What a prediction has beside its numbers: `obs`, `var`, `obsm` and `uns`."""
     spots = source.spots
     carried = [key for key in (spots.region_key, spots.instance_key, donor_key) if key and key in spots.table.obs]
     obs = pd.DataFrame(spots.table.obs[list(dict.fromkeys(carried))].copy(), index=spots.table.obs_names)
-    obs[IN_DISTRIBUTION] = prediction.in_distribution[rows]
+    obs[IN_DISTRIBUTION] = in_distribution
     # an AnnData's own positions, in pixels of the full resolution, not of the image that scanpy kept
     own = None if source.is_spatialdata else np.asarray(spots.table.obsm["spatial"], dtype=np.float64)[:, :2]
-    centers = source.slide_and_xy()[1] if own is None else own
-    table = AnnData(
-        prediction.expression[rows],
-        obs=obs,
-        var=pd.DataFrame({HELD_OUT_R: model.calibration.held_out_r}, index=pd.Index(model.genes)),
-        obsm={"spatial": centers},
-        layers={LOWER: prediction.lower[rows], UPPER: prediction.upper[rows]},
-    )
     card = model.card
-    table.uns[UNS] = {
-        "prediction": {
-            "units": card["units"],
-            "model_id": model.model_id,
-            "method": card["method"],
-            "encoder": str(card["image_features"]["encoder"]["name"]),
-            "interval": card["interval"],
-            "calibrated_on": f"held-out {card['held_out_unit']}s",
-            "provenance": dict(provenance),
-        }
+    said = {
+        "units": card["units"],
+        "model_id": model.model_id,
+        "method": card["method"],
+        "encoder": str(card["image_features"]["encoder"]["name"]),
+        "interval": card["interval"],
+        "calibrated_on": f"held-out {card['held_out_unit']}s",
+        "provenance": dict(provenance),
     }
-    return table
+    return {
+        "obs": obs,
+        "var": pd.DataFrame({HELD_OUT_R: model.calibration.held_out_r}, index=pd.Index(model.genes)),
+        "obsm": {"spatial": source.slide_and_xy()[1] if own is None else own},
+        "uns": {UNS: {"prediction": said}},
+    }

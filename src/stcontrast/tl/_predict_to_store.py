@@ -1,0 +1,239 @@
+"""Predictions for more spots than memory holds: features, then predictions, part by part, on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stcontrast._keys import LOWER, UPPER
+from stcontrast._progress import progress
+from stcontrast.methods._data import View
+from stcontrast.nn._design import set_out, surroundings
+from stcontrast.nn._slide_moments import SlideMoments
+from stcontrast.pp._encoding import encode_slides
+from stcontrast.pp._fingerprint import slide_fingerprint
+from stcontrast.tl._partial_store import PartialStore, RowsFile
+from stcontrast.tl._write import prediction_frame, provenance_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from stcontrast._spots import Slide
+    from stcontrast.methods import Predictor
+    from stcontrast.pp._encoding import FeatureRecipe
+    from stcontrast.tl._inputs import Source
+
+__all__ = ["predict_to_store"]
+
+logger = logging.getLogger(__name__)
+
+# spots that are predicted at once, and written as one chunk
+CHUNK: Final = 2048
+# encoded spots that may be lost when the process dies
+UNWRITTEN: Final = 2048
+
+
+def predict_to_store(
+    source: Source,
+    model: Predictor,
+    path: Path,
+    *,
+    recipe: FeatureRecipe | None,
+    features: NDArray[np.float32] | None,
+    donor_key: str | None,
+) -> AnnData:
+    """Predict the expression of every spot into a zarr store; go on where an earlier call was broken off.
+
+    Parameters
+    ----------
+    source
+        The user's object.
+    model
+        The model.
+    path
+        The store, which must not exist.
+    recipe
+        What the image features are made with, on disk; `None` where they are there.
+    features
+        Image features (n_spots, n_features) that are there.
+    donor_key
+        Column of `obs` with the donor.
+
+    Returns
+    -------
+    The prediction, its numbers lazy.
+    """
+    n_spots = source.table.n_obs
+    names = hashlib.sha256("\n".join(source.table.obs_names.astype(str)).encode()).hexdigest()[:32]
+    plan = {
+        "model_id": model.model_id,
+        "spots": names,
+        "features": None if recipe is None else [slide_fingerprint(slide, recipe) for slide in source.spots.slides],
+        "donor_key": donor_key,
+    }
+    store = PartialStore(path, plan, n_spots=n_spots)
+    if store.resumed:
+        logger.info("Going on with the prediction in %s.", store.folder)
+    on_disk = features if recipe is None else _encode(source, store, recipe)
+    _predict(source, model, store, on_disk)
+    provenance = provenance_of(source, model, on_disk, donor_key=donor_key)
+    frame = prediction_frame(source, model, store.flags("known", n_spots), provenance=provenance, donor_key=donor_key)
+    _write_frame(store.table, frame)
+    store.finish()
+    logger.info("Wrote the prediction to %s.", path)
+    return _lazy(path, frame)
+
+
+def _encode(source: Source, store: PartialStore, recipe: FeatureRecipe) -> Any:
+    """Image features of all spots, on disk; those that are there are not made again."""
+    file = RowsFile(store.folder / "features.npy", n_rows=store.n_spots)
+    done = store.flags("encoded", store.n_spots)
+    n_fields = len(recipe.fields_um)
+    remaining = [_some_spots(slide, ~done[slide.rows]) for slide in source.spots.slides]
+    remaining = [slide for slide in remaining if len(slide.rows)]
+    waiting: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
+
+    def write() -> None:
+        if waiting:
+            rows, values = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
+            file.write(rows, values)
+            done[rows] = True
+            store.save("encoded", done)
+            waiting.clear()
+
+    total, initial = len(done) * n_fields, int(done.sum()) * n_fields
+    try:
+        with progress(total=total, initial=initial, description="image features", unit="crop") as bar:
+            for code, positions, values in encode_slides(remaining, recipe):
+                waiting.append((remaining[code].rows[positions], values))
+                bar.update(len(positions) * n_fields)
+                if sum(len(rows) for rows, _ in waiting) >= UNWRITTEN:
+                    write()
+    finally:
+        write()
+    return file
+
+
+def _some_spots(slide: Slide, chosen: NDArray[np.bool_]) -> Slide:
+    return replace(slide, rows=slide.rows[chosen], centers=slide.centers[chosen])
+
+
+def _predict(source: Source, model: Predictor, store: PartialStore, features: Any) -> None:
+    import zarr
+
+    n_spots, n_genes = store.n_spots, len(model.genes)
+    if not store.table.exists():
+        _make_table(store, n_spots, n_genes)
+    if not model.method.spotwise:
+        logger.warning(
+            "The method %r looks at a slide as a whole: memory grows with the spots of a slide.", model.method.name
+        )
+    size = CHUNK if model.method.spotwise else n_spots
+    done, known = store.flags("predicted", -(-n_spots // size)), store.flags("known", n_spots)
+    slide, xy = source.slide_and_xy()
+    designs = [_SlideDesign(model, store, features, code, item) for code, item in enumerate(source.spots.slides)]
+    group = zarr.open_group(store.table, mode="r+", use_consolidated=False)
+    with progress(total=n_spots, initial=int(done.sum()) * size, description="predictions", unit="spot") as bar:
+        for part in np.flatnonzero(~done):
+            rows = np.arange(part * size, min((part + 1) * size, n_spots))
+            blocks: dict[str, NDArray[np.float32]] = {
+                name: np.empty((len(rows), n_genes), dtype=np.float32) for name in ("X", LOWER, UPPER)
+            }
+            for code in np.unique(slide[rows]):
+                here = np.flatnonzero(slide[rows] == code)
+                of_slide = rows[here]
+                view = View(design=designs[code].of(of_slide), slide=slide[of_slide], xy=xy[of_slide])
+                said = model.predict_view(view, features[of_slide])
+                known[of_slide] = said.in_distribution
+                for name, values in (("X", said.expression), (LOWER, said.lower), (UPPER, said.upper)):
+                    blocks[name][here] = values
+            for start in range(0, len(rows), CHUNK):
+                # chunk by chunk: a chunk is written whole or not at all
+                for name, values in blocks.items():
+                    array = group["X"] if name == "X" else group[f"layers/{name}"]
+                    array[rows[start] : rows[start] + CHUNK] = values[start : start + CHUNK]
+            done[part] = True
+            store.save("known", known)
+            store.save("predicted", done)
+            bar.update(len(rows))
+
+
+class _SlideDesign:
+    """The design of some spots of a slide at a time, standardised within the whole of it."""
+
+    def __init__(self, model: Predictor, store: PartialStore, features: Any, code: int, slide: Slide) -> None:
+        from scipy.spatial import cKDTree
+
+        self._features, self._slide = features, slide
+        self._n_neighbors = int(model.card["n_neighbors"])
+        self._tree = cKDTree(slide.centers)
+        # from a row of the table to a spot of the slide
+        self._by_row = np.argsort(slide.rows)
+        self._moments = self._gathered(store, code) if model.card["standardize"] == "slide" else None
+
+    def of(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Design (n, n_columns) of rows of the table that are spots of the slide."""
+        block = self._set_out(self._by_row[np.searchsorted(self._slide.rows, rows, sorter=self._by_row)])
+        return block if self._moments is None else self._moments.standardized(block)
+
+    def _set_out(self, spots: NDArray[np.intp]) -> NDArray[np.float32]:
+        area = surroundings(self._tree, spots, n_neighbors=self._n_neighbors)
+        features = np.asarray(self._features[self._slide.rows[area]], dtype=np.float32)
+        block = set_out(features, self._slide.centers[area], n_neighbors=self._n_neighbors)
+        return block[np.searchsorted(area, spots)]
+
+    def _gathered(self, store: PartialStore, code: int) -> SlideMoments:
+        """Mean and deviation over all spots of the slide, in one walk over it."""
+        kept = store.load(f"moments{code}")
+        if kept is not None:
+            return SlideMoments(int(kept[0, 0]), *kept[1:])
+        # neighbours lie together: what a part needs beyond its own spots is little
+        order = np.lexsort((self._slide.centers[:, 0], self._slide.centers[:, 1]))
+        moments = None
+        for start in range(0, len(order), CHUNK):
+            part = SlideMoments.of(self._set_out(np.sort(order[start : start + CHUNK])))
+            moments = part if moments is None else moments.merged(part)
+        if moments is None:
+            msg = f"Slide {self._slide.name!r} has no spots."
+            raise ValueError(msg)
+        n = np.full_like(moments.mean, moments.n)
+        store.save(f"moments{code}", np.stack([n, moments.mean, moments.squares, moments.largest]))
+        return moments
+
+
+def _make_table(store: PartialStore, n_spots: int, n_genes: int) -> None:
+    """An AnnData store whose numbers are still to come."""
+    import dask.array as da
+    import zarr
+    from anndata import AnnData
+    from anndata.io import write_elem
+
+    empty = da.zeros((n_spots, n_genes), chunks=(CHUNK, n_genes), dtype=np.float32)
+    scratch = store.folder / "new.zarr"
+    # not `write_zarr`, which lists all elements in the root, for good
+    write_elem(zarr.open_group(scratch, mode="w"), "/", AnnData(empty, layers={LOWER: empty, UPPER: empty}))
+    scratch.rename(store.table)
+
+
+def _write_frame(table: Path, frame: dict[str, Any]) -> None:
+    import zarr
+    from anndata.io import write_elem
+
+    group = zarr.open_group(table, mode="r+", use_consolidated=False)
+    for name, value in frame.items():
+        write_elem(group, name, value)
+
+
+def _lazy(path: Path, frame: dict[str, Any]) -> AnnData:
+    import dask.array as da
+    from anndata import AnnData
+
+    lazy = {name: da.from_zarr(str(path), component=name) for name in ("X", f"layers/{LOWER}", f"layers/{UPPER}")}
+    return AnnData(lazy["X"], layers={LOWER: lazy[f"layers/{LOWER}"], UPPER: lazy[f"layers/{UPPER}"]}, **frame)

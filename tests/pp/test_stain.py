@@ -164,10 +164,10 @@ def test_a_small_piece_of_tissue_is_found() -> None:
 
 
 def test_what_is_no_h_and_e_is_refused() -> None:
-    with pytest.raises(ValueError, match="'slide' holds next to no tissue.*leave out `stain`"):
+    with pytest.raises(ValueError, match=r"'slide' holds next to no tissue.*leave out `stain`"):
         StainNormalizer("macenko").fit_slide(lazy(np.full((300, 300, 3), 255, dtype=np.uint8)))
     green = ORIGINAL[..., [1, 0, 1]] // np.array([4, 1, 4], dtype=np.uint8)
-    with pytest.raises(ValueError, match="cannot be estimated .*is it H&E"):
+    with pytest.raises(ValueError, match=r"cannot be estimated .*is it H&E"):
         StainNormalizer("macenko").fit_slide(lazy(green))
 
 
@@ -176,13 +176,13 @@ def test_resolve_and_record() -> None:
     normalizer = resolve_stain("reinhard")
     assert normalizer == StainNormalizer("reinhard")
     assert resolve_stain(normalizer) is normalizer
-    for given in (StainNormalizer("macenko"), StainNormalizer("reinhard", reference=lazy(ORIGINAL))):
-        spec = json.loads(json.dumps(given.spec))
-        assert stain_from_spec(spec) == given
+    for one in (StainNormalizer("macenko"), StainNormalizer("reinhard", reference=lazy(ORIGINAL))):
+        spec = json.loads(json.dumps(one.spec))
+        assert stain_from_spec(spec) == one
         # zarr gives arrays back
         assert (
             stain_from_spec({key: value if key == "method" else np.array(value) for key, value in spec.items()})
-            == given
+            == one
         )
     assert StainNormalizer("reinhard", reference=lazy(ORIGINAL)) != StainNormalizer("reinhard")
     with pytest.raises(ValueError, match=r"one of \['macenko', 'reinhard'\], found 'vahadane'"):

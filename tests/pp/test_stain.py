@@ -162,7 +162,7 @@ def test_of_a_large_slide_only_windows_are_read() -> None:
 
 
 def test_a_small_piece_of_tissue_is_found() -> None:
-    pixels = np.full((6000, 6000, 3), 255, dtype=np.uint8)
+    pixels = np.full((4000, 4000, 3), 255, dtype=np.uint8)
     # next to nothing of it lies in the windows of the first grid
     pixels[760:960, 760:960] = ORIGINAL[100:300, 100:300]
     found = StainNormalizer("reinhard").fit_slide(lazy(pixels, 1000)).apply(ORIGINAL[HERE]).astype(float)

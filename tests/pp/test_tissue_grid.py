@@ -179,7 +179,12 @@ def test_tissue_of_ones_own(kind: str) -> None:
 def test_a_whole_slide_is_read_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     whole = _reader._read
-    monkeypatch.setattr(_reader, "_read", lambda p, a, b: reads.append(int(np.prod(b - a))) or whole(p, a, b))
+
+    def counted(pixels: Any, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        reads.append(int(np.prod(stop - start)))
+        return whole(pixels, start, stop)
+
+    monkeypatch.setattr(_reader, "_read", counted)
     pixels = np.kron(disc(1500, radius=500.0), np.ones((4, 4, 1), dtype=np.uint8))
     sdata = slide(pixels)
     stc.pp.tissue_grid(sdata, um_per_px=0.5)

@@ -55,7 +55,7 @@ def grid_table(grids: list[Grid], record: dict[str, Any]) -> AnnData:
 
     slides = [grid.shapes_key for grid in grids]
     sizes = [len(grid.fraction) for grid in grids]
-    region = pd.Categorical.from_codes(np.repeat(np.arange(len(grids)), sizes), categories=slides)
+    region = pd.Categorical.from_codes(np.repeat(np.arange(len(grids)), sizes), categories=pd.Index(slides))
     spot_id = np.concatenate([np.arange(size) for size in sizes])
     array = np.concatenate([grid.lattice.array for grid in grids])
     obs = pd.DataFrame(

@@ -50,13 +50,7 @@ def tissue_sample(image: SlideImage) -> tuple[NDArray[np.uint8], NDArray[np.floa
     height, width = image.levels[0].shape[1:]
     found, windows = 0, np.empty((0, WINDOW_PX, WINDOW_PX, 3), dtype=np.uint8)
     for n in WINDOWS_ALONG:
-        along = (np.arange(n) + 0.5) / n
-        # whole pixels, so that nothing is interpolated; inside, because beyond the border lies white
-        x, y = (
-            np.rint(np.clip(along * side, WINDOW_PX / 2, max(side - WINDOW_PX / 2, WINDOW_PX / 2)))
-            for side in (width, height)
-        )
-        centers = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        centers = np.stack(np.meshgrid(_along(width, n), _along(height, n)), axis=-1).reshape(-1, 2)
         # one window at a time: what lies between them is not read
         parts = [
             window
@@ -67,7 +61,7 @@ def tissue_sample(image: SlideImage) -> tuple[NDArray[np.uint8], NDArray[np.floa
         glass = _glass(windows)
         pixels = np.concatenate([_tissue_pixels(window, glass) for window in windows])
         found = len(pixels)
-        if found >= ENOUGH_PX:
+        if found >= ENOUGH_PX or max(height, width) <= n * WINDOW_PX:
             break
     if found < FEWEST_PX:
         msg = (
@@ -76,6 +70,14 @@ def tissue_sample(image: SlideImage) -> tuple[NDArray[np.uint8], NDArray[np.floa
         )
         raise ValueError(msg)
     return as_uint8(on_white(pixels[:: -(-found // MOST_PX)], glass)), glass
+
+
+def _along(side: int, n: int) -> NDArray[np.float64]:
+    """Centres of windows along a side: as many as have room, at most n."""
+    n = min(n, -(-side // WINDOW_PX))
+    # whole pixels, so that nothing is interpolated; inside, because beyond the border lies white
+    half = WINDOW_PX / 2
+    return np.rint(np.clip((np.arange(n) + 0.5) / n * side, half, max(side - half, half)))
 
 
 def _glass(windows: NDArray[np.uint8]) -> NDArray[np.float64]:

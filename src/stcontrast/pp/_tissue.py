@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,6 +13,8 @@ from stcontrast._elements import affine_matrix
 from stcontrast.pp._overview import overview
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
@@ -66,7 +70,7 @@ def detect_tissue(image: SlideImage, *, downsampling: int, pitch: float) -> NDAr
     # a copy of its own: squidpy scales its mask up to the size of the image, which a whole slide would not survive
     alone = SpatialData(images={"he": Image2DModel.parse(np.moveaxis(picture, -1, 0), dims=("c", "y", "x"))})
     if lightness.max() - lightness.min() > MIN_CONTRAST:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             # squidpy calls scikit-image by an older name of a parameter
             warnings.filterwarnings("ignore", "Parameter `area_threshold`", FutureWarning)
             labels = sq.experimental.im.detect_tissue(
@@ -88,6 +92,18 @@ def detect_tissue(image: SlideImage, *, downsampling: int, pitch: float) -> NDAr
         )
         raise ValueError(msg)
     return mask
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep squidpy's steps, which go to the standard output, to itself."""
+    steps = logging.getLogger("spatialdata._logging")
+    level = steps.level
+    steps.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        steps.setLevel(level)
 
 
 def _glass(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

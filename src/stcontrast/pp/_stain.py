@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 
 from stcontrast._elements import SlideImage, image_of_element, rgb_size
-from stcontrast.pp._reader import iter_crops
+from stcontrast.pp._tissue_sample import TISSUE_DENSITY, as_uint8, is_black, on_white, tissue_sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,18 +30,6 @@ _PUBLISHED: Final[dict[str, dict[str, list[Any]]]] = {
     # region of TCGA-A2-A3XS-DX1, the colour standard of Amgad et al. 2019, as HistomicsTK gives it
     "reinhard": {"mu": [8.74108109, -0.12440419, 0.0444982], "sigma": [0.6135447, 0.10989545, 0.0286032]},
 }
-# tissue has at least this optical density (natural logarithm, mean of the channels), as in Macenko et al.
-TISSUE_DENSITY: Final = 0.15
-# no dye is that dark in all three colours: a masked corner, which stays black
-BLACK: Final = 30
-# a slide's sample: windows on a regular grid, and a denser one where the first finds little tissue
-WINDOW_PX: Final = 128
-WINDOWS_ALONG: Final = (12, 36)
-ENOUGH_PX: Final = 20_000
-FEWEST_PX: Final = 1_000
-MOST_PX: Final = 500_000
-GLASS_PERCENTILE: Final = 99.0
-DARKEST_GLASS: Final = 180.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +161,7 @@ class SlideStain:
         from squidpy.experimental.im import _stain
         from xarray import DataArray
 
-        rgb = DataArray(_on_white(crops, self.glass), dims=("n", "y", "x", "c"))
+        rgb = DataArray(on_white(crops, self.glass), dims=("n", "y", "x", "c"))
         white = np.full(3, 255.0)
         density = _stain.rgb_to_sda(rgb, white)
         if self.method == "macenko":
@@ -182,7 +170,7 @@ class SlideStain:
             recolored = _stain.lab_ruderman_to_rgb(self._mapped(_stain.rgb_to_lab_ruderman(rgb))).data
             share = np.clip(density.data.mean(axis=-1, keepdims=True) / (TISSUE_DENSITY * _SDA), 0, 1)
             normalized = share * recolored + (1 - share) * rgb.data
-        return np.where(_black(crops)[..., None], crops, _as_uint8(normalized))
+        return np.where(is_black(crops)[..., None], crops, as_uint8(normalized))
 
     def _mapped(self, colors: Any) -> Any:
         matrix, shift = self.matrix.astype(np.float32), self.shift.astype(np.float32)
@@ -243,7 +231,7 @@ def _fitted(image: SlideImage, method: StainMethod) -> tuple[dict[str, list[Any]
     from spatialdata import SpatialData
     from spatialdata.models import Image2DModel, Labels2DModel
 
-    pixels, glass = _tissue_sample(image)
+    pixels, glass = tissue_sample(image)
     sample = SpatialData(
         images={"sample": Image2DModel.parse(pixels.T[:, None], dims=("c", "y", "x"))},
         labels={"sample_tissue": Labels2DModel.parse(np.ones((1, len(pixels)), np.uint8), dims=("y", "x"))},
@@ -272,55 +260,3 @@ def _completed(stains: list[Any]) -> NDArray[np.float64]:
     both = np.asarray(stains) / np.linalg.norm(stains, axis=0)
     rest = np.cross(both[:, 0], both[:, 1])
     return np.column_stack([both, rest / np.linalg.norm(rest)])
-
-
-def _tissue_sample(image: SlideImage) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Pixels of tissue (n, 3) from windows all over the slide, as they are on white glass; and the glass (3,)."""
-    height, width = image.levels[0].shape[1:]
-    found, windows = 0, np.empty((0, WINDOW_PX, WINDOW_PX, 3), dtype=np.uint8)
-    for n in WINDOWS_ALONG:
-        along = (np.arange(n) + 0.5) / n
-        # whole pixels: nothing is interpolated
-        centers = np.rint(np.stack(np.meshgrid(along * width, along * height), axis=-1).reshape(-1, 2))
-        # one window at a time: what lies between them is not read
-        parts = [
-            window
-            for center in centers
-            for _, window in iter_crops(image, center[None], side=float(WINDOW_PX), size_px=WINDOW_PX)
-        ]
-        windows = np.concatenate([windows, parts])
-        glass = _glass(windows)
-        pixels = np.concatenate([_tissue_pixels(window, glass) for window in windows])
-        found = len(pixels)
-        if found >= ENOUGH_PX:
-            break
-    if found < FEWEST_PX:
-        msg = (
-            f"Image {image.name!r} holds next to no tissue ({found} pixels in {len(windows)} windows all over it): its "
-            "stain cannot be estimated. Drop the slide, or leave out `stain`."
-        )
-        raise ValueError(msg)
-    return _as_uint8(_on_white(pixels[:: -(-found // MOST_PX)], glass)), glass
-
-
-def _glass(windows: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Colour of the glass: the brightest that there is, unless tissue fills the slide; then white."""
-    glass = np.percentile(windows.reshape(-1, 3)[::7], GLASS_PERCENTILE, axis=0)
-    return glass if glass.min() >= DARKEST_GLASS else np.full(3, 255.0)
-
-
-def _on_white(rgb: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.float32]:
-    return np.minimum(rgb * (255.0 / glass).astype(np.float32), np.float32(255))
-
-
-def _tissue_pixels(window: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.uint8]:
-    density = -np.log((_on_white(window, glass) + 1) / 256).mean(axis=-1)
-    return window[(density > TISSUE_DENSITY) & ~_black(window)]
-
-
-def _black(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return (rgb < BLACK).all(axis=-1)
-
-
-def _as_uint8(rgb: NDArray[np.floating]) -> NDArray[np.uint8]:
-    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,6 +13,8 @@ from stcontrast._elements import affine_matrix
 from stcontrast.pp._overview import overview
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
@@ -57,14 +61,16 @@ def detect_tissue(image: SlideImage, *, downsampling: int, pitch: float) -> NDAr
 
     picture = overview(image, downsampling)
     glass = _glass(picture)
+    black = (picture < BLACK).all(axis=-1)
     picture[np.ptp(picture / glass.astype(np.float32), axis=-1) < MIN_COLOR] = glass
+    picture[black] = 255
     spot = (pitch / downsampling) ** 2 / picture[..., 0].size
     mask = np.zeros(picture.shape[:2], dtype=np.bool_)
     lightness = picture.mean(axis=-1, dtype=np.float32)
     # a copy of its own: squidpy scales its mask up to the size of the image, which a whole slide would not survive
     alone = SpatialData(images={"he": Image2DModel.parse(np.moveaxis(picture, -1, 0), dims=("c", "y", "x"))})
     if lightness.max() - lightness.min() > MIN_CONTRAST:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             # squidpy calls scikit-image by an older name of a parameter
             warnings.filterwarnings("ignore", "Parameter `area_threshold`", FutureWarning)
             labels = sq.experimental.im.detect_tissue(
@@ -88,13 +94,25 @@ def detect_tissue(image: SlideImage, *, downsampling: int, pitch: float) -> NDAr
     return mask
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep squidpy's steps, which go to the standard output, to itself."""
+    steps = logging.getLogger("spatialdata._logging")
+    level = steps.level
+    steps.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        steps.setLevel(level)
+
+
 def _glass(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The common colour of the brighter half."""
+    """The common colour of the brightest quarter of what is not black."""
     seen = picture[(picture >= BLACK).any(axis=-1)]
     if len(seen) == 0:
         return np.full(3, 255, dtype=np.uint8)
     lightness = seen.mean(axis=-1, dtype=np.float32)
-    return np.median(seen[lightness >= np.median(lightness)], axis=0).astype(np.uint8)
+    return np.median(seen[lightness >= np.percentile(lightness, 75)], axis=0).astype(np.uint8)
 
 
 def to_image_pixels(
@@ -145,12 +163,16 @@ def tissue_of_element(
     downsampling
         Pixels of the image along the side of a pixel of the mask.
     """
+    from geopandas import GeoDataFrame
     from spatialdata import rasterize
     from spatialdata.transformations import Affine, set_transformation
 
     placed = element.copy()
-    to_mask = Affine(np.diag([1 / downsampling, 1 / downsampling, 1.0]) @ matrix, ("x", "y"), ("x", "y"))
-    set_transformation(placed, {"mask": to_mask}, set_all=True)
+    to_mask = np.diag([1 / downsampling, 1 / downsampling, 1.0]) @ matrix
+    if not isinstance(element, GeoDataFrame):
+        # labels are looked up as if a pixel stood for its upper left corner, here and there; its centre is meant
+        to_mask[:2, 2] += to_mask[:2, :2].sum(axis=1) / 2 - 0.5
+    set_transformation(placed, {"mask": Affine(to_mask, ("x", "y"), ("x", "y"))}, set_all=True)
     height, width = shape
     labels = rasterize(
         placed, ("x", "y"), [0, 0], [width, height], "mask", target_width=width, return_regions_as_labels=True

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
-import pandas as pd
 
 from stcontrast import __version__
 from stcontrast._elements import affine_matrix, check_square_pixels, image_of_element, rgb_size
 from stcontrast._keys import UNS
+from stcontrast.pp._grid_elements import RECORD, Grid, grid_shapes, grid_table
 from stcontrast.pp._lattice_points import Geometry, Lattice, lattice_points, tissue_fraction
 from stcontrast.pp._tissue import detect_tissue, tissue_of_element, to_image_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
@@ -30,20 +29,9 @@ logger = logging.getLogger(__name__)
 
 type PerImage[T] = T | Mapping[str, T]
 
-RECORD: Final = "tissue_grid"
 # pixels of the tissue mask: along a spot, and in all
 MASK_PER_SPOT: Final = 8
 MASK_PX: Final = 4_000_000
-
-
-class _Grid(NamedTuple):
-    """The spots of one image."""
-
-    image_key: str
-    shapes_key: str
-    um_per_px: float
-    lattice: Lattice
-    fraction: NDArray[np.float32]
 
 
 def tissue_grid(  # noqa: PLR0913
@@ -180,7 +168,7 @@ def tissue_grid(  # noqa: PLR0913
             )
             raise ValueError(msg)
         lattice = Lattice(lattice.centers[kept], lattice.array[kept])
-        grids.append(_Grid(image, names[image], scales[image], lattice, fraction[kept]))
+        grids.append(Grid(image, names[image], scales[image], lattice, fraction[kept]))
         logger.info("Image %r: %d spots on tissue.", image, int(kept.sum()))
 
     record = {
@@ -192,8 +180,8 @@ def tissue_grid(  # noqa: PLR0913
         "tissue": {names[image]: element or "" for image, element in masks.items()},
         "version": __version__,
     }
-    shapes = {grid.shapes_key: _shapes(sdata, grid, spot_diameter_um / grid.um_per_px, geometry) for grid in grids}
-    table = _table(grids, record)
+    shapes = {grid.shapes_key: grid_shapes(sdata, grid, spot_diameter_um / grid.um_per_px, geometry) for grid in grids}
+    table = grid_table(grids, record)
     _drop(sdata, [name for name in (*shapes, table_key) if name in sdata])
     for name, element in shapes.items():
         sdata.shapes[name] = element
@@ -296,53 +284,6 @@ def _given_mask(
         return np.ones(shape, dtype=np.bool_)
     matrix = to_image_pixels(sdata, element, image.name, coordinate_system=coordinate_system)
     return tissue_of_element(sdata[element], matrix, shape=shape, downsampling=downsampling)
-
-
-def _shapes(sdata: SpatialData, grid: _Grid, diameter: float, geometry: Geometry) -> Any:
-    from geopandas import GeoDataFrame
-    from shapely import box
-    from spatialdata.models import ShapesModel
-    from spatialdata.transformations import get_transformation
-
-    placed = dict(get_transformation(sdata.images[grid.image_key], get_all=True))
-    centers = grid.lattice.centers
-    if geometry == "visium":
-        return ShapesModel.parse(centers, geometry=0, radius=diameter / 2, transformations=placed)
-    squares = box(*(centers - diameter / 2).T, *(centers + diameter / 2).T)
-    return ShapesModel.parse(GeoDataFrame(geometry=squares), transformations=placed)
-
-
-def _table(grids: list[_Grid], record: dict[str, Any]) -> AnnData:
-    from anndata import AnnData
-    from scipy.sparse import csr_matrix
-    from spatialdata.models import TableModel
-
-    slides = [grid.shapes_key for grid in grids]
-    sizes = [len(grid.fraction) for grid in grids]
-    region = pd.Categorical.from_codes(np.repeat(np.arange(len(grids)), sizes), categories=slides)
-    spot_id = np.concatenate([np.arange(size) for size in sizes])
-    array = np.concatenate([grid.lattice.array for grid in grids])
-    obs = pd.DataFrame(
-        {
-            "region": region,
-            "spot_id": spot_id,
-            "array_row": array[:, 0],
-            "array_col": array[:, 1],
-            "tissue_fraction": np.concatenate([grid.fraction for grid in grids]),
-        },
-        index=[f"{slide}_{i}" for slide, size in zip(slides, sizes, strict=True) for i in range(size)],
-    )
-    table = AnnData(
-        csr_matrix((len(obs), 0), dtype=np.float32),
-        obs=obs,
-        obsm={"spatial": np.concatenate([grid.lattice.centers for grid in grids])},
-    )
-    table.uns[UNS] = {
-        "um_per_px": {grid.shapes_key: grid.um_per_px for grid in grids},
-        "image_key": {grid.shapes_key: grid.image_key for grid in grids},
-        RECORD: record,
-    }
-    return TableModel.parse(table, region=slides, region_key="region", instance_key="spot_id")
 
 
 def _drop(sdata: SpatialData, names: list[str]) -> None:

@@ -18,7 +18,6 @@ from stcontrast._elements import image_of_element
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
-    from wsidata import WSIData
 
     from stcontrast._elements import SlideImage
 
@@ -113,7 +112,7 @@ def slide_um_per_px(sdata: SpatialData) -> float | None:
     return float(mpp)
 
 
-def tiles_alone(wsi: WSIData, tile_key: str) -> WSIData:
+def tiles_alone(wsi: SpatialData, tile_key: str) -> SpatialData:
     """A WSIData with the same slide and one set of its tiles, annotated by a table without genes; `wsi` stays as it is.
 
     Raises
@@ -141,7 +140,7 @@ def tiles_alone(wsi: WSIData, tile_key: str) -> WSIData:
     return alone
 
 
-def add_tile_table(wsi: WSIData, key: str, tile_key: str, values: NDArray[np.float32], uns: dict[str, Any]) -> None:
+def add_tile_table(wsi: SpatialData, key: str, tile_key: str, values: NDArray[np.float32], uns: dict[str, Any]) -> None:
     """Add a table that annotates tiles the way wsidata does, its values (n_tiles, n_values) in `X`."""
     from wsidata.io import add_features
 

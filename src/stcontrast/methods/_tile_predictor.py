@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import ArrayLike, NDArray
-    from wsidata import WSIData
+    from spatialdata import SpatialData
 
     from stcontrast.methods._predictor import Predictor
     from stcontrast.pp._encoders import Encoder
@@ -95,7 +95,7 @@ class TilePredictor:
 
     def encode(
         self,
-        wsi: WSIData,
+        wsi: SpatialData,
         *,
         tile_key: str = "tiles",
         encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
@@ -109,7 +109,7 @@ class TilePredictor:
         Parameters
         ----------
         wsi
-            From :func:`wsidata.open_wsi`.
+            A WSIData, from :func:`wsidata.open_wsi`.
         tile_key
             Its tiles, from :func:`lazyslide.pp.tile_tissues`.
         encoder

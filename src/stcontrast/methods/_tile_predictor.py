@@ -48,8 +48,10 @@ class TilePredictor:
         Name of the results.
     features_model_name
         Name of the features, which LazySlide looks up.
-    needs_coords, whole_slide
-        `True`: LazySlide passes the places of the tiles, and all tiles at once.
+    needs_coords
+        `True`: LazySlide passes the places of the tiles.
+    whole_slide
+        `True`: it passes all tiles at once.
 
     Raises
     ------

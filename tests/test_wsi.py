@@ -68,8 +68,8 @@ def test_every_level_is_read_whole_and_in_place(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read, pixels)
 
 
-def test_features_of_a_file(file: Path) -> None:
-    wsi = opened(file)
+def test_features_of_a_file(tmp_path: Path) -> None:
+    wsi = opened(write_slide(tmp_path / "one level.tiff", [PIXELS], um_per_px=0.5))
     plain = slide(PIXELS, CENTERS, name="spots", um_per_px=0.5)
     for sdata in (wsi, plain):
         stc.pp.image_features(sdata, encoder="color", field_um=16)

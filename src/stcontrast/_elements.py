@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-__all__ = ["Placement", "SlideImage", "image_from_array", "image_of_element", "images_over", "shape_centers"]
+__all__ = [
+    "Placement",
+    "SlideImage",
+    "affine_matrix",
+    "check_square_pixels",
+    "image_from_array",
+    "image_of_element",
+    "images_over",
+    "rgb_size",
+    "shape_centers",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -104,11 +114,13 @@ def images_over(
     to_shared = get_transformation(sdata.shapes[slide], get_all=True)
     found: list[Placement] = []
     for name, element in images.items():
-        height, width = _rgb_size(element) or (0, 0)
+        height, width = rgb_size(element) or (0, 0)
         for system, of_image in get_transformation(element, get_all=True).items():
             if system not in to_shared or height == 0:
                 continue
-            placement = Placement(name, system, np.linalg.inv(_matrix(of_image)) @ _matrix(to_shared[system]))
+            placement = Placement(
+                name, system, np.linalg.inv(affine_matrix(of_image)) @ affine_matrix(to_shared[system])
+            )
             pixels = placement.to_pixels(centers)
             inside = ((pixels >= 0) & (pixels <= (width, height))).all(axis=1).mean()
             if inside >= COVERAGE:
@@ -125,7 +137,7 @@ def images_over(
             )
             raise ValueError(msg)
     to_image = get_transformation(images[best.name], to_coordinate_system=best.coordinate_system)
-    _check_square_pixels(_matrix(to_image), best.name, best.coordinate_system)
+    check_square_pixels(affine_matrix(to_image), best.name, best.coordinate_system)
     return best
 
 
@@ -173,7 +185,8 @@ def image_from_array(pixels: NDArray[Any], name: str) -> SlideImage:
     return SlideImage(name, (da.from_array(channels_first, chunks=(3, 1024, 1024)),), (1.0,))
 
 
-def _rgb_size(element: Any) -> tuple[int, int] | None:
+def rgb_size(element: Any) -> tuple[int, int] | None:
+    """Height and width of an image element in pixels of its finest level; `None` if it is not RGB."""
     from spatialdata import get_pyramid_levels
     from xarray import DataTree
 
@@ -194,11 +207,13 @@ def _downsampling(finest: Any, level: Any) -> float | None:
     return ratios[0] if abs(ratios[0] / ratios[1] - 1) < ANISOTROPY else None
 
 
-def _matrix(transformation: Any) -> NDArray[np.float64]:
+def affine_matrix(transformation: Any) -> NDArray[np.float64]:
+    """A transformation of x and y as a matrix (3, 3)."""
     return np.asarray(transformation.to_affine_matrix(("x", "y"), ("x", "y")), dtype=np.float64)
 
 
-def _check_square_pixels(matrix: NDArray[np.float64], name: str, system: str) -> None:
+def check_square_pixels(matrix: NDArray[np.float64], name: str, system: str) -> None:
+    """Raise where the transformation of an image to a coordinate system stretches one axis."""
     lengths = np.linalg.svd(matrix[:2, :2], compute_uv=False)
     if lengths.min() <= 0 or lengths.max() / lengths.min() > 1 + ANISOTROPY:
         msg = (

@@ -176,9 +176,9 @@ def resolve_slides(
     table_key
         Table to use; the only one by default.
     image_key
-        Image of every slide, or a mapping from slide to image; by default the finest RGB image that lies under
-        the spots in a coordinate system they share, of a WSIData its slide's file (which has the file's name).
-        AnnData: ``"hires"`` or ``"lowres"``; the finer by default.
+        Image of every slide, or a mapping from slide to image; by default ``uns["stcontrast"]["image_key"]`` (such a
+        mapping), else the finest RGB image that lies under the spots in a coordinate system they share, of a WSIData
+        its slide's file (which has the file's name). AnnData: ``"hires"`` or ``"lowres"``; the finer by default.
     um_per_px
         µm per pixel of the image's finest level, a number or a mapping from slide to number; by default
         ``uns["stcontrast"]["um_per_px"]`` (likewise), else what the file of a WSIData says, else derived from the spots (see :func:`~stcontrast._scale.scale_from_spots`).
@@ -222,9 +222,16 @@ def resolve_slides(
             msg = f"The table annotates shapes that are absent: {absent}. Shapes in the object: {sorted(data.shapes)}."
             raise KeyError(msg)
         of_row = table.obs[region_key].astype(str).to_numpy()
+        # the image that a grid was laid on, to which its µm per pixel refer
+        laid_on = {s: i for s, i in table.uns.get(UNS, {}).get("image_key", {}).items() if i in data.images}
         slides = [
             _element_slide(
-                data, table, name, np.flatnonzero(of_row == name), instance_key, image_key=_of_slide(image_key, name)
+                data,
+                table,
+                name,
+                np.flatnonzero(of_row == name),
+                instance_key,
+                image_key=_of_slide(image_key, name) or laid_on.get(name),
             )
             for name in regions
         ]

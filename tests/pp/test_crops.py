@@ -11,6 +11,8 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Affine, Identity, Scale, Translation
 
 import stcontrast as stc
+from stcontrast._elements import image_from_array
+from stcontrast.pp._background import background_color
 from tests.data import require
 from tests.slides import olfactory_bulb
 from tests.synthetic import circles, image, picture, points, polygons, slide, smooth_picture, table, visium_adata
@@ -24,8 +26,14 @@ PICTURE = picture()
 CENTERS = np.array([[40, 50], [3, 4], [125, 90], [64, 48], [100, 10], [20, 80]], dtype=float)
 
 
+def beyond(pixels: np.ndarray) -> np.ndarray:
+    return background_color(image_from_array(pixels, "he"))
+
+
 def sliced(pixels: np.ndarray, centers: np.ndarray, half: int) -> np.ndarray:
-    board = np.pad(pixels[..., :3], ((half, half), (half, half), (0, 0)), constant_values=255)
+    height, width = pixels.shape[:2]
+    board = np.tile(beyond(pixels), (height + 2 * half, width + 2 * half, 1))
+    board[half : half + height, half : half + width] = pixels[..., :3]
     return np.stack([board[y : y + 2 * half, x : x + 2 * half] for x, y in centers.astype(int)])
 
 
@@ -33,7 +41,7 @@ def test_a_crop_is_the_square_around_the_spot() -> None:
     found = stc.pp.crops(slide(PICTURE, CENTERS), field_um=20, size_px=20)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, sliced(PICTURE, CENTERS, 10))
-    assert (found[1, :6, :7] == 255).all()  # beyond the border
+    assert (found[1, :6, :7] == beyond(PICTURE)).all()
 
 
 @pytest.mark.parametrize("um_per_px", [0.25, 0.5, 4.0])
@@ -129,7 +137,7 @@ def test_a_coarse_level_stands_for_the_finest() -> None:
     centers = points(10, 128, 128)
     one, many = (slide(smooth_picture(128), centers, scale_factors=factors) for factors in (None, [2]))
     coarse, fine = (stc.pp.crops(sdata, field_um=64, size_px=8).astype(int) for sdata in (many, one))
-    # at the border, what is white is averaged otherwise
+    # at the border, what lies there is averaged otherwise
     assert np.abs(coarse - fine).mean() < 2
 
 

@@ -1,18 +1,27 @@
 from __future__ import annotations
 
-from typing import Any
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from stcontrast._elements import SlideImage
-from stcontrast.pp import _reader
-from stcontrast.pp._reader import iter_crops, pick_level
+from stcontrast.pp import _reader, _tiles
+from stcontrast.pp._background import background_color
+from stcontrast.pp._reader import iter_batches, iter_crops, pick_level
 from tests.synthetic import picture, points, smooth_picture
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PICTURE = picture()
 
@@ -30,7 +39,9 @@ def cut(image: SlideImage, centers: Any, *, side: float, size_px: int) -> np.nda
 
 
 def padded(pixels: np.ndarray, by: int) -> np.ndarray:
-    return np.pad(pixels, ((by, by), (by, by), (0, 0)), constant_values=255)
+    board = np.tile(background_color(lazy(pixels)), (pixels.shape[0] + 2 * by, pixels.shape[1] + 2 * by, 1))
+    board[by:-by, by:-by] = pixels
+    return board
 
 
 def weights(start: float, stop: float, size_px: int, n: int, shift: int) -> np.ndarray:
@@ -84,33 +95,92 @@ def test_a_fraction_of_a_pixel_counts() -> None:
     np.testing.assert_allclose(means, 4 * (xs - 0.5), atol=0.6)
 
 
-@pytest.mark.parametrize("block_px", [7, 32, 4096])
-def test_blocks_change_nothing(block_px: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("held", "planned"), [(1, 10**6), (2**28, 1), (2**28, 7), (60_000, 5)])
+def test_bands_and_stretches_change_nothing(held: int, planned: int, monkeypatch: pytest.MonkeyPatch) -> None:
     centers = points(30)
     expected = cut(lazy(PICTURE), centers, side=13.7, size_px=8)
-    monkeypatch.setattr(_reader, "BLOCK_PX", block_px)
+    monkeypatch.setattr(_reader, "HELD_BYTES", held)
+    monkeypatch.setattr(_reader, "PLANNED", planned)
     np.testing.assert_array_equal(cut(lazy(PICTURE), centers, side=13.7, size_px=8), expected)
 
 
-def test_each_block_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Counted:
-        shape = (3, 96, 128)
-        reads = 0
+@pytest.mark.parametrize("sides", [(8.0,), (8.0, 30.0), (8.0, 30.0, 64.0)])
+def test_each_tile_is_read_once_for_all_fields(sides: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tiles, "TILE_PX", 32)
+    read: list[tuple[int, int, int]] = []
 
-        def __getitem__(self, key: Any) -> Any:
-            self.reads += 1
-            return np.moveaxis(PICTURE, -1, 0)[key]
+    class Counted(_tiles.Tiles):
+        def read(self, row: int, column: int) -> np.ndarray:
+            read.append((self.shape[0], row, column))
+            return super().read(row, column)
 
-    monkeypatch.setattr(_reader, "BLOCK_PX", 64)
-    counted = Counted()
-    image = SlideImage("he", (counted,), (1.0,))
-    order = [i for i, _ in iter_crops(image, points(50), side=8, size_px=8)]
-    assert counted.reads == 4
-    # the same pixels as a coarse level
-    list(iter_crops(SlideImage("he", (counted,), (8.0,)), 8 * points(50), side=64, size_px=8))
-    assert counted.reads == 8
-    blocks = np.floor(points(50) / 64).astype(int)[order]
-    assert len({tuple(b) for b in blocks}) == 1 + int((np.diff(blocks, axis=0) != 0).any(axis=1).sum())
+    monkeypatch.setattr(_reader, "Tiles", Counted)
+    half = PICTURE[::2, ::2]
+    list(iter_batches(lazy(PICTURE, half), 8 + 0.8 * points(200), sides=sides, size_px=8, batch=16))
+    assert len(read) == len(set(read))
+    assert {height for height, *_ in read} == ({96, 48} if len(sides) > 1 else {96})
+    # twelve tiles of the finest level, not one of them left out
+    assert sum(height == 96 for height, *_ in read) == 12
+
+
+def test_fields_in_one_pass_are_those_of_single_passes() -> None:
+    image, centers = lazy(PICTURE, PICTURE[::2, ::2]), points(21)
+    sides = (5.5, 17.0, 64.0)
+    rows, crops = zip(*iter_batches(image, centers, sides=sides, size_px=8, batch=4), strict=True)
+    assert [len(part) for part in rows] == [4, 4, 4, 4, 4, 1]
+    for field, side in enumerate(sides):
+        expected = cut(image, centers, side=side, size_px=8)
+        np.testing.assert_array_equal(np.concatenate(crops)[:, field], expected[np.concatenate(rows)])
+
+
+def test_tiles_that_are_past_use_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tiles, "TILE_PX", 16)
+    tall = picture(1600, 64)
+    held: list[int] = []
+    advance = _reader._Held._advance
+
+    def counted(self: Any, step: int) -> None:
+        advance(self, step)
+        held.append(len(self._futures))
+
+    monkeypatch.setattr(_reader._Held, "_advance", counted)
+    centers = np.column_stack([np.tile([16.0, 48.0], 100), np.repeat(np.arange(8.0, 1600, 16), 2)])
+    cut(lazy(tall), centers, side=8, size_px=4)
+    # four hundred tiles in all; two rows in use, some on the way
+    assert max(held) <= 2 * 4 + _reader.AHEAD
+
+
+def test_an_iterator_that_is_left_early_leaves_no_thread() -> None:
+    before = {thread.name for thread in threading.enumerate()}
+    crops = iter_crops(lazy(PICTURE), points(50), side=8, size_px=8)
+    next(crops)
+    crops.close()
+    assert {thread.name for thread in threading.enumerate()} <= before
+
+
+def test_what_goes_wrong_in_a_store_is_told() -> None:
+    def broken(block: np.ndarray) -> np.ndarray:
+        msg = "the store is gone"
+        raise OSError(msg)
+
+    level = da.from_array(np.moveaxis(PICTURE, -1, 0), chunks=(3, 32, 32)).map_blocks(
+        broken, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
+    )
+    with pytest.raises(OSError, match="the store is gone"):
+        cut(SlideImage("he", (level,), (1.0,)), points(3), side=8, size_px=8)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork there")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # that is what is tested
+def test_a_forked_process_reads_after_its_parent_has_computed(tmp_path: Path) -> None:
+    stored = zarr.create_array(tmp_path / "he.zarr", data=np.moveaxis(PICTURE, -1, 0), chunks=(3, 32, 32))
+    pixels = da.from_zarr(stored).map_blocks(np.copy, dtype=np.uint8)
+    pixels.compute(scheduler="threads")
+    image = SlideImage("he", (pixels,), (1.0,))
+    expected = cut(image, points(5), side=8, size_px=8)
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        found = pool.submit(cut, image, points(5), side=8, size_px=8).result(timeout=60)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_level_is_the_coarsest_that_needs_no_enlarging() -> None:
@@ -164,8 +234,9 @@ def test_pixels_of_unknown_range_are_refused(pixels: np.ndarray, message: str) -
         cut(lazy(pixels), [[40, 40]], side=20, size_px=20)
 
 
-def test_far_outside_is_white_and_costs_nothing() -> None:
-    assert (cut(lazy(PICTURE), [[-1e6, 50], [50, 1e7]], side=20, size_px=4) == 255).all()
+def test_far_outside_is_background_and_costs_nothing() -> None:
+    image = lazy(PICTURE)
+    assert (cut(image, [[-1e6, 50], [50, 1e7]], side=20, size_px=4) == background_color(image)).all()
 
 
 def test_no_spots_no_crops() -> None:

@@ -1,0 +1,152 @@
+"""Tiles of one level of a pyramid: what is stored, read a chunk at a time, on threads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Tiles", "as_uint8"]
+
+# smaller chunks are read several at a time: a read has a cost of its own
+TILE_PX: Final = 1024
+TASKS_A_CHUNK: Final = 8
+# a larger level stays lazy: slow to read, but bounded in memory
+COMPUTED_BYTES: Final = 2**30
+
+
+class Tiles:
+    """A level (3, height, width) in rectangles that follow its chunks.
+
+    Parameters
+    ----------
+    pixels
+        Lazy array (3, height, width).
+
+    Attributes
+    ----------
+    edges
+        Where tiles begin and end along y and along x.
+    """
+
+    def __init__(self, pixels: Any) -> None:
+        self._pixels = _stored(pixels)
+        self.shape: tuple[int, int] = (int(pixels.shape[1]), int(pixels.shape[2]))
+        chunks: Any = [(size,) for size in self.shape]
+        if isinstance(self._pixels, np.ndarray):
+            chunks = [_evenly(size) for size in self.shape]
+        elif hasattr(pixels, "chunks"):
+            chunks = pixels.chunks[1:]
+        self.edges = tuple(_merged(sizes) for sizes in chunks)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Number of tiles along y and along x."""
+        return len(self.edges[0]) - 1, len(self.edges[1]) - 1
+
+    @property
+    def side(self) -> int:
+        """Side of the largest tile."""
+        return max(int(np.diff(edges).max()) for edges in self.edges)
+
+    def spans(
+        self, start: NDArray[np.int_], stop: NDArray[np.int_]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+        """Which tiles rectangles touch.
+
+        Parameters
+        ----------
+        start, stop
+            Corners (n, 2), x and y, perhaps beyond the border.
+
+        Returns
+        -------
+        First and last tile (n, 2), y and x; and whether a rectangle touches the image at all.
+        """
+        first, last = np.empty((len(start), 2), dtype=np.intp), np.empty((len(start), 2), dtype=np.intp)
+        touches = np.ones(len(start), dtype=bool)
+        for axis, edges in enumerate(self.edges):
+            low, high = start[:, 1 - axis], stop[:, 1 - axis]
+            touches &= (high > 0) & (low < edges[-1])
+            first[:, axis] = np.searchsorted(edges, np.clip(low, 0, edges[-1] - 1), side="right") - 1
+            last[:, axis] = np.searchsorted(edges, np.clip(high - 1, 0, edges[-1] - 1), side="right") - 1
+        return first, last, touches
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Where a tile begins: y, x."""
+        return int(self.edges[0][row]), int(self.edges[1][column])
+
+    def read(self, row: int, column: int) -> NDArray[np.uint8]:
+        """Pixels (3, height, width) of a tile."""
+        (y0, y1), (x0, x1) = self.edges[0][row : row + 2], self.edges[1][column : column + 2]
+        return self.window(slice(int(y0), int(y1)), slice(int(x0), int(x1)))
+
+    def window(self, y: slice, x: slice) -> NDArray[np.uint8]:
+        """Pixels (3, height, width) of any rectangle within the image."""
+        block = self._pixels[:, y, x]
+        if hasattr(block, "compute"):
+            # we are on a thread of our own, and perhaps in a forked process, where dask's pool would hang
+            block = block.compute(scheduler="synchronous")
+        return as_uint8(np.asarray(block))
+
+
+def _stored(pixels: Any) -> Any:
+    """What lies behind a lazy array: the stored array itself where it is read as it is, else the lazy array.
+
+    The graph of every window costs more than to read it.
+    """
+    if not hasattr(pixels, "__dask_graph__"):
+        return pixels
+    graph = pixels.__dask_graph__()
+    # coarse levels of an image that was parsed in memory are averaged from the finest anew at every read; they must be
+    # used all the same: the image has to give the same crops before and after it has been written to disk
+    if len(graph) > TASKS_A_CHUNK * pixels.npartitions and pixels.nbytes <= COMPUTED_BYTES:
+        return np.asarray(pixels.compute())
+    if len(graph.layers) == 2:
+        (first, tasks), (last, _) = graph.layers.items()
+        # read from a store, or parsed from an array and cut into chunks: nothing is computed on the way
+        as_it_is = first == f"original-{last}" or (first.startswith("array-") and last.startswith("rechunk-"))
+        held = next(iter(tasks.values()))
+        if as_it_is and len(tasks) == 1 and getattr(held, "shape", None) == pixels.shape:
+            return held
+    return pixels
+
+
+def _evenly(size: int) -> tuple[int, ...]:
+    return tuple(min(TILE_PX, size - start) for start in range(0, size, TILE_PX))
+
+
+def _merged(sizes: Any) -> NDArray[np.intp]:
+    """Edges of chunks, neighbours joined up to the side of a tile."""
+    edges = [0]
+    stop = 0
+    for size in sizes:
+        if stop > edges[-1] and stop + size - edges[-1] > TILE_PX:
+            edges.append(stop)
+        stop += int(size)
+    return np.array([*edges, stop], dtype=np.intp)
+
+
+def as_uint8(block: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixels as bytes, whatever they were stored as.
+
+    Raises
+    ------
+    ValueError
+        If they are neither bytes, nor 16 bits, nor fractions of 1.
+    """
+    if block.dtype == np.uint8:
+        return block
+    if block.dtype == np.uint16:
+        return (block // 257).astype(np.uint8)
+    if np.issubdtype(block.dtype, np.floating):
+        # scanpy keeps images as fractions of 1; interpolation may overshoot a little
+        if np.nanmax(block, initial=0.0) > 2.0:
+            msg = f"A floating RGB image must lie between 0 and 1, found {np.nanmax(block):g}: convert it to uint8."
+            raise ValueError(msg)
+        return np.clip(np.rint(np.nan_to_num(block, nan=1.0) * 255.0), 0, 255).astype(np.uint8)
+    msg = f"An RGB image must be uint8, uint16 or floating (0 to 1), found {block.dtype}."
+    raise ValueError(msg)

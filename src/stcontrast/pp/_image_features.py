@@ -12,7 +12,9 @@ from stcontrast._keys import IMAGE_FEATURES, UNS
 from stcontrast._progress import progress
 from stcontrast._spots import require_images, resolve_slides
 from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.pp._reader import iter_crops
+from stcontrast.pp._encoding import FeatureRecipe, encode_slides
+from stcontrast.pp._fingerprint import slide_fingerprint
+from stcontrast.pp._stain import resolve_stain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._spots import Slide, Spots
+    from stcontrast._spots import Spots
     from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._stain import StainNormalizer
 
 __all__ = ["encode_spots", "feature_record", "image_features", "parse_fields"]
 
 logger = logging.getLogger(__name__)
 
-BATCH = 64
 DEFAULT_FIELDS_UM = (100.0, 200.0, 400.0, 800.0)
 
 
@@ -46,12 +48,19 @@ def image_features(  # noqa: PLR0913
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
+    stain: str | StainNormalizer | None = None,
     key_added: str = IMAGE_FEATURES,
+    overwrite: bool = False,
 ) -> None:
     """Encode the H&E around every spot with a frozen encoder.
 
     Each field of view is cut in µm (:func:`crops`), brought to the encoder's input size and encoded; the features
-    of all fields are set side by side. Nothing is fitted: a spot's features depend on its own crops alone.
+    of all fields are set side by side. Nothing is fitted across slides: a spot's features depend on its own crops alone
+    (with `stain`, on its slide). All fields are cut in one pass over the image, while the encoder runs. Where a
+    :class:`distributed.Client` runs, its workers share the slides, and bands of their spots.
+
+    Called again, it encodes only slides that have changed: whose encoder (weights by content), fields, stain
+    normalisation, µm per pixel, spots, or image (its size, and its pixels around eight of the spots) are not the same.
 
     Parameters
     ----------
@@ -81,13 +90,18 @@ def image_features(  # noqa: PLR0913
         ``"hires"`` or ``"lowres"``.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
+    stain
+        Normalise the stain of every slide before it is encoded: ``"macenko"``, ``"reinhard"`` or a
+        :class:`StainNormalizer`. Not by default: features are standardised within a slide later on.
     key_added
         Slot of `obsm` to write.
+    overwrite
+        Encode all slides anew, whether they have changed or not.
 
     Returns
     -------
     `None`. Writes ``obsm[key_added]``, float32 (n_spots, n_features); and ``uns["stcontrast"]["image_features"]``:
-    encoder, fields in µm, µm/px of each slide, version (``uns["stcontrast"][key_added]`` where `key_added` is not
+    encoder, fields in µm, stain, µm/px and fingerprint of each slide, version (``uns["stcontrast"][key_added]`` where `key_added` is not
     the default, so that a second set of features does not pass for the first).
 
     Raises
@@ -114,67 +128,65 @@ def image_features(  # noqa: PLR0913
     )
     require_images(spots)
     chosen = resolve_encoder(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
-    spots.table.obsm[key_added] = encode_spots(spots, chosen, fields)
+    recipe = FeatureRecipe(chosen, fields, resolve_stain(stain))
     record_key = "image_features" if key_added == IMAGE_FEATURES else key_added
-    spots.table.uns.setdefault(UNS, {})[record_key] = feature_record(spots, chosen, fields)
+    there = None if overwrite else spots.table.obsm.get(key_added)
+    features, record = encode_spots(spots, recipe, there=there, record=spots.table.uns.get(UNS, {}).get(record_key))
+    spots.table.obsm[key_added] = features
+    spots.table.uns.setdefault(UNS, {})[record_key] = record
 
 
-def encode_spots(spots: Spots, encoder: Encoder, fields: tuple[float, ...]) -> NDArray[np.float32]:
-    """Features (n_spots, n_fields × n_features) of all slides, in the table's order."""
-    parts: list[NDArray[np.float32]] = []
-    with progress(total=spots.table.n_obs * len(fields), description="image features", unit="crop") as bar:
-        for field_um in fields:
-            part: NDArray[np.float32] | None = None
-            for slide in spots.slides:
-                for rows, features in _encode_slide(slide, encoder, field_um):
-                    if part is None:
-                        part = np.empty((spots.table.n_obs, features.shape[-1]), dtype=np.float32)
-                    if features.shape != (len(rows), part.shape[1]):
-                        msg = (
-                            f"The encoder {encoder.spec['name']!r} returned shape {features.shape} for {len(rows)} crops, "
-                            f"expected ({len(rows)}, {part.shape[1]})."
-                        )
-                        raise ValueError(msg)
-                    part[rows] = features
-                    bar.update(len(rows))
-            if part is not None:
-                parts.append(part)
-    features = np.concatenate(parts, axis=1)
-    if not np.isfinite(features).all():
-        msg = f"The encoder {encoder.spec['name']!r} returned values that are not finite."
-        raise ValueError(msg)
-    return features
+def encode_spots(
+    spots: Spots, recipe: FeatureRecipe, *, there: Any = None, record: Mapping[str, Any] | None = None
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Features of all slides, in the table's order, and what is written beside them.
+
+    Parameters
+    ----------
+    spots
+        The slides.
+    recipe
+        What the features are made with.
+    there, record
+        Features (n_spots, n) that there are, and what was written beside them: slides whose fingerprint is the same are
+        not encoded again.
+
+    Returns
+    -------
+    Features (n_spots, n_fields × n_features), and the record.
+    """
+    prints = {slide.name: slide_fingerprint(slide, recipe) for slide in spots.slides}
+    kept = dict((record or {}).get("fingerprint", {})) if there is not None else {}
+    to_do = [slide for slide in spots.slides if not prints[slide.name] or kept.get(slide.name) != prints[slide.name]]
+    features = None
+    if len(to_do) < len(spots.slides):
+        features = np.array(there, dtype=np.float32)
+        logger.info("Image features of %d slides are reused: nothing has changed.", len(spots.slides) - len(to_do))
+    n_fields = len(recipe.fields_um)
+    total = sum(len(slide.rows) for slide in to_do) * n_fields
+    with progress(total=total, description="image features", unit="crop") as bar:
+        for code, rows, part in encode_slides(to_do, recipe):
+            if features is None:
+                features = np.empty((spots.table.n_obs, part.shape[1]), dtype=np.float32)
+            if part.shape[1] != features.shape[1]:
+                msg = (
+                    f"The encoder {recipe.encoder.spec['name']!r} returned {part.shape[1] // n_fields} features for slide "
+                    f"{to_do[code].name!r}, {features.shape[1] // n_fields} before."
+                )
+                raise ValueError(msg)
+            features[to_do[code].rows[rows]] = part
+            bar.update(len(rows) * n_fields)
+    if features is None:  # a table without spots is refused at the boundary
+        features = np.empty((0, 0), dtype=np.float32)
+    return features, feature_record(spots, recipe) | {"fingerprint": prints}
 
 
-def feature_record(spots: Spots, encoder: Encoder, fields: tuple[float, ...]) -> dict[str, Any]:
-    """What is written beside the features, and compared when they are used again."""
-    return {
-        "encoder": encoder.spec,
-        "field_um": [float(value) for value in fields],
+def feature_record(spots: Spots, recipe: FeatureRecipe) -> dict[str, Any]:
+    """What made the features, compared when they are used again."""
+    return recipe.record | {
         "um_per_px": {slide.name: float(slide.um_per_px or np.nan) for slide in spots.slides},
         "version": __version__,
     }
-
-
-def _encode_slide(slide: Slide, encoder: Encoder, field_um: float) -> Any:
-    if slide.image is None or slide.um_per_px is None:  # require_images has refused these
-        return
-    side = field_um / slide.um_per_px
-    if side < encoder.size_px / 4:
-        logger.warning(
-            "Slide %s: a field of %g µm is only %.0f pixels wide, enlarged to %d.",
-            slide.name, field_um, side, encoder.size_px,
-        )  # fmt: skip
-    rows: list[int] = []
-    batch: list[NDArray[np.uint8]] = []
-    for i, crop in iter_crops(slide.image, slide.centers, side=side, size_px=encoder.size_px):
-        rows.append(slide.rows[i])
-        batch.append(crop)
-        if len(batch) == BATCH:
-            yield np.array(rows), encoder(np.stack(batch))
-            rows, batch = [], []
-    if batch:
-        yield np.array(rows), encoder(np.stack(batch))
 
 
 def parse_fields(field_um: float | Sequence[float]) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from stcontrast._keys import IMAGE_FEATURES, UNS
 from stcontrast._spots import require_images
 from stcontrast.pp._encoders import ColorEncoder, TextureEncoder, encoder_from_spec
-from stcontrast.pp._image_features import DEFAULT_FIELDS_UM, encode_spots, feature_record
+from stcontrast.pp._encoding import FeatureRecipe
+from stcontrast.pp._image_features import DEFAULT_FIELDS_UM, encode_spots
+from stcontrast.pp._stain import stain_from_spec
 from stcontrast.pp._texture import N_COLOR
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ def features_to_fit(
         asked = {
             "encoder": record["encoder"] if encoder is None else encoder.spec,
             "field_um": record["field_um"] if fields is None else list(fields),
-        }
+        } | {key: record[key] for key in ("stain",) if key in record}
         if not same_features(record, asked):
             msg = (
                 f"`obsm[{obsm_key!r}]` holds {brief(record)}, but {brief(asked)} were asked for. Call "
@@ -79,8 +82,9 @@ def features_to_fit(
         raise ValueError(msg)
     for source in sources:
         if obsm_key not in source.table.obsm:
-            source.table.obsm[obsm_key] = encode_spots(source.spots, chosen, fields)
-            source.table.uns.setdefault(UNS, {})["image_features"] = feature_record(source.spots, chosen, fields)
+            made, written = encode_spots(source.spots, FeatureRecipe(chosen, fields))
+            source.table.obsm[obsm_key] = made
+            source.table.uns.setdefault(UNS, {})["image_features"] = written
             logger.info("Added obsm[%r] and uns[%r]['image_features'].", obsm_key, UNS)
     return _stack([np.asarray(source.table.obsm[obsm_key], dtype=np.float32) for source in sources]), records[0]
 
@@ -115,13 +119,17 @@ def features_for(
     if found is not None:
         return found
     check_features([source], record, encoder=encoder, obsm_key=obsm_key)
-    chosen = encoder or encoder_from_spec(record["encoder"])
-    fields = tuple(record["field_um"])
-    features = encode_spots(source.spots, chosen, fields)
+    features, written = encode_spots(source.spots, recipe_of(record, encoder=encoder))
     if not present:
         source.table.obsm[obsm_key] = features
-        source.table.uns.setdefault(UNS, {})["image_features"] = feature_record(source.spots, chosen, fields)
+        source.table.uns.setdefault(UNS, {})["image_features"] = written
     return features
+
+
+def recipe_of(record: dict[str, Any], *, encoder: Encoder | None) -> FeatureRecipe:
+    """What the features that a model was trained on are made with; `encoder` where the record cannot bring it back."""
+    stain = stain_from_spec(record["stain"]) if "stain" in record else None
+    return FeatureRecipe(encoder or encoder_from_spec(record["encoder"]), tuple(record["field_um"]), stain)
 
 
 def color_features(
@@ -148,7 +156,7 @@ def color_features(
     fields = tuple(record["field_um"]) or DEFAULT_FIELDS_UM
     for source in sources:
         require_images(source.spots)
-    parts = [encode_spots(source.spots, encoder, fields) for source in sources]
+    parts = [encode_spots(source.spots, FeatureRecipe(encoder, fields))[0] for source in sources]
     return _stack(parts), {"encoder": encoder.spec, "field_um": list(fields)}
 
 
@@ -178,8 +186,8 @@ def describe(source: Source, obsm_key: str) -> dict[str, Any]:
     width = int(np.asarray(source.table.obsm[obsm_key]).shape[1])
     if record is None:
         return {"encoder": {"kind": "given", "name": obsm_key, "n_features": width}, "field_um": []}
-    encoder = {key: _plain(value) for key, value in record["encoder"].items()}
-    return {"encoder": encoder, "field_um": [float(value) for value in record["field_um"]]}
+    found = {"encoder": _plain(record["encoder"]), "field_um": [float(value) for value in record["field_um"]]}
+    return found | {"stain": _plain(record["stain"])} if "stain" in record else found
 
 
 def same_features(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -189,16 +197,19 @@ def same_features(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def brief(record: dict[str, Any]) -> str:
     """A record in a few words."""
-    return f"{record['encoder']['name']} at {[f'{value:g}' for value in record['field_um']]} µm"
+    stain = f" of stain normalised by {record['stain']['method']}" if "stain" in record else ""
+    return f"{record['encoder']['name']} at {[f'{value:g}' for value in record['field_um']]} µm{stain}"
 
 
 def _identity(record: dict[str, Any]) -> str:
     encoder = {key: value for key, value in record["encoder"].items() if key != "weights"}
-    return json.dumps([encoder, record["field_um"]], sort_keys=True)
+    return json.dumps([encoder, record["field_um"], record.get("stain")], sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
     # zarr gives arrays back for lists, and numpy scalars for numbers
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 

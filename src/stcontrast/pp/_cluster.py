@@ -1,0 +1,107 @@
+"""Slides and bands of their spots, shared out among the workers of a dask cluster."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from stcontrast._spots import Slide
+    from stcontrast.pp._encoding import FeatureRecipe
+
+__all__ = ["encode_on_cluster", "running_client"]
+
+# spots that a worker encodes at once: what is lost with it
+MAX_SHARD: Final = 2048
+MIN_SHARD: Final = 128
+SHARDS_A_WORKER: Final = 4
+
+
+def running_client() -> Any:
+    """The dask client that the user has started in this process, or `None`."""
+    # to look for a client must not cost the import of what makes one
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client, get_worker
+
+    try:
+        get_worker()
+    except ValueError:
+        try:
+            return default_client()
+        except ValueError:
+            return None
+    # work that was shared out already is not shared out again
+    return None
+
+
+def encode_on_cluster(
+    client: Any, slides: Sequence[Slide], recipe: FeatureRecipe
+) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.float32]]]:
+    """Encode the spots of slides on the workers of a cluster.
+
+    What a worker has finished is fetched at once; what it had not, when it dies, is done by another. Images are read
+    where the work is done: those in a store by their path, those in memory from a copy on every worker.
+
+    Parameters
+    ----------
+    client
+        A :class:`distributed.Client`.
+    slides, recipe
+        As in :func:`~stcontrast.pp._encoding.encode_slides`.
+
+    Yields
+    ------
+    Position of a slide, of some of its spots (n,), and their features, as they come.
+    """
+    from distributed import as_completed
+    from distributed.protocol.pickle import dumps
+
+    n_workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    n_spots = sum(len(slide.centers) for slide in slides)
+    size = int(np.clip(np.ceil(n_spots / (n_workers * SHARDS_A_WORKER)), MIN_SHARD, MAX_SHARD))
+    shards: dict[Any, tuple[int, NDArray[np.intp]]] = {}
+    try:
+        # as bytes, which dask leaves as they are; the lazy arrays inside would be computed
+        made_with = client.scatter(dumps(recipe), broadcast=True, hash=False)
+        for code, slide in enumerate(slides):
+            image = client.scatter(dumps(slide.image), broadcast=True, hash=False)
+            order = np.lexsort((slide.centers[:, 0], slide.centers[:, 1]))
+            for start in range(0, len(order), size):
+                rows = order[start : start + size]
+                future = client.submit(
+                    _encode_shard, image, slide.centers[rows], slide.um_per_px, made_with, pure=False, retries=1
+                )
+                shards[future] = code, rows
+        for future, features in as_completed(list(shards), with_results=True):
+            code, rows = shards.pop(future)
+            yield code, rows, features
+    finally:
+        client.cancel(list(shards))
+
+
+def _encode_shard(
+    image: bytes, centers: NDArray[np.float64], um_per_px: float, recipe: bytes
+) -> NDArray[np.float32]:
+    from stcontrast.pp._encoding import encode_centers
+
+    parts = list(encode_centers(_loaded(image), centers, um_per_px, _loaded(recipe)))
+    features = np.concatenate([part for _, part in parts])
+    ordered = np.empty_like(features)
+    ordered[np.concatenate([rows for rows, _ in parts])] = features
+    return ordered
+
+
+@lru_cache(maxsize=8)
+def _loaded(pickled: bytes) -> Any:
+    """An object from its bytes, once for all shards: an encoder may take seconds to load."""
+    from distributed.protocol.pickle import loads
+
+    return loads(pickled)

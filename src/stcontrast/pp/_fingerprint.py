@@ -1,0 +1,57 @@
+"""Whether the features of a slide are still what they were made as."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stcontrast.pp._reader import iter_crops
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stcontrast._elements import SlideImage
+    from stcontrast._spots import Slide
+    from stcontrast.pp._encoding import FeatureRecipe
+
+__all__ = ["slide_fingerprint"]
+
+N_WINDOWS: Final = 8
+WINDOW_PX: Final = 32
+# an encoder that is known by its name alone may have changed
+UNKNOWN: Final = ("callable",)
+
+
+def slide_fingerprint(slide: Slide, recipe: FeatureRecipe) -> str:
+    """Hash of all that a slide's features depend on; empty for an encoder that is known by its name alone.
+
+    That is: the encoder (weights by content, not by path), fields, stain normalisation, µm per pixel, the centres of the
+    spots in the table's order (to a thousandth of a pixel), size and levels of the image, and its pixels around eight of
+    the spots.
+    """
+    if slide.image is None or recipe.encoder.spec["kind"] in UNKNOWN:
+        return ""
+    image = slide.image
+    facts = {
+        "recipe": _without_paths(recipe.record),
+        "um_per_px": slide.um_per_px,
+        "levels": [[int(size) for size in level.shape] for level in image.levels],
+        "downsampling": list(image.downsampling),
+        "centers": hashlib.sha256(np.round(slide.centers, 3).tobytes()).hexdigest(),
+        "pixels": hashlib.sha256(_sample(image, slide.centers).tobytes()).hexdigest(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _sample(image: SlideImage, centers: NDArray[np.float64]) -> NDArray[np.uint8]:
+    chosen = centers[np.unique(np.linspace(0, len(centers) - 1, N_WINDOWS).astype(int))]
+    windows = dict(iter_crops(image, np.rint(chosen), side=float(WINDOW_PX), size_px=WINDOW_PX))
+    return np.stack([windows[i] for i in range(len(chosen))])
+
+
+def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
+    encoder = {key: value for key, value in record["encoder"].items() if key != "weights"}
+    return {**record, "encoder": encoder}

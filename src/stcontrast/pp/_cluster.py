@@ -87,9 +87,7 @@ def encode_on_cluster(
         client.cancel(list(shards))
 
 
-def _encode_shard(
-    image: bytes, centers: NDArray[np.float64], um_per_px: float, recipe: bytes
-) -> NDArray[np.float32]:
+def _encode_shard(image: bytes, centers: NDArray[np.float64], um_per_px: float, recipe: bytes) -> NDArray[np.float32]:
     from stcontrast.pp._encoding import encode_centers
 
     parts = list(encode_centers(_loaded(image), centers, um_per_px, _loaded(recipe)))

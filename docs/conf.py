@@ -104,7 +104,20 @@ intersphinx_mapping = {name: (url, None) for name, url in other_projects.items()
 # A link to something of ours that is not there is an error; what others have moved is not ours to mend.
 nitpicky = True
 _others = "|".join(
-    sorted({*other_projects, *sys.stdlib_module_names, "mudata", "pydantic", "PIL", "timm", "tqdm", "zarr"})
+    sorted(
+        {
+            *other_projects,
+            *sys.stdlib_module_names,
+            "lazyslide",
+            "mudata",
+            "pydantic",
+            "PIL",
+            "timm",
+            "tqdm",
+            "wsidata",
+            "zarr",
+        }
+    )
 )
 nitpick_ignore_regex = [
     (r"py:.*", rf"({_others})(\..*)?"),

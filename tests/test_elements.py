@@ -77,7 +77,7 @@ def test_spots_are_found_through_any_transformations(
     pixels = points(8)
     centers = moved(np.linalg.inv(shapes_matrix), moved(image_matrix, pixels))
     sdata = one(centers, shapes_to={"here": affine(shapes_matrix)}, he={"here": affine(image_matrix)})
-    found = images_over(sdata, "s1", centers, names=None)
+    found = images_over(sdata, "s1", centers, images=sdata.images)
     assert found is not None
     assert (found.name, found.coordinate_system) == ("he", "here")
     np.testing.assert_allclose(found.to_pixels(centers), pixels, atol=1e-5)
@@ -88,7 +88,7 @@ def test_a_sequence_of_transformations_is_composed_in_order() -> None:
     to = Sequence([Scale([2.0, 2.0], axes=AXES), Translation([10.0, -4.0], axes=AXES)])
     xy = np.array([[30.0, 21.0], [40.0, 40.0]])
     sdata = one(xy, shapes_to={"here": Identity()}, he={"here": to})
-    found = images_over(sdata, "s1", xy, names=None)
+    found = images_over(sdata, "s1", xy, images=sdata.images)
     assert found is not None
     np.testing.assert_allclose(found.to_pixels(xy), (xy - [10, -4]) / 2)
 
@@ -97,7 +97,7 @@ def test_the_shared_coordinate_system_is_used_whatever_its_name() -> None:
     xy = points(6)
     shapes_to = {"mine": Identity(), "other": Translation([1e4, 0], axes=AXES)}
     sdata = one(xy, shapes_to=shapes_to, he={"global": Translation([5, 5], axes=AXES), "mine": Identity()})
-    found = images_over(sdata, "s1", xy, names=None)
+    found = images_over(sdata, "s1", xy, images=sdata.images)
     assert found is not None
     assert found.coordinate_system == "mine"
     np.testing.assert_allclose(found.to_pixels(xy), xy)
@@ -110,7 +110,8 @@ def test_the_shared_coordinate_system_is_used_whatever_its_name() -> None:
 )
 def test_an_image_that_is_not_under_the_spots_is_not_theirs(shapes_to: dict, image_to: dict) -> None:
     xy = points(20)
-    assert images_over(one(xy, shapes_to=shapes_to, he=image_to), "s1", xy, names=None) is None
+    sdata = one(xy, shapes_to=shapes_to, he=image_to)
+    assert images_over(sdata, "s1", xy, images=sdata.images) is None
 
 
 @pytest.mark.parametrize(("outside", "found"), [(1, True), (2, False)])
@@ -118,7 +119,8 @@ def test_nearly_every_spot_must_lie_on_the_image(outside: int, found: bool) -> N
     xy = points(20)
     xy[:outside] = -50
     here = {"here": Identity()}
-    assert (images_over(one(xy, shapes_to=here, he=here), "s1", xy, names=None) is not None) is found
+    sdata = one(xy, shapes_to=here, he=here)
+    assert (images_over(sdata, "s1", xy, images=sdata.images) is not None) is found
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -126,9 +128,9 @@ def test_fluorescence_is_not_taken_for_the_stain(channels: int) -> None:
     here, xy = {"here": Identity()}, points(6)
     sdata = one(xy, shapes_to=here)
     sdata["if"] = image(picture(channels=channels), here)
-    assert images_over(sdata, "s1", xy, names=None) is None
+    assert images_over(sdata, "s1", xy, images=sdata.images) is None
     sdata["he"] = image(picture(channels=4), here)
-    found = images_over(sdata, "s1", xy, names=None)
+    found = images_over(sdata, "s1", xy, images=sdata.images)
     assert found is not None
     assert found.name == "he"
 
@@ -140,11 +142,11 @@ def test_the_finest_image_is_taken(caplog: pytest.LogCaptureFixture) -> None:
         full={"a": Scale([0.25, 0.25], axes=AXES)}, mid={"a": Scale([0.5, 0.5], axes=AXES)},
     )  # fmt: skip
     with caplog.at_level(logging.INFO, logger="stcontrast"):
-        found = images_over(sdata, "s1", xy, names=None)
+        found = images_over(sdata, "s1", xy, images=sdata.images)
     assert found is not None
     assert found.name == "full"
     assert "'full' is taken, finer than ['low', 'mid']" in caplog.text
-    named = images_over(sdata, "s1", xy, names=["mid"])
+    named = images_over(sdata, "s1", xy, images={"mid": sdata["mid"]})
     assert named is not None
     assert named.name == "mid"
 
@@ -152,7 +154,7 @@ def test_the_finest_image_is_taken(caplog: pytest.LogCaptureFixture) -> None:
 def test_of_equal_images_the_name_decides() -> None:
     here, xy = {"global": Identity()}, points(6)
     sdata = one(xy, shapes_to=here, s10_he=here, s1_he=here, xs1=here)
-    found = images_over(sdata, "s1", xy, names=None)
+    found = images_over(sdata, "s1", xy, images=sdata.images)
     assert found is not None
     assert found.name == "s1_he"
 
@@ -162,7 +164,7 @@ def test_equal_images_that_no_name_tells_apart_are_an_error(names: tuple[str, st
     here, xy = {"global": Identity()}, points(6)
     sdata = one(xy, shapes_to=here, **dict.fromkeys(names, here))
     with pytest.raises(ValueError, match=r"same resolution.*image_key") as error:
-        images_over(sdata, "s1", xy, names=None)
+        images_over(sdata, "s1", xy, images=sdata.images)
     assert all(name in str(error.value) for name in names)
 
 
@@ -171,21 +173,21 @@ def test_an_image_at_two_places_is_an_error() -> None:
     both = {"a": Identity(), "b": Identity()}
     sdata = one(xy, shapes_to=both, he={"a": Identity(), "b": Translation([3.0, 0.0], axes=AXES)})
     with pytest.raises(ValueError, match=r"different places.*'[ab]' and '[ab]'"):
-        images_over(sdata, "s1", xy, names=None)
+        images_over(sdata, "s1", xy, images=sdata.images)
 
 
 def test_stretched_pixels_are_an_error() -> None:
     xy = points(20) * [2, 1]
     sdata = one(xy, shapes_to={"a": Identity()}, he={"a": Scale([2.0, 1.0], axes=AXES)})
     with pytest.raises(ValueError, match=r"'he' to 'a' stretches its pixels \(2 against 1"):
-        images_over(sdata, "s1", xy, names=None)
+        images_over(sdata, "s1", xy, images=sdata.images)
 
 
 def test_a_stretched_image_elsewhere_is_no_matter() -> None:
     xy = points(20)
     away = Sequence([Scale([2.0, 1.0], axes=AXES), Translation([900.0, 0.0], axes=AXES)])
     sdata = one(xy, shapes_to={"a": Identity()}, he={"a": Identity()}, map={"a": away})
-    found = images_over(sdata, "s1", xy, names=None)
+    found = images_over(sdata, "s1", xy, images=sdata.images)
     assert found is not None
     assert found.name == "he"
 
@@ -245,6 +247,6 @@ def test_a_multiscale_image_lies_where_its_finest_level_lies() -> None:
     to = {"a": Translation([7.0, 3.0], axes=AXES)}
     sdata = SpatialData(images={"he": image(PICTURE, to, scale_factors=[2])}, shapes={"s1": circles(xy + shift, to)})
     set_transformation(sdata["s1"], Identity(), "a")
-    found = images_over(sdata, "s1", xy + shift, names=None)
+    found = images_over(sdata, "s1", xy + shift, images=sdata.images)
     assert found is not None
     np.testing.assert_allclose(found.to_pixels(xy + shift), xy)

@@ -11,7 +11,7 @@ import dask.array as da
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
@@ -85,20 +85,20 @@ def shape_centers(shapes: GeoDataFrame) -> tuple[NDArray[np.float64], NDArray[np
 
 
 def images_over(
-    sdata: SpatialData, slide: str, centers: NDArray[np.float64], *, names: Iterable[str] | None
+    sdata: SpatialData, slide: str, centers: NDArray[np.float64], *, images: Mapping[str, Any]
 ) -> Placement | None:
     """Find the finest RGB image that lies under the spots.
 
     Parameters
     ----------
     sdata
-        The object that holds the images.
+        The object that holds the shapes.
     slide
         Name of the shapes element of the slide.
     centers
         Centres of its spots, intrinsic coordinates, shape (n_spots, 2).
-    names
-        Images to look at; all by default.
+    images
+        Image elements to look at, by name.
 
     Returns
     -------
@@ -113,9 +113,9 @@ def images_over(
 
     to_shared = get_transformation(sdata.shapes[slide], get_all=True)
     found: list[Placement] = []
-    for name in sdata.images if names is None else names:
-        height, width = rgb_size(sdata.images[name]) or (0, 0)
-        for system, of_image in get_transformation(sdata.images[name], get_all=True).items():
+    for name, element in images.items():
+        height, width = rgb_size(element) or (0, 0)
+        for system, of_image in get_transformation(element, get_all=True).items():
             if system not in to_shared or height == 0:
                 continue
             placement = Placement(
@@ -136,7 +136,7 @@ def images_over(
                 "(`spatialdata.transformations.remove_transformation`)."
             )
             raise ValueError(msg)
-    to_image = get_transformation(sdata.images[best.name], to_coordinate_system=best.coordinate_system)
+    to_image = get_transformation(images[best.name], to_coordinate_system=best.coordinate_system)
     check_square_pixels(affine_matrix(to_image), best.name, best.coordinate_system)
     return best
 

@@ -15,6 +15,7 @@ import numpy as np
 from stcontrast._elements import COVERAGE, image_from_array, image_of_element, images_over, shape_centers
 from stcontrast._keys import UNS
 from stcontrast._scale import scale_from_spots
+from stcontrast._wsi import slide_element, slide_name, slide_um_per_px
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -176,11 +177,11 @@ def resolve_slides(
         Table to use; the only one by default.
     image_key
         Image of every slide, or a mapping from slide to image; by default ``uns["stcontrast"]["image_key"]`` (such a
-        mapping), else the finest RGB image that lies under the spots in a coordinate system they share. AnnData:
-        ``"hires"`` or ``"lowres"``; the finer by default.
+        mapping), else the finest RGB image that lies under the spots in a coordinate system they share, of a WSIData
+        its slide's file (which has the file's name). AnnData: ``"hires"`` or ``"lowres"``; the finer by default.
     um_per_px
         µm per pixel of the image's finest level, a number or a mapping from slide to number; by default
-        ``uns["stcontrast"]["um_per_px"]`` (likewise), else derived from the spots (see :func:`~stcontrast._scale.scale_from_spots`).
+        ``uns["stcontrast"]["um_per_px"]`` (likewise), else what the file of a WSIData says, else derived from the spots (see :func:`~stcontrast._scale.scale_from_spots`).
     spot_diameter_um
         Diameter (or side) of a spot in µm, to derive µm per pixel from.
     library_key
@@ -194,6 +195,8 @@ def resolve_slides(
     ------
     KeyError
         If a named table, image, region or column is absent; the message lists what is there.
+    FileNotFoundError
+        If the slide's file of a WSIData is gone.
     ValueError
         If an image lies elsewhere than the spots, rows and shapes do not match, or a scale is no positive number.
     """
@@ -276,6 +279,9 @@ def _scaled(slide: Slide, *, given: float | None, stored: PerSlide[float], spot_
         given = _of_slide(stored, slide.name)
     if given is not None:
         value: float | None = _positive(given, f"`um_per_px` of slide {slide.name!r}")
+    elif slide.um_per_px is not None and spot_diameter_um is None:
+        value = slide.um_per_px
+        logger.info("%s: %.4g µm per pixel, as the slide's file says.", slide.name, value)
     else:
         scale = scale_from_spots(slide.centers, slide.diameter, spot_diameter_um=spot_diameter_um)
         value = None if scale is None else scale.um_per_px
@@ -336,10 +342,18 @@ def _element_slide(
     centers, diameter = shape_centers(shapes)
     centers, diameters = centers[positions], diameter[positions]
     _check_finite(centers, name)
-    if image_key is not None and image_key not in sdata.images:
-        msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(sdata.images)}."
+    in_file = slide_element(sdata)
+    images = {**sdata.images, **in_file}
+    if image_key is not None and image_key not in images:
+        msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(images)}."
         raise KeyError(msg)
-    found = images_over(sdata, name, centers, names=None if image_key is None else [image_key])
+    if image_key is not None:
+        found = images_over(sdata, name, centers, images={image_key: images[image_key]})
+    else:
+        # the slide's file before what wsidata attaches of it as elements: a thumbnail, or all of its pixels
+        found = images_over(sdata, name, centers, images=in_file) or images_over(
+            sdata, name, centers, images=sdata.images
+        )
     if image_key is not None and found is None:
         msg = (
             f"Image {image_key!r} lies elsewhere than the spots of {name!r}, or shares no coordinate system with them, "
@@ -356,8 +370,8 @@ def _element_slide(
         rows,
         found.to_pixels(centers),
         float(np.median(diameters)) * found.pixels_per_unit,
-        image_of_element(sdata.images[found.name], found.name),
-        None,
+        image_of_element(images[found.name], found.name),
+        slide_um_per_px(sdata) if found.name == slide_name(sdata) else None,
         found.coordinate_system,
     )
 

@@ -17,6 +17,7 @@ from stcontrast.methods._nh2st import Nh2st
 from stcontrast.methods._predictor import Prediction, Predictor, Retrieved
 from stcontrast.methods._ridge import Ridge
 from stcontrast.methods._stcontrast import Stcontrast
+from stcontrast.methods._tile_predictor import TilePredictor
 from stcontrast.methods._tpirbae import Tpirbae
 from stcontrast.nn._pairs import PairModule
 
@@ -41,6 +42,7 @@ __all__ = [
     "Retrieved",
     "Ridge",
     "Stcontrast",
+    "TilePredictor",
     "Tpirbae",
     "get_method",
 ]

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stcontrast.methods._load import load
+    from stcontrast.methods._tile_predictor import TilePredictor
     from stcontrast.models.batch_vae import BatchAgnosticVAE, SpotsOnDisk
     from stcontrast.models.contrastive import ContrastiveModel
 
-__all__ = ["BatchAgnosticVAE", "ContrastiveModel", "SpotsOnDisk", "load"]
+__all__ = ["BatchAgnosticVAE", "ContrastiveModel", "SpotsOnDisk", "TilePredictor", "load"]
 
 _HOMES = {
     "BatchAgnosticVAE": "stcontrast.models.batch_vae",
     "ContrastiveModel": "stcontrast.models.contrastive",
     "SpotsOnDisk": "stcontrast.models.batch_vae",
+    "TilePredictor": "stcontrast.methods._tile_predictor",
     "load": "stcontrast.methods._load",
 }
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["downloads", "file_sha256", "fit_state", "read_state", "require_file"]
 
+HUB_CACHE: Final = "HF_HOME to it and HF_HUB_OFFLINE=1"
 OFFLINE: Final = (
-    "Without a network: give a local file (`weights`); or fill the Hugging Face cache where there is one, copy it, and set "
-    "HF_HOME to it and HF_HUB_OFFLINE=1; or take `encoder='texture'`, which needs no weights. `pretrained=False` makes "
-    "random weights."
+    "Without a network: give a local file (`weights`); or fill the cache where there is one, copy it, and set {cache}; or "
+    "take `encoder='texture'`, which needs no weights. `pretrained=False` makes random weights."
 )
 
 
@@ -36,7 +36,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 @contextmanager
-def downloads(name: str, card: EncoderCard | None = None) -> Iterator[None]:
+def downloads(name: str, card: EncoderCard | None = None, *, cache: str = HUB_CACHE) -> Iterator[None]:
     """Turn what goes wrong in downloading the weights of an encoder into one clear error.
 
     Parameters
@@ -45,6 +45,8 @@ def downloads(name: str, card: EncoderCard | None = None) -> Iterator[None]:
         The encoder, as the user calls it.
     card
         What is known of it.
+    cache
+        How to point the library at a cache of downloads.
 
     Raises
     ------
@@ -62,6 +64,7 @@ def downloads(name: str, card: EncoderCard | None = None) -> Iterator[None]:
         RepositoryNotFoundError,
     )
 
+    offline = OFFLINE.format(cache=cache)
     repository = name.partition(":")[2] or name
     if card is not None:
         repository = card.repository or repository
@@ -72,14 +75,14 @@ def downloads(name: str, card: EncoderCard | None = None) -> Iterator[None]:
         yield
     except GatedRepoError as error:
         licence = f" (licence: {card.licence})" if card is not None and card.licence else ""
-        msg = f"The weights of {name!r} are gated{licence}: {access}. {OFFLINE}"
+        msg = f"The weights of {name!r} are gated{licence}: {access}. {offline}"
         raise PermissionError(msg) from error
     except RepositoryNotFoundError as error:
         msg = f"There is no model {repository!r} on the Hugging Face hub, or it is private: {error}"
         raise ValueError(msg) from error
     except (OSError, LocalEntryNotFoundError) as error:
         gated = f" They are gated: {access}." if card is not None and card.gated else ""
-        msg = f"The weights of {name!r} could not be downloaded ({_brief(error)}).{gated} {OFFLINE}"
+        msg = f"The weights of {name!r} could not be downloaded ({_brief(error)}).{gated} {offline}"
         raise ConnectionError(msg) from error
     except EntryNotFoundError as error:
         msg = f"The model {repository!r} on the Hugging Face hub is not one that timm can read: {_brief(error)}"

@@ -109,7 +109,7 @@ class LazySlideEncoder(TorchEncoder):
         return str(getattr(self.model, "name", None) or type(self.model).__name__)
 
     def _input(self, batch: Any) -> Any:
-        return batch.contiguous() if self._raw else super()._input(batch)
+        return batch.permute(0, 3, 1, 2).contiguous() if self._raw else super()._input(batch)
 
     def _call(self, batch: Any) -> Any:
         import torch

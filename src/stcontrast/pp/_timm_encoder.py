@@ -162,7 +162,7 @@ class TimmEncoder(TorchEncoder):
 
         if timm.models.is_model(self.name.partition(".")[0]):
             return
-        names = [*encoder_names(), *timm.list_models()]
+        names = list(dict.fromkeys([*encoder_names(), *timm.list_models()]))
         close = difflib.get_close_matches(self.name, names, n=5, cutoff=0.6)
         near = f" Did you mean {', '.join(map(repr, close))}?" if close else ""
         msg = (

@@ -85,7 +85,7 @@ class TorchvisionEncoder(TorchEncoder):
         self.name = PREFIX + short
         default = models.get_model_weights(short).DEFAULT
         download = self.pretrained and self.weights is None
-        with seeded(self.seed), downloads(self.name):
+        with seeded(self.seed), downloads(self.name, cache="TORCH_HOME to it"):
             model = models.get_model(short, weights=default if download else None)
         linear = [name for name, module in model.named_modules() if type(module).__name__ == "Linear"]
         if not linear:

@@ -30,7 +30,7 @@ def test_the_table_has_a_row_for_every_name() -> None:
     assert list(table.columns) == COLUMNS
     assert table["name"].is_unique
     assert set(table["name"]) == set(cards.encoder_names())
-    rows = table.set_index("name")
+    rows: Any = table.set_index("name")
     assert rows.loc["color", "n_features"] == 35
     assert rows.loc["texture", "n_features"] == 63
     assert rows.loc["resnet50", ["licence", "commercial", "size_px"]].tolist() == ["apache-2.0", True, 224]
@@ -40,7 +40,7 @@ def test_the_table_has_a_row_for_every_name() -> None:
 
 @pytest.mark.parametrize("name", list(TIMM))
 def test_features_of_timm_are_counted_right(name: str) -> None:
-    size_px = cards.timm_card(name).size_px
+    size_px = cards.timm_card(name).size_px or 0
     assert on_meta(name)(torch.empty(1, 3, size_px, size_px, device="meta")).shape == (1, TIMM[name])
 
 

@@ -190,5 +190,11 @@ def test_a_fingerprint_is_of_content_not_of_place(tmp_path: Path) -> None:
     assert one == other
     assert len(one) == 64
     save_file({key: value + 1 for key, value in state.items()}, paths[1])
-    plain = [ColorEncoder(32), CallableEncoder(np.mean), small(seed=1), small(seed=2), small(weights=paths[1])]
+    plain: list[Any] = [
+        ColorEncoder(32),
+        CallableEncoder(np.mean),
+        small(seed=1),
+        small(seed=2),
+        small(weights=paths[1]),
+    ]
     assert len({one, *map(fingerprint, plain)}) == 6

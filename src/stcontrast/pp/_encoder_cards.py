@@ -110,7 +110,7 @@ TORCHVISION: Final[dict[str, int]] = {
 
 
 def _pathology(name: str, repository: str, n_features: int, licence: str, **facts: Any) -> EncoderCard:
-    known = {"size_px": 224, "mean": IMAGENET_MEAN, "std": IMAGENET_STD} | facts
+    known: dict[str, Any] = {"size_px": 224, "mean": IMAGENET_MEAN, "std": IMAGENET_STD} | facts
     model = f"hf-hub:{repository}"
     return EncoderCard(name=name, source="hf-hub", n_features=n_features, licence=licence, model=model, **known)
 
@@ -179,12 +179,8 @@ def encoders() -> pd.DataFrame:
     --------
     >>> import stcontrast as stc
     >>> table = stc.pp.encoders().set_index("name")
-    >>> table.loc[["texture", "resnet18", "uni"], ["source", "licence", "gated"]]
-               source          licence  gated
-    name
-    texture  built in     BSD-3-Clause  False
-    resnet18     timm       apache-2.0  False
-    uni        hf-hub  CC-BY-NC-ND-4.0   True
+    >>> table.loc["uni", ["source", "licence", "gated"]].tolist()
+    ['hf-hub', 'CC-BY-NC-ND-4.0', True]
     """
     cards = [*_plain_cards(), *map(timm_card, TIMM), *_torchvision_cards(), *PATHOLOGY, *_lazyslide_cards()]
     rows = [[getattr(card, column) for column in COLUMNS] for card in cards]

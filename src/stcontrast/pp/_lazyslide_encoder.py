@@ -34,7 +34,7 @@ def is_lazyslide_model(model: object) -> bool:
 
 @dataclass
 class LazySlideEncoder(TorchEncoder):
-    """An image model of `lazyslide-models <https://github.com/rendeirolab>`_, or one that follows its protocol.
+    """An image model of lazyslide-models, or one that follows its protocol.
 
     Crops are cut at the right field of view already, so the model's transform is not run: it may resize and
     centre-crop. It is asked, with flat images, for its input size and normalisation, and those are used. A model without

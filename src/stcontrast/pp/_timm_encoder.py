@@ -166,8 +166,8 @@ class TimmEncoder(TorchEncoder):
         close = difflib.get_close_matches(self.name, names, n=5, cutoff=0.6)
         near = f" Did you mean {', '.join(map(repr, close))}?" if close else ""
         msg = (
-            f"There is no encoder {self.name!r}, and no such model in timm {timm.__version__}.{near} See "
-            "`stc.pp.encoders()` and `timm.list_models()`."
+            f"timm {timm.__version__} cannot make {self.name!r}: it has no such model, and there is no other encoder of that "
+            f"name.{near} See `stc.pp.encoders()` and `timm.list_models()`."
         )
         raise ValueError(msg)
 

@@ -71,7 +71,7 @@ class TorchEncoder:
             raise ValueError(msg)
         reduced = self.precision != "float32"
         dtype = getattr(torch, self.precision) if reduced and self.precision else None
-        with torch.inference_mode(), torch.autocast(torch.device(self.device).type, dtype, enabled=reduced):
+        with torch.inference_mode(), torch.autocast(torch.device(self.device or "cpu").type, dtype, enabled=reduced):
             # torch wants memory that it may write to, and no negative strides
             batch = torch.from_numpy(np.require(crops, requirements=["C", "W"]))
             batch = self._input(batch.to(self.device))

@@ -179,8 +179,8 @@ def encoders() -> pd.DataFrame:
     --------
     >>> import stcontrast as stc
     >>> table = stc.pp.encoders().set_index("name")
-    >>> table.loc["uni", ["source", "licence", "gated"]].tolist()
-    ['hf-hub', 'CC-BY-NC-ND-4.0', True]
+    >>> table.loc["uni", ["source", "licence"]].tolist()
+    ['hf-hub', 'CC-BY-NC-ND-4.0']
     """
     cards = [*_plain_cards(), *map(timm_card, TIMM), *_torchvision_cards(), *PATHOLOGY, *_lazyslide_cards()]
     rows = [[getattr(card, column) for column in COLUMNS] for card in cards]

@@ -105,6 +105,21 @@ def test_local_weights_of_a_hub_model_need_no_network(tmp_path: Path, monkeypatc
     assert encoder_from_spec(encoder.spec).spec == encoder.spec
 
 
+def test_local_weights_of_a_transformer_fit_another_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "w.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), path)
+    model = timm.create_model(
+        "test_vit", pretrained=True, pretrained_cfg_overlay={"file": str(path)}, img_size=64, num_classes=0
+    ).eval()
+    encoder = TimmEncoder("test_vit", weights=path, size_px=64, device="cpu")
+    batch = torch.tensor((CROPS / 255 - np.array(encoder.mean)) / np.array(encoder.std), dtype=torch.float32)
+    with torch.no_grad():
+        expected = model(batch.permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(encoder(CROPS), expected, rtol=1e-3, atol=1e-4)
+    assert "state_dict" not in encoder._model.pretrained_cfg
+
+
 # --- torchvision's files
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from stcontrast.pp._complete import complete
 from stcontrast.pp._crops import crops
-from stcontrast.pp._encoders import ColorEncoder, Encoder, TextureEncoder, TimmEncoder
+from stcontrast.pp._encoders import (
+    ColorEncoder,
+    Encoder,
+    EncoderCard,
+    LazySlideEncoder,
+    TextureEncoder,
+    TimmEncoder,
+    TorchvisionEncoder,
+    encoders,
+)
 from stcontrast.pp._image_features import image_features
 from stcontrast.pp._stain import SlideStain, StainNormalizer
 from stcontrast.pp._tissue_grid import tissue_grid
@@ -12,12 +21,16 @@ from stcontrast.pp._tissue_grid import tissue_grid
 __all__ = [
     "ColorEncoder",
     "Encoder",
+    "EncoderCard",
+    "LazySlideEncoder",
     "SlideStain",
     "StainNormalizer",
     "TextureEncoder",
     "TimmEncoder",
+    "TorchvisionEncoder",
     "complete",
     "crops",
+    "encoders",
     "image_features",
     "tissue_grid",
 ]

@@ -1,0 +1,129 @@
+"""Frozen torchvision networks, for files of torchvision's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stcontrast.pp._encoder_weights import downloads, file_sha256, fit_state, read_state, require_file
+from stcontrast.pp._torch_encoder import TorchEncoder
+
+__all__ = ["TorchvisionEncoder"]
+
+PREFIX = "torchvision/"
+
+
+@dataclass
+class TorchvisionEncoder(TorchEncoder):
+    """A `torchvision <https://pytorch.org/vision>`_ classification network, frozen, its last linear layer removed.
+
+    For weights whose parameters have torchvision's names, where timm calls them otherwise. Mean, standard deviation and
+    input size are those of torchvision's default weights; crops are not resized or cut.
+
+    Parameters
+    ----------
+    name
+        Name of the model, e.g. ``"densenet121"`` or ``"torchvision/densenet121"``.
+    pretrained
+        Download torchvision's default weights. `False` leaves random weights.
+    weights
+        Local safetensors or pth file instead of a download, with or without the last layer.
+    seed
+        Seed of the random weights where `pretrained` is off and no `weights` are given.
+    mean, std
+        Normalisation of RGB in [0, 1] that the weights were trained with.
+    size_px
+        Side of the crops in pixels.
+    device
+        Torch device; CUDA if there is one, by default.
+    precision
+        ``"float32"``, ``"bfloat16"`` or ``"float16"`` (autocast); by default float16 on CUDA and float32 elsewhere.
+    compile
+        Compile the network with :func:`torch.compile`. Without a working compiler it runs as it is, with a warning.
+    channels_last
+        Memory layout of the input; by default on for networks with batch normalisation, whose convolutions it speeds up.
+    symmetries
+        Mean of the features over the eight flips and right-angle turns of a crop: eight times the work.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `weights` does not exist.
+    ValueError
+        If torchvision has no such model, it does not end in a linear layer, or the weights do not fit it.
+    ConnectionError
+        If weights have to be downloaded and cannot be.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stcontrast as stc
+    >>> encoder = stc.pp.TorchvisionEncoder("resnet18", pretrained=False, size_px=64)
+    >>> encoder(np.zeros((2, 64, 64, 3), dtype=np.uint8)).shape
+    (2, 512)
+    """
+
+    name: str
+    pretrained: bool = True
+    weights: str | Path | None = None
+    seed: int = field(default=0, kw_only=True)
+    _sha256: str = field(init=False, repr=False, default="")
+
+    def __post_init__(self) -> None:
+        from torchvision import models
+
+        from stcontrast.nn._seed import seeded
+
+        self._check_options()
+        require_file(self.weights)
+        short = self.name.removeprefix(PREFIX)
+        if short not in models.list_models(module=models):
+            msg = f"torchvision has no classification model {short!r}: {', '.join(models.list_models(module=models))}."
+            raise ValueError(msg)
+        self.name = PREFIX + short
+        default = models.get_model_weights(short).DEFAULT
+        download = self.pretrained and self.weights is None
+        with seeded(self.seed), downloads(self.name, cache="TORCH_HOME to it"):
+            model = models.get_model(short, weights=default if download else None)
+        linear = [name for name, module in model.named_modules() if type(module).__name__ == "Linear"]
+        if not linear:
+            msg = f"torchvision's {short!r} does not end in a linear layer, so that its features are not at hand."
+            raise ValueError(msg)
+        _cut(model, linear[-1])
+        if self.weights is not None:
+            state = read_state(self.weights)
+            # densenets are published under the names of an early version
+            state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)", r"\1\2", key): state[key] for key in state}
+            kept = {key: state[key] for key in state if not key.startswith(f"{linear[-1]}.")}
+            fit_state(model, kept, self.weights)
+            self._sha256 = file_sha256(self.weights)
+        preset = default.transforms()
+        self.mean, self.std = tuple(self.mean or preset.mean), tuple(self.std or preset.std)
+        self.size_px = self.size_px or preset.crop_size[0]
+        self._adopt(model)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Identity of the encoder."""
+        spec = {
+            "kind": "torchvision",
+            "name": self.name,
+            "pretrained": self.pretrained and self.weights is None,
+            "weights": "" if self.weights is None else str(Path(self.weights).resolve()),
+            "sha256": self._sha256,
+            "mean": [float(value) for value in self.mean or ()],
+            "std": [float(value) for value in self.std or ()],
+            "size_px": self.size_px,
+            "seed": self.seed,
+        }
+        return spec | self._options_spec()
+
+
+def _cut(model: Any, name: str) -> None:
+    """Put the identity in the place of a layer."""
+    from torch.nn import Identity
+
+    parent, _, layer = name.rpartition(".")
+    setattr(model.get_submodule(parent), layer, Identity())

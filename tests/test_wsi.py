@@ -194,3 +194,18 @@ def test_tiles_alone_leave_the_slide_as_it_is(file: Path) -> None:
         tiles_alone(wsi, "tiles")
     with pytest.raises(TypeError, match=r"Expected a WSIData \(`wsidata\.open_wsi`\), found SpatialData"):
         tiles_alone(slide(PIXELS, CENTERS), "s1")
+
+
+def test_a_grid_on_the_tissue_of_a_file(tmp_path: Path) -> None:
+    pixels = np.full((640, 800, 3), 240, dtype=np.uint8)
+    pixels[160:480, 200:600] = (170, 90, 150)
+    wsi = wsidata.open_wsi(write_slide(tmp_path / "my slide.tiff", [pixels, halved(pixels)], um_per_px=0.5), store=None)
+    stc.pp.tissue_grid(wsi, pitch_um=20, spot_diameter_um=10)
+    centers = np.asarray(wsi["table"].obsm["spatial"])
+    assert (centers > (195, 155)).all()
+    assert (centers < (605, 485)).all()
+    # 200 × 160 µm of tissue, a spot on every 20² × √3/2
+    assert len(centers) == pytest.approx(200 * 160 / (20**2 * np.sqrt(0.75)), rel=0.1)
+    stc.pp.image_features(wsi, field_um=20)
+    assert wsi["table"].obsm["X_image"].shape == (len(centers), 63)
+    assert wsi["table"].uns["stcontrast"]["um_per_px"] == {"my_slide_spots": 0.5}

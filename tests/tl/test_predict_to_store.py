@@ -193,7 +193,9 @@ def test_a_killed_process_loses_nothing_that_was_written(toy, tmp_path: Path):
     stc.tl.fit(train, batch_key="donor", method="ridge", encoder="color", field_um=100).save(tmp_path / "model")
     sdata = without_features(toy, "donor3")
     sdata.write(tmp_path / "toy.zarr")
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     marks = tmp_path / "pred.zarr.partial" / "encoded.npy"
     deadline = time.monotonic() + 120
     while not marks.exists() and time.monotonic() < deadline and process.poll() is None:

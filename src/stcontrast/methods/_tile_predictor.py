@@ -9,10 +9,9 @@ import numpy as np
 from stcontrast._keys import IMAGE_FEATURES, UNS
 from stcontrast._spots import require_images, resolve_slides
 from stcontrast._wsi import add_tile_table, tiles_alone
-from stcontrast.pp._encoders import encoder_from_spec, resolve_encoder
-from stcontrast.pp._encoding import FeatureRecipe
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._encoding import recipe_of
 from stcontrast.pp._image_features import encode_spots
-from stcontrast.pp._stain import stain_from_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,9 +153,8 @@ class TilePredictor:
             raise ValueError(msg)
         spots = resolve_slides(alone, table_key="table", um_per_px=um_per_px)
         require_images(spots)
-        chosen = encoder_from_spec(made_by["encoder"]) if encoder is None else resolve_encoder(encoder)
-        stain = stain_from_spec(made_by["stain"]) if made_by.get("stain") else None
-        features, record = encode_spots(spots, FeatureRecipe(chosen, tuple(made_by["field_um"]), stain))
+        recipe = recipe_of(made_by, encoder=None if encoder is None else resolve_encoder(encoder))
+        features, record = encode_spots(spots, recipe)
         if ours:
             del wsi.tables[key]
         add_tile_table(wsi, key, tile_key, features, {UNS: {"image_features": record}})

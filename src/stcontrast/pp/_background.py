@@ -39,7 +39,8 @@ def background_color(image: SlideImage) -> NDArray[np.uint8]:
     -------
     Red, green and blue (3,).
     """
-    coarsest = Tiles(image.levels[int(np.argmax(image.downsampling))])
+    level = int(np.argmax(image.downsampling))
+    coarsest = Tiles(image.levels[level], computed=level > 0)
     frame = np.concatenate([coarsest.window(y, x).reshape(3, -1) for y, x in _pieces(*coarsest.shape)], axis=1)
     median = np.median(frame, axis=1)
     if (np.abs(frame - median[:, None]).max(axis=0) <= SPREAD).mean() <= 0.5:

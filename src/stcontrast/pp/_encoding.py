@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast.pp._encoders import encoder_from_spec
 from stcontrast.pp._prefetch import prefetched
 from stcontrast.pp._reader import iter_batches
+from stcontrast.pp._stain import stain_from_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from stcontrast.pp._encoders import Encoder
     from stcontrast.pp._stain import StainNormalizer
 
-__all__ = ["FeatureRecipe", "encode_centers", "encode_slides"]
+__all__ = ["FeatureRecipe", "encode_centers", "encode_slides", "recipe_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,12 @@ class FeatureRecipe:
     def sides(self, um_per_px: float) -> list[float]:
         """Sides of the crops in pixels."""
         return [field / um_per_px for field in self.fields_um]
+
+
+def recipe_of(record: Mapping[str, Any], *, encoder: Encoder | None = None) -> FeatureRecipe:
+    """What a record says that features are made with; `encoder` where the record cannot bring it back."""
+    stain = stain_from_spec(record["stain"]) if record.get("stain") else None
+    return FeatureRecipe(encoder or encoder_from_spec(record["encoder"]), tuple(record["field_um"]), stain)
 
 
 def encode_slides(

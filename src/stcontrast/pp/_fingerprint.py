@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast.pp._reader import iter_crops
+from stcontrast.pp._tiles import Tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,15 +41,23 @@ def slide_fingerprint(slide: Slide, recipe: FeatureRecipe) -> str:
         "levels": [[int(size) for size in level.shape] for level in image.levels],
         "downsampling": list(image.downsampling),
         "centers": hashlib.sha256(np.round(slide.centers, 3).tobytes()).hexdigest(),
-        "pixels": hashlib.sha256(_sample(image, slide.centers).tobytes()).hexdigest(),
+        "pixels": _sample(image, slide.centers).hex(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _sample(image: SlideImage, centers: NDArray[np.float64]) -> NDArray[np.uint8]:
-    chosen = centers[np.unique(np.linspace(0, len(centers) - 1, N_WINDOWS).astype(int))]
-    windows = dict(iter_crops(image, np.rint(chosen), side=float(WINDOW_PX), size_px=WINDOW_PX))
-    return np.stack([windows[i] for i in range(len(chosen))])
+def _sample(image: SlideImage, centers: NDArray[np.float64]) -> bytes:
+    finest = Tiles(image.levels[0])
+    digest = hashlib.sha256()
+    for x, y in centers[np.unique(np.linspace(0, len(centers) - 1, N_WINDOWS).astype(int))]:
+        along_x, along_y = (_around(middle, side) for middle, side in ((x, finest.shape[1]), (y, finest.shape[0])))
+        digest.update(finest.window(along_y, along_x).tobytes())
+    return digest.digest()
+
+
+def _around(middle: float, side: int) -> slice:
+    start = int(np.clip(np.rint(middle) - WINDOW_PX // 2, 0, max(side - WINDOW_PX, 0)))
+    return slice(start, min(start + WINDOW_PX, side))
 
 
 def _without_paths(record: dict[str, Any]) -> dict[str, Any]:

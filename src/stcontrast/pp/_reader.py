@@ -169,7 +169,8 @@ def _walk(
     """Position of a spot and its crops, one for each side, spots in the order of the tiles."""
     if len(centers) == 0:
         return
-    tiles = {level: Tiles(image.levels[level]) for level in {pick_level(image, side / size_px) for side in sides}}
+    levels = {pick_level(image, side / size_px) for side in sides}
+    tiles = {level: Tiles(image.levels[level], computed=level > 0) for level in levels}
     with (
         ThreadPoolExecutor(READERS, thread_name_prefix="stcontrast-tiles") as readers,
         ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="stcontrast-crops") as cutters,

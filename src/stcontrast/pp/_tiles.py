@@ -25,6 +25,8 @@ class Tiles:
     ----------
     pixels
         Lazy array (3, height, width).
+    computed
+        Whether it is computed at once where it is a recipe of many steps, for which it must not be too large.
 
     Attributes
     ----------
@@ -32,8 +34,8 @@ class Tiles:
         Where tiles begin and end along y and along x.
     """
 
-    def __init__(self, pixels: Any) -> None:
-        self._pixels = _stored(pixels)
+    def __init__(self, pixels: Any, *, computed: bool = False) -> None:
+        self._pixels = _stored(pixels, computed=computed)
         self.shape: tuple[int, int] = (int(pixels.shape[1]), int(pixels.shape[2]))
         chunks: Any = [(size,) for size in self.shape]
         if isinstance(self._pixels, np.ndarray):
@@ -93,7 +95,7 @@ class Tiles:
         return as_uint8(np.asarray(block))
 
 
-def _stored(pixels: Any) -> Any:
+def _stored(pixels: Any, *, computed: bool) -> Any:
     """What lies behind a lazy array: the stored array itself where it is read as it is, else the lazy array.
 
     The graph of every window costs more than to read it.
@@ -103,7 +105,7 @@ def _stored(pixels: Any) -> Any:
     graph = pixels.__dask_graph__()
     # coarse levels of an image that was parsed in memory are averaged from the finest anew at every read; they must be
     # used all the same: the image has to give the same crops before and after it has been written to disk
-    if len(graph) > TASKS_A_CHUNK * pixels.npartitions and pixels.nbytes <= COMPUTED_BYTES:
+    if computed and len(graph) > TASKS_A_CHUNK * pixels.npartitions and pixels.nbytes <= COMPUTED_BYTES:
         return np.asarray(pixels.compute())
     if len(graph.layers) == 2:
         (first, tasks), (last, _) = graph.layers.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -11,6 +12,7 @@ import numpy as np
 from stcontrast import __version__
 from stcontrast._elements import affine_matrix, check_square_pixels, image_of_element, rgb_size
 from stcontrast._keys import UNS
+from stcontrast._wsi import slide_element, slide_um_per_px
 from stcontrast.pp._grid_elements import RECORD, Grid, grid_shapes, grid_table
 from stcontrast.pp._lattice_points import Geometry, Lattice, lattice_points, tissue_fraction
 from stcontrast.pp._tissue import detect_tissue, tissue_of_element, to_image_pixels
@@ -38,7 +40,7 @@ def tissue_grid(  # noqa: PLR0913
     sdata: SpatialData,
     image_key: str | Sequence[str] | None = None,
     *,
-    um_per_px: PerImage[float],
+    um_per_px: PerImage[float] | None = None,
     pitch_um: float = 100.0,
     spot_diameter_um: float = 55.0,
     geometry: Geometry = "visium",
@@ -57,11 +59,13 @@ def tissue_grid(  # noqa: PLR0913
     Parameters
     ----------
     sdata
-        The slides. Nothing in it is changed; elements are added in memory.
+        The slides; or a WSIData, whose slide file is looked at alone. Nothing in it is changed; elements are added in
+        memory.
     image_key
         RGB image or images; all RGB images by default, each a slide of its own.
     um_per_px
-        µm per pixel of the image's finest level, a number or a mapping from image to number.
+        µm per pixel of the image's finest level, a number or a mapping from image to number. Needed, unless the file of
+        a WSIData says it.
     pitch_um
         Distance between neighbouring spots in µm.
     spot_diameter_um
@@ -81,7 +85,8 @@ def tissue_grid(  # noqa: PLR0913
         System in which `tissue` lies over the image, where they share several. Without `image_key`, images that are
         not in it are left out.
     shapes_key
-        Name of the shapes: for one image a name, else a mapping from image to name; ``"<image>_spots"`` by default.
+        Name of the shapes: for one image a name, else a mapping from image to name; ``"<image>_spots"`` by default
+        (for a file without its ending).
     table_key
         Name of the table. One table annotates the spots of all images.
     overwrite
@@ -131,22 +136,28 @@ def tissue_grid(  # noqa: PLR0913
     if _positive(min_tissue, "`min_tissue`") > 1:
         msg = f"`min_tissue` is a share: above 0, at most 1, found {min_tissue!r}."
         raise ValueError(msg)
-    images = _images(sdata, image_key, coordinate_system)
+    seen = _seen(sdata)
+    images = _images(seen, image_key, coordinate_system)
+    um_per_px = slide_um_per_px(sdata) if um_per_px is None else um_per_px
+    if um_per_px is None:
+        msg = f"`um_per_px` is needed: µm per pixel of the finest level of {images}, a number or a mapping."
+        raise ValueError(msg)
     for given, name in ((um_per_px, "um_per_px"), (tissue, "tissue"), (shapes_key, "shapes_key")):
         _check_mapping(given, images, name)
     if isinstance(shapes_key, str) and len(images) > 1:
         msg = f"`shapes_key` names one element for {len(images)} images {images}: give a mapping from image to name."
         raise ValueError(msg)
     scales = {image: _positive(_of(um_per_px, image), f"`um_per_px` of {image!r}") for image in images}
-    names = {image: f"{image}_spots" if shapes_key is None else _of(shapes_key, image) for image in images}
+    stems = {image: image if seen is sdata else image.rsplit(".", 1)[0] for image in images}
+    names = {image: f"{stems[image]}_spots" if shapes_key is None else _of(shapes_key, image) for image in images}
     _check_free(sdata, list(names.values()), table_key, overwrite=overwrite)
     masks = {image: _of(tissue, image) for image in images}
     for image, element in masks.items():
-        _check_tissue(sdata, image, element, coordinate_system)
+        _check_tissue(seen, image, element, coordinate_system)
 
     grids = []
     for image in images:
-        slide = image_of_element(sdata.images[image], image)
+        slide = image_of_element(seen.images[image], image)
         pitch, diameter = pitch_um / scales[image], spot_diameter_um / scales[image]
         height, width = slide.levels[0].shape[1:]
         lattice = lattice_points(width, height, pitch=pitch, geometry=geometry)
@@ -154,7 +165,7 @@ def tissue_grid(  # noqa: PLR0913
         if masks[image] == "detect":
             mask = detect_tissue(slide, downsampling=downsampling, pitch=pitch)
         else:
-            mask = _given_mask(sdata, slide, masks[image], downsampling, coordinate_system)
+            mask = _given_mask(seen, slide, masks[image], downsampling, coordinate_system)
         fraction = tissue_fraction(
             lattice.centers, mask, downsampling=downsampling, diameter=diameter, geometry=geometry
         )
@@ -180,12 +191,26 @@ def tissue_grid(  # noqa: PLR0913
         "tissue": {names[image]: element or "" for image, element in masks.items()},
         "version": __version__,
     }
-    shapes = {grid.shapes_key: grid_shapes(sdata, grid, spot_diameter_um / grid.um_per_px, geometry) for grid in grids}
+    shapes = {grid.shapes_key: grid_shapes(seen, grid, spot_diameter_um / grid.um_per_px, geometry) for grid in grids}
     table = grid_table(grids, record)
+    if seen is not sdata:
+        # the slide of a WSIData is found without a name, which may be no name of an element
+        del table.uns[UNS]["image_key"]
     _drop(sdata, [name for name in (*shapes, table_key) if name in sdata])
     for name, element in shapes.items():
         sdata.shapes[name] = element
     sdata.tables[table_key] = table
+
+
+def _seen(sdata: SpatialData) -> SpatialData:
+    """What images, shapes and labels are looked for in: the object, or a WSIData's slide file as an image."""
+    from spatialdata import SpatialData as Container
+
+    of_file = slide_element(sdata)
+    if not of_file:
+        return sdata
+    images = {re.sub(r"[^\w.-]", "_", name): element for name, element in of_file.items()}
+    return Container(images=images, shapes=dict(sdata.shapes), labels=dict(sdata.labels))
 
 
 def _images(sdata: SpatialData, image_key: str | Sequence[str] | None, coordinate_system: str | None) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from stcontrast.pp._reader import iter_crops
+from stcontrast.pp._tiles import Tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,42 +47,38 @@ def tissue_sample(image: SlideImage) -> tuple[NDArray[np.uint8], NDArray[np.floa
     ValueError
         If there is next to no tissue in the windows.
     """
-    height, width = image.levels[0].shape[1:]
-    found, windows = 0, np.empty((0, WINDOW_PX, WINDOW_PX, 3), dtype=np.uint8)
+    finest = Tiles(image.levels[0])
+    height, width = finest.shape
+    found, n_windows, sampled = 0, 0, np.empty((0, 3), dtype=np.uint8)
     for n in WINDOWS_ALONG:
-        centers = np.stack(np.meshgrid(_along(width, n), _along(height, n)), axis=-1).reshape(-1, 2)
         # one window at a time: what lies between them is not read
-        parts = [
-            window
-            for center in centers
-            for _, window in iter_crops(image, center[None], side=float(WINDOW_PX), size_px=WINDOW_PX)
-        ]
-        windows = np.concatenate([windows, parts])
-        glass = _glass(windows)
-        pixels = np.concatenate([_tissue_pixels(window, glass) for window in windows])
+        windows = [finest.window(y, x).reshape(3, -1).T for y in _along(height, n) for x in _along(width, n)]
+        sampled = np.concatenate([sampled, *windows])
+        n_windows += len(windows)
+        glass = _glass(sampled)
+        pixels = _tissue_pixels(sampled, glass)
         found = len(pixels)
         if found >= ENOUGH_PX or max(height, width) <= n * WINDOW_PX:
             break
     if found < FEWEST_PX:
         msg = (
-            f"Image {image.name!r} holds next to no tissue ({found} pixels in {len(windows)} windows all over it): its "
+            f"Image {image.name!r} holds next to no tissue ({found} pixels in {n_windows} windows all over it): its "
             "stain cannot be estimated. Drop the slide, or leave out `stain`."
         )
         raise ValueError(msg)
     return as_uint8(on_white(pixels[:: -(-found // MOST_PX)], glass)), glass
 
 
-def _along(side: int, n: int) -> NDArray[np.float64]:
-    """Centres of windows along a side: as many as have room, at most n."""
+def _along(side: int, n: int) -> list[slice]:
+    """Windows along a side: as many as have room, at most n."""
     n = min(n, -(-side // WINDOW_PX))
-    # whole pixels, so that nothing is interpolated; inside, because beyond the border lies white
-    half = WINDOW_PX / 2
-    return np.rint(np.clip((np.arange(n) + 0.5) / n * side, half, max(side - half, half)))
+    starts = np.rint(np.clip((np.arange(n) + 0.5) / n * side - WINDOW_PX / 2, 0, max(side - WINDOW_PX, 0))).astype(int)
+    return [slice(start, min(start + WINDOW_PX, side)) for start in starts.tolist()]
 
 
-def _glass(windows: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _glass(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Colour of the glass: the brightest that there is, unless tissue fills the slide; then white."""
-    glass = np.percentile(windows.reshape(-1, 3)[::7], GLASS_PERCENTILE, axis=0)
+    glass = np.percentile(pixels[::7], GLASS_PERCENTILE, axis=0)
     return glass if glass.min() >= DARKEST_GLASS else np.full(3, 255.0)
 
 
@@ -91,9 +87,9 @@ def on_white(rgb: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.f
     return np.minimum(rgb * (255.0 / glass).astype(np.float32), np.float32(255))
 
 
-def _tissue_pixels(window: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.uint8]:
-    density = -np.log((on_white(window, glass) + 1) / 256).mean(axis=-1)
-    return window[(density > TISSUE_DENSITY) & ~is_black(window)]
+def _tissue_pixels(pixels: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.uint8]:
+    density = -np.log((on_white(pixels, glass) + 1) / 256).mean(axis=-1)
+    return pixels[(density > TISSUE_DENSITY) & ~is_black(pixels)]
 
 
 def is_black(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -11,10 +11,9 @@ import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES, UNS
 from stcontrast._spots import require_images
-from stcontrast.pp._encoders import ColorEncoder, TextureEncoder, encoder_from_spec
-from stcontrast.pp._encoding import FeatureRecipe
+from stcontrast.pp._encoders import ColorEncoder, TextureEncoder
+from stcontrast.pp._encoding import FeatureRecipe, recipe_of
 from stcontrast.pp._image_features import DEFAULT_FIELDS_UM, encode_spots
-from stcontrast.pp._stain import stain_from_spec
 from stcontrast.pp._texture import N_COLOR
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ __all__ = [
     "features_for",
     "features_there",
     "features_to_fit",
-    "recipe_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -139,12 +137,6 @@ def features_there(
 ) -> NDArray[np.float32] | None:
     """Features of one object that are there as a model wants them; `None` where they have to be made."""
     return _present(source, record, obsm_key)
-
-
-def recipe_of(record: dict[str, Any], *, encoder: Encoder | None) -> FeatureRecipe:
-    """What the features that a model was trained on are made with; `encoder` where the record cannot bring it back."""
-    stain = stain_from_spec(record["stain"]) if "stain" in record else None
-    return FeatureRecipe(encoder or encoder_from_spec(record["encoder"]), tuple(record["field_um"]), stain)
 
 
 def color_features(

@@ -9,7 +9,8 @@ import numpy as np
 
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.tl._features import check_features, features_for, features_there, recipe_of
+from stcontrast.pp._encoding import recipe_of
+from stcontrast.tl._features import check_features, features_for, features_there
 from stcontrast.tl._inputs import Keys, depth_of, resolve_sources
 from stcontrast.tl._partial_store import check_store
 from stcontrast.tl._predict_to_store import predict_to_store

@@ -1,0 +1,102 @@
+"""Features are made again for slides that have changed, and for no others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import spatialdata
+
+import stcontrast as stc
+from stcontrast.pp import _image_features
+from tests.synthetic import image
+
+
+@pytest.fixture
+def sdata():
+    made = stc.datasets.toy(n_donors=2, n_spots=20, n_genes=10)
+    stc.pp.image_features(made, field_um=50)
+    return made
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[str]:
+    names: list[str] = []
+    encode = _image_features.encode_slides
+
+    def counted(slides: Any, recipe: Any) -> Any:
+        names.extend(slide.name for slide in slides)
+        return encode(slides, recipe)
+
+    monkeypatch.setattr(_image_features, "encode_slides", counted)
+    return names
+
+
+BOTH = ["donor1_a", "donor2_a"]
+
+
+def test_nothing_has_changed(sdata, encoded, tmp_path):
+    before = sdata["table"].obsm["X_image"].copy()
+    stc.pp.image_features(sdata, field_um=50)
+    sdata.write(tmp_path / "toy.zarr")
+    stored = spatialdata.read_zarr(tmp_path / "toy.zarr")
+    stc.pp.image_features(stored, field_um=50)
+    assert encoded == []
+    for one in (sdata, stored):
+        np.testing.assert_array_equal(one["table"].obsm["X_image"], before)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"field_um": 51},
+        {"encoder": "color"},
+        {"size_px": 32},
+        {"stain": "macenko"},
+        {"um_per_px": 1.1},
+        {"overwrite": True},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_another_recipe(sdata, encoded, changed):
+    stc.pp.image_features(sdata, **{"field_um": 50} | changed)
+    assert encoded == BOTH
+
+
+def test_a_spot_that_moved(sdata, encoded):
+    shapes = sdata.shapes["donor2_a"]
+    sdata.shapes["donor2_a"] = shapes.set_geometry(shapes.geometry.translate(0.5))
+    stc.pp.image_features(sdata, field_um=50)
+    assert encoded == ["donor2_a"]
+
+
+def test_spots_in_another_order(sdata, encoded):
+    before = sdata["table"].obsm["X_image"].copy()
+    order = np.arange(sdata["table"].n_obs)[::-1]
+    sdata.tables.data["table"] = sdata["table"][order].copy()
+    stc.pp.image_features(sdata, field_um=50)
+    assert encoded == ["donor2_a", "donor1_a"]
+    np.testing.assert_allclose(sdata["table"].obsm["X_image"], before[order], atol=1e-6)
+
+
+def test_another_image(sdata, encoded):
+    old = sdata.images["donor1_a_he"]["scale0"]["image"].to_numpy()
+    del sdata.images["donor1_a_he"]
+    sdata.images["donor1_a_he"] = image(
+        255 - np.moveaxis(old, 0, -1), {"donor1_a": spatialdata.transformations.Identity()}
+    )
+    stc.pp.image_features(sdata, field_um=50)
+    assert encoded == ["donor1_a"]
+
+
+def test_a_callable_may_have_changed(sdata, encoded):
+    for _ in range(2):
+        stc.pp.image_features(sdata, encoder=lambda crops: crops.mean(axis=(1, 2)), field_um=50, size_px=8)
+    assert encoded == BOTH + BOTH
+
+
+def test_a_second_slot_is_its_own(sdata, encoded):
+    stc.pp.image_features(sdata, field_um=50, key_added="X_other")
+    stc.pp.image_features(sdata, field_um=50, key_added="X_other")
+    assert encoded == BOTH

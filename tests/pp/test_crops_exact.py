@@ -47,19 +47,28 @@ def taps(low: float, high: float, size_px: int) -> list[tuple[int, list[int]]]:
     for i in range(size_px):
         middle = begin + (i + 0.5) * scale
         first, stop = int(middle - support + 0.5), int(middle + support + 0.5)
-        weights = [max(0.0, 1.0 - abs((x - middle + 0.5) / support)) for x in range(first, stop)]
+        weights = [max(0.0, 1.0 - abs((x - middle + 0.5) * (1.0 / support))) for x in range(first, stop)]
         total = sum(weights)
         found.append((first + origin, [int(0.5 + weight / total * 2**22) for weight in weights]))
     return found
 
 
-def slow_crop(levels: list[np.ndarray], x: float, y: float, side: float, size_px: int) -> np.ndarray:
-    """Along x, then along y, each rounded to eight bits; one pixel after another."""
+def slow_crops(levels: list[np.ndarray], x: float, y: float, side: float, size_px: int) -> list[np.ndarray]:
+    """Along x then y, and along y then x, each rounded to eight bits; one pixel after another.
+
+    Pillow begins with the axis along which there is less to do.
+    """
     level = max((i for i, factor in enumerate(FACTORS) if factor <= side / size_px * (1 + 1e-6)), default=0)
     pixels, factor = levels[level].astype(int), FACTORS[level]
-    height, width = pixels.shape[:2]
     columns = taps((x - side / 2) / factor, (x + side / 2) / factor, size_px)
     rows = taps((y - side / 2) / factor, (y + side / 2) / factor, size_px)
+    return [one_axis_first(pixels, rows, columns), one_axis_first(pixels.swapaxes(0, 1), columns, rows).swapaxes(0, 1)]
+
+
+def one_axis_first(
+    pixels: np.ndarray, rows: list[tuple[int, list[int]]], columns: list[tuple[int, list[int]]]
+) -> np.ndarray:
+    height, width = pixels.shape[:2]
     lines: dict[int, np.ndarray] = {}
 
     def at(row: int, column: int) -> np.ndarray:
@@ -114,7 +123,8 @@ def test_every_pixel_is_that_of_the_plain_computation(centers, side, size_px, se
     lazy = tuple(da.from_array(np.moveaxis(level, -1, 0), chunks=(3, 64, 64)) for level in levels)
     image = SlideImage("he", lazy, tuple(float(factor) for factor in FACTORS))
     for i, crop in iter_crops(image, np.array(centers), side=side, size_px=size_px):
-        np.testing.assert_array_equal(crop, slow_crop(levels, *centers[i], side, size_px))
+        expected = slow_crops(levels, centers[i][0], centers[i][1], side, size_px)
+        assert any((crop == one).all() for one in expected)
 
 
 turn, shift = st.floats(0, 2 * np.pi), st.floats(-500, 500)
@@ -146,7 +156,8 @@ def test_any_affine_any_level_any_border(image, shapes, centers, side, size_px, 
     sdata = slide(levels, pixels, to_system, of_shapes)
     found = stc.pp.crops(sdata, field_um=round(side * 4) / 8, size_px=size_px, um_per_px=0.5)
     for (x, y), crop in zip(pixels, found, strict=True):
-        expected = slow_crop(levels, x, y, round(side * 4) / 4, size_px)
+        expected = slow_crops(levels, x, y, round(side * 4) / 4, size_px)
         # a centre that has been through two matrices is 1e-12 pixels astray: a sum between two bytes may tip over
-        assert np.abs(crop.astype(int) - expected).max() <= 1
-        assert (crop == expected).mean() > 0.97
+        astray = min((np.abs(crop.astype(int) - one) for one in expected), key=np.sum)
+        assert astray.max() <= 1
+        assert (astray == 0).mean() > 0.97

@@ -29,7 +29,7 @@ def test_they_are_made_ahead_and_no_further() -> None:
     time.sleep(0.3)
     # one taken, two waiting, one that waits to be put
     assert made == [0, 1, 2, 3]
-    ahead.close()  # type: ignore[attr-defined]
+    ahead.close()
 
 
 def test_an_error_is_raised_where_the_items_are_taken() -> None:
@@ -38,7 +38,7 @@ def test_an_error_is_raised_where_the_items_are_taken() -> None:
         msg = "no more"
         raise KeyError(msg)
 
-    found = []
+    found: list[int] = []
     with pytest.raises(KeyError, match="no more"):
         found.extend(prefetched(items()))
     assert found == [] or found == [1]
@@ -55,6 +55,6 @@ def test_the_thread_ends_with_the_iterator() -> None:
 
     ahead = prefetched(items())
     next(ahead)
-    ahead.close()  # type: ignore[attr-defined]
+    ahead.close()
     assert closed.is_set()
     assert not any(thread.name == "stcontrast-prefetch" for thread in threading.enumerate())

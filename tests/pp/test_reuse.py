@@ -9,7 +9,7 @@ import pytest
 import spatialdata
 
 import stcontrast as stc
-from stcontrast.pp import _image_features
+from stcontrast.pp import _encoding, _image_features
 from tests.synthetic import image
 
 
@@ -23,7 +23,7 @@ def sdata():
 @pytest.fixture
 def encoded(monkeypatch) -> list[str]:
     names: list[str] = []
-    encode = _image_features.encode_slides
+    encode = _encoding.encode_slides
 
     def counted(slides: Any, recipe: Any) -> Any:
         names.extend(slide.name for slide in slides)

@@ -7,14 +7,14 @@ from queue import Full, Queue
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
 __all__ = ["prefetched"]
 
 POLL_S: Final = 0.1
 
 
-def prefetched[T](items: Iterable[T], *, depth: int = 2) -> Iterator[T]:
+def prefetched[T](items: Iterable[T], *, depth: int = 2) -> Generator[T]:
     """Make items on a thread, at most `depth` of them ahead of who takes them.
 
     Parameters

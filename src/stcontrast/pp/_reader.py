@@ -20,7 +20,7 @@ from stcontrast.pp._background import background_color
 from stcontrast.pp._tiles import Tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -106,7 +106,7 @@ def pick_level(image: SlideImage, pixels_per_output: float) -> int:
 
 def iter_crops(
     image: SlideImage, centers: NDArray[np.float64], *, side: float, size_px: int
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+) -> Generator[tuple[int, NDArray[np.uint8]]]:
     """Cut squares around points, in the order in which the image is stored.
 
     Parameters
@@ -131,7 +131,7 @@ def iter_crops(
 
 def iter_batches(
     image: SlideImage, centers: NDArray[np.float64], *, sides: Sequence[float], size_px: int, batch: int
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
+) -> Generator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
     """Cut squares of several sides around points in one pass, many at a time.
 
     Parameters

@@ -113,7 +113,7 @@ def predict_expression(  # noqa: PLR0913
     if store is not None:
         _check_store(Path(store), sources, model)
     check_features(sources, model.card["image_features"], encoder=chosen)
-    returned = []
+    returned: list[AnnData] = []
     for source in sources:
         if store is not None:
             there = features_there(source, model.card["image_features"])

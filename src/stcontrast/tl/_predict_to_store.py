@@ -81,7 +81,7 @@ def predict_to_store(
     store = PartialStore(path, plan, n_spots=n_spots)
     if store.resumed:
         logger.info("Going on with the prediction in %s.", store.folder)
-    on_disk = features if recipe is None else _encode(source, store, recipe)
+    on_disk: Any = features if recipe is None else _encode(source, store, recipe)
     _predict(source, model, store, on_disk)
     provenance = provenance_of(source, model, on_disk, donor_key=donor_key)
     frame = prediction_frame(source, model, store.flags("known", n_spots), provenance=provenance, donor_key=donor_key)
@@ -140,8 +140,9 @@ def _predict(source: Source, model: Predictor, store: PartialStore, features: An
     slide, xy = source.slide_and_xy()
     designs = [_SlideDesign(model, store, features, code, item) for code, item in enumerate(source.spots.slides)]
     group = zarr.open_group(store.table, mode="r+", use_consolidated=False)
+    arrays: dict[str, Any] = {"X": group["X"], LOWER: group[f"layers/{LOWER}"], UPPER: group[f"layers/{UPPER}"]}
     with progress(total=n_spots, initial=int(done.sum()) * size, description="predictions", unit="spot") as bar:
-        for part in np.flatnonzero(~done):
+        for part in np.flatnonzero(~done).tolist():
             rows = np.arange(part * size, min((part + 1) * size, n_spots))
             blocks: dict[str, NDArray[np.float32]] = {
                 name: np.empty((len(rows), n_genes), dtype=np.float32) for name in ("X", LOWER, UPPER)
@@ -157,8 +158,7 @@ def _predict(source: Source, model: Predictor, store: PartialStore, features: An
             for start in range(0, len(rows), CHUNK):
                 # chunk by chunk: a chunk is written whole or not at all
                 for name, values in blocks.items():
-                    array = group["X"] if name == "X" else group[f"layers/{name}"]
-                    array[rows[start] : rows[start] + CHUNK] = values[start : start + CHUNK]
+                    arrays[name][rows[start] : rows[start] + CHUNK] = values[start : start + CHUNK]
             done[part] = True
             store.save("known", known)
             store.save("predicted", done)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._keys import IMAGE_FEATURES, UNS
+from stcontrast._keys import IMAGE_FEATURES, TUNED_FEATURES, UNS
 from stcontrast._spots import require_images
 from stcontrast.pp._encoders import ColorEncoder, TextureEncoder, encoder_from_spec
 from stcontrast.pp._image_features import DEFAULT_FIELDS_UM, encode_spots, feature_record
@@ -22,9 +22,27 @@ if TYPE_CHECKING:
     from stcontrast.pp._encoders import Encoder
     from stcontrast.tl._inputs import Source
 
-__all__ = ["check_features", "color_features", "describe", "features_for", "features_to_fit"]
+__all__ = ["check_features", "color_features", "describe", "features_for", "features_to_fit", "keep_features"]
 
 logger = logging.getLogger(__name__)
+
+
+def slot_of(record: dict[str, Any]) -> str:
+    """Slot of `obsm` for features of a kind: those of a tuned encoder have one of their own."""
+    return TUNED_FEATURES if record["encoder"]["kind"] == "tuned" else IMAGE_FEATURES
+
+
+def keep_features(source: Source, features: NDArray[np.float32], encoder: Encoder, fields: tuple[float, ...]) -> None:
+    """Write features and what made them into the table, each in its slot."""
+    record = feature_record(source.spots, encoder, fields)
+    slot = slot_of(record)
+    source.table.obsm[slot] = features
+    source.table.uns.setdefault(UNS, {})[_record_key(slot)] = record
+    logger.info("Added obsm[%r] and uns[%r][%r].", slot, UNS, _record_key(slot))
+
+
+def _record_key(slot: str) -> str:
+    return "image_features" if slot == IMAGE_FEATURES else slot
 
 
 def features_to_fit(
@@ -79,16 +97,15 @@ def features_to_fit(
         raise ValueError(msg)
     for source in sources:
         if obsm_key not in source.table.obsm:
-            source.table.obsm[obsm_key] = encode_spots(source.spots, chosen, fields)
-            source.table.uns.setdefault(UNS, {})["image_features"] = feature_record(source.spots, chosen, fields)
-            logger.info("Added obsm[%r] and uns[%r]['image_features'].", obsm_key, UNS)
+            keep_features(source, encode_spots(source.spots, chosen, fields), chosen, fields)
     return _stack([np.asarray(source.table.obsm[obsm_key], dtype=np.float32) for source in sources]), records[0]
 
 
 def check_features(
-    sources: Sequence[Source], record: dict[str, Any], *, encoder: Encoder | None, obsm_key: str = IMAGE_FEATURES
+    sources: Sequence[Source], record: dict[str, Any], *, encoder: Encoder | None
 ) -> None:
     """Raise where features of the kind that a model wants are absent and cannot be made."""
+    obsm_key = slot_of(record)
     for source in sources:
         present = obsm_key in source.table.obsm
         if _present(source, record, obsm_key) is not None:
@@ -104,23 +121,23 @@ def check_features(
 
 
 def features_for(
-    source: Source, record: dict[str, Any], *, encoder: Encoder | None, obsm_key: str = IMAGE_FEATURES
+    source: Source, record: dict[str, Any], *, encoder: Encoder | None
 ) -> NDArray[np.float32]:
     """Features of one object as a model wants them: those that are there if they fit, else made.
 
     New features are kept in the table where the slot is free; a slot that holds others is left as it is.
     """
+    obsm_key = slot_of(record)
     present = obsm_key in source.table.obsm
     found = _present(source, record, obsm_key)
     if found is not None:
         return found
-    check_features([source], record, encoder=encoder, obsm_key=obsm_key)
+    check_features([source], record, encoder=encoder)
     chosen = encoder or encoder_from_spec(record["encoder"])
     fields = tuple(record["field_um"])
     features = encode_spots(source.spots, chosen, fields)
     if not present:
-        source.table.obsm[obsm_key] = features
-        source.table.uns.setdefault(UNS, {})["image_features"] = feature_record(source.spots, chosen, fields)
+        keep_features(source, features, chosen, fields)
     return features
 
 
@@ -174,7 +191,7 @@ def _color_part(features: NDArray[np.float32], record: dict[str, Any]) -> tuple[
 
 def describe(source: Source, obsm_key: str) -> dict[str, Any]:
     """What made the features of an object: our record, or "given" for features of the user's own."""
-    record = source.table.uns.get(UNS, {}).get("image_features")
+    record = source.table.uns.get(UNS, {}).get(_record_key(obsm_key))
     width = int(np.asarray(source.table.obsm[obsm_key]).shape[1])
     if record is None:
         return {"encoder": {"kind": "given", "name": obsm_key, "n_features": width}, "field_um": []}

@@ -82,7 +82,7 @@ class ImageTower(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Features (n, n_fields × n_features) of crops (n, n_fields, size, size, 3), uint8; augmented in training."""
-        pictures = crops.permute(0, 1, 4, 2, 3).float() / 255
+        pictures = crops.permute(0, 1, 4, 2, 3).to(self.mean.dtype) / 255
         if self.training and self.options.augment:
             pictures = augment(pictures, stain=self.options.stain_jitter, color=self.options.color_jitter)
         normalised = ((pictures - self.mean) / self.std).flatten(0, 1)

@@ -132,7 +132,7 @@ class TowerTraining(pl.LightningModule):
     def _backward(self, features: Tensor, *, batch: TowerBatch) -> Tensor:
         """Back-propagate into the heads; the gradient on this process's own features."""
         n, start = len(features), len(features) * self.global_rank
-        whole = self._gathered(features.float()).detach().requires_grad_()
+        whole = self._gathered(features.to(self.tower.mean.dtype)).detach().requires_grad_()
         with torch.autocast(self.device.type, enabled=False):
             parts = self.heads.losses(whole, batch)
             total = self.heads.total(parts)
@@ -166,7 +166,7 @@ class TowerTraining(pl.LightningModule):
 
     def validation_step(self, batch: TowerBatch) -> None:
         """Features of held-out spots."""
-        self._held_out.append((self.tower(batch.crops).float(), batch._replace(crops=batch.crops[:, :0])))
+        self._held_out.append((self.tower(batch.crops).to(self.tower.mean.dtype), batch._replace(crops=batch.crops[:, :0])))
 
     def _held_out_loss(self) -> dict[str, float]:
         """Loss on all held-out spots; the contrast depends on how many there are, and is left out."""

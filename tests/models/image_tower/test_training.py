@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stcontrast.models.image_tower._options import TowerOptions
+from stcontrast.models.image_tower._sampling import SpotBatches
+from stcontrast.models.image_tower._training import train_tower
+from tests.models.image_tower.synthetic import QUICK, spots, store_of, task_of, tower
+
+ROOT = Path(__file__).parents[3]
+
+
+def trained(folder: Path | None = None, **options: object) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """Weights and losses of a short training."""
+    how = TowerOptions(**{"epochs": 2, **QUICK, **options})
+    data = spots()
+    with store_of(data) as store:
+        part = tower(how)
+        rows = train_tower(part, task_of(data, store), how, folder=folder)
+    return {name: value.clone() for name, value in part.backbone.state_dict().items()}, rows
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+def test_a_tower_learns_and_repeats_itself() -> None:
+    one, rows = trained(epochs=6, learning_rate=3e-3, batch_norm="adapted")
+    again, _ = trained(epochs=6, learning_rate=3e-3, batch_norm="adapted")
+    assert rows[-1]["expression"] < 0.9 * rows[0]["expression"]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert largest_difference(one, again) == 0
+
+
+def test_micro_batches_do_not_change_the_weights() -> None:
+    # turns are drawn for a micro-batch: without them both see the same crops. In double precision, as Adam divides by
+    # the size of a gradient, and makes as much of one that is nothing but rounding
+    one, of_one = trained(augment=False, precision="64-true")
+    cut, of_cut = trained(augment=False, precision="64-true", micro_batch=7)
+    assert largest_difference(one, cut) < 1e-8
+    assert of_cut[-1]["loss"] == pytest.approx(of_one[-1]["loss"], abs=1e-8)
+
+
+def test_statistics_of_batch_normalisation_stay_as_they_were() -> None:
+    how = TowerOptions(**QUICK)
+    before = {k: v.clone() for k, v in tower(how).backbone.state_dict().items() if "running" in k}
+    after, _ = trained()
+    assert before
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    adapted, _ = trained(batch_norm="adapted")
+    assert any(not torch.equal(adapted[name], value) for name, value in before.items())
+
+
+def test_spots_without_counts_and_label_are_not_drawn_and_every_other_is_once_an_epoch() -> None:
+    data = spots()
+    data.measured[:4], data.label[:4] = False, -1
+    with store_of(data) as store:
+        rows = task_of(data, store).teaching
+    assert set(rows) == set(range(4, 48))
+    batches = SpotBatches(rows, 20, seed=3)
+    first = list(batches)
+    assert [len(batch) for batch in first] == [15, 15, 14]
+    np.testing.assert_array_equal(np.sort(np.concatenate(first)), rows)
+    batches.set_epoch(1)
+    assert not np.array_equal(np.concatenate(list(batches)), np.concatenate(first))
+
+
+def test_the_session_s_random_numbers_and_threads_are_left_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    threads = torch.get_num_threads()
+    trained(epochs=1)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+
+
+def test_two_processes_train_as_one() -> None:
+    code = "from tests.models.image_tower.distributed import main; main()"
+    out = run(code).communicate(timeout=120)[0].decode()
+    loss, difference, moved = (float(value) for value in out.split()[-3:])
+    assert loss < 1e-8
+    assert difference < 1e-6
+    assert moved > 1e-3
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    folder, done = tmp_path / "kept", tmp_path / "done.safetensors"
+    code = f"from tests.models.image_tower.resumed import main; main({str(folder)!r}, {str(done)!r}, wait={{wait}})"
+    with run(code.format(wait=0.5)) as process:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("epoch=1.ckpt")):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not done.exists()
+    assert run(code.format(wait=0)).wait(timeout=60) == 0
+    unbroken, rows = trained(epochs=5)
+    assert len(rows) == 5
+    assert largest_difference(load_file(done), unbroken) < 1e-6
+
+
+def run(code: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE)

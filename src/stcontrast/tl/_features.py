@@ -101,9 +101,7 @@ def features_to_fit(
     return _stack([np.asarray(source.table.obsm[obsm_key], dtype=np.float32) for source in sources]), records[0]
 
 
-def check_features(
-    sources: Sequence[Source], record: dict[str, Any], *, encoder: Encoder | None
-) -> None:
+def check_features(sources: Sequence[Source], record: dict[str, Any], *, encoder: Encoder | None) -> None:
     """Raise where features of the kind that a model wants are absent and cannot be made."""
     obsm_key = slot_of(record)
     for source in sources:
@@ -120,9 +118,7 @@ def check_features(
         require_images(source.spots)
 
 
-def features_for(
-    source: Source, record: dict[str, Any], *, encoder: Encoder | None
-) -> NDArray[np.float32]:
+def features_for(source: Source, record: dict[str, Any], *, encoder: Encoder | None) -> NDArray[np.float32]:
     """Features of one object as a model wants them: those that are there if they fit, else made.
 
     New features are kept in the table where the slot is free; a slot that holds others is left as it is.

@@ -167,7 +167,9 @@ def fit(  # noqa: PLR0913
         complete=complete,
     )
     fields = None if field_um is None else parse_fields(field_um)
-    tuning = Tuning.of(encoder, fields, tower_options) if check_image_tower(image_tower, tower_options, [method]) else None
+    tuning = (
+        Tuning.of(encoder, fields, tower_options) if check_image_tower(image_tower, tower_options, [method]) else None
+    )
     chosen = None if encoder is None or tuning is not None else resolve_encoder(encoder)
     uses_color = get_method(method, options=options).uses_color
     sources = resolve_sources(data, keys)
@@ -183,18 +185,19 @@ def fit(  # noqa: PLR0913
         raise ValueError(msg)
     check_genes(inputs, genes)
     rows, tuned = np.arange(len(inputs.slide)), None
+    tower = None
     if tuning is None:
         features, record = features_to_fit(sources, encoder=chosen, fields=fields)
     else:
         with tuning.cut(sources) as store:
-            tuned = tuning.run(store, inputs, rows, recipe)
-        features, record = tuning.write(sources, tuned.encoder), tuned.record
+            tuned, tower = tuning.run(store, inputs, rows, recipe)
+        features, record = tuning.write(sources, tower), tuned.record
     if uses_color:
         features, record = color_features(sources, features, record)
     of_fold = () if tuned is None else tuned.of_fold
     prepared = prepare(inputs, features, rows, method=method, recipe=recipe, record=record, of_fold=of_fold)
     model = prepared.train()
-    model.tower = None if tuned is None else tuned.encoder
+    model.tower = tower
     _write_embeddings(sources, model, model.method.embed(prepared.data))
     _write_predictions(sources, inputs, features, model, donor_key=donor_key or batch_key)
     return model

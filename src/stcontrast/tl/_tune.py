@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from stcontrast.tl._inputs import Inputs, Source
     from stcontrast.tl._training import Recipe
 
-__all__ = ["ImageTowerKind", "Tuned", "Tuning", "check_image_tower"]
+__all__ = ["ImageTowerKind", "TunedFeatures", "Tuning", "check_image_tower"]
 
 type ImageTowerKind = Literal["frozen", "finetune"]
 
@@ -35,7 +36,7 @@ DEFAULT_FIELDS_UM: Final = (200.0,)
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class TunedFeatures:
     """Features by tuned encoders.
 
     Attributes
@@ -46,14 +47,20 @@ class Tuned:
         Of the training spots, for every inner fold by an encoder that was tuned without its held-out group.
     record
         What made them, for the model card.
-    encoder
-        The encoder of `features`.
     """
 
     features: NDArray[np.float32]
     of_fold: tuple[NDArray[np.float32], ...]
     record: dict[str, Any]
-    encoder: TunedEncoder
+
+    def in_folder(self, folder: Path) -> TunedFeatures:
+        """The same in files of a folder: many folds' features need not fit in memory, and processes share them."""
+        folder.mkdir(parents=True)
+        paths = [folder / f"features{i}.npy" for i in range(1 + len(self.of_fold))]
+        for path, features in zip(paths, (self.features, *self.of_fold), strict=True):
+            np.save(path, features)
+        first, *others = (np.load(path, mmap_mode="r") for path in paths)
+        return TunedFeatures(first, tuple(others), self.record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,11 @@ class Tuning:
             raise ValueError(msg)
         return cls(base, fields or DEFAULT_FIELDS_UM, checked)
 
+    @property
+    def untuned(self) -> dict[str, Any]:
+        """A record of the fields, for baselines that look at the same ones without an encoder."""
+        return {"encoder": self.base.spec, "field_um": list(self.fields)}
+
     def check_sources(self, sources: Sequence[Source]) -> None:
         """Raise where an image is missing, or the slot of the tuned features holds something else."""
         for source in sources:
@@ -124,7 +136,9 @@ class Tuning:
 
         return CropStore.cut([source.spots for source in sources], self.fields, self.base.size_px)
 
-    def run(self, store: CropStore, inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe) -> Tuned:
+    def run(
+        self, store: CropStore, inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe, *, name: str = ""
+    ) -> tuple[TunedFeatures, TunedEncoder]:
         """Tune on some spots, and encode.
 
         Parameters
@@ -137,21 +151,30 @@ class Tuning:
             Training spots: whole donors. Nothing of any other is learnt from.
         recipe
             How the method will be fitted.
+        name
+            Folder of this training in `checkpoint_dir`; that one itself by default.
+
+        Returns
+        -------
+        Features; and the encoder that made those of all spots.
         """
         from stcontrast.models.image_tower._crop_store import CropRows
         from stcontrast.models.image_tower._cross_fit import cross_fit, encode
 
         data, crops = targets_of(inputs, rows, recipe), CropRows(store, rows)
+        options, kept = self.options, self.options.checkpoint_dir
+        if kept is not None:
+            options = replace(options, checkpoint_dir=Path(kept) / name)
         found = cross_fit(
-            self.base, crops, data, inner_folds(data), self.options,
+            self.base, crops, data, inner_folds(data), options,
             center=recipe.standardize == "slide", seed=recipe.seed,
         )  # fmt: skip
-        return Tuned(
+        features = TunedFeatures(
             encode(found.encoder, CropRows(store, np.arange(len(store)))),
             tuple(encode(encoder, crops) for encoder in found.of_fold),
             {"encoder": found.encoder.spec, "field_um": list(self.fields)},
-            found.encoder,
         )
+        return features, found.encoder
 
     def write(self, sources: Sequence[Source], encoder: TunedEncoder) -> NDArray[np.float32]:
         """Write the features of all objects into their tables; all of them (n_spots, n_features).

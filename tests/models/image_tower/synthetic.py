@@ -8,7 +8,6 @@ import numpy as np
 
 from stcontrast.models.image_tower._crop_store import CropRows, CropStore
 from stcontrast.models.image_tower._module import ImageTower
-from stcontrast.models.image_tower._options import TowerOptions
 from stcontrast.models.image_tower._targets import TowerTargets
 from stcontrast.models.image_tower._training import Task
 from stcontrast.pp import TimmEncoder
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stcontrast.methods._data import TrainingData
+    from stcontrast.models.image_tower._options import TowerOptions
 
 SIZE = 16
 QUICK: dict[str, Any] = {"accelerator": "cpu", "n_components": 4, "n_embedding": 8, "batch_size": 24, "micro_batch": 24}

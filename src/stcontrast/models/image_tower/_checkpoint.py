@@ -49,7 +49,9 @@ def checkpointing(folder: Path | None) -> tuple[list[Callback], Path | None]:
         return [], None
     folder.mkdir(parents=True, exist_ok=True)
     # the one before is deleted only once the next is there: a killed run may leave two
-    found = {int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"epoch=(\d+)\.ckpt", path.name))}
+    found = {
+        int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"epoch=(\d+)\.ckpt", path.name))
+    }
     writer = ModelCheckpoint(folder, filename="{epoch}", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True)
     return [writer], found[max(found)] if found else None
 

@@ -90,7 +90,10 @@ def cross_fit(
     ValueError
         If `checkpoint_dir` holds a training of something else, or fewer than two spots are left to learn from.
     """
-    tasks = {f"fold{i}": _task(crops, data, fold.train, fold.held_out, options, center, seed) for i, fold in enumerate(folds.folds)}
+    tasks = {
+        f"fold{i}": _task(crops, data, fold.train, fold.held_out, options, center, seed)
+        for i, fold in enumerate(folds.folds)
+    }
     tasks["final"] = _task(crops, data, np.arange(len(crops)), None, options, center, seed)
     for name, task in tasks.items():
         if len(task.teaching) < 2:
@@ -101,7 +104,11 @@ def cross_fit(
         if kept is not None:
             check_fingerprint(Path(folder), _fingerprint(base, tasks, options, center=center, seed=seed))
         tuning = _Tuning(base, options, Path(folder), keep=kept is not None)
-        bar = progress([name for name in tasks if name != "final"], description=f"towers without held-out {folds.unit}s", unit="tower")
+        bar = progress(
+            [name for name in tasks if name != "final"],
+            description=f"towers without held-out {folds.unit}s",
+            unit="tower",
+        )
         losses = {name: tuning.run(name, tasks[name]) for name in bar}
         epoch = _best_epoch(list(losses.values())) if options.stop == "held-out" else None
         losses["final"] = tuning.run("final", tasks["final"], last_epoch=epoch)
@@ -140,7 +147,12 @@ class _Tuning:
         tower = ImageTower(backbone, mean=self.base.mean or (), std=self.base.std or (), options=self.options)
         each = folder / "epochs" if task.held_out is not None and self.options.stop == "held-out" else None
         losses = train_tower(
-            tower, task, self.options, folder=folder if self.keep else None, weights_of_epochs=each, last_epoch=last_epoch
+            tower,
+            task,
+            self.options,
+            folder=folder if self.keep else None,
+            weights_of_epochs=each,
+            last_epoch=last_epoch,
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_weights(tower.backbone, folder / "tower.safetensors")

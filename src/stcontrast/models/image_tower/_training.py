@@ -137,7 +137,9 @@ class TowerTraining(pl.LightningModule):
             parts = self.heads.losses(whole, batch)
             total = self.heads.total(parts)
         self.manual_backward(total)
-        self._seen.append({**{name: float(part.detach()) for name, part in parts.items()}, "loss": float(total.detach())})
+        self._seen.append(
+            {**{name: float(part.detach()) for name, part in parts.items()}, "loss": float(total.detach())}
+        )
         gradient = torch.zeros_like(whole) if whole.grad is None else whole.grad
         return gradient[start : start + n]
 
@@ -166,7 +168,9 @@ class TowerTraining(pl.LightningModule):
 
     def validation_step(self, batch: TowerBatch) -> None:
         """Features of held-out spots."""
-        self._held_out.append((self.tower(batch.crops).to(self.tower.mean.dtype), batch._replace(crops=batch.crops[:, :0])))
+        self._held_out.append(
+            (self.tower(batch.crops).to(self.tower.mean.dtype), batch._replace(crops=batch.crops[:, :0]))
+        )
 
     def _held_out_loss(self) -> dict[str, float]:
         """Loss on all held-out spots; the contrast depends on how many there are, and is left out."""

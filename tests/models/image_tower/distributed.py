@@ -20,7 +20,7 @@ class Plain(_training.TowerTraining):
         return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)]
 
 
-def trained(**how: object) -> tuple[dict[str, torch.Tensor], float]:
+def trained(**how: Any) -> tuple[dict[str, torch.Tensor], float]:
     # a batch that two can share, no random augmentation, a micro-batch less than a share
     options = TowerOptions(**{**QUICK, "epochs": 2, "micro_batch": 5, "augment": False, "precision": "64-true", **how})
     data = spots()
@@ -33,7 +33,7 @@ def trained(**how: object) -> tuple[dict[str, torch.Tensor], float]:
 def main() -> None:
     stc.settings.progress = False
     torch.set_num_threads(1)
-    _training.TowerTraining = Plain
+    _training.TowerTraining = Plain  # type: ignore[misc]
     first = tower(TowerOptions()).backbone.state_dict()
     one, loss = trained()
     two, loss_of_two = trained(strategy="ddp_fork", devices=2)

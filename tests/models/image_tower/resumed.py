@@ -25,7 +25,7 @@ class Slow(_training.TowerTraining):
 def main(folder: str) -> None:
     stc.settings.progress = False
     torch.set_num_threads(1)
-    _training.TowerTraining = Slow
+    _training.TowerTraining = Slow  # type: ignore[misc]
     options = TowerOptions(**{**QUICK, "epochs": 5})
     data = spots()
     with store_of(data) as store:

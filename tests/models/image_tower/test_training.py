@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 PATIENCE = 240
 
 
-def trained(folder: Path | None = None, **options: object) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+def trained(folder: Path | None = None, **options: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     """Weights and losses of a short training."""
     how = TowerOptions(**{"epochs": 2, **QUICK, **options})
     data = spots()

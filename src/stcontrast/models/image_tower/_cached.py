@@ -42,8 +42,8 @@ def cached_backward(
         embedded = [part() for part in parts]
     gradient = backward(torch.cat([part.detach() for part in embedded]))
     if len(parts) == 1:
-        embedded[0].backward(gradient.to(embedded[0].dtype))
+        torch.autograd.backward(embedded[0], gradient.to(embedded[0].dtype))
         return
-    for part, own in zip(parts, gradient.split([len(part) for part in embedded]), strict=True):
+    for part, own in zip(parts, torch.split(gradient, [len(part) for part in embedded]), strict=True):
         again = part()
-        again.backward(own.to(again.dtype))
+        torch.autograd.backward(again, own.to(again.dtype))

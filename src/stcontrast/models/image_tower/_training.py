@@ -114,7 +114,7 @@ class TowerTraining(pl.LightningModule):
         optimizer.zero_grad()
         parts = [
             partial(self._embed, crops, mixed_seed(self.seed, self.global_step, self.global_rank, i))
-            for i, crops in enumerate(batch.crops.split(self.options.micro_batch))
+            for i, crops in enumerate(torch.split(batch.crops, self.options.micro_batch))
         ]
         whole = TowerBatch(batch.crops, *(self._gathered(part) for part in batch[1:]))
         # gradients are brought together below, once

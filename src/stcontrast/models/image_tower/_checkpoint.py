@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,6 @@ def check_fingerprint(folder: Path, fingerprint: Mapping[str, str]) -> None:
             raise ValueError(msg)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
+    beside = path.with_suffix(f".{os.getpid()}")
     beside.write_text(json.dumps(dict(fingerprint), indent=2, sort_keys=True))
     beside.replace(path)

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+import os
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ class _Tuning:
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_weights(tower.backbone, folder / "tower.safetensors")
-        beside = done.with_suffix(".part")
+        beside = done.with_suffix(f".{os.getpid()}")
         beside.write_text(json.dumps(losses))
         beside.replace(done)
         for checkpoint in folder.glob("*.ckpt"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def write_weights(model: nn.Module, path: Path) -> None:
     """Write a network's weights as safetensors; a file that is there is whole."""
     from safetensors.torch import save_file
 
-    beside = path.with_suffix(".part")
+    beside = path.with_suffix(f".{os.getpid()}")
     save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, beside)
     beside.replace(path)
 

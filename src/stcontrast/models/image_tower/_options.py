@@ -28,7 +28,7 @@ class TowerOptions:
         Passes through the training spots.
     stop
         ``"fixed"``: all `epochs`. ``"held-out"``: after the epoch whose loss on the held-out groups of the inner folds
-        is the least, in their mean; the schedule of the learning rate stays that of `epochs`.
+        is the least, in their mean; the schedule of the learning rate stays that of `epochs`. On one device only.
     batch_size
         Spots that are contrasted with one another in a step, over all devices.
     micro_batch
@@ -133,6 +133,12 @@ class TowerOptions:
             if getattr(self, name) not in valid:
                 msg = f"Unknown `{name}` {getattr(self, name)!r}. Valid options are {list(valid)}."
                 raise ValueError(msg)
+        if self.stop == "held-out" and self.devices not in (1, "1"):
+            msg = (
+                f"`stop='held-out'` watches every epoch on one device; found `devices={self.devices!r}`. Take "
+                "`devices=1`, or a fixed number of `epochs`."
+            )
+            raise ValueError(msg)
         if self.checkpoint_dir is not None and Path(self.checkpoint_dir).is_file():
             msg = f"`checkpoint_dir`: {str(self.checkpoint_dir)!r} is a file. Name a folder; it is made where it is absent."
             raise ValueError(msg)

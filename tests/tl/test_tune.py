@@ -154,14 +154,14 @@ def test_cross_validation_tunes_without_the_held_out_donor(toy, tmp_path, caplog
     here = (one.obs["donor"] == "donor3").to_numpy()
     assert here.sum() == len(rows)
     for method in ("ridge", "color"):
-        np.testing.assert_array_equal(one[here].layers[method], other[here].layers[method])
+        # (not to the last bit: a convolution may sum in another order)
+        np.testing.assert_allclose(one[here].layers[method], other[here].layers[method], rtol=1e-5)
     assert not np.array_equal(one[~here].layers["ridge"], other[~here].layers["ridge"])
-    # the towers are there already, and so are the fits
+    # the towers are there already
     with caplog.at_level("INFO", logger="stcontrast"):
         again = predictions(copied(toy), directory=tmp_path / "cv")
     assert "Tuning test_resnet" not in caplog.text
-    assert "6 of 6 fits are read" in caplog.text
-    np.testing.assert_array_equal(again.layers["ridge"], one.layers["ridge"])
+    np.testing.assert_allclose(again.layers["ridge"], one.layers["ridge"], rtol=1e-5)
 
 
 def test_what_cannot_be_tuned_is_refused_before_any_work(raw):

@@ -37,6 +37,8 @@ __all__ = ["Task", "TowerTraining", "train_tower"]
 
 logger = logging.getLogger(__name__)
 
+# what Lightning says of batch normalisation that stays frozen, and of a folder that a training is taken up from
+_MEANT = (r"Found \d+ module\(s\) in eval mode", r"Checkpoint directory .* exists and is not empty")
 # crops that batch normalisation is adapted to, at most
 ADAPTED_TO = 2048
 
@@ -259,8 +261,8 @@ def train_tower(
     batches = SpotBatches(rows, options.batch_size, seed=task.seed)
     n_features = _n_features(tower, task.crops)
     with seeded(task.seed), quiet_training(), quiet_trainer(), warnings.catch_warnings():
-        # batch normalisation is meant to be
-        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        for message in _MEANT:
+            warnings.filterwarnings("ignore", message=message)
         heads = TowerHeads(
             n_features=n_features, n_components=task.targets.components.shape[1], n_classes=task.targets.n_classes,
             center=task.center, options=options,

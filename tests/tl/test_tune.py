@@ -80,6 +80,13 @@ def test_features_of_another_tower_are_not_taken_for_its_own(model_and_data, uns
     assert not table.obsm["X_image_tuned"].any()
 
 
+def test_another_encoder_is_refused(model_and_data, unseen):
+    for predict in (stc.tl.predict_expression, stc.tl.classify):
+        with pytest.raises(ValueError, match="fine-tuned with it, and predicts with no other: leave out `encoder`"):
+            predict(unseen, model_and_data[0], encoder=encoder())
+    assert "X_image" not in unseen["table"].obsm
+
+
 def test_weights_that_were_changed_on_disk_are_refused(model_and_data, tmp_path):
     model_and_data[0].save(tmp_path / "model")
     card = json.loads((tmp_path / "model" / "card.json").read_text())

@@ -104,6 +104,11 @@ def features_to_fit(
 def check_features(sources: Sequence[Source], record: dict[str, Any], *, encoder: Encoder | None) -> None:
     """Raise where features of the kind that a model wants are absent and cannot be made."""
     obsm_key = slot_of(record)
+    if record["encoder"]["kind"] == "tuned" and (encoder is None or encoder.spec != record["encoder"]):
+        msg = (
+            "The model brings the encoder that was fine-tuned with it, and predicts with no other: leave out `encoder`."
+        )
+        raise ValueError(msg)
     for source in sources:
         present = obsm_key in source.table.obsm
         if _present(source, record, obsm_key) is not None:

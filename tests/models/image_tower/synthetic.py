@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stcontrast.methods._data import TrainingData
     from stcontrast.models.image_tower._options import TowerOptions
 
-SIZE = 16
+SIZE = 32
 QUICK: dict[str, Any] = {"accelerator": "cpu", "n_components": 4, "n_embedding": 8, "batch_size": 24, "micro_batch": 24}
 
 

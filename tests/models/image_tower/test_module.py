@@ -69,7 +69,7 @@ def test_a_shift_of_a_slide_is_seen_only_where_features_are_not_centred(center: 
 def test_every_field_goes_through_the_same_network() -> None:
     base = encoder()
     tower = ImageTower(base._model, mean=base.mean, std=base.std, options=OPTIONS).eval()
-    crops = np.random.default_rng(0).integers(0, 256, (3, 2, 16, 16, 3), dtype=np.uint8)
+    crops = np.random.default_rng(0).integers(0, 256, (3, 2, 32, 32, 3), dtype=np.uint8)
     with torch.no_grad():
         found = tower(torch.from_numpy(crops)).numpy()
     np.testing.assert_allclose(found, np.concatenate([base(crops[:, 0]), base(crops[:, 1])], axis=1), atol=1e-5)

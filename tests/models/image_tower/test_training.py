@@ -57,6 +57,20 @@ def test_micro_batches_do_not_change_the_weights() -> None:
     assert of_cut[-1]["loss"] == pytest.approx(of_one[-1]["loss"], abs=1e-8)
 
 
+def test_half_precision_learns_much_the_same() -> None:
+    _, of_one = trained(augment=False)
+    weights, of_half = trained(augment=False, precision="bf16-mixed", micro_batch=7)
+    assert of_half[-1]["loss"] == pytest.approx(of_one[-1]["loss"], rel=0.05)
+    assert all(value.dtype == torch.float32 for name, value in weights.items() if "num_batches" not in name)
+
+
+def test_a_training_that_runs_away_is_stopped_and_told() -> None:
+    with pytest.raises(
+        FloatingPointError, match=r"The loss of the image tower is (nan|inf) in epoch .*lower `learning_"
+    ):
+        trained(epochs=4, learning_rate=1e30)
+
+
 def test_statistics_of_batch_normalisation_stay_as_they_were() -> None:
     how = TowerOptions(**QUICK)
     before = {k: v.clone() for k, v in tower(how).backbone.state_dict().items() if "running" in k}

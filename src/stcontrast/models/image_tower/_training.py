@@ -138,6 +138,13 @@ class TowerTraining(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             parts = self.heads.losses(whole, batch)
             total = self.heads.total(parts)
+        if not bool(torch.isfinite(total)):
+            msg = (
+                f"The loss of the image tower is {float(total.detach())} in epoch {self.current_epoch + 1}: take a lower "
+                f"`learning_rate` than {self.options.learning_rate:g}, or another `precision` than "
+                f"{self.options.precision!r}."
+            )
+            raise FloatingPointError(msg)
         self.manual_backward(total)
         self._seen.append(
             {**{name: float(part.detach()) for name, part in parts.items()}, "loss": float(total.detach())}

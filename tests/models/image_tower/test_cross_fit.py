@@ -84,9 +84,12 @@ def test_a_broken_cross_fit_keeps_the_towers_that_are_finished(tmp_path: Path, m
     monkeypatch.setattr("stcontrast.models.image_tower._cross_fit.train_tower", counted)
     with pytest.raises(TimeoutError):
         fitted(epochs=1, checkpoint_dir=tmp_path)
-    monkeypatch.setattr(
-        "stcontrast.models.image_tower._cross_fit.train_tower", lambda *a, **k: rest.append(1) or train_tower(*a, **k)
-    )
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        rest.append(1)
+        return train_tower(*args, **kwargs)
+
+    monkeypatch.setattr("stcontrast.models.image_tower._cross_fit.train_tower", noted)
     found = fitted(epochs=1, checkpoint_dir=tmp_path)
     assert len(rest) == 2
     unbroken = fitted(epochs=1)

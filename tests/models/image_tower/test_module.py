@@ -9,9 +9,9 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from stcontrast.models.image_tower._module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
+from stcontrast.models.image_tower._optimizer import tower_groups
 from stcontrast.models.image_tower._options import TowerOptions
 from stcontrast.models.image_tower._targets import TowerTargets
-from stcontrast.models.image_tower._training import tower_groups
 from tests.models.image_tower.synthetic import QUICK, encoder, spots
 
 OPTIONS = TowerOptions(**{**QUICK, "contrastive_weight": 0.3, "class_weight": 2.0})
@@ -45,6 +45,7 @@ def test_losses_start_at_what_knowing_nothing_costs() -> None:
 def test_spots_without_counts_or_label_have_no_part_in_those_losses() -> None:
     given, features = batch(), torch.randn(12, 5)
     module = heads()
+    assert module.expression is not None
     nn.init.normal_(module.expression.weight)
     before = module.losses(features, given)
     components, label = given.components.clone(), given.label.clone()
@@ -68,7 +69,7 @@ def test_a_shift_of_a_slide_is_seen_only_where_features_are_not_centred(center: 
 
 def test_every_field_goes_through_the_same_network() -> None:
     base = encoder()
-    tower = ImageTower(base._model, mean=base.mean, std=base.std, options=OPTIONS).eval()
+    tower = ImageTower(base._model, mean=base.mean or (), std=base.std or (), options=OPTIONS).eval()
     crops = np.random.default_rng(0).integers(0, 256, (3, 2, 32, 32, 3), dtype=np.uint8)
     with torch.no_grad():
         found = tower(torch.from_numpy(crops)).numpy()

@@ -20,6 +20,7 @@ from stcontrast.models.contrastive._training import quiet_trainer
 from stcontrast.models.image_tower._cached import cached_backward
 from stcontrast.models.image_tower._checkpoint import EpochWeights, checkpointing
 from stcontrast.models.image_tower._module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
+from stcontrast.models.image_tower._optimizer import tower_groups, warmup_cosine
 from stcontrast.models.image_tower._sampling import SpotBatches, crop_loader, mixed_seed
 from stcontrast.nn._seed import seeded
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import nn
 
     from stcontrast.models.image_tower._crop_store import CropRows
     from stcontrast.models.image_tower._options import TowerOptions
@@ -201,13 +201,7 @@ class TowerTraining(pl.LightningModule):
         groups = [*tower_groups(self.tower.backbone, options), {"params": list(self.heads.parameters())}]
         optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
         n_steps = options.epochs * self.n_batches
-        n_warmup = round(options.warmup * n_steps)
-
-        def factor(step: int) -> float:
-            if step < n_warmup:
-                return (step + 1) / n_warmup
-            return float(0.5 + 0.5 * np.cos(np.pi * (step - n_warmup) / max(n_steps - n_warmup, 1)))
-
+        factor = partial(warmup_cosine, n_steps=n_steps, n_warmup=round(options.warmup * n_steps))
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factor)]
 
     def get_extra_state(self) -> list[dict[str, float]]:
@@ -217,21 +211,6 @@ class TowerTraining(pl.LightningModule):
     def set_extra_state(self, state: list[dict[str, float]]) -> None:
         """Take them up again."""
         self.rows = list(state)
-
-
-def tower_groups(backbone: nn.Module, options: TowerOptions) -> list[dict[str, Any]]:
-    """Groups of the backbone's parameters, each with the learning rate of its depth."""
-    from timm.optim import param_groups_layer_decay
-
-    groups = param_groups_layer_decay(backbone, weight_decay=options.weight_decay, layer_decay=options.layer_decay)
-    return [
-        {
-            "params": group["params"],
-            "weight_decay": group["weight_decay"],
-            "lr": options.learning_rate * group["lr_scale"],
-        }
-        for group in groups
-    ]
 
 
 def train_tower(

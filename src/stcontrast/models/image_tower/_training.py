@@ -156,8 +156,9 @@ class TowerTraining(pl.LightningModule):
         """Rows of all processes, in their order."""
         if self.trainer.world_size == 1:
             return values
-        gathered: Tensor = self.all_gather(values)
-        return gathered.flatten(0, 1)
+        gathered = [torch.empty_like(values) for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather(gathered, values.contiguous())
+        return torch.cat(gathered)
 
     def _sum_over_processes(self) -> None:
         # the heads' gradients are those of the whole batch in every process already

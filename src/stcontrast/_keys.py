@@ -15,6 +15,7 @@ __all__ = [
     "IN_DISTRIBUTION",
     "LOWER",
     "PREDICTION_TABLE",
+    "TUNED_FEATURES",
     "UNS",
     "UPPER",
     "VAE_LATENT",
@@ -24,6 +25,7 @@ UNS: Final = "stcontrast"
 
 # obsm of the measured table
 IMAGE_FEATURES: Final = "X_image"
+TUNED_FEATURES: Final = "X_image_tuned"
 VAE_LATENT: Final = "X_stc_vae"
 GENE_EMBEDDING: Final = "X_stc_gene"
 IMAGE_EMBEDDING: Final = "X_stc_image"

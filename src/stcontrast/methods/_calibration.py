@@ -123,5 +123,8 @@ def calibrate(
     if data.n_classes and len(labelled):
         guess = held.proba[labelled].argmax(axis=1)
         scores["held_out_macro_f1"] = float(f1_score(data.label[labelled], guess, average="macro"))
-    familiar = (Familiarity.fit(values, folds) for values in (data.design, features))
+    familiar = (
+        Familiarity.fit(data.design, folds, in_fold=[fold.design for fold in folds.folds]),
+        Familiarity.fit(features, folds, in_fold=[fold.features for fold in folds.folds]),
+    )
     return Calibration(half_width, held_out_r, *familiar), scores

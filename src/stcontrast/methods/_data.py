@@ -46,10 +46,21 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Rows to train on and rows held out, each in ascending order."""
+    """Rows to train on and rows held out, each in ascending order.
+
+    Attributes
+    ----------
+    train, held_out
+        The rows.
+    features, design
+        Image features (n_spots, n_features) and design (n_spots, n_design) of all spots in this fold, where the encoder
+        was trained without the held-out rows; `None` where the encoder is the same in every fold.
+    """
 
     train: NDArray[np.intp]
     held_out: NDArray[np.intp]
+    features: NDArray[np.float32] | None = None
+    design: NDArray[np.float32] | None = None
 
 
 def _is_rows(part: Any) -> bool:
@@ -101,6 +112,14 @@ class TrainingData(View):
         depth = self.depth[rows] if oracle and self.depth is not None else None
         return View(design=self.design[rows], slide=self.slide[rows], xy=self.xy[rows], depth=depth)
 
+    def in_fold(self, fold: Fold) -> Self:
+        """All spots as they look in a fold, whose encoder has perhaps not seen the rows held out."""
+        return self if fold.design is None else replace(self, design=fold.design)
+
+    def held_out(self, fold: Fold, *, oracle: bool = False) -> View:
+        """What a method may see of a fold's held-out spots when it predicts them."""
+        return self.in_fold(fold).view(fold.held_out, oracle=oracle)
+
     @property
     def n_genes(self) -> int:
         """Number of modelled genes."""
@@ -121,11 +140,12 @@ class TrainingData(View):
         with_held_out
             Whether its held-out spots are there too, in their place, with target and label as they were given.
         """
-        train = self.take(fold.train).completed().prepared()
+        here = self.in_fold(fold)
+        train = here.take(fold.train).completed().prepared()
         if not with_held_out:
             return train
         rows = np.union1d(fold.train, fold.held_out)
-        both = self.take(rows)
+        both = here.take(rows)
         target, label, place = both.observed.copy(), both.label.copy(), np.searchsorted(rows, fold.train)
         target[place], label[place] = train.target, train.label
         return replace(both, target=target, label=label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
     from numpy.typing import NDArray
@@ -44,7 +45,9 @@ class Familiarity:
     radius: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, features: NDArray[np.float32], folds: Folds) -> Self:
+    def fit(
+        cls, features: NDArray[np.float32], folds: Folds, *, in_fold: Sequence[NDArray[np.float32] | None] = ()
+    ) -> Self:
         """Learn from training spots.
 
         Parameters
@@ -53,16 +56,31 @@ class Familiarity:
             Features of the training spots (n_spots, n_features).
         folds
             Inner folds: the distance of held-out spots from the rest sets the radius.
+        in_fold
+            Features of the same spots in every fold (n_spots, n_features), where an encoder was trained for each. Their
+            distances are measured in a projection of their own: the final encoder has seen every spot, to which it
+            brings the others nearer than it would a new one.
         """
+        held_out = [
+            cls._project(seen[fold.train]).distance(seen[fold.held_out])
+            for fold, seen in zip(folds.folds, in_fold, strict=False)
+            if seen is not None
+        ]
+        fitted = cls._project(features)
+        if not held_out:
+            reference = fitted.reference
+            held_out = [_distance(reference[fold.held_out], reference[fold.train]) for fold in folds.folds]
+        return replace(fitted, radius=np.asarray(np.float32(np.quantile(np.concatenate(held_out), QUANTILE))))
+
+    @classmethod
+    def _project(cls, features: NDArray[np.float32]) -> Self:
         center, scale = features.mean(axis=0), features.std(axis=0)
         scale = np.where(scale < 1e-6 * np.maximum(np.abs(center), 1e-6), 1.0, scale).astype(np.float32)
         scaled = (features - center) / scale
         pca = PCA(min(N_COMPONENTS, *features.shape), random_state=0).fit(scaled)
         rotation = pca.components_.T.astype(np.float32)
         reference = (scaled @ rotation).astype(np.float32)
-        held_out = [_distance(reference[fold.held_out], reference[fold.train]) for fold in folds.folds]
-        radius = np.float32(np.quantile(np.concatenate(held_out), QUANTILE))
-        return cls(center, scale, rotation, reference, np.asarray(radius))
+        return cls(center, scale, rotation, reference, np.asarray(np.float32(np.inf)))
 
     def distance(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Mean distance of spots (n_spots, n_features) to the nearest training spots."""

@@ -125,7 +125,7 @@ class Kernel(Method):
         held = {penalty: Held.empty(data) for penalty in PENALTIES}
         for fold in folds.folds:
             part = Kernel(seed=self.seed)
-            train, view = data.training(fold), data.view(fold.held_out)
+            train, view = data.training(fold), data.held_out(fold)
             part.fit_parts(train)
             for penalty in PENALTIES:
                 part.penalty = part.class_penalty = penalty

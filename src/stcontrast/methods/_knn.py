@@ -64,7 +64,7 @@ class Knn(Method):
         held = {k: Held.empty(data) for k in GRID}
         for fold in folds.folds:
             part = Knn(seed=self.seed)
-            train, view = data.training(fold), data.view(fold.held_out)
+            train, view = data.training(fold), data.held_out(fold)
             part.fit_parts(train)
             for k in GRID:
                 part.k = part.class_k = k

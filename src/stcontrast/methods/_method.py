@@ -94,7 +94,7 @@ class Method(ABC):
             train = data.training(fold)
             with settings.override(progress=False):
                 part.fit_parts(train)
-            view = data.view(fold.held_out, oracle=self.oracle)
+            view = data.held_out(fold, oracle=self.oracle)
             if train.measured.any():
                 held.expression[fold.held_out] = part.predict_expression(view)
             if train.has_labels:

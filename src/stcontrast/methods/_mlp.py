@@ -67,7 +67,7 @@ class Mlp(Method):
             with settings.override(progress=False):
                 both = data.training(fold, with_held_out=True)
                 epochs.append(part.fit(both, held_out=np.searchsorted(rows, fold.held_out)))
-            view = data.view(fold.held_out)
+            view = data.held_out(fold)
             if data.measured[fold.train].any():
                 held.expression[fold.held_out] = part.expression(view)
             if (data.label[fold.train] >= 0).any():

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from stcontrast.methods._data import TrainingData
     from stcontrast.methods._folds import Folds
     from stcontrast.methods._method import Method
+    from stcontrast.models.image_tower import TunedEncoder
 
 __all__ = ["Prediction", "Predictor", "Retrieved"]
 
 logger = logging.getLogger(__name__)
 
 FORMAT: Final = 1
+TOWER: Final = "tower.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,15 @@ class Predictor:
         was trained on, seed, package versions, scores on held-out groups.
     bank
         Names and donors of the training spots with counts, in the order that retrieval counts them.
+    tower
+        The encoder that was fine-tuned with it; `None` where the encoder was used as it is.
     """
 
     method: Method
     card: dict[str, Any]
     calibration: Calibration = field(repr=False)
     bank: dict[str, NDArray[Any]] = field(repr=False)
+    tower: TunedEncoder | None = field(default=None, repr=False)
 
     @classmethod
     def fit(
@@ -264,6 +269,8 @@ class Predictor:
             self.method.save_parts(folder / "method")
             save_arrays(folder / "calibration.npz", self.calibration.arrays())
             save_arrays(folder / "bank.npz", self.bank)
+            if self.tower is not None:
+                self.tower.save(folder / TOWER)
             (folder / "card.json").write_text(json.dumps({"format": FORMAT, **self.card}, indent=2))
             if target.exists():
                 shutil.rmtree(target)
@@ -286,4 +293,14 @@ class Predictor:
         method = METHODS[card["method"]](**card["hyper"])
         method.load_parts(folder / "method")
         calibration = Calibration.from_arrays(load_arrays(folder / "calibration.npz"))
-        return cls(method, card, calibration, load_arrays(folder / "bank.npz"))
+        tower = _read_tower(folder, card)
+        return cls(method, card, calibration, load_arrays(folder / "bank.npz"), tower)
+
+
+def _read_tower(folder: Path, card: dict[str, Any]) -> TunedEncoder | None:
+    spec = card["image_features"].get("encoder", {})
+    if spec.get("kind") != "tuned":
+        return None
+    from stcontrast.models.image_tower import TunedEncoder
+
+    return TunedEncoder.load(folder / TOWER, spec)

@@ -66,22 +66,21 @@ class Ridge(Method):
 
     def fit(self, data: TrainingData, folds: Folds) -> Held:
         """Choose the penalty on the inner folds, then fit on all training spots."""
-        image = self.seen(data)
         held = Held.empty(data)
-        paths = {}
+        paths, held_out = {}, {}
         for i, fold in enumerate(folds.folds):
-            train = data.training(fold)
+            train, image = data.training(fold), self.seen(data.in_fold(fold))
+            held_out[i] = image[fold.held_out]
             if train.measured.any():
                 paths[i] = RidgePath().fit(image[fold.train], train)
             if train.has_labels:
                 classifier = LinearClassifier(self.kind).fit(image[fold.train], train)
-                held.proba[fold.held_out] = classifier.predict_proba(image[fold.held_out])
+                held.proba[fold.held_out] = classifier.predict_proba(held_out[i])
         best = -np.inf
         for penalty in PENALTIES if paths else ():
             expression = np.full_like(held.expression, np.nan)
             for i, path in paths.items():
-                rows = folds.folds[i].held_out
-                expression[rows] = path.predict(image[rows], penalty)
+                expression[folds.folds[i].held_out] = path.predict(held_out[i], penalty)
             score = mean_slide_correlation(expression, data.observed, data.slide)
             if score > best:
                 best, self.penalty, held.expression = score, penalty, expression

@@ -10,9 +10,11 @@ import numpy as np
 from stcontrast.methods._linear import LinearClassifier
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from stcontrast.methods._data import TrainingData
+    from stcontrast.methods._data import Fold, TrainingData
 
 __all__ = ["pseudo_labels", "self_training_helps"]
 
@@ -41,27 +43,28 @@ def pseudo_labels(data: TrainingData) -> NDArray[np.int64]:
     return label
 
 
-def self_training_helps(data: TrainingData, parts: list[tuple[TrainingData, NDArray[np.intp]]]) -> bool:
+def self_training_helps(data: TrainingData, folds: Sequence[Fold]) -> bool:
     """Whether labels of held-out groups are more likely when the other groups' spots without one are labelled first.
 
     Parameters
     ----------
     data
         All training spots.
-    parts
-        What is learnt from in each inner fold, and the rows held out.
+    folds
+        Inner folds.
     """
     if (data.label < 0).mean() < LEAST_SHARE:
         return False
     gain = []
-    for train, held_out in parts:
-        rows = held_out[data.label[held_out] >= 0]
+    for fold in folds:
+        here = data.in_fold(fold)
+        train, rows = here.take(fold.train), fold.held_out[data.label[fold.held_out] >= 0]
         if len(rows) == 0 or not train.has_labels:
             continue
         scores = []
         for label in (train.label, pseudo_labels(train)):
             classifier = LinearClassifier("discriminant").fit(train.design, replace(train, label=label))
-            given = classifier.predict_proba(data.design[rows])[np.arange(len(rows)), data.label[rows]]
+            given = classifier.predict_proba(here.design[rows])[np.arange(len(rows)), data.label[rows]]
             scores.append(np.log(np.maximum(given, 1e-3)).sum())
         gain.append(scores[1] - scores[0])
     return bool(sum(gain) > 0)

@@ -154,8 +154,7 @@ class Stcontrast(Method):
     def fit(self, data: TrainingData, folds: Folds) -> Held:
         """Choose the length of the training and the weights of the members on inner folds, then fit on all spots."""
         learnt = replace(data, n_components=self.n_components)
-        parts = [(data.take(fold.train), fold.held_out) for fold in folds.folds]
-        self.self_training = self_training_helps(data, parts)
+        self.self_training = self_training_helps(data, folds.folds)
         learnt = replace(learnt, self_training=self.self_training)
         held = {"network": Held.empty(data)}
         for name, member in self.members.items():
@@ -168,7 +167,7 @@ class Stcontrast(Method):
             with settings.override(progress=False):
                 held_out = np.searchsorted(rows, fold.held_out)
                 epochs += part.fit_networks(learnt.training(fold, with_held_out=True), held_out=held_out)
-            view = data.view(fold.held_out)
+            view = data.held_out(fold)
             if data.measured[fold.train].any():
                 held["network"].expression[fold.held_out] = part.network_expression(view)
             if (data.label[fold.train] >= 0).any():

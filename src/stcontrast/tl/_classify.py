@@ -85,7 +85,7 @@ def classify(  # noqa: PLR0913
     )  # fmt: skip
     sources = resolve_sources(data, keys)
     check_donor_key(sources, donor_key)
-    chosen = None if encoder is None else resolve_encoder(encoder)
+    chosen = model.tower if encoder is None else resolve_encoder(encoder)
     check_features(sources, model.card["image_features"], encoder=chosen)
     for source in sources:
         features = features_for(source, model.card["image_features"], encoder=chosen)

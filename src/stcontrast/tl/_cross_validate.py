@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -24,10 +26,10 @@ from stcontrast.tl._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
 from stcontrast.tl._inputs import Keys, check_images, gather, resolve_sources
 from stcontrast.tl._scoring import HeldOut
 from stcontrast.tl._training import Recipe, check_genes
+from stcontrast.tl._tune import Tuning, check_image_tower
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from stcontrast.nn._design import Standardize
     from stcontrast.pp._encoders import Encoder
     from stcontrast.tl._cv_jobs import Fitted
-    from stcontrast.tl._inputs import Inputs
+    from stcontrast.tl._inputs import Inputs, Source
+    from stcontrast.tl._tune import ImageTowerKind
 
 __all__ = ["cross_validate"]
 
@@ -68,6 +71,8 @@ def cross_validate(  # noqa: PLR0913
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
     complete: bool = False,
+    image_tower: ImageTowerKind = "frozen",
+    tower_options: Mapping[str, Any] | None = None,
     n_jobs: int | None = None,
     directory: str | Path | None = None,
     seed: int = 0,
@@ -75,7 +80,8 @@ def cross_validate(  # noqa: PLR0913
     """Fit without a donor, predict it from its H&E, score; donor by donor, for every method on the same features.
 
     Nothing that is fitted sees the held-out donor: genes (those modelled and those scored), scalers, VAE, network,
-    penalties, stopping and weights are all chosen on the other donors. Image features come from a frozen encoder.
+    penalties, stopping and weights are all chosen on the other donors. Image features come from a frozen
+    encoder, or from one that is fine-tuned anew on the other donors.
 
     Parameters
     ----------
@@ -107,6 +113,10 @@ def cross_validate(  # noqa: PLR0913
         As in :func:`fit`.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
+    image_tower, tower_options
+        As in :func:`fit`. With ``"finetune"`` every fold of donors has towers of its own, which all methods share; they
+        are trained here, one after another, before the fits. With `directory` their checkpoints are kept in its folder
+        ``towers``, unless ``checkpoint_dir`` names another.
     n_jobs
         Processes to fit in, each on one thread; the numbers do not depend on it. 1: this one. By default as many as
         there are fits, cores, and shares of the free memory (1.5 GiB, and six times features and expression); 1 where
@@ -158,9 +168,17 @@ def cross_validate(  # noqa: PLR0913
     compared = _compared(methods)
     wants_color = [get_method(item.method, options=item.options).uses_color for item in compared]
     fields = None if field_um is None else parse_fields(field_um)
-    chosen = None if encoder is None else resolve_encoder(encoder)
+    tuning = None
+    if check_image_tower(image_tower, tower_options, [item.method for item in compared]):
+        tuning = Tuning.of(encoder, fields, tower_options)
+        if path is not None and tuning.options.checkpoint_dir is None:
+            tuning = replace(tuning, options=replace(tuning.options, checkpoint_dir=path / "towers"))
+    chosen = None if encoder is None or tuning is not None else resolve_encoder(encoder)
     sources = resolve_sources(data, keys)
-    check_images(sources, obsm_key=IMAGE_FEATURES)
+    if tuning is None:
+        check_images(sources, obsm_key=IMAGE_FEATURES)
+    else:
+        tuning.check_sources(sources)
     inputs = gather(sources, keys)
     folds = list(_donor_folds(inputs, n_folds))
     if not folds:
@@ -168,21 +186,31 @@ def cross_validate(  # noqa: PLR0913
         raise ValueError(msg)
     check_genes(inputs, genes)
     sets = GeneSets(inputs, wanted, n_genes=n_score_genes, genes=genes)
-    features, record = features_to_fit(sources, encoder=chosen, fields=fields)
+    if tuning is None:
+        features, record = features_to_fit(sources, encoder=chosen, fields=fields)
+    else:
+        features, record = np.zeros((len(inputs.slide), 0), dtype=np.float32), tuning.untuned
     color, color_record = color_features(sources, features, record) if any(wants_color) else (None, None)
     material = Material(inputs, features, record, color, color_record)
     result = CrossValidation.empty(inputs, [item.name for item in compared])
     jobs: list[Job] = []
+    recipes = []
     for train_rows, test_rows in folds:
         donors = sorted(set(inputs.donor[test_rows].tolist()))
         of_fold = sets.choose(train_rows)
         result.choose(donors, of_fold)
         in_fold = replace(recipe, more_genes=sets.to_model(of_fold))
+        recipes.append(in_fold)
         jobs += [
             Job(item.name, item.method, replace(in_fold, options=item.options), of_color, train_rows, test_rows, donors)
             for item, of_color in zip(compared, wants_color, strict=True)
         ]
-    fitted = _fit_all(jobs, material, result, n_jobs=n_jobs, store=None if path is None else Store(path, material))
+    with tempfile.TemporaryDirectory(prefix="stcontrast-tuned-") as folder:
+        if tuning is not None:
+            jobs = _tuned(jobs, tuning, sources, inputs, recipes, Path(folder))
+            # what the memory of a process is reckoned by
+            material = replace(material, features=next(job.tuned.features for job in jobs if job.tuned is not None))
+        fitted = _fit_all(jobs, material, result, n_jobs=n_jobs, store=None if path is None else Store(path, material))
     for i, (_, test_rows) in enumerate(folds):
         here = range(i * len(compared), (i + 1) * len(compared))
         scored = result.scored_genes(jobs[here[0]].donors)
@@ -197,6 +225,27 @@ def cross_validate(  # noqa: PLR0913
             if found.proba is not None:
                 held_out.score_classes(result, name, found.classes, found.proba)
     return result
+
+
+def _tuned(  # noqa: PLR0917
+    jobs: list[Job],
+    tuning: Tuning,
+    sources: Sequence[Source],
+    inputs: Inputs,
+    recipes: Sequence[Recipe],
+    folder: Path,
+) -> list[Job]:
+    """The same fits on features of encoders that were tuned without their held-out donors."""
+    found: list[Job] = []
+    n_methods = len(jobs) // len(recipes)
+    with tuning.cut(sources) as store:
+        for i, recipe in enumerate(recipes):
+            of_fold = jobs[i * n_methods : (i + 1) * n_methods]
+            logger.info("Tuning without %s.", ", ".join(of_fold[0].donors))
+            features, _ = tuning.run(store, inputs, of_fold[0].train_rows, recipe, name=f"without{i}")
+            shared = features.in_folder(folder / str(i))
+            found += [job if job.uses_color else replace(job, tuned=shared) for job in of_fold]
+    return found
 
 
 def _fit_all(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from stcontrast.tl._inputs import Inputs
     from stcontrast.tl._training import Recipe
+    from stcontrast.tl._tune import TunedFeatures
 
 __all__ = ["Fitted", "Job", "Material", "fit_and_predict"]
 
@@ -46,6 +47,8 @@ class Material:
 
     def features_of(self, job: Job) -> tuple[NDArray[np.float32], Mapping[str, Any]]:
         """What the method of a fit looks at, and what made it."""
+        if job.tuned is not None:
+            return job.tuned.features, job.tuned.record
         if job.uses_color and self.color is not None and self.color_record is not None:
             return self.color, self.color_record
         return self.features, self.record
@@ -67,6 +70,8 @@ class Job:
         Spots to learn from and spots to predict.
     donors
         Donors that are held out.
+    tuned
+        Features by an encoder that was fine-tuned without them; `None` where all fits look at the same features.
     """
 
     name: str
@@ -76,6 +81,7 @@ class Job:
     train_rows: NDArray[np.intp]
     test_rows: NDArray[np.intp]
     donors: list[str]
+    tuned: TunedFeatures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,8 @@ def fit_and_predict(job: Job, material: Material) -> Fitted:
     # the last bits depend on the number of threads, and must not depend on the number of processes
     with settings.override(progress=False), threadpool_limits(1), one_thread():
         model = prepare(
-            inputs, features, job.train_rows, method=job.method, recipe=job.recipe, record=record
+            inputs, features, job.train_rows, method=job.method, recipe=job.recipe, record=record,
+            of_fold=() if job.tuned is None else job.tuned.of_fold,
         ).train()  # fmt: skip
         prediction = model.predict(
             features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows], depth=inputs.total[rows]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._keys import IMAGE_FEATURES, UNS
+from stcontrast._keys import IMAGE_FEATURES, TUNED_FEATURES, UNS
 from stcontrast._spots import require_images
 from stcontrast.pp._encoders import ColorEncoder, TextureEncoder
 from stcontrast.pp._encoding import FeatureRecipe, recipe_of
@@ -31,9 +31,27 @@ __all__ = [
     "features_for",
     "features_there",
     "features_to_fit",
+    "keep_features",
 ]
 
 logger = logging.getLogger(__name__)
+
+
+def slot_of(record: dict[str, Any]) -> str:
+    """Slot of `obsm` for features of a kind: those of a tuned encoder have one of their own."""
+    return TUNED_FEATURES if record["encoder"]["kind"] == "tuned" else IMAGE_FEATURES
+
+
+def keep_features(source: Source, features: NDArray[np.float32], record: dict[str, Any]) -> None:
+    """Write features and what made them into the table, each in its slot."""
+    slot = slot_of(record)
+    source.table.obsm[slot] = features
+    source.table.uns.setdefault(UNS, {})[_record_key(slot)] = record
+    logger.info("Added obsm[%r] and uns[%r][%r].", slot, UNS, _record_key(slot))
+
+
+def _record_key(slot: str) -> str:
+    return "image_features" if slot == IMAGE_FEATURES else slot
 
 
 def features_to_fit(
@@ -88,17 +106,18 @@ def features_to_fit(
         raise ValueError(msg)
     for source in sources:
         if obsm_key not in source.table.obsm:
-            made, written = encode_spots(source.spots, FeatureRecipe(chosen, fields))
-            source.table.obsm[obsm_key] = made
-            source.table.uns.setdefault(UNS, {})["image_features"] = written
-            logger.info("Added obsm[%r] and uns[%r]['image_features'].", obsm_key, UNS)
+            keep_features(source, *encode_spots(source.spots, FeatureRecipe(chosen, fields)))
     return _stack([np.asarray(source.table.obsm[obsm_key], dtype=np.float32) for source in sources]), records[0]
 
 
-def check_features(
-    sources: Sequence[Source], record: dict[str, Any], *, encoder: Encoder | None, obsm_key: str = IMAGE_FEATURES
-) -> None:
+def check_features(sources: Sequence[Source], record: dict[str, Any], *, encoder: Encoder | None) -> None:
     """Raise where features of the kind that a model wants are absent and cannot be made."""
+    obsm_key = slot_of(record)
+    if record["encoder"]["kind"] == "tuned" and (encoder is None or encoder.spec != record["encoder"]):
+        msg = (
+            "The model brings the encoder that was fine-tuned with it, and predicts with no other: leave out `encoder`."
+        )
+        raise ValueError(msg)
     for source in sources:
         present = obsm_key in source.table.obsm
         if _present(source, record, obsm_key) is not None:
@@ -113,30 +132,26 @@ def check_features(
         require_images(source.spots)
 
 
-def features_for(
-    source: Source, record: dict[str, Any], *, encoder: Encoder | None, obsm_key: str = IMAGE_FEATURES
-) -> NDArray[np.float32]:
+def features_for(source: Source, record: dict[str, Any], *, encoder: Encoder | None) -> NDArray[np.float32]:
     """Features of one object as a model wants them: those that are there if they fit, else made.
 
     New features are kept in the table where the slot is free; a slot that holds others is left as it is.
     """
+    obsm_key = slot_of(record)
     present = obsm_key in source.table.obsm
     found = _present(source, record, obsm_key)
     if found is not None:
         return found
-    check_features([source], record, encoder=encoder, obsm_key=obsm_key)
+    check_features([source], record, encoder=encoder)
     features, written = encode_spots(source.spots, recipe_of(record, encoder=encoder))
     if not present:
-        source.table.obsm[obsm_key] = features
-        source.table.uns.setdefault(UNS, {})["image_features"] = written
+        keep_features(source, features, written)
     return features
 
 
-def features_there(
-    source: Source, record: dict[str, Any], *, obsm_key: str = IMAGE_FEATURES
-) -> NDArray[np.float32] | None:
+def features_there(source: Source, record: dict[str, Any]) -> NDArray[np.float32] | None:
     """Features of one object that are there as a model wants them; `None` where they have to be made."""
-    return _present(source, record, obsm_key)
+    return _present(source, record, slot_of(record))
 
 
 def color_features(
@@ -189,7 +204,7 @@ def _color_part(features: NDArray[np.float32], record: dict[str, Any]) -> tuple[
 
 def describe(source: Source, obsm_key: str) -> dict[str, Any]:
     """What made the features of an object: our record, or "given" for features of the user's own."""
-    record = source.table.uns.get(UNS, {}).get("image_features")
+    record = source.table.uns.get(UNS, {}).get(_record_key(obsm_key))
     width = int(np.asarray(source.table.obsm[obsm_key]).shape[1])
     if record is None:
         return {"encoder": {"kind": "given", "name": obsm_key, "n_features": width}, "field_um": []}

@@ -15,6 +15,7 @@ from stcontrast.tl._embed_genes import record_key
 from stcontrast.tl._features import color_features, features_to_fit
 from stcontrast.tl._inputs import Keys, check_images, gather, resolve_sources
 from stcontrast.tl._training import Recipe, check_genes, prepare
+from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl._write import check_prediction_slot, prediction_table
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from stcontrast.nn._design import Standardize
     from stcontrast.pp._encoders import Encoder
     from stcontrast.tl._inputs import Inputs, Source
+    from stcontrast.tl._tune import ImageTowerKind
 
 __all__ = ["fit"]
 
@@ -54,6 +56,8 @@ def fit(  # noqa: PLR0913
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
     complete: bool = False,
+    image_tower: ImageTowerKind = "frozen",
+    tower_options: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Predictor:
@@ -102,6 +106,15 @@ def fit(  # noqa: PLR0913
         Fill the zeros of the training spots' expression before it is learnt from, as :func:`stcontrast.pp.complete`
         does, with a model of those spots alone: inner folds complete without their held-out group. What predictions
         are scored and calibrated against stays as it was measured. Takes a minute a fold.
+    image_tower
+        ``"frozen"``: the encoder is used as it is. ``"finetune"``: a network of timm (`encoder`, at `field_um`, 200 µm
+        by default) is first trained end to end on these spots, against their expression and classes, and then used
+        frozen. Inner folds have networks of their own, trained without their held-out group, so that calibration and
+        choices stay honest; that is one training a fold, and one more. Needs images; features in
+        ``obsm["X_image"]`` are neither looked at nor changed.
+    tower_options
+        Options of the fine-tuning, by name: :class:`stcontrast.models.image_tower.TowerOptions`. Among them ``epochs``,
+        ``batch_size``, ``micro_batch``, ``learning_rate``, ``precision``, ``devices``, ``checkpoint_dir``.
     options
         Options of the method, by name; its page in the documentation has them. For ``"stcontrast"``: ``n_latent``,
         ``vae_epochs``, ``loss`` (``"info_nce"`` or ``"similarity_target"``), ``contrastive_weight``,
@@ -112,7 +125,8 @@ def fit(  # noqa: PLR0913
     Returns
     -------
     The model: ``predict``, ``save``, ``card``. Written to every table: ``obsm["X_image"]`` and
-    ``uns["stcontrast"]["image_features"]`` if they were absent; by a contrastive method ``obsm["X_stc_image"]`` and,
+    ``uns["stcontrast"]["image_features"]`` if they were absent (fine-tuned ones in ``obsm["X_image_tuned"]`` and
+    ``uns["stcontrast"]["X_image_tuned"]`` instead); by a contrastive method ``obsm["X_stc_image"]`` and,
     with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts). To a SpatialData
     also the table ``"stc_pred"``: predictions for the training slides, marked in-sample.
 
@@ -124,7 +138,7 @@ def fit(  # noqa: PLR0913
         If `data` is something else.
     ValueError
         If counts are not raw, a slide has no image, an image lies elsewhere than its spots, µm per pixel is unknown,
-        or there is nothing to learn from. All before any work is done.
+        or there is nothing to learn from; if the encoder cannot be fine-tuned and is to be. All before any work is done.
 
     Examples
     --------
@@ -153,22 +167,37 @@ def fit(  # noqa: PLR0913
         complete=complete,
     )
     fields = None if field_um is None else parse_fields(field_um)
-    chosen = None if encoder is None else resolve_encoder(encoder)
+    tuning = (
+        Tuning.of(encoder, fields, tower_options) if check_image_tower(image_tower, tower_options, [method]) else None
+    )
+    chosen = None if encoder is None or tuning is not None else resolve_encoder(encoder)
     uses_color = get_method(method, options=options).uses_color
     sources = resolve_sources(data, keys)
     for source in sources:
         check_prediction_slot(source, PREDICTION_TABLE)
-    check_images(sources, obsm_key=IMAGE_FEATURES)
+    if tuning is None:
+        check_images(sources, obsm_key=IMAGE_FEATURES)
+    else:
+        tuning.check_sources(sources)
     inputs = gather(sources, keys)
     if not inputs.measured.any() and all(value is None for value in inputs.label):
         msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"
         raise ValueError(msg)
     check_genes(inputs, genes)
-    features, record = features_to_fit(sources, encoder=chosen, fields=fields)
+    rows, tuned = np.arange(len(inputs.slide)), None
+    tower = None
+    if tuning is None:
+        features, record = features_to_fit(sources, encoder=chosen, fields=fields)
+    else:
+        with tuning.cut(sources) as store:
+            tuned, tower = tuning.run(store, inputs, rows, recipe)
+        features, record = tuning.write(sources, tower), tuned.record
     if uses_color:
         features, record = color_features(sources, features, record)
-    prepared = prepare(inputs, features, np.arange(len(inputs.slide)), method=method, recipe=recipe, record=record)
+    of_fold = () if tuned is None else tuned.of_fold
+    prepared = prepare(inputs, features, rows, method=method, recipe=recipe, record=record, of_fold=of_fold)
     model = prepared.train()
+    model.tower = tower
     _write_embeddings(sources, model, model.method.embed(prepared.data))
     _write_predictions(sources, inputs, features, model, donor_key=donor_key or batch_key)
     return model

@@ -109,7 +109,7 @@ def predict_expression(  # noqa: PLR0913
     for source in sources:
         check_prediction_slot(source, key_added)
     check_donor_key(sources, donor_key)
-    chosen = None if encoder is None else resolve_encoder(encoder)
+    chosen = model.tower if encoder is None else resolve_encoder(encoder)
     if store is not None:
         _check_store(Path(store), sources, model)
     check_features(sources, model.card["image_features"], encoder=chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from stcontrast.methods import Predictor, get_method
 from stcontrast.methods._data import TrainingData
-from stcontrast.methods._folds import inner_folds
+from stcontrast.methods._folds import Folds, inner_folds
 from stcontrast.nn._design import build_design
 from stcontrast.pp._genes import choose_genes, log_normalize
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stcontrast.nn._design import Standardize
     from stcontrast.tl._inputs import Inputs
 
-__all__ = ["Prepared", "Recipe", "check_genes", "fingerprint_of", "prepare", "slide_fingerprints"]
+__all__ = ["Prepared", "Recipe", "check_genes", "fingerprint_of", "prepare", "slide_fingerprints", "targets_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,17 +60,31 @@ class Prepared:
     features: NDArray[np.float32]
     names: NDArray[np.str_]
     card: dict[str, Any]
+    of_fold: tuple[NDArray[np.float32], ...] = ()
+    """Features of the same spots in every inner fold (n_spots, n_features), where each has an encoder of its own."""
 
     def train(self) -> Predictor:
         """Fit the method."""
         data = self.data.completed()
-        folds = inner_folds(data)
+        folds = self._with_features(inner_folds(data))
         logger.info(
             "Fitting %s on %d spots of %d slides, %d donors, %d genes, %d classes; inner folds over %ss.",
             self.method.name, len(data.slide), len(np.unique(data.slide)), len(np.unique(data.donor)), data.n_genes,
             data.n_classes, folds.unit,
         )  # fmt: skip
         return Predictor.fit(self.method, data, folds, self.card, features=self.features, names=self.names)
+
+    def _with_features(self, folds: Folds) -> Folds:
+        if not self.of_fold:
+            return folds
+        data, how = self.data, {name: self.card[name] for name in ("n_neighbors", "standardize")}
+        return Folds(
+            [
+                replace(fold, features=features, design=build_design(features, data.slide, data.xy, **how))
+                for fold, features in zip(folds.folds, self.of_fold, strict=True)
+            ],
+            folds.unit,
+        )
 
 
 def prepare(
@@ -81,6 +95,7 @@ def prepare(
     method: str,
     recipe: Recipe,
     record: Mapping[str, Any],
+    of_fold: tuple[NDArray[np.float32], ...] = (),
 ) -> Prepared:
     """Set out what a method learns from. Nothing outside `rows` is looked at, genes and classes included.
 
@@ -98,14 +113,15 @@ def prepare(
         How to fit.
     record
         What made the features, for the card.
+    of_fold
+        Features of the training spots in every inner fold, where the encoder of `features` has learnt from them all.
     """
     fresh = get_method(method, seed=recipe.seed, options=recipe.options)
     if not (inputs.measured[rows].any() or any(value is not None for value in inputs.label[rows])):
         msg = "Nothing to learn from: the training slides have neither counts nor labels."
         raise ValueError(msg)
     n_neighbors = fresh.n_neighbors if recipe.n_neighbors is None or fresh.uses_color else recipe.n_neighbors
-    columns = _columns(inputs, rows, recipe)
-    classes = sorted({value for value in inputs.label[rows] if value is not None})
+    columns, classes = _columns(inputs, rows, recipe), _classes(inputs, rows)
     data = _gathered(
         inputs, features, rows, columns=columns, classes=classes, n_neighbors=n_neighbors,
         standardize=recipe.standardize, complete=recipe.complete,
@@ -130,7 +146,16 @@ def prepare(
         "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
         | {"python": platform.python_version()},
     }
-    return Prepared(fresh, data, features[rows], inputs.name[rows], card)
+    return Prepared(fresh, data, features[rows], inputs.name[rows], card, of_fold)
+
+
+def targets_of(inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe) -> TrainingData:
+    """What an encoder learns from: training spots without a design, their expression as measured."""
+    bare = np.zeros((len(inputs.slide), 0), dtype=np.float32)
+    return _gathered(
+        inputs, bare, rows, columns=_columns(inputs, rows, recipe), classes=_classes(inputs, rows), n_neighbors=0,
+        standardize="none", complete=False,
+    )  # fmt: skip
 
 
 def held_out_data(
@@ -214,6 +239,10 @@ def fingerprint_of(features: NDArray[np.float32], rows: NDArray[np.intp]) -> str
 def _rounded(features: NDArray[np.float32], rows: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:
     for start in range(0, len(rows), HASHED_ROWS):
         yield np.round(np.asarray(features[rows[start : start + HASHED_ROWS]], dtype=np.float64), 3) + 0.0
+
+
+def _classes(inputs: Inputs, rows: NDArray[np.intp]) -> list[str]:
+    return sorted({value for value in inputs.label[rows] if value is not None})
 
 
 def _columns(inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe) -> NDArray[np.intp]:

@@ -1,0 +1,165 @@
+"""Options of the fine-tuning of an image tower."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TowerOptions"]
+
+type BatchNorm = Literal["frozen", "adapted"]
+type Stop = Literal["fixed", "held-out"]
+
+# where and how it runs, not what comes out
+NOT_OF_RESULT: Final = ("checkpoint_dir", "num_workers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerOptions:
+    """How to fine-tune the encoder; the `tower_options` of :func:`stcontrast.tl.fit`.
+
+    Parameters
+    ----------
+    epochs
+        Passes through the training spots.
+    stop
+        ``"fixed"``: all `epochs`. ``"held-out"``: after the epoch whose loss on the held-out groups of the inner folds
+        is the least, in their mean; the schedule of the learning rate stays that of `epochs`. On one device only.
+    batch_size
+        Spots that are contrasted with one another in a step, over all devices.
+    micro_batch
+        Spots whose crops go through the network at once on a device. It bounds the memory; the gradient is that of the
+        whole batch.
+    learning_rate
+        Highest learning rate, that of the heads and of the last block of the network.
+    layer_decay
+        Factor on the learning rate from a block of the network to the one before it; 1 trains all alike.
+    weight_decay
+        Of AdamW; not on biases and norms.
+    warmup
+        Share of the steps in which the learning rate rises, before it falls as a cosine.
+    expression_weight, contrastive_weight, class_weight
+        Weights of the parts of the loss: error of the expression's components (1 where nothing is told), contrast with
+        the genes (nats), cross-entropy of the class (nats).
+    temperature
+        Temperature of the contrast, on unit-length embeddings.
+    n_components
+        Principal components of the training spots' expression that stand for it.
+    n_embedding
+        Dimensions of the joint embedding of image and genes.
+    augment
+        Mirror and turn the crops and jitter colour and stain, anew in every step.
+    stain_jitter, color_jitter
+        Their strength; 0 leaves colours alone.
+    batch_norm
+        ``"frozen"``: the statistics of batch normalisation stay those of the weights. ``"adapted"``: they are measured
+        once on the training crops, then stay; for weights from another kind of picture, or random ones.
+    precision
+        As Lightning's: ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"`` (GPU), ...
+    accelerator, devices, strategy
+        As Lightning's. ``strategy="ddp"`` with several devices contrasts the whole batch over all of them.
+    num_workers
+        Processes that read crops.
+    checkpoint_dir
+        Folder for a checkpoint an epoch. A later call with the same folder, data and options goes on where this one
+        ended. None is kept by default.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+
+    Examples
+    --------
+    >>> TowerOptions(epochs=3).batch_size
+    256
+
+    References
+    ----------
+    Gao et al. 2021 (GradCache, arXiv 2101.06983: whole batches through micro-batches); Clark et al. 2020 (ELECTRA,
+    arXiv 2003.10555: learning rates by depth); Tellez et al. 2018 (stain augmentation, arXiv 1808.05896).
+    """
+
+    epochs: int = 10
+    stop: Stop = "fixed"
+    batch_size: int = 256
+    micro_batch: int = 32
+    learning_rate: float = 5e-4
+    layer_decay: float = 0.75
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    expression_weight: float = 1.0
+    contrastive_weight: float = 0.1
+    class_weight: float = 0.5
+    temperature: float = 0.1
+    n_components: int = 32
+    n_embedding: int = 128
+    augment: bool = True
+    stain_jitter: float = 0.1
+    color_jitter: float = 0.1
+    batch_norm: BatchNorm = "frozen"
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: int | str = 1
+    strategy: str = "auto"
+    num_workers: int = 0
+    checkpoint_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "batch_size": 2, "micro_batch": 1, "n_components": 1, "n_embedding": 1, "num_workers": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low:
+                msg = f"`{name}` must be a whole number of at least {low}, found {value!r}."
+                raise ValueError(msg)
+        not_negative = (
+            "weight_decay", "expression_weight", "contrastive_weight", "class_weight", "stain_jitter", "color_jitter",
+        )  # fmt: skip
+        for name in not_negative:
+            if not getattr(self, name) >= 0:
+                msg = f"`{name}` must not be negative, found {getattr(self, name)!r}."
+                raise ValueError(msg)
+        if not (self.learning_rate > 0 and self.temperature > 0 and 0 < self.layer_decay <= 1 and 0 <= self.warmup < 1):
+            msg = (
+                "`learning_rate` and `temperature` must be positive, `layer_decay` above 0 and at most 1, `warmup` from 0 "
+                f"to below 1; found {self.learning_rate!r}, {self.temperature!r}, {self.layer_decay!r}, {self.warmup!r}."
+            )
+            raise ValueError(msg)
+        for name, valid in {"stop": get_args(Stop.__value__), "batch_norm": get_args(BatchNorm.__value__)}.items():
+            if getattr(self, name) not in valid:
+                msg = f"Unknown `{name}` {getattr(self, name)!r}. Valid options are {list(valid)}."
+                raise ValueError(msg)
+        if self.stop == "held-out" and self.devices not in (1, "1"):
+            msg = (
+                f"`stop='held-out'` watches every epoch on one device; found `devices={self.devices!r}`. Take "
+                "`devices=1`, or a fixed number of `epochs`."
+            )
+            raise ValueError(msg)
+        if self.checkpoint_dir is not None and Path(self.checkpoint_dir).is_file():
+            msg = f"`checkpoint_dir`: {str(self.checkpoint_dir)!r} is a file. Name a folder; it is made where it is absent."
+            raise ValueError(msg)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | None) -> TowerOptions:
+        """From a user's mapping.
+
+        Raises
+        ------
+        ValueError
+            If there is no such option; the message lists those that there are.
+        """
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(set(given or {}) - known)
+        if unknown:
+            msg = f"Unknown `tower_options` {unknown}. Valid options are {sorted(known)}."
+            raise ValueError(msg)
+        return cls(**dict(given or {}))
+
+    @property
+    def of_result(self) -> dict[str, Any]:
+        """All that the tuned weights depend on, as plain values."""
+        return {name: value for name, value in asdict(self).items() if name not in NOT_OF_RESULT}

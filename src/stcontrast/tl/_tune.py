@@ -1,0 +1,213 @@
+"""Fine-tuning of the encoder before a method is fitted: crops, towers, features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import numpy as np
+
+from stcontrast._keys import TUNED_FEATURES
+from stcontrast._spots import require_images
+from stcontrast.methods._folds import inner_folds
+from stcontrast.methods._method import get_method
+from stcontrast.pp._encoders import TimmEncoder, resolve_encoder
+from stcontrast.pp._encoding import FeatureRecipe
+from stcontrast.pp._image_features import encode_spots
+from stcontrast.tl._features import describe, keep_features
+from stcontrast.tl._training import targets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from stcontrast.models.image_tower import TowerOptions, TunedEncoder
+    from stcontrast.models.image_tower._crop_store import CropStore
+    from stcontrast.pp._encoders import Encoder
+    from stcontrast.tl._inputs import Inputs, Source
+    from stcontrast.tl._training import Recipe
+
+__all__ = ["ImageTowerKind", "TunedFeatures", "Tuning", "check_image_tower"]
+
+type ImageTowerKind = Literal["frozen", "finetune"]
+
+DEFAULT_FIELDS_UM: Final = (200.0,)
+
+
+@dataclass(frozen=True, slots=True)
+class TunedFeatures:
+    """Features by tuned encoders.
+
+    Attributes
+    ----------
+    features
+        Of all spots, by the encoder that was tuned on all training spots (n_spots, n_features).
+    of_fold
+        Of the training spots, for every inner fold by an encoder that was tuned without its held-out group.
+    record
+        What made them, for the model card.
+    """
+
+    features: NDArray[np.float32]
+    of_fold: tuple[NDArray[np.float32], ...]
+    record: dict[str, Any]
+
+    def in_folder(self, folder: Path) -> TunedFeatures:
+        """The same in files of a folder: many folds' features need not fit in memory, and processes share them."""
+        folder.mkdir(parents=True)
+        paths = [folder / f"features{i}.npy" for i in range(1 + len(self.of_fold))]
+        for path, features in zip(paths, (self.features, *self.of_fold), strict=True):
+            np.save(path, features)
+        first, *others = (np.load(path, mmap_mode="r") for path in paths)
+        return TunedFeatures(first, tuple(others), self.record)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How to tune, checked.
+
+    Attributes
+    ----------
+    base
+        The encoder to start from.
+    fields
+        Fields of view in µm.
+    options
+        See :class:`~stcontrast.models.image_tower.TowerOptions`.
+    """
+
+    base: TimmEncoder
+    fields: tuple[float, ...]
+    options: TowerOptions
+
+    @classmethod
+    def of(
+        cls,
+        encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None,
+        fields: tuple[float, ...] | None,
+        options: Mapping[str, Any] | None,
+    ) -> Tuning:
+        """From the user's arguments.
+
+        Raises
+        ------
+        ValueError
+            If the encoder is none that can be trained, or an option is unknown or out of range.
+        """
+        from stcontrast.models.image_tower import TowerOptions
+
+        checked = TowerOptions.of(options)
+        advice = (
+            "Name a network of timm (`encoder='densenet121'`), or give `stc.pp.TimmEncoder(name, weights=...)` with "
+            "weights of your own."
+        )
+        if encoder is None:
+            msg = f"`image_tower='finetune'` needs an `encoder` to start from. {advice}"
+            raise ValueError(msg)
+        base = resolve_encoder(encoder)
+        if not isinstance(base, TimmEncoder):
+            msg = f"The encoder {base.spec['name']!r} has no weights that could be fine-tuned. {advice}"
+            raise ValueError(msg)
+        return cls(base, fields or DEFAULT_FIELDS_UM, checked)
+
+    @property
+    def untuned(self) -> dict[str, Any]:
+        """A record of the fields, for baselines that look at the same ones without an encoder."""
+        return {"encoder": self.base.spec, "field_um": list(self.fields)}
+
+    def check_sources(self, sources: Sequence[Source]) -> None:
+        """Raise where an image is missing, or the slot of the tuned features holds something else."""
+        for source in sources:
+            require_images(source.spots)
+            if TUNED_FEATURES not in source.table.obsm:
+                continue
+            found = describe(source, TUNED_FEATURES)["encoder"]
+            if found["kind"] != "tuned":
+                msg = (
+                    f"`obsm[{TUNED_FEATURES!r}]` holds features that no fine-tuning of stcontrast made: rename it, as the "
+                    "tuned features are written there."
+                )
+                raise ValueError(msg)
+
+    def cut(self, sources: Sequence[Source]) -> CropStore:
+        """Crops of all spots; close them after use."""
+        from stcontrast.models.image_tower._crop_store import CropStore
+
+        return CropStore.cut([source.spots for source in sources], self.fields, self.base.size_px)
+
+    def run(
+        self, store: CropStore, inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe, *, name: str = ""
+    ) -> tuple[TunedFeatures, TunedEncoder]:
+        """Tune on some spots, and encode.
+
+        Parameters
+        ----------
+        store
+            Crops of all spots.
+        inputs
+            All spots.
+        rows
+            Training spots: whole donors. Nothing of any other is learnt from.
+        recipe
+            How the method will be fitted.
+        name
+            Folder of this training in `checkpoint_dir`; that one itself by default.
+
+        Returns
+        -------
+        Features; and the encoder that made those of all spots.
+        """
+        from stcontrast.models.image_tower._crop_store import CropRows
+        from stcontrast.models.image_tower._cross_fit import cross_fit, encode
+
+        data, crops = targets_of(inputs, rows, recipe), CropRows(store, rows)
+        options, kept = self.options, self.options.checkpoint_dir
+        if kept is not None:
+            options = replace(options, checkpoint_dir=Path(kept) / name)
+        found = cross_fit(
+            self.base, crops, data, inner_folds(data), options,
+            center=recipe.standardize == "slide", seed=recipe.seed,
+        )  # fmt: skip
+        features = TunedFeatures(
+            encode(found.encoder, CropRows(store, np.arange(len(store)))),
+            tuple(encode(encoder, crops) for encoder in found.of_fold),
+            {"encoder": found.encoder.spec, "field_um": list(self.fields)},
+        )
+        return features, found.encoder
+
+    def write(self, sources: Sequence[Source], encoder: TunedEncoder) -> NDArray[np.float32]:
+        """Write the features of all objects into their tables; all of them (n_spots, n_features).
+
+        They are made as those of a new slide will be, in the same batches: a training slide is recognised by them.
+        """
+        parts = []
+        for source in sources:
+            features, record = encode_spots(source.spots, FeatureRecipe(encoder, self.fields))
+            keep_features(source, features, record)
+            parts.append(features)
+        return np.concatenate(parts)
+
+
+def check_image_tower(image_tower: str, tower_options: Mapping[str, Any] | None, methods: Sequence[str]) -> bool:
+    """Whether the encoder is to be fine-tuned.
+
+    Raises
+    ------
+    ValueError
+        If there is no such tower, options are given for a frozen one, or none of the methods looks at an encoder.
+    """
+    valid = get_args(ImageTowerKind.__value__)
+    if image_tower not in valid:
+        msg = f"Unknown `image_tower` {image_tower!r}. Valid options are {list(valid)}."
+        raise ValueError(msg)
+    if image_tower == "frozen":
+        if tower_options is not None:
+            msg = "`tower_options` are those of `image_tower='finetune'`; a frozen encoder has none."
+            raise ValueError(msg)
+        return False
+    if all(get_method(method).uses_color for method in methods):
+        msg = f"{' and '.join(map(repr, methods))} looks at colour alone, at no encoder: there is nothing to fine-tune."
+        raise ValueError(msg)
+    return True

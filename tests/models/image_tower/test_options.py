@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from stcontrast.models.image_tower import TowerOptions
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be a whole number of at least 1, found 0"),
+        ({"batch_size": 1}, "`batch_size` must be a whole number of at least 2, found 1"),
+        ({"micro_batch": 2.5}, "`micro_batch` must be a whole number of at least 1, found 2.5"),
+        ({"stain_jitter": -1.0}, "`stain_jitter` must not be negative, found -1.0"),
+        ({"layer_decay": 1.5}, "`layer_decay` above 0 and at most 1"),
+        ({"stop": "early"}, r"Unknown `stop` 'early'. Valid options are \['fixed', 'held-out'\]"),
+        ({"batch_norm": "train"}, "Unknown `batch_norm` 'train'"),
+        ({"stop": "held-out", "devices": 2}, "watches every epoch on one device"),
+        ({"checkpoint_dir": __file__}, "is a file. Name a folder"),
+        ({"epoch": 1, "rate": 2}, r"Unknown `tower_options` \['epoch', 'rate'\]"),
+    ],
+)
+def test_wrong_options_are_told(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TowerOptions.of(given)
+
+
+def test_where_it_runs_is_no_part_of_what_comes_out() -> None:
+    here, there = TowerOptions(), TowerOptions(checkpoint_dir="towers", num_workers=2)
+    assert here.of_result == there.of_result
+    assert here.of_result != TowerOptions(learning_rate=1e-3).of_result

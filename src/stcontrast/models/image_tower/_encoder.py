@@ -61,7 +61,7 @@ class TunedEncoder:
     def spec(self) -> dict[str, Any]:
         """Identity of the encoder: the network, its normalisation and a SHA-256 of its weights."""
         of_base = self._encoder.spec
-        kept = {name: of_base[name] for name in KEPT if name in of_base}
+        kept: dict[str, Any] = {name: of_base[name] for name in KEPT if name in of_base}
         return {"kind": "tuned", **kept, "sha256": self._sha256}
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -33,6 +33,8 @@ __all__ = ["iter_batches", "iter_crops", "pick_level"]
 READERS: Final = 4
 # tiles read ahead of the crop that is cut
 AHEAD: Final = 8
+# threads that resample, at most
+CUTTERS: Final = 8
 # spots whose crops are on the way
 CUT_AHEAD: Final = 16
 # what the tiles of a walk may hold together; a wider slide is walked in vertical bands
@@ -173,7 +175,7 @@ def _walk(
     tiles = {level: Tiles(image.levels[level], computed=level > 0) for level in levels}
     with (
         ThreadPoolExecutor(READERS, thread_name_prefix="stcontrast-tiles") as readers,
-        ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="stcontrast-crops") as cutters,
+        ThreadPoolExecutor(min(os.cpu_count() or 1, CUTTERS), thread_name_prefix="stcontrast-crops") as cutters,
     ):
         for order in _stretches(image, centers, max(sides), tiles):
             fields = [Field.of(image, centers[order], side, size_px) for side in sides]
@@ -183,10 +185,10 @@ def _walk(
                     windows = held.windows(step)
                     cuts.append((i, cutters.submit(_cut, fields, step, windows, size_px)))
                     if len(cuts) > CUT_AHEAD:
-                        i, cut = cuts.popleft()
-                        yield i, cut.result()
-                for i, cut in cuts:
-                    yield i, cut.result()
+                        position, cut = cuts.popleft()
+                        yield position, cut.result()
+                for position, cut in cuts:
+                    yield position, cut.result()
 
 
 def _cut(fields: Sequence[Field], step: int, windows: Sequence[Window], size_px: int) -> list[NDArray[np.uint8]]:

@@ -19,7 +19,7 @@ demo: install ## fit, predict, classify and cross-validate on toy data, into dem
 test: install ## run the tests that take seconds and need neither network nor GPU
 	$(BIN)/python -m pytest -m "not slow and not network and not gpu" $(ARGS)
 
-test-slow: install ## run the tests on real slides
+test-slow: install ## run the tests on real slides, and those that kill processes
 	$(BIN)/python -m pytest -m "slow and not network and not gpu" $(ARGS)
 
 lint: install ## check style and spelling

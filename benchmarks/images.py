@@ -53,7 +53,7 @@ def main():
     parser.add_argument("--data", type=Path, help="folder of the test data; for crops and encoder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", nargs="+", default=["crops", "encoder", "slide", "cluster", "finetune"])
-    parser.add_argument("--spots", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
+    parser.add_argument("--spots", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

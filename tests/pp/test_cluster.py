@@ -130,6 +130,31 @@ def test_predictions_on_a_cluster(client, tmp_path):
     np.testing.assert_allclose(on_cluster, alone.expression, atol=2e-4)
 
 
+def test_parts_whose_image_was_lost_are_sent_again(expected, client, monkeypatch, caplog):
+    encode, calls = _cluster._encode_shards, []
+
+    def losing(client: Any, slides: Any, recipe: Any, shards: Any) -> Any:
+        calls.append(len(shards))
+        # two parts are lost at first
+        yield from encode(client, slides, recipe, shards if len(calls) > 1 else shards[2:])
+        return shards[:2] if len(calls) == 1 else []
+
+    monkeypatch.setattr(_cluster, "_encode_shards", losing)
+    sdata = stc.datasets.toy(n_donors=2, n_spots=30, n_genes=10)
+    stc.pp.image_features(sdata, field_um=(50, 200))
+    np.testing.assert_allclose(sdata["table"].obsm["X_image"], expected, atol=1e-6)
+    assert calls[1:] == [2]
+    assert "lost the images of 2 parts" in caplog.text
+
+    def lost(client: Any, slides: Any, recipe: Any, shards: Any) -> Any:
+        yield from ()
+        return list(shards)
+
+    monkeypatch.setattr(_cluster, "_encode_shards", lost)
+    with pytest.raises(RuntimeError, match="parts of the slides 3 times"):
+        stc.pp.image_features(sdata, field_um=51)
+
+
 def test_an_error_of_a_worker_is_told(client):
     def broken(crops: np.ndarray) -> np.ndarray:
         msg = "no such layer"

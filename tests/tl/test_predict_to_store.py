@@ -187,6 +187,7 @@ stc.tl.predict_expression(spatialdata.read_zarr(folder + "/toy.zarr"), model, st
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_a_killed_process_loses_nothing_that_was_written(toy, tmp_path: Path):
     train = without_features(toy, "donor1", "donor2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -18,10 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["encode_on_cluster", "running_client"]
 
+logger = logging.getLogger(__name__)
+
 # spots that a worker encodes at once: what is lost with it
 MAX_SHARD: Final = 2048
 MIN_SHARD: Final = 128
 SHARDS_A_WORKER: Final = 4
+# times that images are sent to the workers, should all that held them die
+ATTEMPTS: Final = 3
+
+type Shard = tuple[int, NDArray[np.intp]]
 
 
 def running_client() -> Any:
@@ -61,30 +68,53 @@ def encode_on_cluster(
     ------
     Position of a slide, of some of its spots (n,), and their features, as they come.
     """
-    from distributed import as_completed
-    from distributed.protocol.pickle import dumps
-
     n_workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
     n_spots = sum(len(slide.centers) for slide in slides)
     size = int(np.clip(np.ceil(n_spots / (n_workers * SHARDS_A_WORKER)), MIN_SHARD, MAX_SHARD))
-    shards: dict[Any, tuple[int, NDArray[np.intp]]] = {}
+    shards: list[Shard] = []
+    for code, slide in enumerate(slides):
+        order = np.lexsort((slide.centers[:, 0], slide.centers[:, 1]))
+        shards += [(code, order[start : start + size]) for start in range(0, len(order), size)]
+    for _ in range(ATTEMPTS):
+        shards = yield from _encode_shards(client, slides, recipe, shards)
+        if not shards:
+            return
+        logger.warning("The cluster has lost the images of %d parts with a worker: they are sent again.", len(shards))
+    msg = f"The cluster has lost {len(shards)} parts of the slides {ATTEMPTS} times: do its workers have enough memory?"
+    raise RuntimeError(msg)
+
+
+def _encode_shards(
+    client: Any, slides: Sequence[Slide], recipe: FeatureRecipe, shards: Sequence[Shard]
+) -> Generator[tuple[int, NDArray[np.intp], NDArray[np.float32]], None, list[Shard]]:
+    """Features of shards as they come; returns those that were lost because what they are made of was."""
+    from distributed import as_completed
+    from distributed.protocol.pickle import dumps
+
+    # as bytes, which dask leaves as they are; the lazy arrays inside would be computed
+    made_with = client.scatter(dumps(recipe), broadcast=True, hash=False)
+    images = {
+        code: client.scatter(dumps(slides[code].image), broadcast=True, hash=False)
+        for code in {code for code, _ in shards}
+    }
+    at_work: dict[Any, Shard] = {}
+    lost = []
     try:
-        # as bytes, which dask leaves as they are; the lazy arrays inside would be computed
-        made_with = client.scatter(dumps(recipe), broadcast=True, hash=False)
-        for code, slide in enumerate(slides):
-            image = client.scatter(dumps(slide.image), broadcast=True, hash=False)
-            order = np.lexsort((slide.centers[:, 0], slide.centers[:, 1]))
-            for start in range(0, len(order), size):
-                rows = order[start : start + size]
-                future = client.submit(
-                    _encode_shard, image, slide.centers[rows], slide.um_per_px, made_with, pure=False, retries=1
-                )
-                shards[future] = code, rows
-        for future, features in as_completed(list(shards), with_results=True):
-            code, rows = shards.pop(future)
-            yield code, rows, features
+        for code, rows in shards:
+            slide = slides[code]
+            future = client.submit(
+                _encode_shard, images[code], slide.centers[rows], slide.um_per_px, made_with, pure=False, retries=1
+            )
+            at_work[future] = code, rows
+        for future, features in as_completed(list(at_work), with_results=True):
+            shard = at_work.pop(future)
+            if future.cancelled():
+                lost.append(shard)
+            else:
+                yield *shard, features
     finally:
-        client.cancel(list(shards))
+        client.cancel(list(at_work))
+    return lost
 
 
 def _encode_shard(image: bytes, centers: NDArray[np.float64], um_per_px: float, recipe: bytes) -> NDArray[np.float32]:

@@ -105,6 +105,7 @@ def test_the_session_s_random_numbers_and_threads_are_left_alone() -> None:
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one() -> None:
     with started("from tests.models.image_tower.distributed import main; main()") as process:
         out = process.communicate(timeout=PATIENCE)[0].decode()
@@ -114,6 +115,7 @@ def test_two_processes_train_as_one() -> None:
     assert moved > 1e-3
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     with started(f"from tests.models.image_tower.resumed import main; main({str(tmp_path)!r})") as process:
         deadline = time.monotonic() + PATIENCE

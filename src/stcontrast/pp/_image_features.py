@@ -57,7 +57,7 @@ def image_features(  # noqa: PLR0913
     Each field of view is cut in µm (:func:`crops`), brought to the encoder's input size and encoded; the features
     of all fields are set side by side. Nothing is fitted across slides: a spot's features depend on its own crops alone
     (with `stain`, on its slide). All fields are cut in one pass over the image, while the encoder runs. Where a
-    :class:`distributed.Client` runs, its workers share the slides, and bands of their spots.
+    ``distributed.Client`` runs, its workers share the slides, and bands of their spots.
 
     Called again, it encodes only slides that have changed: whose encoder (weights by content), fields, stain
     normalisation, µm per pixel, spots, or image (its size, and its pixels around eight of the spots) are not the same.

@@ -96,7 +96,7 @@ class LazySlideEncoder(TorchEncoder):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Identity of the encoder: name and input. The weights are not known."""
+        """What tells the encoder from another, name and input. The weights are not known."""
         keys = getattr(type(self.model), "_registry_keys", None)
         normalisation = {
             key: [float(number) for number in value] for key, value in (("mean", self.mean), ("std", self.std)) if value

@@ -40,7 +40,7 @@ CUT_AHEAD: Final = 16
 # what the tiles of a walk may hold together; a wider slide is walked in vertical bands
 HELD_BYTES: Final = 2**28
 # spots whose tiles are looked up at once; a row of tiles between two such stretches is read twice
-PLANNED: Final = 2**18
+PLANNED: Final = 2**16
 
 
 @dataclass(frozen=True, slots=True)

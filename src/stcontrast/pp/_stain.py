@@ -95,7 +95,7 @@ class StainNormalizer:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Method and reference as plain values: two normalisers with the same do the same."""
+        """Method and reference as plain values, the same for normalisers that do the same."""
         return {"method": self.method, **self.target}
 
     def fit_slide(self, image: SlideImage) -> SlideStain:
@@ -129,7 +129,7 @@ class StainNormalizer:
 
 @dataclass(frozen=True, eq=False)
 class SlideStain:
-    """What brings the stain of one slide to the reference; made by :meth:`StainNormalizer.fit_slide`.
+    """What brings the stain of one slide to the reference; made by ``StainNormalizer.fit_slide``.
 
     Attributes
     ----------

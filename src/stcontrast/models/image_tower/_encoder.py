@@ -59,7 +59,7 @@ class TunedEncoder:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Identity of the encoder: the network, its normalisation and a SHA-256 of its weights."""
+        """The network, its normalisation and a SHA-256 of its weights, which tell it from another."""
         of_base = self._encoder.spec
         kept: dict[str, Any] = {name: of_base[name] for name in KEPT if name in of_base}
         return {"kind": "tuned", **kept, "sha256": self._sha256}

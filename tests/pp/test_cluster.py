@@ -108,8 +108,8 @@ def test_a_killed_worker_loses_nothing(client, tmp_path):
         thread.join()
     assert sum(fetched) == 120
     done = sum(int(line) for file in tmp_path.iterdir() for line in file.read_text().split())
-    # what the dead worker had begun or not yet handed over is done again: two shards at most
-    assert 120 <= done <= 120 + 2 * max(fetched)
+    # what the dead worker had begun or not yet handed over is done again: of eight shards three at most
+    assert 120 <= done <= 120 + 3 * max(fetched)
     plain = stc.pp.crops(sdata, field_um=50, size_px=16).mean(axis=(1, 2))
     np.testing.assert_allclose(sdata["table"].obsm["X_image"], plain, atol=1e-4)
 

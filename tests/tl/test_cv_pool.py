@@ -59,6 +59,7 @@ def cross_validated(sdata, **kwargs):
     return stc.tl.cross_validate(sdata, donor_key="donor", label_key=LABELS, **{**QUICK, **kwargs})
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_numbers_for_methods_of_one_s_own_too(toy, registered):
     one, two = (cross_validated(copied(toy), methods=COMPARED, n_jobs=n_jobs) for n_jobs in (1, 2))
     assert len(two.failures) == 0
@@ -72,6 +73,7 @@ def test_processes_give_the_same_numbers_for_methods_of_one_s_own_too(toy, regis
     assert METHODS["ridge"] is Ridge
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_the_failure_of_its_fit_alone(toy, registered, caplog, tmp_path):
     sdata = parts_of(copied(toy), "donor1", "donor2")
     compared = {"deadly": {"spared": os.getpid()}, "mean": {}, "unlucky": {}}

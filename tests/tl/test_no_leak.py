@@ -64,6 +64,7 @@ def test_a_donor_s_counts_do_not_touch_its_predictions(toy, honest, donor):
     assert not np.array_equal(other[there, genes].layers["ridge"], honest[1][there, genes].layers["ridge"])
 
 
+@pytest.mark.slow
 def test_a_donor_s_counts_do_not_touch_its_subtypes(toy, honest, monkeypatch):
     """Class probabilities are scored on labels: patch the score, and look at what it is given."""
     seen = []

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Scale", "lattice_pitch", "scale_from_spots"]
+__all__ = ["Scale", "lattice_pitch", "positive_number", "scale_from_spots"]
 
 VISIUM_PITCH_UM: Final = 100.0
 LEGACY_PITCH_UM: Final = 200.0
@@ -83,3 +83,15 @@ def scale_from_spots(
     if neighbors == 4 and LEGACY_FILL[0] < diameter_px / pitch < LEGACY_FILL[1]:
         return Scale(LEGACY_PITCH_UM / pitch, f"a legacy ST lattice (200 µm pitch), {pitch:.1f} px")
     return None
+
+
+def positive_number(value: object, name: str) -> float:
+    """What a user gave for a length or a scale, as a number; raises where it is none above 0."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not np.isfinite(number) or number <= 0:
+        msg = f"{name} must be a positive number, found {value!r}."
+        raise ValueError(msg)
+    return number

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._elements import COVERAGE, image_from_array, image_of_element, images_over, shape_centers
+from stcontrast._elements import image_of_element, images_over, shape_centers
 from stcontrast._keys import UNS
-from stcontrast._scale import scale_from_spots
+from stcontrast._libraries import library_rows, library_slide
+from stcontrast._scale import positive_number, scale_from_spots
+from stcontrast._slide import Slide, Spots, check_finite
 from stcontrast._wsi import slide_element, slide_name, slide_um_per_px
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
-
-    from stcontrast._elements import SlideImage
 
 __all__ = [
     "Slide",
@@ -38,48 +38,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 type PerSlide[T] = T | Mapping[str, T] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Slide:
-    """One section as plain arrays.
-
-    Attributes
-    ----------
-    name
-        Name of the shapes element (SpatialData) or of the library (AnnData).
-    rows
-        Its rows in the table, shape (n_spots,).
-    centers
-        Centres of the spots, shape (n_spots, 2): x, y in pixels of the image's finest level, or in the units
-        of the shapes where the slide has no image.
-    diameter
-        Median diameter (or side) of the spots, in the units of `centers`; NaN if unknown.
-    image
-        The H&E, lazily; `None` if the slide has none.
-    um_per_px
-        µm per unit of `centers`; `None` if unknown.
-    coordinate_system
-        Coordinate system that spots and image share.
-    """
-
-    name: str
-    rows: NDArray[np.intp]
-    centers: NDArray[np.float64]
-    diameter: float
-    image: SlideImage | None
-    um_per_px: float | None
-    coordinate_system: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Spots:
-    """A table and the slides that it annotates. `table` is the user's own object, not a copy."""
-
-    table: AnnData
-    slides: list[Slide]
-    region_key: str | None = None
-    instance_key: str | None = None
 
 
 def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) -> AnnData:
@@ -135,7 +93,7 @@ def slide_names(
 ) -> list[str]:
     """Names of the slides of an object, without a look at images or shapes; raises as :func:`resolve_slides` does."""
     table = resolve_table(data, table_key=table_key)
-    return list(_library_rows(table, library_key=library_key)) if table is data else table_region_keys(table)[0]
+    return list(library_rows(table, library_key=library_key)) if table is data else table_region_keys(table)[0]
 
 
 def slide_of_row(table: AnnData, *, library_key: str | None = None) -> NDArray[np.str_]:
@@ -150,7 +108,7 @@ def slide_of_row(table: AnnData, *, library_key: str | None = None) -> NDArray[n
     """
     if "spatialdata_attrs" in table.uns:
         return table.obs[table_region_keys(table)[1]].astype(str).to_numpy(dtype=np.str_)
-    rows = _library_rows(table, library_key=library_key)
+    rows = library_rows(table, library_key=library_key)
     names = np.empty(table.n_obs, dtype=object)
     for name, of_slide in rows.items():
         names[of_slide] = name
@@ -207,12 +165,12 @@ def resolve_slides(
         msg = "The table has no spots (0 rows)."
         raise ValueError(msg)
     if spot_diameter_um is not None:
-        spot_diameter_um = _positive(spot_diameter_um, "`spot_diameter_um`")
+        spot_diameter_um = positive_number(spot_diameter_um, "`spot_diameter_um`")
     stored = table.uns.get(UNS, {}).get("um_per_px")
     if isinstance(data, AnnData):
         slides = [
-            _anndata_slide(table, name, rows, _of_slide(image_key, name))
-            for name, rows in _library_rows(table, library_key=library_key).items()
+            library_slide(table, name, rows, _of_slide(image_key, name))
+            for name, rows in library_rows(table, library_key=library_key).items()
         ]
         keys: tuple[str | None, str | None] = (None, None)
     else:
@@ -222,6 +180,7 @@ def resolve_slides(
             msg = f"The table annotates shapes that are absent: {absent}. Shapes in the object: {sorted(data.shapes)}."
             raise KeyError(msg)
         of_row = table.obs[region_key].astype(str).to_numpy()
+        in_file = slide_element(data)
         # the image that a grid was laid on, to which its µm per pixel refer
         laid_on = {s: i for s, i in table.uns.get(UNS, {}).get("image_key", {}).items() if i in data.images}
         slides = [
@@ -232,6 +191,7 @@ def resolve_slides(
                 np.flatnonzero(of_row == name),
                 instance_key,
                 image_key=_of_slide(image_key, name) or laid_on.get(name),
+                in_file=in_file,
             )
             for name in regions
         ]
@@ -278,7 +238,7 @@ def _scaled(slide: Slide, *, given: float | None, stored: PerSlide[float], spot_
     if given is None and spot_diameter_um is None:
         given = _of_slide(stored, slide.name)
     if given is not None:
-        value: float | None = _positive(given, f"`um_per_px` of slide {slide.name!r}")
+        value: float | None = positive_number(given, f"`um_per_px` of slide {slide.name!r}")
     elif slide.um_per_px is not None and spot_diameter_um is None:
         value = slide.um_per_px
         logger.info("%s: %.4g µm per pixel, as the slide's file says.", slide.name, value)
@@ -287,25 +247,7 @@ def _scaled(slide: Slide, *, given: float | None, stored: PerSlide[float], spot_
         value = None if scale is None else scale.um_per_px
         if scale is not None:
             logger.info("%s: %.4g µm per pixel, from %s.", slide.name, scale.um_per_px, scale.source)
-    return Slide(slide.name, slide.rows, slide.centers, slide.diameter, slide.image, value, slide.coordinate_system)
-
-
-def _positive(value: object, name: str) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not np.isfinite(number) or number <= 0:
-        msg = f"{name} must be a positive number, found {value!r}."
-        raise ValueError(msg)
-    return number
-
-
-def _check_finite(centers: NDArray[np.float64], name: str) -> None:
-    lost = int((~np.isfinite(centers)).any(axis=1).sum())
-    if lost:
-        msg = f"{lost} spots of {name!r} have no finite position (an empty geometry, or NaN)."
-        raise ValueError(msg)
+    return replace(slide, um_per_px=value)
 
 
 def _report_overlap(slides: list[Slide]) -> None:
@@ -323,7 +265,14 @@ def _report_overlap(slides: list[Slide]) -> None:
 
 
 def _element_slide(
-    sdata: SpatialData, table: AnnData, name: str, rows: NDArray[np.intp], instance_key: str, *, image_key: str | None
+    sdata: SpatialData,
+    table: AnnData,
+    name: str,
+    rows: NDArray[np.intp],
+    instance_key: str,
+    *,
+    image_key: str | None,
+    in_file: Mapping[str, Any],
 ) -> Slide:
     shapes = sdata.shapes[name]
     if not shapes.index.is_unique:
@@ -341,8 +290,7 @@ def _element_slide(
         raise ValueError(msg)
     centers, diameter = shape_centers(shapes)
     centers, diameters = centers[positions], diameter[positions]
-    _check_finite(centers, name)
-    in_file = slide_element(sdata)
+    check_finite(centers, name)
     images = {**sdata.images, **in_file}
     if image_key is not None and image_key not in images:
         msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(images)}."
@@ -374,53 +322,3 @@ def _element_slide(
         slide_um_per_px(sdata) if found.name == slide_name(sdata) else None,
         found.coordinate_system,
     )
-
-
-def _library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArray[np.intp]]:
-    if library_key is None and "library_id" in table.obs:
-        library_key = "library_id"
-    libraries = list(table.uns.get("spatial", {}))
-    if library_key is None:
-        if len(libraries) > 1:
-            msg = f"`uns['spatial']` holds the images of {libraries}: give `library_key`, the column of `obs` that names the slide of a spot."
-            raise ValueError(msg)
-        return {(libraries or ["slide"])[0]: np.arange(table.n_obs)}
-    if library_key not in table.obs:
-        msg = f"No column {library_key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
-        raise KeyError(msg)
-    names = table.obs[library_key].astype(str).to_numpy()
-    return {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names)}
-
-
-def _anndata_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: str | None) -> Slide:
-    if "spatial" not in table.obsm:
-        msg = f"No `obsm['spatial']` in the AnnData object; its obsm holds {sorted(table.obsm)}."
-        raise KeyError(msg)
-    centers = np.asarray(table.obsm["spatial"], dtype=np.float64)[rows, :2]
-    _check_finite(centers, name)
-    library = table.uns.get("spatial", {}).get(name, {})
-    factors = library.get("scalefactors", {})
-    diameter = float(factors.get("spot_diameter_fullres", np.nan))
-    # anything else than RGB(A) is no H&E
-    images = {
-        resolution: pixels
-        for resolution, pixels in library.get("images", {}).items()
-        if np.ndim(pixels) == 3 and np.shape(pixels)[-1] in (3, 4) and f"tissue_{resolution}_scalef" in factors
-    }
-    if image_key is not None and image_key not in images:
-        msg = f"No image {image_key!r} with a scale factor in `uns['spatial'][{name!r}]`; its images are {sorted(images)}."
-        raise KeyError(msg)
-    chosen = image_key or next((resolution for resolution in ("hires", "lowres") if resolution in images), None)
-    if chosen is None:
-        return Slide(name, rows, centers, diameter, None, None)
-    factor = float(factors[f"tissue_{chosen}_scalef"])
-    height, width = np.shape(images[chosen])[:2]
-    inside = ((centers * factor >= 0) & (centers * factor <= (width, height))).all(axis=1).mean()
-    if inside < COVERAGE:
-        msg = (
-            f"Image {chosen!r} of {name!r} ({width} × {height} pixels) lies elsewhere than the spots: {inside:.0%} of them "
-            f"fall on it. `obsm['spatial']` must be in pixels of the full-resolution image (scale factor {factor:g})."
-        )
-        raise ValueError(msg)
-    image = image_from_array(images[chosen], f"{name}/{chosen}")
-    return Slide(name, rows, centers * factor, diameter * factor, image, None)

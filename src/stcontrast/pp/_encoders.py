@@ -16,7 +16,7 @@ from stcontrast.pp._timm_encoder import TimmEncoder, TorchvisionWeightsError
 from stcontrast.pp._torchvision_encoder import PREFIX, TorchvisionEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -35,6 +35,7 @@ __all__ = [
     "encoder_from_spec",
     "encoders",
     "fingerprint",
+    "identity",
     "resolve_encoder",
 ]
 
@@ -146,6 +147,11 @@ def encoder_from_spec(spec: dict[str, Any]) -> Encoder:
     return encoder
 
 
+def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an encoder's spec identifies it: weights by content, not by the place of their file."""
+    return {key: value for key, value in spec.items() if key != "weights"}
+
+
 def fingerprint(encoder: Encoder) -> str:
     """SHA-256 (hex) of what identifies an encoder, without the places of files: the same on every machine.
 
@@ -161,8 +167,7 @@ def fingerprint(encoder: Encoder) -> str:
     >>> fingerprint(stc.pp.ColorEncoder()) == fingerprint(stc.pp.ColorEncoder(32))
     False
     """
-    identity = {key: value for key, value in encoder.spec.items() if key != "weights"}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(identity(encoder.spec), sort_keys=True).encode()).hexdigest()
 
 
 def _named(name: str, *, weights: str | Path | None, pretrained: bool, size_px: int | None) -> Encoder:

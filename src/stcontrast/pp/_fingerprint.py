@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from stcontrast.pp._encoders import identity
 from stcontrast.pp._tiles import Tiles
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def slide_fingerprint(slide: Slide, recipe: FeatureRecipe) -> str:
         return ""
     image = slide.image
     facts = {
-        "recipe": _without_paths(recipe.record),
+        "recipe": recipe.record | {"encoder": identity(recipe.encoder.spec)},
         "um_per_px": slide.um_per_px,
         "levels": [[int(size) for size in level.shape] for level in image.levels],
         "downsampling": list(image.downsampling),
@@ -58,8 +59,3 @@ def _sample(image: SlideImage, centers: NDArray[np.float64]) -> bytes:
 def _around(middle: float, side: int) -> slice:
     start = int(np.clip(np.rint(middle) - WINDOW_PX // 2, 0, max(side - WINDOW_PX, 0)))
     return slice(start, min(start + WINDOW_PX, side))
-
-
-def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
-    encoder = {key: value for key, value in record["encoder"].items() if key != "weights"}
-    return {**record, "encoder": encoder}

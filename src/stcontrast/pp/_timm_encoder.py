@@ -6,11 +6,11 @@ import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from stcontrast.pp._encoder_cards import EncoderCard, encoder_names, find_card, timm_card, warn_of_licence
 from stcontrast.pp._encoder_weights import downloads, file_sha256, fit_state, read_state, require_file
-from stcontrast.pp._torch_encoder import TorchEncoder
+from stcontrast.pp._torch_encoder import NamedNetwork
 
 __all__ = ["TimmEncoder", "TorchvisionWeightsError"]
 
@@ -47,7 +47,7 @@ class TorchvisionWeightsError(ValueError):
 
 
 @dataclass
-class TimmEncoder(TorchEncoder):
+class TimmEncoder(NamedNetwork):
     """Any `timm <https://huggingface.co/docs/timm>`_ backbone, frozen, its classifier removed.
 
     Only mean, standard deviation and input size are taken from timm's configuration: its evaluation transform
@@ -107,12 +107,8 @@ class TimmEncoder(TorchEncoder):
     Wightman 2019, PyTorch Image Models.
     """
 
-    name: str
-    pretrained: bool = True
-    weights: str | Path | None = None
+    _kind: ClassVar[str] = "timm"
     model_args: dict[str, Any] = field(default_factory=dict, kw_only=True)
-    seed: int = field(default=0, kw_only=True)
-    _sha256: str = field(init=False, repr=False, default="")
 
     def __post_init__(self) -> None:
         import timm
@@ -142,20 +138,9 @@ class TimmEncoder(TorchEncoder):
     @property
     def spec(self) -> dict[str, Any]:
         """Identity of the encoder."""
-        spec = {
-            "kind": "timm",
-            "name": self.name,
-            "pretrained": self.pretrained and self.weights is None,
-            "weights": "" if self.weights is None else str(Path(self.weights).resolve()),
-            "sha256": self._sha256,
-            "mean": [float(value) for value in self.mean or ()],
-            "std": [float(value) for value in self.std or ()],
-            "size_px": self.size_px,
-            "seed": self.seed,
-        }
         # as text, which every file format gives back as it was
         arguments = {"model_args": json.dumps(self.model_args, sort_keys=True)} if self.model_args else {}
-        return spec | arguments | self._options_spec()
+        return super().spec | arguments
 
     def _require_known(self) -> None:
         import timm
@@ -181,7 +166,7 @@ class TimmEncoder(TorchEncoder):
         offline = card is not None and bool(card.architecture) and (self.weights is not None or not self.pretrained)
         name = card.architecture if card is not None and offline else self.name
         arguments = {key: _class_named(value) for key, value in self.model_args.items()}
-        download = (self.pretrained and self.weights is None) or bool(overlay)
+        download = self._downloads or bool(overlay)
         try:
             config = None if ":" in name else timm.models.get_pretrained_cfg(name)
             if self.size_px and config is not None and config.fixed_input_size:

@@ -12,6 +12,7 @@ import numpy as np
 from stcontrast import __version__
 from stcontrast._elements import affine_matrix, check_square_pixels, image_of_element, rgb_size
 from stcontrast._keys import UNS
+from stcontrast._scale import positive_number
 from stcontrast._wsi import slide_element, slide_um_per_px
 from stcontrast.pp._grid_elements import RECORD, Grid, grid_shapes, grid_table
 from stcontrast.pp._lattice_points import Geometry, Lattice, lattice_points, tissue_fraction
@@ -132,8 +133,11 @@ def tissue_grid(  # noqa: PLR0913
     if geometry not in get_args(Geometry.__value__):
         msg = f'`geometry` must be "visium" or "square", found {geometry!r}.'
         raise ValueError(msg)
-    pitch_um, spot_diameter_um = _positive(pitch_um, "`pitch_um`"), _positive(spot_diameter_um, "`spot_diameter_um`")
-    if _positive(min_tissue, "`min_tissue`") > 1:
+    pitch_um, spot_diameter_um = (
+        positive_number(pitch_um, "`pitch_um`"),
+        positive_number(spot_diameter_um, "`spot_diameter_um`"),
+    )
+    if positive_number(min_tissue, "`min_tissue`") > 1:
         msg = f"`min_tissue` is a share: above 0, at most 1, found {min_tissue!r}."
         raise ValueError(msg)
     seen = _seen(sdata)
@@ -147,7 +151,7 @@ def tissue_grid(  # noqa: PLR0913
     if isinstance(shapes_key, str) and len(images) > 1:
         msg = f"`shapes_key` names one element for {len(images)} images {images}: give a mapping from image to name."
         raise ValueError(msg)
-    scales = {image: _positive(_of(um_per_px, image), f"`um_per_px` of {image!r}") for image in images}
+    scales = {image: positive_number(_of(um_per_px, image), f"`um_per_px` of {image!r}") for image in images}
     stems = {image: image if seen is sdata else image.rsplit(".", 1)[0] for image in images}
     names = {image: f"{stems[image]}_spots" if shapes_key is None else _of(shapes_key, image) for image in images}
     _check_free(sdata, list(names.values()), table_key, overwrite=overwrite)
@@ -252,17 +256,6 @@ def _check_mapping(given: Any, images: list[str], name: str) -> None:
     if isinstance(given, Mapping) and set(given) != set(images):
         msg = f"`{name}` must name each image once: it names {sorted(given)}, the images are {sorted(images)}."
         raise KeyError(msg)
-
-
-def _positive(value: Any, name: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not np.isfinite(number) or number <= 0:
-        msg = f"{name} must be a positive number, found {value!r}."
-        raise ValueError(msg)
-    return number
 
 
 def _check_free(sdata: SpatialData, shapes: list[str], table_key: str, *, overwrite: bool) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TorchEncoder"]
+__all__ = ["NamedNetwork", "TorchEncoder"]
 
 logger = logging.getLogger(__name__)
 
@@ -163,3 +164,47 @@ class TorchEncoder:
             turned = batch.rot90(turns, (2, 3))
             total = total + self._features(turned) + self._features(turned.flip(3))
         return total / 8
+
+
+@dataclass
+class NamedNetwork(TorchEncoder):
+    """Base of the networks that a library makes by name, with its own weights, those of a file, or random ones.
+
+    Parameters
+    ----------
+    name
+        Name of the model.
+    pretrained
+        Download the library's weights.
+    weights
+        Local file instead of a download.
+    seed
+        Seed of random weights.
+    """
+
+    _kind: ClassVar[str]
+    name: str
+    pretrained: bool = True
+    weights: str | Path | None = None
+    seed: int = field(default=0, kw_only=True)
+    _sha256: str = field(init=False, repr=False, default="")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Identity of the encoder."""
+        spec = {
+            "kind": self._kind,
+            "name": self.name,
+            "pretrained": self._downloads,
+            "weights": "" if self.weights is None else str(Path(self.weights).resolve()),
+            "sha256": self._sha256,
+            "mean": [float(value) for value in self.mean or ()],
+            "std": [float(value) for value in self.std or ()],
+            "size_px": self.size_px,
+            "seed": self.seed,
+        }
+        return spec | self._options_spec()
+
+    @property
+    def _downloads(self) -> bool:
+        return self.pretrained and self.weights is None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path  # noqa: F401 - the annotations that are inherited are read here
+from typing import Any, ClassVar
 
 from stcontrast.pp._encoder_weights import downloads, file_sha256, fit_state, read_state, require_file
-from stcontrast.pp._torch_encoder import TorchEncoder
+from stcontrast.pp._torch_encoder import NamedNetwork
 
 __all__ = ["TorchvisionEncoder"]
 
@@ -16,7 +16,7 @@ PREFIX = "torchvision/"
 
 
 @dataclass
-class TorchvisionEncoder(TorchEncoder):
+class TorchvisionEncoder(NamedNetwork):
     """A `torchvision <https://pytorch.org/vision>`_ classification network, frozen, its last linear layer removed.
 
     For weights whose parameters have torchvision's names, where timm calls them otherwise. Mean, standard deviation and
@@ -65,11 +65,7 @@ class TorchvisionEncoder(TorchEncoder):
     (2, 512)
     """
 
-    name: str
-    pretrained: bool = True
-    weights: str | Path | None = None
-    seed: int = field(default=0, kw_only=True)
-    _sha256: str = field(init=False, repr=False, default="")
+    _kind: ClassVar[str] = "torchvision"
 
     def __post_init__(self) -> None:
         from torchvision import models
@@ -84,7 +80,7 @@ class TorchvisionEncoder(TorchEncoder):
             raise ValueError(msg)
         self.name = PREFIX + short
         default = models.get_model_weights(short).DEFAULT
-        download = self.pretrained and self.weights is None
+        download = self._downloads
         with seeded(self.seed), downloads(self.name, cache="TORCH_HOME to it"):
             model = models.get_model(short, weights=default if download else None)
         linear = [name for name, module in model.named_modules() if type(module).__name__ == "Linear"]
@@ -103,22 +99,6 @@ class TorchvisionEncoder(TorchEncoder):
         self.mean, self.std = tuple(self.mean or preset.mean), tuple(self.std or preset.std)
         self.size_px = self.size_px or preset.crop_size[0]
         self._adopt(model)
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """Identity of the encoder."""
-        spec = {
-            "kind": "torchvision",
-            "name": self.name,
-            "pretrained": self.pretrained and self.weights is None,
-            "weights": "" if self.weights is None else str(Path(self.weights).resolve()),
-            "sha256": self._sha256,
-            "mean": [float(value) for value in self.mean or ()],
-            "std": [float(value) for value in self.std or ()],
-            "size_px": self.size_px,
-            "seed": self.seed,
-        }
-        return spec | self._options_spec()
 
 
 def _cut(model: Any, name: str) -> None:

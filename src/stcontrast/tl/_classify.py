@@ -80,7 +80,7 @@ def classify(  # noqa: PLR0913
         msg = "The model was trained without labels: it knows no subtypes. Give `label_key` to `stc.tl.fit`."
         raise ValueError(msg)
     keys = Keys(
-        table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px,
+        table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
     sources = resolve_sources(data, keys)

@@ -153,7 +153,7 @@ def cross_validate(  # noqa: PLR0913
     """
     keys = Keys(
         batch_key=batch_key or donor_key, donor_key=donor_key or batch_key, label_key=label_key, layer=layer,
-        table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px,
+        table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
     if keys.donor_key is None:

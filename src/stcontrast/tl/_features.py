@@ -11,7 +11,7 @@ import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES, TUNED_FEATURES, UNS
 from stcontrast._spots import require_images
-from stcontrast.pp._encoders import ColorEncoder, TextureEncoder
+from stcontrast.pp._encoders import ColorEncoder, TextureEncoder, identity
 from stcontrast.pp._encoding import FeatureRecipe, recipe_of
 from stcontrast.pp._image_features import DEFAULT_FIELDS_UM, encode_spots
 from stcontrast.pp._texture import N_COLOR
@@ -224,8 +224,7 @@ def brief(record: dict[str, Any]) -> str:
 
 
 def _identity(record: dict[str, Any]) -> str:
-    encoder = {key: value for key, value in record["encoder"].items() if key != "weights"}
-    return json.dumps([encoder, record["field_um"], record.get("stain")], sort_keys=True)
+    return json.dumps([identity(record["encoder"]), record["field_um"], record.get("stain")], sort_keys=True)
 
 
 def _plain(value: Any) -> Any:

@@ -155,7 +155,7 @@ def fit(  # noqa: PLR0913
     """
     keys = Keys(
         batch_key=batch_key, donor_key=donor_key, label_key=label_key, layer=layer, table_key=table_key,
-        image_key=image_key, library_key=library_key, um_per_px=um_per_px, spot_diameter_um=spot_diameter_um,
+        image_key=image_key, slide_key=library_key, um_per_px=um_per_px, spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
     recipe = Recipe(
         n_genes=n_genes,

@@ -47,7 +47,7 @@ class Keys:
     layer: str | None = None
     table_key: str | None = None
     image_key: str | Mapping[str, str] | None = None
-    library_key: str | None = None
+    slide_key: str | None = None
     um_per_px: float | Mapping[str, float] | None = None
     spot_diameter_um: float | None = None
 
@@ -144,7 +144,7 @@ def resolve_sources(data: SpatialData | AnnData | Sequence[SpatialData | AnnData
         If something that is named is absent, slides in a mapping included; the message lists what is there.
     """
     objects = as_list(data)
-    names = [slide_names(item, table_key=keys.table_key, library_key=keys.library_key) for item in objects]
+    names = [slide_names(item, table_key=keys.table_key, library_key=keys.slide_key) for item in objects]
     known = [name for of_one in names for name in of_one]
     for argument, given in (("um_per_px", keys.um_per_px), ("image_key", keys.image_key)):
         absent = sorted(set(given) - set(known)) if isinstance(given, Mapping) else []
@@ -162,7 +162,7 @@ def _resolve_source(data: SpatialData | AnnData, keys: Keys, names: set[str]) ->
         image_key=_restricted(keys.image_key, names),
         um_per_px=_restricted(keys.um_per_px, names),
         spot_diameter_um=keys.spot_diameter_um,
-        library_key=keys.library_key,
+        library_key=keys.slide_key,
     )
     return Source(data, spots)
 
@@ -243,7 +243,7 @@ def _check_one_donor_a_slide(sources: Sequence[Source], keys: Keys, donor_key: s
     # An AnnData of several sections with nothing that tells them apart: their coordinates would be mixed. A shapes
     # element is one slide by definition, and may hold several donors (a tissue microarray).
     for source in sources:
-        named = keys.library_key is not None or "library_id" in source.table.obs
+        named = keys.slide_key is not None or "library_id" in source.table.obs
         donors = sorted(source.table.obs[donor_key].astype(str).unique())
         if not source.is_spatialdata and not named and len(donors) > 1:
             msg = f"The AnnData object holds several donors, {donors[:5]}: say which column of `obs` names the slides (`library_key`)."

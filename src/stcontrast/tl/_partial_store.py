@@ -72,8 +72,8 @@ class PartialStore:
 
     def flags(self, name: str, size: int) -> NDArray[np.bool_]:
         """What is done (size,), by name; all False at first."""
-        file = self.folder / f"{name}.npy"
-        return np.load(file) if file.exists() else np.zeros(size, dtype=bool)
+        kept = self.load(name)
+        return np.zeros(size, dtype=bool) if kept is None else kept
 
     def save(self, name: str, array: NDArray[Any]) -> None:
         """Write a small array, whole or not at all."""
@@ -107,11 +107,6 @@ class RowsFile:
     def __init__(self, file: Path, *, n_rows: int) -> None:
         self.file = file
         self.n_rows = n_rows
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return np.load(self.file, mmap_mode="r").shape
 
     def write(self, rows: NDArray[np.intp], values: NDArray[np.float32]) -> None:
         """Write some rows (n, n_columns)."""

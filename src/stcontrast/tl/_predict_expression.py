@@ -102,7 +102,7 @@ def predict_expression(  # noqa: PLR0913
         msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
         raise ValueError(msg)
     keys = Keys(
-        table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px,
+        table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
     sources = resolve_sources(data, keys)

@@ -11,8 +11,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-import zarr
-from anndata.abc import CSRDataset
 from lightning.pytorch import LightningDataModule
 from pandas.api.types import union_categoricals
 from scipy import sparse
@@ -22,24 +20,19 @@ from stcontrast.models.batch_vae._counts import check_genes, not_a_count
 from stcontrast.models.batch_vae._minibatches import EncoderView
 from stcontrast.models.batch_vae._reference import SLIDE_KEY, SlideReference, with_codes
 from stcontrast.models.batch_vae._rows import row_blocks
+from stcontrast.models.batch_vae._stores import (
+    anndatas,
+    check_first_counts,
+    common_genes,
+    first_few,
+    obs_column,
+    opened,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["SpotsOnDisk"]
-
-# What is looked at of each store before training; every minibatch is checked when it is read.
-_N_CHECKED_AT_FIRST = 1024
-_COLLECTION = "annbatch-preshuffled"
-_N_NAMED = 5
-
-
-class _Store(NamedTuple):
-    """One AnnData on disk."""
-
-    name: str
-    group: Any
-    counts: Any
 
 
 class _Column(NamedTuple):
@@ -148,12 +141,12 @@ class SpotsOnDisk(LightningDataModule):
             raise ValueError(msg)
         paths = [stores] if isinstance(stores, str | PathLike) else stores
         self._layer = None if layer == "X" else layer
-        self._stores = [_opened(*named, self._layer) for path in paths for named in _anndatas(Path(path))]
+        self._stores = [opened(*named, self._layer) for path in paths for named in anndatas(Path(path))]
         if not self._stores:
             msg = "there are no stores; give at least one folder."
             raise ValueError(msg)
         self._chunk_size, self._n_in_memory = chunk_size, n_in_memory
-        genes = _common_genes(self._stores)
+        genes = common_genes(self._stores)
         self.n_obs, self.n_vars = sum(store.counts.shape[0] for store in self._stores), len(genes)
         batches = None if batch_key is None else self._column(batch_key, "batch_key")
         labels = None if labels_key is None else self._column(labels_key, "labels_key")
@@ -167,7 +160,7 @@ class SpotsOnDisk(LightningDataModule):
             {"layer": self._layer, "unlabeled_category": unlabeled_category},
         )
         for store in self._stores:
-            _check_first_counts(store, self._layer)
+            check_first_counts(store, self._layer)
         self._codes = {
             REGISTRY_KEYS.BATCH_KEY: self._registered_codes(REGISTRY_KEYS.BATCH_KEY, batches),
             REGISTRY_KEYS.LABELS_KEY: self._registered_codes(REGISTRY_KEYS.LABELS_KEY, labels),
@@ -272,8 +265,8 @@ class SpotsOnDisk(LightningDataModule):
             )
             if of_model != here:
                 msg = (
-                    f"the model was made for other {what} than datamodule has: {_named(of_model)} against "
-                    f"{_named(here)}. BatchAgnosticVAE(registry=datamodule.registry) makes one for these."
+                    f"the model was made for other {what} than datamodule has: {first_few(of_model)} against "
+                    f"{first_few(here)}. BatchAgnosticVAE(registry=datamodule.registry) makes one for these."
                 )
                 raise ValueError(msg)
 
@@ -322,7 +315,7 @@ class SpotsOnDisk(LightningDataModule):
         return _Minibatches(loader, self._codes, view, "X" if self._layer is None else f"layers[{self._layer!r}]")
 
     def _column(self, key: str, argument: str) -> _Column:
-        parts = [_obs_column(store, key, argument) for store in self._stores]
+        parts = [obs_column(store, key, argument) for store in self._stores]
         try:
             joined = union_categoricals(parts, sort_categories=True, ignore_order=True).remove_unused_categories()
         except TypeError as error:
@@ -372,88 +365,6 @@ def _require_annbatch() -> None:
         raise ImportError(msg) from error
 
 
-def _anndatas(path: Path) -> Iterator[tuple[str, Any]]:
-    if path.suffix in (".h5ad", ".h5"):
-        msg = (
-            f"{path} is HDF5; training reads zarr. annbatch.DatasetCollection('spots.zarr').add_adatas(['{path}'], "
-            "dataset_size='1GB') makes a store of it without loading it whole."
-        )
-        raise ValueError(msg)
-    if not path.exists():
-        msg = f"{path} is not there."
-        raise FileNotFoundError(msg)
-    try:
-        # Any: what a group holds has a type that only its encoding tells
-        group: Any = zarr.open_group(path, mode="r")
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        msg = f"{path} is no zarr group; AnnData.write_zarr writes one."
-        raise ValueError(msg) from error
-    if group.attrs.get("encoding-type") == _COLLECTION:
-        parts = [name for name in group if name.startswith("dataset_")]
-        yield from ((f"{path}/{name}", group[name]) for name in sorted(parts, key=lambda name: int(name[8:])))
-    elif {"X", "obs", "var"} <= set(group):
-        yield str(path), group
-    else:
-        msg = f"{path} holds no AnnData: it has {sorted(group)}, and needs X, obs and var."
-        raise ValueError(msg)
-
-
-def _opened(name: str, group: Any, layer: str | None) -> _Store:
-    layers = sorted(group["layers"]) if "layers" in group else []
-    if layer is not None and layer not in layers:
-        msg = f"layer {layer!r} is not in {name}, which has the layers {layers}. layer=None takes X."
-        raise KeyError(msg)
-    element = group["X"] if layer is None else group["layers"][layer]
-    if isinstance(element, zarr.Array):
-        return _Store(name, group, element)
-    kind = element.attrs.get("encoding-type")
-    if kind != "csr_matrix":
-        msg = (
-            f"the counts of {name} are stored as {kind}; training reads rows, from CSR or dense: write them again "
-            "from a matrix.tocsr()."
-        )
-        raise ValueError(msg)
-    return _Store(name, group, ad.io.sparse_dataset(element))
-
-
-def _common_genes(stores: list[_Store]) -> pd.Index:
-    genes = _index_of(stores[0].group["var"])
-    for store in stores[1:]:
-        names = _index_of(store.group["var"])
-        if names.equals(genes):
-            continue
-        only = [f"{_named(extra)} only in {where}" for extra, where in (
-            (genes.difference(names), stores[0].name), (names.difference(genes), store.name)
-        ) if len(extra)]  # fmt: skip
-        msg = (
-            f"genes differ between stores: {'; '.join(only) or f'{store.name} has them in another order'}. Write all "
-            "with the same genes in one order; annbatch.DatasetCollection.add_adatas does so with var_subset=."
-        )
-        raise ValueError(msg)
-    if any(type(store.counts) is not type(stores[0].counts) for store in stores):
-        forms = {store.name: "CSR" if isinstance(store.counts, CSRDataset) else "dense" for store in stores}
-        msg = f"counts are stored in different forms: {forms}; write them all as CSR, or all dense."
-        raise ValueError(msg)
-    return genes
-
-
-def _index_of(frame: Any) -> pd.Index:
-    return pd.Index(ad.io.read_elem(frame[frame.attrs["_index"]]))
-
-
-def _obs_column(store: _Store, key: str, argument: str) -> pd.Categorical:
-    obs = store.group["obs"]
-    columns = list(obs.attrs["column-order"])
-    if key not in columns:
-        msg = f"{argument} {key!r} is not in obs of {store.name}, which has {columns}."
-        raise KeyError(msg)
-    values = pd.Categorical(ad.io.read_elem(obs[key]))
-    if n_missing := int(values.isna().sum()):
-        msg = f"obs[{key!r}] of {store.name} has {n_missing} missing values; {argument} needs a value for every spot."
-        raise ValueError(msg)
-    return values
-
-
 def _registry(
     genes: pd.Index,
     n_obs: int,
@@ -484,19 +395,3 @@ def _registry(
     counts = registry["field_registries"][REGISTRY_KEYS.X_KEY]
     counts["state_registry"]["n_obs"] = counts["summary_stats"]["n_cells"] = n_obs
     return registry
-
-
-def _check_first_counts(store: _Store, layer: str | None) -> None:
-    found = not_a_count(store.counts[:_N_CHECKED_AT_FIRST])
-    if found is not None:
-        where = "X" if layer is None else f"layers[{layer!r}]"
-        msg = (
-            f"{where} of {store.name} does not hold raw counts: it has {found}. BatchAgnosticVAE models counts, not "
-            "normalised values; name the layer that holds them with layer=."
-        )
-        raise ValueError(msg)
-
-
-def _named(names: Sequence[Any] | pd.Index) -> str:
-    shown = ", ".join(map(str, names[:_N_NAMED]))
-    return shown if len(names) <= _N_NAMED else f"{shown}, ... ({len(names)} in all)"

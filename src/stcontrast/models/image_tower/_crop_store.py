@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stcontrast._progress import progress
-from stcontrast.pp._reader import iter_crops
+from stcontrast.pp._reader import iter_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,11 +86,13 @@ class CropStore:
                     for slide in spots.slides:
                         if slide.image is None or slide.um_per_px is None:  # the caller has refused these
                             continue
-                        for k, field_um in enumerate(fields):
-                            side = field_um / slide.um_per_px
-                            for i, crop in iter_crops(slide.image, slide.centers, side=side, size_px=size_px):
-                                store.write(start + int(slide.rows[i]), k, crop)
-                                bar.update()
+                        sides = [field_um / slide.um_per_px for field_um in fields]
+                        batches = iter_batches(
+                            slide.image, slide.centers, sides=sides, size_px=size_px, batch=READ_AT_ONCE
+                        )
+                        for rows, crops in batches:
+                            store.write(start + slide.rows[rows], slice(None), crops)
+                            bar.update(len(rows) * len(fields))
                     start += spots.table.n_obs
         except BaseException:
             store.close()
@@ -105,9 +107,9 @@ class CropStore:
             self._crops = np.memmap(self.path, dtype=np.uint8, mode="r", shape=self.shape)
         return self._crops
 
-    def write(self, row: int, field: int, crop: NDArray[np.uint8]) -> None:
-        """Put one crop (size_px, size_px, 3) in its place."""
-        self.crops[row, field] = crop
+    def write(self, row: int | NDArray[np.intp], field: int | slice, crops: NDArray[np.uint8]) -> None:
+        """Put crops (..., size_px, size_px, 3) of a spot or several, of a field or several, in their place."""
+        self.crops[row, field] = crops
 
     def __len__(self) -> int:
         return self.shape[0]

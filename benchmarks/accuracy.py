@@ -117,7 +117,7 @@ def make_slides(data, out, encoder):
 
 def genes_of(train):
     """The most variable well-expressed genes of the training slides, most variable first."""
-    from stcontrast.pp._genes import choose_genes
+    from stcontrast._data.genes import choose_genes
 
     tables = [table for table in train if table.n_vars]
     shared = [gene for gene in tables[0].var_names if all(gene in table.var_names for table in tables[1:])]
@@ -174,8 +174,8 @@ def classes(test, model):
 def expression(test, model, genes):
     """Correlation, interval and shape of the prediction of every gene, slide by slide."""
     import stcontrast as stc
+    from stcontrast._data.genes import log_normalize
     from stcontrast.metrics import correlation_ceiling, gene_correlation, moran_difference, rmse, variance_ratio
-    from stcontrast.pp._genes import log_normalize
 
     for slide, table in test.items():
         predicted = stc.tl.predict_expression(table, model)

@@ -37,10 +37,10 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity
 
 import stcontrast as stc
-from stcontrast._elements import image_from_array
-from stcontrast._spots import resolve_slides
+from stcontrast._reading.elements import image_from_array
+from stcontrast._reading.resolve import resolve_slides
+from stcontrast.pp._crops.reader import iter_batches
 from stcontrast.pp._encoding import FeatureRecipe, encode_centers
-from stcontrast.pp._reader import iter_batches
 
 SIZE_PX = 224
 CHUNK = 1024

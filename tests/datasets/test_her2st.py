@@ -22,7 +22,7 @@ from spatialdata.transformations import Identity, get_transformation
 import stcontrast as stc
 from stcontrast.datasets import _her2st
 from stcontrast.datasets._remote import RemoteFile, fetch, read_registry
-from tests.data import require
+from tests.real_data import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

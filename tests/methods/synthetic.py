@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from stcontrast.methods._data import TrainingData
+from stcontrast._data.spots import TrainingData
 
 
 def training_data(

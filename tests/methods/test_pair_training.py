@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from stcontrast._training import seeded
 from stcontrast.methods._pair_training import embed_pairs, train_pairs
 from stcontrast.nn._head_pair import HeadPair
 from stcontrast.nn._pairs import Contrast, SpotTable
-from stcontrast.nn._seed import seeded
 
 
 @pytest.fixture

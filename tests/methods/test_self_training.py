@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import stcontrast as stc
-from stcontrast.methods._folds import inner_folds
+from stcontrast._data.folds import inner_folds
 from stcontrast.methods._linear import LinearClassifier
 from stcontrast.methods._self_training import pseudo_labels, self_training_helps
 from tests.methods.synthetic import training_data

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.special import erf
 
-from stcontrast.nn._seed import seeded
+from stcontrast._training import seeded
 from stcontrast.nn._towers import ProjectionHead
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ignore[import-untyped]
 
 import stcontrast as stc
-from tests.data import require
+from tests.real_data import require
 from tests.slides import her2st_low_resolution
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest
 from scipy import sparse
 
 import stcontrast as stc
-from stcontrast.nn._completion import Completer
+from stcontrast._data.genes import choose_genes, log_normalize
 from stcontrast.pp._complete import USE
-from stcontrast.pp._genes import choose_genes, log_normalize
+from stcontrast.pp._completion import Completer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from tests.tl.toy import LABELS, OPTIONS, parts_of
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-    from stcontrast.methods import Predictor
+    from stcontrast.fitted import Predictor
 
 
 @pytest.fixture(scope="session")

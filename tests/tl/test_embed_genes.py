@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-    from stcontrast.methods import Predictor
+    from stcontrast.fitted import Predictor
 
 QUICK: dict[str, Any] = {"n_latent": 5, "max_epochs": 5}
 

@@ -68,7 +68,7 @@ def test_a_donor_s_counts_do_not_touch_its_predictions(toy, honest, donor):
 def test_a_donor_s_counts_do_not_touch_its_subtypes(toy, honest, monkeypatch):
     """Class probabilities are scored on labels: patch the score, and look at what it is given."""
     seen = []
-    from stcontrast.tl._scoring import HeldOut
+    from stcontrast.tl.cross_validation._scoring import HeldOut
 
     original = HeldOut.score_classes
 

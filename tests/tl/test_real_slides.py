@@ -14,9 +14,9 @@ from sklearn.metrics import f1_score
 from spatialdata import SpatialData
 
 import stcontrast as stc
+from stcontrast._data.genes import choose_genes, log_normalize
 from stcontrast.metrics import gene_correlation
-from stcontrast.pp._genes import choose_genes, log_normalize
-from tests.data import require
+from tests.real_data import require
 from tests.slides import olfactory_bulb, stutility
 
 pytestmark = pytest.mark.slow

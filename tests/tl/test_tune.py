@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 import stcontrast as stc
-from stcontrast.tl._inputs import Keys, gather, resolve_sources
+from stcontrast._data.inputs import Keys, gather, resolve_sources
 from stcontrast.tl._training import Recipe
 from stcontrast.tl._tune import Tuning
 from tests.tl.conftest import copied

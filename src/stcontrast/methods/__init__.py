@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from stcontrast.methods._bleep import Bleep
-from stcontrast.methods._color import Color
-from stcontrast.methods._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.methods._depth import Depth
-from stcontrast.methods._field import Field
-from stcontrast.methods._kernel import Kernel
-from stcontrast.methods._knn import Knn
-from stcontrast.methods._mclstexp import Mclstexp
-from stcontrast.methods._mean import Mean
-from stcontrast.methods._method import METHODS, Method, get_method
-from stcontrast.methods._mlp import Mlp
-from stcontrast.methods._nh2st import Nh2st
-from stcontrast.methods._predictor import Prediction, Predictor, Retrieved
-from stcontrast.methods._ridge import Ridge
-from stcontrast.methods._stcontrast import Stcontrast
-from stcontrast.methods._tile_predictor import TilePredictor
-from stcontrast.methods._tpirbae import Tpirbae
+from stcontrast.methods._base import METHODS, Method, get_method
+from stcontrast.methods.baselines._color import Color
+from stcontrast.methods.baselines._depth import Depth
+from stcontrast.methods.baselines._field import Field
+from stcontrast.methods.baselines._kernel import Kernel
+from stcontrast.methods.baselines._knn import Knn
+from stcontrast.methods.baselines._mean import Mean
+from stcontrast.methods.baselines._mlp import Mlp
+from stcontrast.methods.baselines._ridge import Ridge
+from stcontrast.methods.published._bleep import Bleep
+from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
+from stcontrast.methods.published._mclstexp import Mclstexp
+from stcontrast.methods.published._nh2st import Nh2st
+from stcontrast.methods.published._tpirbae import Tpirbae
+from stcontrast.methods.stcontrast._method import Stcontrast
 from stcontrast.nn._pairs import PairModule
 
 __all__ = [
@@ -37,12 +35,8 @@ __all__ = [
     "Mlp",
     "Nh2st",
     "PairModule",
-    "Prediction",
-    "Predictor",
-    "Retrieved",
     "Ridge",
     "Stcontrast",
-    "TilePredictor",
     "Tpirbae",
     "get_method",
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from stcontrast.nn._seed import seeded
+from stcontrast._training import seeded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from stcontrast.methods._data import TrainingData
-    from stcontrast.models.batch_vae import BatchAgnosticVAE
+    from stcontrast._data.spots import TrainingData
+    from stcontrast._models.batch_vae import BatchAgnosticVAE
 
 __all__ = ["GeneLatent"]
 
@@ -50,7 +50,7 @@ class GeneLatent:
         """Train on the measured spots."""
         from anndata import AnnData
 
-        from stcontrast.models.batch_vae._fitting import fit_vae
+        from stcontrast._models.batch_vae._fitting import fit_vae
 
         rows = np.flatnonzero(data.measured)
         adata = AnnData(data.counts[rows])
@@ -93,7 +93,7 @@ class GeneLatent:
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote."""
-        from stcontrast.models.batch_vae import BatchAgnosticVAE
+        from stcontrast._models.batch_vae import BatchAgnosticVAE
 
         if (folder / "vae").exists():
             self.vae = BatchAgnosticVAE.load(str(folder / "vae"), accelerator="cpu")

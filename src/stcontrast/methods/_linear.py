@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast.methods._data import TrainingData
+    from stcontrast._data.spots import TrainingData
 
 __all__ = ["PENALTIES", "Classifier", "LinearClassifier", "RidgePath"]
 

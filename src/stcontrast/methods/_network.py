@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast.methods._data import TrainingData, View
-    from stcontrast.models.contrastive import ContrastiveModel
+    from stcontrast._data.spots import TrainingData, View
+    from stcontrast._models.contrastive import ContrastiveModel
 
 __all__ = ["Network", "standardiser"]
 
@@ -64,7 +64,7 @@ class Network:
         stop_epoch
             Epoch to stop after, where nothing is held out.
         """
-        from stcontrast.models.contrastive import ContrastiveModel
+        from stcontrast._models.contrastive import ContrastiveModel
 
         held = np.zeros(len(data.design), dtype=bool)
         if held_out is not None:
@@ -132,7 +132,7 @@ class Network:
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote."""
-        from stcontrast.models.contrastive import ContrastiveModel
+        from stcontrast._models.contrastive import ContrastiveModel
 
         self.scales = load_arrays(folder / "scales.npz")
         self.model = ContrastiveModel.load(folder / "network")

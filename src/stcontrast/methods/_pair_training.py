@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from stcontrast._models.batch_vae._session import quiet_training
+from stcontrast._models.contrastive._training import LONG_ENOUGH, quiet_trainer, warn_at_chance
 from stcontrast._settings import settings
-from stcontrast.models.batch_vae._session import quiet_training
-from stcontrast.models.contrastive._training import LONG_ENOUGH, quiet_trainer, warn_at_chance
-from stcontrast.nn._threads import one_thread
+from stcontrast._training import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

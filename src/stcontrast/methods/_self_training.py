@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast.methods._data import Fold, TrainingData
+    from stcontrast._data.spots import Fold, TrainingData
 
 __all__ = ["pseudo_labels", "self_training_helps"]
 

@@ -1,4 +1,4 @@
-"""Trained models: the batch-agnostic gene encoder, the image–gene model, and the way back from disk."""
+"""Trained models: what `fit` returns and reads back from disk, the gene model, the image–gene network."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stcontrast.methods._load import load
-    from stcontrast.methods._tile_predictor import TilePredictor
-    from stcontrast.models.batch_vae import BatchAgnosticVAE, SpotsOnDisk
-    from stcontrast.models.contrastive import ContrastiveModel
-
-__all__ = ["BatchAgnosticVAE", "ContrastiveModel", "SpotsOnDisk", "TilePredictor", "load"]
+    from stcontrast._models.batch_vae import BatchAgnosticVAE, SpotsOnDisk
+    from stcontrast._models.contrastive import ContrastiveModel
+    from stcontrast._models.image_tower import TowerOptions
+    from stcontrast.fitted import TilePredictor, load
 
 _HOMES = {
-    "BatchAgnosticVAE": "stcontrast.models.batch_vae",
-    "ContrastiveModel": "stcontrast.models.contrastive",
-    "SpotsOnDisk": "stcontrast.models.batch_vae",
-    "TilePredictor": "stcontrast.methods._tile_predictor",
-    "load": "stcontrast.methods._load",
+    "BatchAgnosticVAE": "stcontrast._models.batch_vae",
+    "ContrastiveModel": "stcontrast._models.contrastive",
+    "SpotsOnDisk": "stcontrast._models.batch_vae",
+    "TilePredictor": "stcontrast.fitted",
+    "TowerOptions": "stcontrast._models.image_tower",
+    "load": "stcontrast.fitted",
 }
+
+__all__ = ["BatchAgnosticVAE", "ContrastiveModel", "SpotsOnDisk", "TilePredictor", "TowerOptions", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from stcontrast.nn._lattice import lattice_coordinates, nearest_spots
+from stcontrast._data.lattice import lattice_coordinates, nearest_spots
 from stcontrast.nn._losses import info_nce, similarity_target_loss
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stcontrast._spots import table_region_keys
+from stcontrast._reading.resolve import table_region_keys
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._spots import Spots
+    from stcontrast._reading.resolve import Spots
 
 __all__ = ["find_gene", "observed_expression", "predicted_expression", "prediction_table"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stcontrast.pp._complete import complete
-from stcontrast.pp._crops import crops
-from stcontrast.pp._encoders import (
+from stcontrast.pp._crops.crops import crops
+from stcontrast.pp._encoders.resolve import (
     ColorEncoder,
     Encoder,
     EncoderCard,
@@ -16,7 +16,7 @@ from stcontrast.pp._encoders import (
 )
 from stcontrast.pp._image_features import image_features
 from stcontrast.pp._stain import SlideStain, StainNormalizer
-from stcontrast.pp._tissue_grid import tissue_grid
+from stcontrast.pp._tissue.grid import tissue_grid
 
 __all__ = [
     "ColorEncoder",

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import sparse
 
-from stcontrast import __version__
-from stcontrast._counts import raw_counts, shared_genes
+from stcontrast._data.genes import choose_genes, log_normalize_sparse
 from stcontrast._keys import UNS
-from stcontrast._spots import resolve_slides
-from stcontrast.nn._completion import Completer
-from stcontrast.pp._genes import choose_genes, log_normalize_sparse
+from stcontrast._reading.counts import raw_counts, shared_genes
+from stcontrast._reading.resolve import resolve_slides
+from stcontrast._records import VERSION
+from stcontrast.pp._completion import Completer
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._spots import Spots
+    from stcontrast._reading.resolve import Spots
 
 __all__ = ["complete"]
 
@@ -153,7 +153,7 @@ def complete(  # noqa: PLR0913
             "max_steps": int(max_steps),
             "seed": int(seed),
             "use": USE,
-            "version": __version__,
+            "version": VERSION,
         }
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast.pp._encoders import encoder_from_spec
-from stcontrast.pp._prefetch import prefetched
-from stcontrast.pp._reader import iter_batches
+from stcontrast.pp._crops.prefetch import prefetched
+from stcontrast.pp._crops.reader import iter_batches
+from stcontrast.pp._encoders.resolve import encoder_from_spec
 from stcontrast.pp._stain import stain_from_spec
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._elements import SlideImage
-    from stcontrast._spots import Slide
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast._reading.elements import SlideImage
+    from stcontrast._reading.resolve import Slide
+    from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.pp._stain import StainNormalizer
 
 __all__ = ["FeatureRecipe", "encode_centers", "encode_slides", "recipe_of"]

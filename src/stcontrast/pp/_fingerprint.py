@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from stcontrast.pp._encoders import identity
-from stcontrast.pp._tiles import Tiles
+from stcontrast.pp._crops.tiles import Tiles
+from stcontrast.pp._encoders.resolve import identity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._elements import SlideImage
-    from stcontrast._spots import Slide
+    from stcontrast._reading.elements import SlideImage
+    from stcontrast._reading.resolve import Slide
     from stcontrast.pp._encoding import FeatureRecipe
 
 __all__ = ["slide_fingerprint"]

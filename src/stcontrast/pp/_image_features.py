@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast import __version__
 from stcontrast._keys import IMAGE_FEATURES, UNS
 from stcontrast._progress import progress
-from stcontrast._spots import require_images, resolve_slides
-from stcontrast.pp._encoders import resolve_encoder
+from stcontrast._reading.resolve import require_images, resolve_slides
+from stcontrast._records import VERSION
+from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._encoding import FeatureRecipe, encode_slides
 from stcontrast.pp._fingerprint import slide_fingerprint
 from stcontrast.pp._stain import resolve_stain
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._spots import Spots
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast._reading.resolve import Spots
+    from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.pp._stain import StainNormalizer
 
 __all__ = ["encode_spots", "feature_record", "image_features", "parse_fields"]
@@ -185,7 +185,7 @@ def feature_record(spots: Spots, recipe: FeatureRecipe) -> dict[str, Any]:
     """What made the features, compared when they are used again."""
     return recipe.record | {
         "um_per_px": {slide.name: float(slide.um_per_px or np.nan) for slide in spots.slides},
-        "version": __version__,
+        "version": VERSION,
     }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from stcontrast.tl._classify import classify
-from stcontrast.tl._cross_validate import cross_validate
-from stcontrast.tl._cv_result import CrossValidation
 from stcontrast.tl._embed_genes import embed_genes
 from stcontrast.tl._fit import fit
 from stcontrast.tl._predict_expression import predict_expression
+from stcontrast.tl.cross_validation._cross_validate import cross_validate
+from stcontrast.tl.cross_validation._result import CrossValidation
 
 __all__ = ["CrossValidation", "classify", "cross_validate", "embed_genes", "fit", "predict_expression"]

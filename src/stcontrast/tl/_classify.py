@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from stcontrast._data.inputs import Keys, depth_of, resolve_sources
 from stcontrast._keys import CLASS, CLASS_CONFIDENCE, CLASS_PROBA, UNS
-from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.tl._features import check_features, features_for
-from stcontrast.tl._inputs import Keys, depth_of, resolve_sources
 from stcontrast.tl._write import check_donor_key, provenance_of
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast.methods import Predictor
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.fitted import Predictor
+    from stcontrast.pp._encoders.resolve import Encoder
 
 __all__ = ["classify"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from stcontrast import __version__
+from stcontrast._data.inputs import as_list
 from stcontrast._keys import UNS, VAE_LATENT
-from stcontrast._spots import resolve_table
+from stcontrast._reading.resolve import resolve_table
+from stcontrast._records import VERSION
 from stcontrast.methods._gene_latent import CLASS_WEIGHT
 from stcontrast.tl._gene_encoder import GeneEncoder
 from stcontrast.tl._gene_spots import CountedSpots
-from stcontrast.tl._inputs import as_list
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from stcontrast.methods import Predictor
+    from stcontrast.fitted import Predictor
     from stcontrast.models import BatchAgnosticVAE
 
 __all__ = ["RECORD", "embed_genes", "record_key"]
@@ -163,7 +163,7 @@ def embed_genes(  # noqa: PLR0913
     latents = encoder.encode(tables, layer=layer, library_key=library_key, fill_missing=fill_missing, seed=seed)
     record = {
         "genes": encoder.genes, "classes": encoder.classes, "n_latent": encoder.n_latent, "layer": layer or "X",
-        "key_added": key_added, "trained_on_these_spots": model is None, "version": __version__, **training,
+        "key_added": key_added, "trained_on_these_spots": model is None, "version": VERSION, **training,
     }  # fmt: skip
     for table, latent in zip(tables, latents, strict=True):
         table.obsm[key_added] = latent

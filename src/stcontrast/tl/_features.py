@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES, TUNED_FEATURES, UNS
-from stcontrast._spots import require_images
-from stcontrast.pp._encoders import ColorEncoder, TextureEncoder, identity
+from stcontrast._reading.resolve import require_images
+from stcontrast.pp._encoders.resolve import ColorEncoder, TextureEncoder, identity
+from stcontrast.pp._encoders.texture import N_COLOR
 from stcontrast.pp._encoding import FeatureRecipe, recipe_of
 from stcontrast.pp._image_features import DEFAULT_FIELDS_UM, encode_spots
-from stcontrast.pp._texture import N_COLOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from stcontrast.pp._encoders import Encoder
-    from stcontrast.tl._inputs import Source
+    from stcontrast._data.inputs import Source
+    from stcontrast.pp._encoders.resolve import Encoder
 
 __all__ = [
     "check_features",

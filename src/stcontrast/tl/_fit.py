@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stcontrast._data.inputs import Keys, check_images, gather, resolve_sources
 from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
-from stcontrast.methods._method import get_method
-from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.methods._base import get_method
+from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._image_features import parse_fields
 from stcontrast.tl._embed_genes import record_key
 from stcontrast.tl._features import color_features, features_to_fit
-from stcontrast.tl._inputs import Keys, check_images, gather, resolve_sources
 from stcontrast.tl._training import Recipe, check_genes, prepare
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl._write import check_prediction_slot, prediction_table
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast.methods import Predictor
-    from stcontrast.nn._design import Standardize
-    from stcontrast.pp._encoders import Encoder
-    from stcontrast.tl._inputs import Inputs, Source
+    from stcontrast._data.design import Standardize
+    from stcontrast._data.inputs import Inputs, Source
+    from stcontrast.fitted import Predictor
+    from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.tl._tune import ImageTowerKind
 
 __all__ = ["fit"]
@@ -113,7 +113,7 @@ def fit(  # noqa: PLR0913
         choices stay honest; that is one training a fold, and one more. Needs images; features in
         ``obsm["X_image"]`` are neither looked at nor changed.
     tower_options
-        Options of the fine-tuning, by name: :class:`stcontrast.models.image_tower.TowerOptions`. Among them ``epochs``,
+        Options of the fine-tuning, by name: :class:`stcontrast.models.TowerOptions`. Among them ``epochs``,
         ``batch_size``, ``micro_batch``, ``learning_rate``, ``precision``, ``devices``, ``checkpoint_dir``.
     options
         Options of the method, by name; its page in the documentation has them. For ``"stcontrast"``: ``n_latent``,

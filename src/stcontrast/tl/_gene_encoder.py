@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stcontrast._counts import raw_counts
-from stcontrast._spots import slide_of_row
+from stcontrast._reading.counts import raw_counts
+from stcontrast._reading.resolve import slide_of_row
+from stcontrast._training import seeded
 from stcontrast.methods._gene_latent import GeneLatent
-from stcontrast.nn._seed import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast.methods import Predictor
+    from stcontrast.fitted import Predictor
     from stcontrast.models import BatchAgnosticVAE
     from stcontrast.tl._gene_spots import CountedSpots
 
@@ -51,7 +51,7 @@ class GeneEncoder:
     @classmethod
     def of(cls, model: BatchAgnosticVAE | Predictor | str | os.PathLike[str]) -> GeneEncoder:
         """That of a trained model, or of the folder of one."""
-        from stcontrast.methods import Predictor
+        from stcontrast.fitted import Predictor
         from stcontrast.models import BatchAgnosticVAE
 
         if isinstance(model, str | os.PathLike):
@@ -90,7 +90,7 @@ class GeneEncoder:
         seed: int,
     ) -> GeneEncoder:
         """One that is trained on these spots."""
-        from stcontrast.models.batch_vae._fitting import fit_vae
+        from stcontrast._models.batch_vae._fitting import fit_vae
 
         adata = spots.to_train_on()
         vae = fit_vae(
@@ -130,7 +130,7 @@ class GeneEncoder:
         ]
 
     def _counts(self, table: AnnData, *, layer: str | None, fill_missing: bool) -> tuple[Any, NDArray[np.bool_]]:
-        from stcontrast.models.batch_vae._counts import align_genes
+        from stcontrast._models.batch_vae._counts import align_genes
 
         if table.n_vars == 0:
             return None, np.zeros(table.n_obs, dtype=bool)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stcontrast._counts import raw_counts, shared_genes
-from stcontrast._spots import slide_of_row, table_region_keys
-from stcontrast.pp._genes import choose_genes
-from stcontrast.tl._inputs import stacked_column, stacked_labels
+from stcontrast._data.genes import choose_genes
+from stcontrast._data.inputs import stacked_column, stacked_labels
+from stcontrast._reading.counts import raw_counts, shared_genes
+from stcontrast._reading.resolve import slide_of_row, table_region_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

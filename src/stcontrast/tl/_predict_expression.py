@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stcontrast._data.inputs import Keys, depth_of, resolve_sources
 from stcontrast._keys import PREDICTION_TABLE
-from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._encoding import recipe_of
 from stcontrast.tl._features import check_features, features_for, features_there
-from stcontrast.tl._inputs import Keys, depth_of, resolve_sources
 from stcontrast.tl._partial_store import check_store
 from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import check_donor_key, check_prediction_slot, prediction_table, provenance_of
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast.methods import Predictor
-    from stcontrast.pp._encoders import Encoder
-    from stcontrast.tl._inputs import Source
+    from stcontrast._data.inputs import Source
+    from stcontrast.fitted import Predictor
+    from stcontrast.pp._encoders.resolve import Encoder
 
 __all__ = ["predict_expression"]
 

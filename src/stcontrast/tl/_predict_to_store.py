@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast._data.design import set_out, surroundings
+from stcontrast._data.moments import SlideMoments
+from stcontrast._data.spots import View
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import progress
-from stcontrast.methods._data import View
-from stcontrast.nn._design import set_out, surroundings
-from stcontrast.nn._slide_moments import SlideMoments
 from stcontrast.pp._encoding import encode_slides
 from stcontrast.pp._fingerprint import slide_fingerprint
 from stcontrast.tl._partial_store import PartialStore, RowsFile
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast._spots import Slide
-    from stcontrast.methods import Predictor
+    from stcontrast._data.inputs import Source
+    from stcontrast._reading.resolve import Slide
+    from stcontrast.fitted import Predictor
     from stcontrast.pp._encoding import FeatureRecipe
-    from stcontrast.tl._inputs import Source
 
 __all__ = ["predict_to_store"]
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast.methods import Predictor, get_method
-from stcontrast.methods._data import TrainingData
-from stcontrast.methods._folds import Folds, inner_folds
-from stcontrast.nn._design import build_design
-from stcontrast.pp._genes import choose_genes, log_normalize
+from stcontrast._data.design import build_design
+from stcontrast._data.folds import Folds, inner_folds
+from stcontrast._data.genes import choose_genes, log_normalize
+from stcontrast._data.spots import TrainingData
+from stcontrast.fitted import Predictor
+from stcontrast.methods import get_method
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
+    from stcontrast._data.design import Standardize
+    from stcontrast._data.inputs import Inputs
     from stcontrast.methods import Method
-    from stcontrast.nn._design import Standardize
-    from stcontrast.tl._inputs import Inputs
 
 __all__ = ["Prepared", "Recipe", "check_genes", "fingerprint_of", "prepare", "slide_fingerprints", "targets_of"]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
+from stcontrast._data.folds import inner_folds
 from stcontrast._keys import TUNED_FEATURES
-from stcontrast._spots import require_images
-from stcontrast.methods._folds import inner_folds
-from stcontrast.methods._method import get_method
-from stcontrast.pp._encoders import TimmEncoder, resolve_encoder
+from stcontrast._reading.resolve import require_images
+from stcontrast.methods._base import get_method
+from stcontrast.pp._encoders.resolve import TimmEncoder, resolve_encoder
 from stcontrast.pp._encoding import FeatureRecipe
 from stcontrast.pp._image_features import encode_spots
 from stcontrast.tl._features import describe, keep_features
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast.models.image_tower import TowerOptions, TunedEncoder
-    from stcontrast.models.image_tower._crop_store import CropStore
-    from stcontrast.pp._encoders import Encoder
-    from stcontrast.tl._inputs import Inputs, Source
+    from stcontrast._data.inputs import Inputs, Source
+    from stcontrast._models.image_tower import TowerOptions, TunedEncoder
+    from stcontrast._models.image_tower._crop_store import CropStore
+    from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.tl._training import Recipe
 
 __all__ = ["ImageTowerKind", "TunedFeatures", "Tuning", "check_image_tower"]
@@ -75,7 +75,7 @@ class Tuning:
     fields
         Fields of view in µm.
     options
-        See :class:`~stcontrast.models.image_tower.TowerOptions`.
+        See :class:`~stcontrast.models.TowerOptions`.
     """
 
     base: TimmEncoder
@@ -96,7 +96,7 @@ class Tuning:
         ValueError
             If the encoder is none that can be trained, or an option is unknown or out of range.
         """
-        from stcontrast.models.image_tower import TowerOptions
+        from stcontrast._models.image_tower import TowerOptions
 
         checked = TowerOptions.of(options)
         advice = (
@@ -133,7 +133,7 @@ class Tuning:
 
     def cut(self, sources: Sequence[Source]) -> CropStore:
         """Crops of all spots; close them after use."""
-        from stcontrast.models.image_tower._crop_store import CropStore
+        from stcontrast._models.image_tower._crop_store import CropStore
 
         return CropStore.cut([source.spots for source in sources], self.fields, self.base.size_px)
 
@@ -159,8 +159,8 @@ class Tuning:
         -------
         Features; and the encoder that made those of all spots.
         """
-        from stcontrast.models.image_tower._crop_store import CropRows
-        from stcontrast.models.image_tower._cross_fit import cross_fit, encode
+        from stcontrast._models.image_tower._crop_store import CropRows
+        from stcontrast._models.image_tower._cross_fit import cross_fit, encode
 
         data, crops = targets_of(inputs, rows, recipe), CropRows(store, rows)
         options, kept = self.options, self.options.checkpoint_dir

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast.methods import Prediction, Predictor
-    from stcontrast.tl._inputs import Source
+    from stcontrast._data.inputs import Source
+    from stcontrast.fitted import Prediction, Predictor
 
 __all__ = ["check_donor_key", "check_prediction_slot", "prediction_frame", "prediction_table", "provenance_of"]
 

@@ -13,8 +13,8 @@ from scvi.module import VAE
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from stcontrast._models.batch_vae import BatchAgnosticVAEModule
 from stcontrast.models import BatchAgnosticVAE
-from stcontrast.models.batch_vae import BatchAgnosticVAEModule
 
 if TYPE_CHECKING:
     from pathlib import Path

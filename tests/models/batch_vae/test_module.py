@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scvi import REGISTRY_KEYS
 
-from stcontrast.models.batch_vae import BatchAgnosticVAEModule
+from stcontrast._models.batch_vae import BatchAgnosticVAEModule
 
 N_GENES, N_BATCH = 12, 3
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from scvi import REGISTRY_KEYS
 
-from stcontrast.models.batch_vae import BatchAgnosticVAEModule
-from stcontrast.models.batch_vae._plan import HeldOutBatchPlan
+from stcontrast._models.batch_vae import BatchAgnosticVAEModule
+from stcontrast._models.batch_vae._plan import HeldOutBatchPlan
 
 
 def make_batch(codes: list[int]) -> dict[str, torch.Tensor]:

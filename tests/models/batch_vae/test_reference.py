@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
+from stcontrast._models.batch_vae._minibatches import ENCODER_KEY, ENTRIES_KEY, MinibatchSplitter, SpotLoader
+from stcontrast._models.batch_vae._reference import SlideReference
 from stcontrast.models import BatchAgnosticVAE
-from stcontrast.models.batch_vae._minibatches import ENCODER_KEY, ENTRIES_KEY, MinibatchSplitter, SpotLoader
-from stcontrast.models.batch_vae._reference import SlideReference
 from tests.models.batch_vae.synthetic import make_adata
 
 if TYPE_CHECKING:

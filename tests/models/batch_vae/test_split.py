@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stcontrast.models.batch_vae._split import hold_out_groups
+from stcontrast._models.batch_vae._split import hold_out_groups
 
 SLIDES = pd.Series(["A1", "B1", "A2", "A1", "B1", "C1", "A2"], name="slide")
 

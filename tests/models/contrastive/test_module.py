@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stcontrast.models.contrastive import ContrastiveModule
-from stcontrast.models.contrastive._config import ContrastiveConfig
-from stcontrast.models.contrastive._module import Batch
+from stcontrast._models.contrastive import ContrastiveModule
+from stcontrast._models.contrastive._config import ContrastiveConfig
+from stcontrast._models.contrastive._module import Batch
+from stcontrast._training import seeded
 from stcontrast.nn._losses import info_nce, similarity_target_loss
-from stcontrast.nn._seed import seeded
 
 
 def module(**hyper):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import stcontrast as stc
-from stcontrast.models.image_tower import _training
-from stcontrast.models.image_tower._options import TowerOptions
+from stcontrast._models.image_tower import _training
+from stcontrast._models.image_tower._options import TowerOptions
 from tests.models.image_tower.synthetic import QUICK, spots, store_of, task_of, tower
 
 

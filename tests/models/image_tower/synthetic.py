@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast.models.image_tower._crop_store import CropRows, CropStore
-from stcontrast.models.image_tower._module import ImageTower
-from stcontrast.models.image_tower._targets import TowerTargets
-from stcontrast.models.image_tower._training import Task
+from stcontrast._models.image_tower._crop_store import CropRows, CropStore
+from stcontrast._models.image_tower._module import ImageTower
+from stcontrast._models.image_tower._targets import TowerTargets
+from stcontrast._models.image_tower._training import Task
 from stcontrast.pp import TimmEncoder
 from tests.methods.synthetic import training_data
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stcontrast.methods._data import TrainingData
-    from stcontrast.models.image_tower._options import TowerOptions
+    from stcontrast._data.spots import TrainingData
+    from stcontrast._models.image_tower._options import TowerOptions
 
 SIZE = 32
 QUICK: dict[str, Any] = {"accelerator": "cpu", "n_components": 4, "n_embedding": 8, "batch_size": 24, "micro_batch": 24}

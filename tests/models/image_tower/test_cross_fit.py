@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stcontrast.methods._folds import inner_folds
-from stcontrast.models.image_tower._crop_store import CropRows
-from stcontrast.models.image_tower._cross_fit import CrossFitted, cross_fit, encode
-from stcontrast.models.image_tower._encoder import weights_sha256
-from stcontrast.models.image_tower._options import TowerOptions
-from stcontrast.models.image_tower._targets import TowerTargets
-from stcontrast.models.image_tower._training import Task, train_tower
+from stcontrast._data.folds import inner_folds
+from stcontrast._models.image_tower._crop_store import CropRows
+from stcontrast._models.image_tower._cross_fit import CrossFitted, cross_fit, encode
+from stcontrast._models.image_tower._encoder import weights_sha256
+from stcontrast._models.image_tower._options import TowerOptions
+from stcontrast._models.image_tower._targets import TowerTargets
+from stcontrast._models.image_tower._training import Task, train_tower
 from tests.models.image_tower.synthetic import QUICK, encoder, spots, store_of, tower
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stcontrast.methods._data import TrainingData
+    from stcontrast._data.spots import TrainingData
 
 HOW: dict[str, Any] = {**QUICK, "epochs": 4, "learning_rate": 2e-3}
 
@@ -81,7 +81,7 @@ def test_a_broken_cross_fit_keeps_the_towers_that_are_finished(tmp_path: Path, m
         return train_tower(*args, **kwargs)
 
     rest: list[int] = []
-    monkeypatch.setattr("stcontrast.models.image_tower._cross_fit.train_tower", counted)
+    monkeypatch.setattr("stcontrast._models.image_tower._cross_fit.train_tower", counted)
     with pytest.raises(TimeoutError):
         fitted(epochs=1, checkpoint_dir=tmp_path)
 
@@ -89,7 +89,7 @@ def test_a_broken_cross_fit_keeps_the_towers_that_are_finished(tmp_path: Path, m
         rest.append(1)
         return train_tower(*args, **kwargs)
 
-    monkeypatch.setattr("stcontrast.models.image_tower._cross_fit.train_tower", noted)
+    monkeypatch.setattr("stcontrast._models.image_tower._cross_fit.train_tower", noted)
     found = fitted(epochs=1, checkpoint_dir=tmp_path)
     assert len(rest) == 2
     unbroken = fitted(epochs=1)

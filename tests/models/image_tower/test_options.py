@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from stcontrast.models.image_tower import TowerOptions
+from stcontrast._models.image_tower import TowerOptions
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""One table of spots over all slides, and what is computed of it without learning: design, genes, folds."""

@@ -1,0 +1,181 @@
+"""From image features to what a method sees: the spot's own, its neighbours', standardised within the slide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from stcontrast._data.moments import SlideMoments
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Standardize",
+    "build_design",
+    "design_width",
+    "neighbor_means",
+    "neighbor_ranges",
+    "set_out",
+    "surroundings",
+]
+
+type Standardize = Literal["slide", "none"]
+
+# the fullest ring of a lattice: so many more spots may be as near as the last neighbour
+TIES: Final = 12
+# the first ring of a hexagonal lattice; of a square one it is eight
+RING: Final = 6
+# two blocks of the neighbours' extremes double the table: only for features that are few
+MAX_RANGED: Final = 1024
+
+
+def neighbor_means(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_neighbors: int) -> NDArray[np.float32]:
+    """Mean features of the nearest spots of the same slide, the spot itself left out.
+
+    Parameters
+    ----------
+    features
+        Image features of one slide (n_spots, n_features).
+    xy
+        Centres of its spots (n_spots, 2), in any unit.
+    n_neighbors
+        How many neighbours; 18 are two rings of a hexagonal lattice. Fewer where the slide has fewer spots; more
+        where others are just as near as the last of them, so that the order of the spots does not matter.
+
+    Returns
+    -------
+    Means (n_spots, n_features); a spot alone on its slide has itself.
+    """
+    found = _neighbors(xy, n_neighbors)
+    if found is None:
+        return features.copy()
+    means = np.zeros_like(features)
+    for column, chosen in zip(*found, strict=True):
+        # one neighbour at a time: (n, k, features) would be 18 times the table
+        means[chosen] += features[column[chosen]]
+    return means / found[1].sum(axis=0, dtype=np.float32)[:, None]
+
+
+def neighbor_ranges(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_neighbors: int) -> NDArray[np.float32]:
+    """How far the nearest spots of the same slide rise above a spot's features, and fall below: what a border shows.
+
+    Parameters
+    ----------
+    features, xy, n_neighbors
+        As in :func:`neighbor_means`.
+
+    Returns
+    -------
+    Largest less own, and own less smallest (n_spots, 2 × n_features); zero for a spot alone on its slide.
+    """
+    highest, lowest = features.copy(), features.copy()
+    found = _neighbors(xy, n_neighbors)
+    if found is not None:
+        highest[:], lowest[:] = -np.inf, np.inf
+        for column, chosen in zip(*found, strict=True):
+            highest[chosen] = np.maximum(highest[chosen], features[column[chosen]])
+            lowest[chosen] = np.minimum(lowest[chosen], features[column[chosen]])
+    return np.concatenate([highest - features, features - lowest], axis=1)
+
+
+def _neighbors(xy: NDArray[np.float64], n_neighbors: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]] | None:
+    """Candidates, nearest first (k, n_spots), and which of them are neighbours; `None` for a spot alone."""
+    k = min(n_neighbors, len(xy) - 1)
+    if k < 1:
+        return None
+    distance, nearest = cKDTree(xy).query(xy, k=min(len(xy), k + 1 + TIES))
+    # two spots at one place may come back in either order: leave out the spot, not the first column
+    distance[nearest == np.arange(len(xy))[:, None]] = np.inf
+    last = np.partition(distance, k - 1, axis=1)[:, k - 1]
+    # rounding tells apart what is equally far on a lattice
+    return nearest.T, (distance <= last[:, None] * (1 + 1e-6)).T
+
+
+def build_design(
+    features: NDArray[np.float32],
+    slide: NDArray[np.int64],
+    xy: NDArray[np.float64],
+    *,
+    n_neighbors: int = 18,
+    standardize: Standardize = "slide",
+) -> NDArray[np.float32]:
+    """Set a spot's features beside its neighbours' mean and extremes, and standardise within each slide.
+
+    Neither step fits anything across slides: a slide's design depends on its own image alone, so it may be
+    computed for a test slide.
+
+    Parameters
+    ----------
+    features
+        Image features (n_spots, n_features).
+    slide
+        Slide of each spot (n_spots,).
+    xy
+        Centres of the spots (n_spots, 2), comparable within a slide.
+    n_neighbors
+        Neighbours to average over; 0 leaves them out. With them come the extremes of the nearest six (of as many of
+        them, if fewer), unless a spot has more than 1024 features.
+    standardize
+        ``"slide"``: zero mean and unit deviation within every slide, which takes out stain and scanner, and true
+        differences in composition too. ``"none"``: as they are.
+
+    Returns
+    -------
+    Design (n_spots, n_features or two or four times as many), float32.
+    """
+    design = np.empty((len(features), design_width(features.shape[1], n_neighbors)), dtype=np.float32)
+    for code in np.unique(slide):
+        rows = np.flatnonzero(slide == code)
+        block = set_out(features[rows], xy[rows], n_neighbors=n_neighbors)
+        design[rows] = SlideMoments.of(block).standardized(block) if standardize == "slide" else block
+    return design
+
+
+def design_width(n_features: int, n_neighbors: int) -> int:
+    """Columns of a design: the features once, twice or four times."""
+    return n_features * (1 + bool(n_neighbors) + 2 * (bool(n_neighbors) and n_features <= MAX_RANGED))
+
+
+def set_out(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_neighbors: int) -> NDArray[np.float32]:
+    """A spot's features beside its neighbours' mean and extremes, for spots of one slide; not standardised.
+
+    Parameters
+    ----------
+    features
+        Image features (n_spots, n_features).
+    xy
+        Centres of the spots (n_spots, 2).
+    n_neighbors
+        As in :func:`build_design`.
+
+    Returns
+    -------
+    Design (n_spots, :func:`design_width`).
+    """
+    parts = [features]
+    if n_neighbors:
+        parts.append(neighbor_means(features, xy, n_neighbors=n_neighbors))
+        if features.shape[1] <= MAX_RANGED:
+            parts.append(neighbor_ranges(features, xy, n_neighbors=min(n_neighbors, RING)))
+    return np.concatenate(parts, axis=1)
+
+
+def surroundings(tree: cKDTree, rows: NDArray[np.intp], *, n_neighbors: int) -> NDArray[np.intp]:
+    """Spots of a slide that the design of some of them rests on, themselves included, in ascending order.
+
+    Parameters
+    ----------
+    tree
+        Centres of the slide's spots.
+    rows
+        Those whose design is wanted.
+    n_neighbors
+        As in :func:`build_design`.
+    """
+    if not n_neighbors:
+        return np.unique(rows)
+    _, nearest = tree.query(tree.data[rows], k=min(tree.n, n_neighbors + 1 + TIES))
+    return np.union1d(rows, nearest)

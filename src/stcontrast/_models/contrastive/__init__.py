@@ -1,0 +1,8 @@
+"""The trained image–gene model."""
+
+from __future__ import annotations
+
+from stcontrast._models.contrastive._model import ContrastiveModel
+from stcontrast._models.contrastive._module import ContrastiveModule
+
+__all__ = ["ContrastiveModel", "ContrastiveModule"]

@@ -1,0 +1,8 @@
+"""Fine-tuning of an image encoder on the training spots."""
+
+from __future__ import annotations
+
+from stcontrast._models.image_tower._encoder import TunedEncoder
+from stcontrast._models.image_tower._options import TowerOptions
+
+__all__ = ["TowerOptions", "TunedEncoder"]

@@ -1,0 +1,113 @@
+"""The tuned backbone as a frozen encoder."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stcontrast.pp._encoders.resolve import TimmEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+__all__ = ["TunedEncoder", "weights_sha256", "write_weights"]
+
+# what of the base tells one tuned encoder from another, beside the weights
+KEPT: Final = ("name", "mean", "std", "size_px", "model_args", "precision", "symmetries")
+
+
+class TunedEncoder:
+    """A backbone whose weights were tuned on somebody's slides; otherwise like :class:`~stcontrast.pp.TimmEncoder`.
+
+    Parameters
+    ----------
+    base
+        The encoder that it was tuned from; it is not changed.
+    state
+        The tuned weights, by timm's names.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stcontrast as stc
+    >>> base = stc.pp.TimmEncoder("test_resnet", pretrained=False, size_px=64)
+    >>> tuned = TunedEncoder(base, base._model.state_dict())
+    >>> tuned(np.zeros((2, 64, 64, 3), dtype=np.uint8)).shape
+    (2, 96)
+    """
+
+    def __init__(self, base: TimmEncoder, state: Mapping[str, Tensor]) -> None:
+        self._encoder = copy.copy(base)
+        self._encoder._model = copy.deepcopy(base._model)
+        self._encoder._compiled = None
+        self._encoder._model.load_state_dict(dict(state))
+        self._sha256 = weights_sha256(self._encoder._model)
+
+    @property
+    def size_px(self) -> int:
+        """Side of the crops that it takes, in pixels."""
+        return self._encoder.size_px
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The network, its normalisation and a SHA-256 of its weights, which tell it from another."""
+        of_base = self._encoder.spec
+        kept: dict[str, Any] = {name: of_base[name] for name in KEPT if name in of_base}
+        return {"kind": "tuned", **kept, "sha256": self._sha256}
+
+    def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pooled features of crops (n, size_px, size_px, 3)."""
+        return self._encoder(crops)
+
+    def save(self, path: Path) -> None:
+        """Write the weights as safetensors."""
+        write_weights(self._encoder._model, path)
+
+    @classmethod
+    def load(cls, path: Path, spec: Mapping[str, Any]) -> TunedEncoder:
+        """Read the weights that :meth:`save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of the `spec`.
+        """
+        from safetensors.torch import load_file
+
+        base = TimmEncoder(
+            spec["name"], pretrained=False, mean=tuple(spec["mean"]), std=tuple(spec["std"]), size_px=spec["size_px"],
+            model_args=json.loads(spec.get("model_args", "{}")), precision=spec.get("precision", "float32"),
+            symmetries=spec.get("symmetries", False),
+        )  # fmt: skip
+        found = cls(base, load_file(path))
+        if found.spec["sha256"] != spec["sha256"]:
+            msg = f"The weights at {str(path)!r} are not those that the model was tuned to (SHA-256 differs)."
+            raise ValueError(msg)
+        return found
+
+
+def write_weights(model: nn.Module, path: Path) -> None:
+    """Write a network's weights as safetensors; a file that is there is whole."""
+    from safetensors.torch import save_file
+
+    beside = path.with_suffix(f".{os.getpid()}")
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, beside)
+    beside.replace(path)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """SHA-256 of a network's weights, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()))
+    return digest.hexdigest()

@@ -1,0 +1,324 @@
+"""The boundary: SpatialData and AnnData in, plain arrays out. No other file knows SpatialData's elements.
+
+Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the square [0, 1) × [0, 1).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stcontrast._keys import UNS
+from stcontrast._reading.elements import image_of_element, images_over, shape_centers
+from stcontrast._reading.libraries import library_rows, library_slide
+from stcontrast._reading.scale import positive_number, scale_from_spots
+from stcontrast._reading.slide import Slide, Spots, check_finite
+from stcontrast._reading.wsi import slide_element, slide_name, slide_um_per_px
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+__all__ = [
+    "Slide",
+    "Spots",
+    "require_images",
+    "resolve_slides",
+    "resolve_table",
+    "slide_names",
+    "slide_of_row",
+    "table_region_keys",
+]
+
+logger = logging.getLogger(__name__)
+
+type PerSlide[T] = T | Mapping[str, T] | None
+
+
+def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) -> AnnData:
+    """The table that holds the spots: `table_key`, or the only one, or the one called "table".
+
+    Raises
+    ------
+    KeyError
+        If there is no such table, or several and none is named; the message lists what is there.
+    """
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    if isinstance(data, AnnData):
+        return data
+    if not isinstance(data, SpatialData):
+        msg = f"Expected a SpatialData or an AnnData object, found {type(data).__name__}."
+        raise TypeError(msg)
+    names = [name for name, table in data.tables.items() if "prediction" not in table.uns.get(UNS, {})]
+    if table_key is None:
+        if len(names) == 1:
+            return data.tables[names[0]]
+        table_key = "table"
+    if table_key not in data.tables:
+        msg = (
+            f"No table {table_key!r} in the SpatialData object; its tables are {sorted(data.tables)}. Give `table_key`."
+        )
+        raise KeyError(msg)
+    return data.tables[table_key]
+
+
+def table_region_keys(table: AnnData) -> tuple[list[str], str, str]:
+    """Regions that a table annotates, its region column and its instance column."""
+    from spatialdata.models import TableModel, get_table_keys
+
+    if TableModel.ATTRS_KEY not in table.uns:
+        msg = (
+            "The table annotates no shapes: `uns['spatialdata_attrs']` is absent. "
+            "Parse it with `spatialdata.models.TableModel.parse(adata, region=..., region_key=..., instance_key=...)`."
+        )
+        raise ValueError(msg)
+    _, region_key, instance_key = get_table_keys(table)
+    for key in (region_key, instance_key):
+        if key not in table.obs:
+            msg = f"The table's attributes name the column {key!r}, which `obs` lacks; its columns are {sorted(table.obs.columns)}."
+            raise KeyError(msg)
+    # the regions that have rows: a subset table may still name slides that it no longer holds
+    return list(dict.fromkeys(table.obs[region_key].astype(str))), region_key, instance_key
+
+
+def slide_names(
+    data: SpatialData | AnnData, *, table_key: str | None = None, library_key: str | None = None
+) -> list[str]:
+    """Names of the slides of an object, without a look at images or shapes; raises as :func:`resolve_slides` does."""
+    table = resolve_table(data, table_key=table_key)
+    return list(library_rows(table, library_key=library_key)) if table is data else table_region_keys(table)[0]
+
+
+def slide_of_row(table: AnnData, *, library_key: str | None = None) -> NDArray[np.str_]:
+    """Name of the slide of every row of a table (n_spots,), without a look at images, shapes or positions.
+
+    Raises
+    ------
+    KeyError
+        If the column that names the slides is absent.
+    ValueError
+        If a table that annotates no shapes has the images of several slides and nothing says which is whose.
+    """
+    if "spatialdata_attrs" in table.uns:
+        return table.obs[table_region_keys(table)[1]].astype(str).to_numpy(dtype=np.str_)
+    rows = library_rows(table, library_key=library_key)
+    names = np.empty(table.n_obs, dtype=object)
+    for name, of_slide in rows.items():
+        names[of_slide] = name
+    return names.astype(np.str_)
+
+
+def resolve_slides(
+    data: SpatialData | AnnData,
+    *,
+    table_key: str | None = None,
+    image_key: PerSlide[str] = None,
+    um_per_px: PerSlide[float] = None,
+    spot_diameter_um: float | None = None,
+    library_key: str | None = None,
+) -> Spots:
+    """Resolve table, shapes, image and transformations of every slide into plain arrays.
+
+    Parameters
+    ----------
+    data
+        SpatialData whose table annotates one or more shapes elements; or AnnData with ``obsm["spatial"]`` in
+        pixels of the full-resolution image (and, for images, scanpy's ``uns["spatial"]``).
+    table_key
+        Table to use; the only one by default.
+    image_key
+        Image of every slide, or a mapping from slide to image; by default ``uns["stcontrast"]["image_key"]`` (such a
+        mapping), else the finest RGB image that lies under the spots in a coordinate system they share, of a WSIData
+        its slide's file (which has the file's name). AnnData: ``"hires"`` or ``"lowres"``; the finer by default.
+    um_per_px
+        µm per pixel of the image's finest level, a number or a mapping from slide to number; by default
+        ``uns["stcontrast"]["um_per_px"]`` (likewise), else what the file of a WSIData says, else derived from the spots (see :func:`~stcontrast._reading.scale.scale_from_spots`).
+    spot_diameter_um
+        Diameter (or side) of a spot in µm, to derive µm per pixel from.
+    library_key
+        AnnData: column of `obs` that names the slide of a spot; ``"library_id"`` by default if it is there.
+
+    Returns
+    -------
+    The table and its slides, in order of appearance.
+
+    Raises
+    ------
+    KeyError
+        If a named table, image, region or column is absent; the message lists what is there.
+    FileNotFoundError
+        If the slide's file of a WSIData is gone.
+    ValueError
+        If an image lies elsewhere than the spots, rows and shapes do not match, or a scale is no positive number.
+    """
+    from anndata import AnnData
+
+    table = resolve_table(data, table_key=table_key)
+    if table.n_obs == 0:
+        msg = "The table has no spots (0 rows)."
+        raise ValueError(msg)
+    if spot_diameter_um is not None:
+        spot_diameter_um = positive_number(spot_diameter_um, "`spot_diameter_um`")
+    stored = table.uns.get(UNS, {}).get("um_per_px")
+    if isinstance(data, AnnData):
+        slides = [
+            library_slide(table, name, rows, _of_slide(image_key, name))
+            for name, rows in library_rows(table, library_key=library_key).items()
+        ]
+        keys: tuple[str | None, str | None] = (None, None)
+    else:
+        regions, region_key, instance_key = table_region_keys(table)
+        absent = sorted(set(regions) - set(data.shapes))
+        if absent:
+            msg = f"The table annotates shapes that are absent: {absent}. Shapes in the object: {sorted(data.shapes)}."
+            raise KeyError(msg)
+        of_row = table.obs[region_key].astype(str).to_numpy()
+        in_file = slide_element(data)
+        # the image that a grid was laid on, to which its µm per pixel refer
+        laid_on = {s: i for s, i in table.uns.get(UNS, {}).get("image_key", {}).items() if i in data.images}
+        slides = [
+            _element_slide(
+                data,
+                table,
+                name,
+                np.flatnonzero(of_row == name),
+                instance_key,
+                image_key=_of_slide(image_key, name) or laid_on.get(name),
+                in_file=in_file,
+            )
+            for name in regions
+        ]
+        keys = (region_key, instance_key)
+    unknown = sorted(
+        {key for given in (um_per_px, image_key) if isinstance(given, Mapping) for key in given}
+        - {s.name for s in slides}
+    )
+    if unknown:
+        msg = f"`um_per_px` or `image_key` names slides that are absent: {unknown}. Slides: {[s.name for s in slides]}."
+        raise KeyError(msg)
+    scaled = [
+        _scaled(slide, given=_of_slide(um_per_px, slide.name), stored=stored, spot_diameter_um=spot_diameter_um)
+        for slide in slides
+    ]
+    _report_overlap(scaled)
+    return Spots(table, scaled, *keys)
+
+
+def require_images(spots: Spots) -> None:
+    """Raise unless every slide has an image and a known µm per pixel: before any work is done."""
+    bare = [slide.name for slide in spots.slides if slide.image is None]
+    if bare:
+        msg = (
+            f"No image lies under the spots of {bare}. Every slide needs an RGB image that shares a coordinate system "
+            "with its shapes (`spatialdata.transformations.set_transformation`), or name it with `image_key`; "
+            "an AnnData object holds it as scanpy does (`uns['spatial'][slide]['images']`). Or drop those slides."
+        )
+        raise ValueError(msg)
+    unscaled = [slide.name for slide in spots.slides if slide.um_per_px is None]
+    if unscaled:
+        msg = (
+            f"µm per pixel is unknown for {unscaled}: the spots form no lattice of a known platform. Give `um_per_px` "
+            "(a number, or a mapping from slide to number) or `spot_diameter_um` (55 for Visium, 100 for legacy ST)."
+        )
+        raise ValueError(msg)
+
+
+def _of_slide[T](given: PerSlide[T], name: str) -> T | None:
+    return given.get(name) if isinstance(given, Mapping) else given
+
+
+def _scaled(slide: Slide, *, given: float | None, stored: PerSlide[float], spot_diameter_um: float | None) -> Slide:
+    if given is None and spot_diameter_um is None:
+        given = _of_slide(stored, slide.name)
+    if given is not None:
+        value: float | None = positive_number(given, f"`um_per_px` of slide {slide.name!r}")
+    elif slide.um_per_px is not None and spot_diameter_um is None:
+        value = slide.um_per_px
+        logger.info("%s: %.4g µm per pixel, as the slide's file says.", slide.name, value)
+    else:
+        scale = scale_from_spots(slide.centers, slide.diameter, spot_diameter_um=spot_diameter_um)
+        value = None if scale is None else scale.um_per_px
+        if scale is not None:
+            logger.info("%s: %.4g µm per pixel, from %s.", slide.name, scale.um_per_px, scale.source)
+    return replace(slide, um_per_px=value)
+
+
+def _report_overlap(slides: list[Slide]) -> None:
+    """Slides left at one origin may each take the image of another that lacks its own: say so."""
+    for i, one in enumerate(slides):
+        low, high = one.centers.min(axis=0), one.centers.max(axis=0)
+        for other in slides[i + 1 :]:
+            if one.image is None or other.image is None or one.image.name != other.image.name:
+                continue
+            if ((other.centers >= low) & (other.centers <= high)).all(axis=1).mean() > 0.5:
+                logger.warning(
+                    "Slides %r and %r lie on top of each other on image %r. If it is the image of only one of them, "
+                    "give each slide a coordinate system of its own.", one.name, other.name, one.image.name,
+                )  # fmt: skip
+
+
+def _element_slide(
+    sdata: SpatialData,
+    table: AnnData,
+    name: str,
+    rows: NDArray[np.intp],
+    instance_key: str,
+    *,
+    image_key: str | None,
+    in_file: Mapping[str, Any],
+) -> Slide:
+    shapes = sdata.shapes[name]
+    if not shapes.index.is_unique:
+        repeated = [str(i) for i in shapes.index[shapes.index.duplicated()].unique()[:5]]
+        msg = f"The index of shapes {name!r} holds some names more than once ({repeated}, ...): rows cannot be matched."
+        raise ValueError(msg)
+    instances = table.obs[instance_key].to_numpy()[rows]
+    positions = shapes.index.get_indexer(instances)
+    if (positions < 0).any():
+        lost = [str(i) for i in instances[positions < 0][:5]]
+        msg = (
+            f"{int((positions < 0).sum())} rows of the table have no shape in {name!r} (`{instance_key}`: {lost}, ...); "
+            f"the shapes are indexed {[str(i) for i in shapes.index[:5]]}, ..."
+        )
+        raise ValueError(msg)
+    centers, diameter = shape_centers(shapes)
+    centers, diameters = centers[positions], diameter[positions]
+    check_finite(centers, name)
+    images = {**sdata.images, **in_file}
+    if image_key is not None and image_key not in images:
+        msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(images)}."
+        raise KeyError(msg)
+    if image_key is not None:
+        found = images_over(sdata, name, centers, images={image_key: images[image_key]})
+    else:
+        # the slide's file before what wsidata attaches of it as elements: a thumbnail, or all of its pixels
+        found = images_over(sdata, name, centers, images=in_file) or images_over(
+            sdata, name, centers, images=sdata.images
+        )
+    if image_key is not None and found is None:
+        msg = (
+            f"Image {image_key!r} lies elsewhere than the spots of {name!r}, or shares no coordinate system with them, "
+            "or is not RGB. Check `spatialdata.transformations.get_transformation(element, get_all=True)` of both."
+        )
+        raise ValueError(msg)
+    if found is None:
+        from spatialdata.transformations import get_transformation
+
+        first = next(iter(get_transformation(shapes, get_all=True)), None)
+        return Slide(name, rows, centers, float(np.median(diameters)), None, None, first)
+    return Slide(
+        name,
+        rows,
+        found.to_pixels(centers),
+        float(np.median(diameters)) * found.pixels_per_unit,
+        image_of_element(images[found.name], found.name),
+        slide_um_per_px(sdata) if found.name == slide_name(sdata) else None,
+        found.coordinate_system,
+    )

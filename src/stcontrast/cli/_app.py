@@ -1,0 +1,172 @@
+"""The command line: ``stcontrast demo | fit | predict | evaluate``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Expression and tissue subtypes from H&E, learnt from your own spatial transcriptomics.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Store = Annotated[Path, typer.Argument(help="SpatialData store (.zarr).")]
+DonorKey = Annotated[str, typer.Option(help="Column of obs with patient or animal.")]
+LabelKey = Annotated[str | None, typer.Option(help="Column of obs with the annotated subtype.")]
+TableKey = Annotated[str | None, typer.Option(help="Table that holds the spots; the only one by default.")]
+UmPerPx = Annotated[float | None, typer.Option(help="µm per pixel, where it cannot be derived from the spots.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+@app.callback()
+def main(*, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is being done.")] = False) -> None:
+    """Set up logging for the command line."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("stcontrast").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@app.command()
+def demo(
+    *,
+    data: Annotated[
+        str | None, typer.Option(help="SpatialData store, or 'her2st'; synthetic slides by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for table, figures, model and store.")] = Path("demo-output"),
+    donor_key: DonorKey = "donor",
+    label_key: LabelKey = "subtype",
+    sections: Annotated[str, typer.Option(help="her2st: sections, separated by commas.")] = "C2,C3,C4,C5,C6",
+    seed: Seed = 0,
+) -> None:
+    """Hold one donor out: fit, predict it from its H&E, name subtypes, cross-validate."""
+    from stcontrast.cli._demo import run_demo
+
+    with _clear_errors():
+        typer.echo(run_demo(data, out, donor_key=donor_key, label_key=label_key, sections=sections, seed=seed))
+
+
+@app.command()
+def fit(
+    stores: Annotated[list[Path], typer.Argument(help="SpatialData stores (.zarr) to learn from.")],
+    *,
+    model: Annotated[Path, typer.Option(help="Folder to save the model in.")],
+    batch_key: Annotated[str, typer.Option(help="Column of obs that the gene model is blind to.")] = "donor",
+    label_key: LabelKey = None,
+    method: Annotated[str, typer.Option(help="Method.")] = "stcontrast",
+    table_key: TableKey = None,
+    um_per_px: UmPerPx = None,
+    seed: Seed = 0,
+) -> None:
+    """Learn from slides and save the model. The stores are left as they are."""
+    import stcontrast as stc
+
+    with _clear_errors():
+        _refuse_existing(model)
+        fitted = stc.tl.fit(
+            [_read(store) for store in stores], batch_key=batch_key, label_key=label_key, method=method,
+            table_key=table_key, um_per_px=um_per_px, seed=seed,
+        )  # fmt: skip
+        fitted.save(model)
+    for score in ("held_out_r", "held_out_macro_f1"):
+        if score in fitted.card:
+            typer.echo(
+                f"{score} (held-out {fitted.card['held_out_unit']}s of the training data): {fitted.card[score]:.3f}"
+            )
+    typer.echo(f"Model saved in {model}")
+
+
+@app.command()
+def predict(
+    store: Store,
+    *,
+    model: Annotated[Path, typer.Option(help="Folder of a saved model.")],
+    out: Annotated[Path, typer.Option(help="Store to write: slides with predictions.")],
+    donor_key: Annotated[
+        str | None, typer.Option(help="Column of obs with patient or animal, to say whether the model has met it.")
+    ] = None,
+    table_key: TableKey = None,
+    um_per_px: UmPerPx = None,
+) -> None:
+    """Predict expression and subtype of a store's slides into a new store."""
+    import stcontrast as stc
+
+    with _clear_errors():
+        _refuse_existing(out)
+        fitted = stc.models.load(model)
+        sdata = _read(store)
+        where: dict[str, Any] = {"donor_key": donor_key, "table_key": table_key, "um_per_px": um_per_px}
+        if fitted.has_expression:
+            stc.tl.predict_expression(sdata, fitted, **where)
+        if fitted.classes:
+            stc.tl.classify(sdata, fitted, **where)
+        sdata.write(out)
+    typer.echo(f"Written to {out}")
+
+
+@app.command()
+def evaluate(  # noqa: PLR0913
+    stores: Annotated[list[Path], typer.Argument(help="SpatialData stores (.zarr).")],
+    *,
+    donor_key: DonorKey = "donor",
+    label_key: LabelKey = None,
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "stcontrast,ridge,color,mean",
+    out: Annotated[Path | None, typer.Option(help="CSV file for every score.")] = None,
+    table_key: TableKey = None,
+    um_per_px: UmPerPx = None,
+    n_jobs: Annotated[int | None, typer.Option(help="Processes to fit in; by cores and memory by default.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="Folder for finished fits, to go on from.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Leave donors out in turn and print ours beside the baselines."""
+    import stcontrast as stc
+
+    with _clear_errors():
+        if out is not None and not out.parent.is_dir():
+            msg = f"No folder {str(out.parent)!r} for the scores."
+            raise FileNotFoundError(msg)
+        cv = stc.tl.cross_validate(
+            [_read(store) for store in stores], donor_key=donor_key, label_key=label_key, table_key=table_key,
+            methods=[name.strip() for name in methods.split(",")],
+            um_per_px=um_per_px, n_jobs=n_jobs, directory=directory, seed=seed,
+        )  # fmt: skip
+    typer.echo(cv.summary().round(3).to_string())
+    if out is not None:
+        cv.scores.to_csv(out, index=False)
+
+
+def _read(store: Path) -> SpatialData:
+    import spatialdata
+
+    if not store.exists():
+        msg = f"No store at {str(store)!r}."
+        raise FileNotFoundError(msg)
+    return spatialdata.read_zarr(store)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        msg = f"{str(path)!r} exists; name another or remove it."
+        raise FileExistsError(msg)
+
+
+class _clear_errors:
+    """Print what is wrong with the input as one line; anything else keeps its traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyError | ValueError | FileNotFoundError | FileExistsError):
+            # a KeyError shows its message in quotes; an OSError of the system has its number first
+            text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+            typer.echo(f"Error: {' '.join(text.split())}", err=True)
+            raise typer.Exit(1) from error

@@ -1,0 +1,200 @@
+"""The demo: the main job from slides to a table, on synthetic or real data."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stcontrast._keys import CLASS, HELD_OUT_R, PREDICTION_TABLE
+from stcontrast._reading.resolve import resolve_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from spatialdata import SpatialData
+
+    from stcontrast.tl import CrossValidation
+
+__all__ = ["run_demo"]
+
+logger = logging.getLogger(__name__)
+
+WRITTEN = ("model", "held-out.zarr", "summary.csv", "expression.png", "subtypes.png")
+
+
+def run_demo(data: str | None, out: Path, *, donor_key: str, label_key: str | None, sections: str, seed: int) -> str:
+    """Run the main job and leave its results in a folder.
+
+    Parameters
+    ----------
+    data
+        SpatialData store, ``"her2st"``, or `None` for synthetic slides.
+    out
+        Folder; results of an earlier demo in it are replaced, nothing else is touched.
+    donor_key, label_key
+        Columns of `obs`.
+    sections
+        her2st: sections, separated by commas.
+    seed
+        Seed of everything random.
+
+    Returns
+    -------
+    The text to print: what was held out, and the table of methods.
+    """
+    import stcontrast as stc
+
+    sdata = _load(data, sections=sections, seed=seed)
+    table = resolve_table(sdata)
+    if label_key not in table.obs or table.obs[label_key].isna().all():
+        label_key = None
+    unit, key = _held_out_unit(sdata, donor_key)
+    held_out = sorted(set(table.obs[key].astype(str)))[-1]
+    logger.info("Held out: %s %s.", unit, held_out)
+    stc.pp.image_features(sdata)
+    test_slides = _slides(sdata, key, held_out)
+    train = _subset(sdata, [name for name in _regions(sdata) if name not in test_slides])
+    test = _subset(sdata, test_slides)
+
+    model = stc.tl.fit(train, batch_key=key, label_key=label_key, seed=seed)
+    unmeasured = _without_counts(test)
+    stc.tl.predict_expression(unmeasured, model, donor_key=key)
+    test.tables[PREDICTION_TABLE] = unmeasured.tables[PREDICTION_TABLE]
+    if label_key:
+        stc.tl.classify(test, model, donor_key=key)
+    cv = stc.tl.cross_validate(sdata, donor_key=key, label_key=label_key, seed=seed)
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name in WRITTEN:
+        _remove(out / name)
+    model.save(out / "model")
+    test.write(out / "held-out.zarr")
+    summary = _summary(cv, unit)
+    summary.to_csv(out / "summary.csv")
+    _figures(test, model_gene=_best_gene(test), label_key=label_key, out=out)
+    lines = [
+        f"Held out: {unit} {held_out}, predicted from its H&E alone by a model of the others.",
+        f"Every {unit} held out in turn ({cv.scores['donor'].nunique()}), mean over {unit}s:",
+        "",
+        summary.round(3).to_string(),
+        "",
+        f"Written to {out}/: {', '.join(path.name for path in sorted(out.iterdir()))}",
+    ]
+    if unit == "slide":
+        lines.insert(
+            1, "There is one donor only: its slides are held out, which says nothing about a donor never seen."
+        )
+    return "\n".join(lines)
+
+
+def _load(data: str | None, *, sections: str, seed: int) -> SpatialData:
+    import spatialdata
+
+    import stcontrast as stc
+
+    if data is None:
+        return stc.datasets.toy(seed=seed)
+    if data == "her2st":
+        sdata = stc.datasets.her2st([name.strip() for name in sections.split(",")])
+    else:
+        if not Path(data).exists():
+            msg = f"No store at {data!r}; `--data` takes a SpatialData store or 'her2st'."
+            raise FileNotFoundError(msg)
+        sdata = spatialdata.read_zarr(data)
+    from stcontrast._reading.resolve import resolve_slides
+
+    with_image = [slide.name for slide in resolve_slides(sdata).slides if slide.image is not None]
+    if len(with_image) < 2:
+        msg = f"The demo needs two slides with an image; found {with_image}."
+        raise ValueError(msg)
+    return _subset(sdata, with_image)
+
+
+def _held_out_unit(sdata: SpatialData, donor_key: str) -> tuple[str, str]:
+    table = resolve_table(sdata)
+    if donor_key not in table.obs:
+        msg = f"No column {donor_key!r} in `obs`; its columns are {sorted(table.obs.columns)}. Give `--donor-key`."
+        raise KeyError(msg)
+    if table.obs[donor_key].nunique() > 1:
+        return "donor", donor_key
+    return "slide", str(table.uns["spatialdata_attrs"]["region_key"])
+
+
+def _regions(sdata: SpatialData) -> list[str]:
+    from stcontrast._reading.resolve import table_region_keys
+
+    return table_region_keys(resolve_table(sdata))[0]
+
+
+def _slides(sdata: SpatialData, key: str, value: str) -> list[str]:
+    table = resolve_table(sdata)
+    region = table.obs[table.uns["spatialdata_attrs"]["region_key"]].astype(str)
+    return sorted(set(region[table.obs[key].astype(str) == value]))
+
+
+def _subset(sdata: SpatialData, slides: list[str]) -> SpatialData:
+    from stcontrast._reading.resolve import resolve_slides
+
+    images = [slide.image.name for slide in resolve_slides(sdata).slides if slide.name in slides and slide.image]
+    return sdata.subset([*slides, *images], filter_tables=True)
+
+
+def _without_counts(sdata: SpatialData) -> SpatialData:
+    """The same slides as one gets them from the scanner: H&E and spots, no genes."""
+    from anndata import AnnData
+    from spatialdata import SpatialData as Container
+
+    table = resolve_table(sdata)
+    bare = AnnData(
+        obs=table.obs.copy(),
+        uns={key: table.uns[key] for key in ("spatialdata_attrs", "stcontrast") if key in table.uns},
+    )
+    return Container(images=dict(sdata.images.items()), shapes=dict(sdata.shapes.items()), tables={"table": bare})
+
+
+def _best_gene(sdata: SpatialData) -> str:
+    """The gene that held-out training donors say is predicted best: chosen without a look at the test donor."""
+    return str(sdata.tables[PREDICTION_TABLE].var[HELD_OUT_R].idxmax())
+
+
+def _summary(cv: CrossValidation, unit: str) -> pd.DataFrame:
+    summary = cv.summary()
+    names = {"pearson": "mean per-gene r", "macro_f1": "macro-F1", "rmse": "RMSE"}
+    names |= {
+        column: column.replace("pearson_vs_", "r − ").replace("_low", " (low)").replace("_high", " (high)")
+        for column in summary.columns.astype(str)
+        if column.startswith("pearson_vs_")
+    }
+    columns = [name for name in ("pearson", "rmse", "macro_f1") if name in summary] + [
+        name for name in names if name.startswith("pearson_vs_")
+    ]
+    table = summary[[name for name in columns if name in summary]].rename(columns=names)
+    table.index.name = f"method ({unit} held out)"
+    return table.dropna(axis=1, how="all")
+
+
+def _figures(sdata: SpatialData, *, model_gene: str, label_key: str | None, out: Path) -> None:
+    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
+
+    import stcontrast as stc
+
+    backend = plt.get_backend()
+    plt.switch_backend("Agg")
+    try:
+        figures = {"expression.png": stc.pl.spatial_pred(sdata, model_gene, return_fig=True)}
+        if label_key and CLASS in resolve_table(sdata).obs:
+            figures["subtypes.png"] = stc.pl.spatial_class(sdata, label_key=label_key, return_fig=True)
+        for name, figure in figures.items():
+            if isinstance(figure, Figure):
+                figure.savefig(out / name, dpi=150)
+    finally:
+        plt.close("all")
+        plt.switch_backend(backend)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -1,0 +1,206 @@
+"""A fitted model as LazySlide takes one: expression of the tiles of a whole slide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from stcontrast._keys import IMAGE_FEATURES, UNS
+from stcontrast._reading.resolve import require_images, resolve_slides
+from stcontrast._reading.wsi import add_tile_table, tiles_alone
+from stcontrast.pp._encoders.resolve import resolve_encoder
+from stcontrast.pp._encoding import recipe_of
+from stcontrast.pp._image_features import encode_spots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+    from spatialdata import SpatialData
+
+    from stcontrast.fitted._model import Predictor
+    from stcontrast.pp._encoders.resolve import Encoder
+
+__all__ = ["TilePredictor"]
+
+
+class TilePredictor:
+    """A fitted model for :func:`lazyslide.tl.feature_prediction`.
+
+    LazySlide gives a model the features of all tiles and where the tiles lie. This one needs the features of its own
+    encoder at its own fields of view, which :meth:`encode` makes around the tiles' centres; it standardises them within
+    the slide and looks at neighbouring tiles, as the model was trained. Choose tiles as far apart as the spots that it
+    was trained on: neighbours are counted, not measured.
+
+    Parameters
+    ----------
+    model
+        From :func:`stcontrast.tl.fit` or :func:`stcontrast.models.load`.
+    name
+        Name of the results: features go to the table ``"{name}_features_{tile_key}"``, predictions to
+        ``"{name}_{tile_key}"``.
+
+    Attributes
+    ----------
+    model
+        The fitted model.
+    name
+        Name of the results.
+    features_model_name
+        Name of the features, which LazySlide looks up.
+    needs_coords
+        `True`: LazySlide passes the places of the tiles.
+    whole_slide
+        `True`: it passes all tiles at once.
+
+    Raises
+    ------
+    ValueError
+        If the model predicts no expression, or needs the measured depth of a spot.
+
+    Examples
+    --------
+    >>> import stcontrast as stc
+    >>> sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    >>> model = stc.tl.fit(sdata, batch_key="donor", method="ridge")
+    >>> predictor = stc.models.TilePredictor(model)
+    >>> predictor.features_model_name
+    'stcontrast_features'
+
+    With a slide:
+
+    >>> import lazyslide as zs  # doctest: +SKIP
+    >>> wsi = zs.open_wsi("slide.svs")  # doctest: +SKIP
+    >>> zs.pp.find_tissues(wsi)  # doctest: +SKIP
+    >>> zs.pp.tile_tissues(wsi, 200, mpp=0.5)  # doctest: +SKIP
+    >>> predictor.encode(wsi)  # doctest: +SKIP
+    >>> zs.tl.feature_prediction(wsi, predictor)  # doctest: +SKIP
+    >>> wsi["stcontrast_tiles"].to_df()  # doctest: +SKIP
+    """
+
+    needs_coords: bool = True
+    whole_slide: bool = True
+
+    def __init__(self, model: Predictor, *, name: str = "stcontrast") -> None:
+        if not model.has_expression:
+            msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
+            raise ValueError(msg)
+        if model.method.oracle:
+            msg = f"The method {model.method.name!r} is an oracle: it needs measured counts, which tiles do not have."
+            raise ValueError(msg)
+        self.model = model
+        self.name = name
+        self.features_model_name = f"{name}_features"
+
+    def __repr__(self) -> str:
+        return f"TilePredictor({self.model.method.name!r}, {len(self.model.genes)} genes, name={self.name!r})"
+
+    def encode(
+        self,
+        wsi: SpatialData,
+        *,
+        tile_key: str = "tiles",
+        encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+        um_per_px: float | None = None,
+    ) -> None:
+        """Make the features that the model needs of every tile.
+
+        The crops are those of :func:`stcontrast.pp.image_features`: squares around the centres of the tiles, as wide as
+        the model's fields of view. The size of a tile plays no part.
+
+        Parameters
+        ----------
+        wsi
+            A WSIData, from :func:`wsidata.open_wsi`.
+        tile_key
+            Its tiles, from :func:`lazyslide.pp.tile_tissues`.
+        encoder
+            Only for a model that was trained with a callable, which is not saved with it.
+        um_per_px
+            µm per pixel of the finest level; what the file says by default.
+
+        Returns
+        -------
+        `None`. Adds the table ``"{name}_features_{tile_key}"``: features float32 (n_tiles, n_features) in ``X``, where
+        LazySlide looks, and in ``obsm["X_image"]``, where this package does, with
+        ``uns["stcontrast"]["image_features"]``. An older table of this kind is replaced.
+
+        Raises
+        ------
+        TypeError
+            If `wsi` is no WSIData.
+        KeyError
+            If it has no such tiles.
+        FileNotFoundError
+            If its slide's file is gone.
+        ValueError
+            If µm per pixel is unknown, the encoder cannot be made again, or the name is taken by something else. All
+            before any work is done.
+        """
+        key = f"{self.features_model_name}_{tile_key}"
+        alone = tiles_alone(wsi, tile_key)
+        ours = key in wsi.tables and "image_features" in wsi.tables[key].uns.get(UNS, {})
+        if key in wsi and not ours:
+            msg = f"The WSIData holds something else under {key!r}: give this predictor another `name`."
+            raise ValueError(msg)
+        made_by = self.model.card["image_features"]
+        if not made_by["field_um"]:
+            msg = (
+                "The model was trained on features of the user's own, which only the user can make: put them in a table "
+                "of the tiles (`wsidata.io.add_features`) and name it with `feature_key`."
+            )
+            raise ValueError(msg)
+        spots = resolve_slides(alone, table_key="table", um_per_px=um_per_px)
+        require_images(spots)
+        recipe = recipe_of(made_by, encoder=None if encoder is None else resolve_encoder(encoder))
+        features, record = encode_spots(spots, recipe)
+        if ours:
+            del wsi.tables[key]
+        add_tile_table(wsi, key, tile_key, features, {UNS: {"image_features": record}})
+        wsi.tables[key].obsm[IMAGE_FEATURES] = features
+
+    def predict(self, features: ArrayLike, coords: ArrayLike | None = None) -> dict[str, NDArray[np.float32]]:
+        """Expression of all tiles of one slide.
+
+        Parameters
+        ----------
+        features
+            Features (n_tiles, n_features) as :meth:`encode` makes them.
+        coords
+            One corner, or the centre, of every tile (n_tiles, 2), in pixels.
+
+        Returns
+        -------
+        log(1 + counts per 10 000) of every tile (n_tiles,), by gene.
+
+        Raises
+        ------
+        ValueError
+            If the places are not given, or the number of features differs from the training's.
+        """
+        import torch
+
+        values = np.asarray(features, dtype=np.float32)
+        if coords is None or np.shape(coords) != (len(values), 2):
+            found = "none" if coords is None else f"shape {np.shape(coords)}"
+            msg = f"The model looks at neighbouring tiles: give `coords` ({len(values)}, 2), found {found}."
+            raise ValueError(msg)
+        # LazySlide may have switched half precision on, which the methods were not made for
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            predicted = self.model.predict(
+                values, slide=np.zeros(len(values), dtype=np.int64), xy=np.asarray(coords, dtype=np.float64)
+            )
+        if predicted.expression is None:  # refused when this object was made
+            return {}
+        return dict(zip(self.model.genes, predicted.expression.T, strict=True))
+
+    def get_transform(self) -> None:
+        """Nothing is done to tile images: the model takes features."""
+
+    def to(self, device: object) -> Self:
+        """Stay: the fitted method chooses its device itself."""
+        return self
+
+    def try_compile(self, **compile_kws: object) -> None:
+        """Nothing to compile."""

@@ -1,0 +1,1 @@
+"""Baselines: what every method has to beat."""

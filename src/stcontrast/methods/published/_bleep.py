@@ -1,0 +1,48 @@
+"""BLEEP: expression and image in one space by a linear gene head and similarity targets; prediction by retrieval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
+from stcontrast.nn._head_pair import HeadPair
+from stcontrast.nn._pairs import Loss  # noqa: TC001 (read at run time, to check options)
+
+if TYPE_CHECKING:
+    from stcontrast.nn._pairs import PairModule
+
+__all__ = ["Bleep", "BleepOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BleepOptions(ContrastiveOptions):
+    """Options of :class:`Bleep`; see :class:`ContrastiveOptions`."""
+
+    loss: Loss = "similarity_target"
+    normalize: bool = False
+    temperature: float = 1.0
+    batch_size: int = 512
+    max_epochs: int = 150
+
+
+class Bleep(ContrastiveMethod):
+    """Bi-modal contrastive learning for expression prediction.
+
+    Expression enters its projection head as it is; the image's features enter theirs. The similarity-target loss on
+    embeddings as they are, temperature 1. A prediction is the mean of the 50 training spots nearest by cosine.
+    ``targets="input"`` takes the similarities from the inputs instead, detached: the repaired form. With
+    ``loss="info_nce"`` it is plain CLIP.
+    """
+
+    name: ClassVar[str] = "bleep"
+    reference: ClassVar[str] = "Xie et al. 2023 (BLEEP, arXiv 2306.01859)"
+    options_type: ClassVar[type[ContrastiveOptions]] = BleepOptions
+
+    def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:
+        """Two projection heads."""
+        del n_targets
+        options = self.options
+        return HeadPair(
+            self.contrast(), n_image=n_image, n_gene=n_gene, n_embedding=options.n_embedding, dropout=options.dropout
+        )

@@ -1,0 +1,144 @@
+"""From the image embedding to expression: by retrieval, by regression, or through the VAE."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stcontrast.methods._arrays import load_arrays, save_arrays
+from stcontrast.methods._linear import RidgePath
+from stcontrast.methods._retrieval import Neighbors, combine, retrieve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from stcontrast._data.spots import TrainingData
+    from stcontrast.methods._gene_latent import GeneLatent
+    from stcontrast.methods._retrieval import Distance, Weighting
+
+__all__ = ["Decoder", "LatentDecoder", "RegressionDecoder", "RetrievalDecoder"]
+
+
+class Decoder(ABC):
+    """Fitted on the embeddings of the training spots, once the towers are trained."""
+
+    @abstractmethod
+    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], data: TrainingData) -> None:
+        """Learn from image and gene embeddings (n_spots, d) of measured spots."""
+
+    @abstractmethod
+    def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Expression (n_queries, n_genes) of image embeddings (n_queries, d)."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what was learnt."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what :meth:`save` wrote."""
+
+
+class RetrievalDecoder(Decoder):
+    """The weighted mean of the training spots whose gene embedding is nearest.
+
+    Expression is centred within its slide before it is averaged, and the mean over slides added back: which slide a
+    neighbour comes from says nothing of where on the new slide a gene is high.
+
+    Parameters
+    ----------
+    k, metric, weights, weight_metric
+        As in :func:`~stcontrast.methods._retrieval.retrieve`.
+    """
+
+    def __init__(self, *, k: int, metric: Distance, weights: Weighting, weight_metric: Distance) -> None:
+        self.k = k
+        self.metric: Distance = metric
+        self.weights: Weighting = weights
+        self.weight_metric: Distance = weight_metric
+        self.bank = np.zeros((0, 0), dtype=np.float32)
+        self.values = np.zeros((0, 0), dtype=np.float32)
+
+    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], data: TrainingData) -> None:
+        """Keep gene embeddings and expression."""
+        del image
+        self.bank, self.values = gene, data.level_target()
+
+    def neighbors(self, image: NDArray[np.float32]) -> Neighbors:
+        """Rows of the bank and their weights, for image embeddings (n_queries, d)."""
+        return retrieve(
+            image, self.bank, k=self.k, metric=self.metric, weights=self.weights, weight_metric=self.weight_metric
+        )
+
+    def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Expression (n_queries, n_genes) of image embeddings (n_queries, d)."""
+        return combine(self.neighbors(image), self.values)
+
+    def save(self, folder: Path) -> None:
+        """Write the bank."""
+        save_arrays(folder / "bank.npz", {"bank": self.bank, "values": self.values})
+
+    def load(self, folder: Path) -> None:
+        """Read the bank."""
+        arrays = load_arrays(folder / "bank.npz")
+        self.bank, self.values = arrays["bank"], arrays["values"]
+
+
+class RegressionDecoder(Decoder):
+    """Ridge regression of expression on the image embedding.
+
+    Parameters
+    ----------
+    penalty
+        Its penalty, on standardised embeddings.
+    """
+
+    def __init__(self, *, penalty: float) -> None:
+        self.penalty = penalty
+        self.path = RidgePath()
+
+    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], data: TrainingData) -> None:
+        """Regress on the image embeddings."""
+        del gene
+        self.path = RidgePath().fit(image, data)
+
+    def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Expression (n_queries, n_genes) of image embeddings (n_queries, d)."""
+        return self.path.predict(image, self.penalty)
+
+    def save(self, folder: Path) -> None:
+        """Write the regression."""
+        self.path.save(folder / "regression.npz")
+
+    def load(self, folder: Path) -> None:
+        """Read the regression."""
+        self.path = RidgePath.load(folder / "regression.npz")
+
+
+class LatentDecoder(RegressionDecoder):
+    """Ridge regression of the gene latent on the image embedding, and on through the VAE's decoder.
+
+    Parameters
+    ----------
+    penalty
+        Penalty of the regression.
+    latent
+        The VAE.
+    """
+
+    def __init__(self, *, penalty: float, latent: GeneLatent) -> None:
+        super().__init__(penalty=penalty)
+        self.latent = latent
+
+    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], data: TrainingData) -> None:
+        """Regress the latent of the training spots on the image embeddings."""
+        super().fit(image, gene, replace(data, target=self.latent.encode(data.counts)))
+
+    def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Expression (n_queries, n_genes) of image embeddings (n_queries, d), averaged over batches."""
+        return self.latent.decode(super().predict(image))

@@ -1,0 +1,112 @@
+"""TPIRBAE: a frozen batch-agnostic gene encoder, and an image tower taught by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from stcontrast._keys import VAE_LATENT
+from stcontrast.methods._gene_latent import GeneLatent
+from stcontrast.methods._network import standardiser
+from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
+from stcontrast.methods.published._decoders import Decoder, LatentDecoder
+from stcontrast.nn._head_pair import HeadPair
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from stcontrast._data.spots import TrainingData
+    from stcontrast.nn._pairs import PairModule
+
+__all__ = ["Tpirbae", "TpirbaeOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TpirbaeOptions(ContrastiveOptions):
+    """Options of :class:`Tpirbae`; see :class:`ContrastiveOptions`.
+
+    Parameters
+    ----------
+    n_latent
+        Dimensions of the gene latent.
+    vae_epochs
+        Length of the VAE's training; by default its own rule.
+    guided
+        Let the classes of annotated spots guide the latent (as scANVI does in the paper).
+    """
+
+    decoder: Literal["retrieval", "regression", "vae"] = "vae"
+    n_latent: int = 16
+    vae_epochs: int | None = None
+    guided: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_latent < 1 or (self.vae_epochs is not None and self.vae_epochs < 1):
+            msg = "`n_latent` and `vae_epochs` must be at least 1."
+            raise ValueError(msg)
+
+
+class Tpirbae(ContrastiveMethod):
+    """Image encoding taught by a batch-agnostic gene encoder.
+
+    Stage 1: :class:`~stcontrast.models.BatchAgnosticVAE` on the training spots, unsupervised or ``guided`` by
+    classes, then frozen. Stage 2: a projection head on its latent, another on the image features, tied by InfoNCE or
+    by the similarity-target loss. What it is for is the image embedding: subtypes by linear probe or kNN. Expression
+    comes from the image embedding through a regression of the latent and the VAE's decoder, averaged over batches.
+    """
+
+    name: ClassVar[str] = "tpirbae"
+    reference: ClassVar[str] = "Nishimura et al. 2025 (TPIRBAE, arXiv 2503.07173); much of it decided here"
+    options_type: ClassVar[type[ContrastiveOptions]] = TpirbaeOptions
+    decoders: ClassVar[tuple[str, ...]] = ("retrieval", "regression", "vae")
+    options: TpirbaeOptions
+
+    def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:
+        """Two projection heads."""
+        del n_targets
+        options = self.options
+        return HeadPair(
+            self.contrast(), n_image=n_image, n_gene=n_gene, n_embedding=options.n_embedding, dropout=options.dropout
+        )
+
+    def make_decoder(self) -> Decoder:
+        """The decoder that the options ask for, not fitted."""
+        options = self.options
+        self.latent = GeneLatent(
+            n_latent=options.n_latent, max_epochs=options.vae_epochs, guided=options.guided, seed=self.seed
+        )
+        if options.decoder == "vae":
+            return LatentDecoder(penalty=options.penalty, latent=self.latent)
+        return super().make_decoder()
+
+    def fit_genes(self, data: TrainingData) -> None:
+        """Train the VAE."""
+        self.latent.fit(data)
+        center, scale = standardiser(self.latent.encode(data.counts))
+        self.arrays |= {"latent_center": center, "latent_scale": scale}
+
+    def gene_input(self, data: TrainingData) -> NDArray[np.float32]:
+        """The latent, standardised (n_spots, n_latent)."""
+        latent = self.latent.encode(data.counts)
+        return (latent - self.arrays["latent_center"]) / self.arrays["latent_scale"]
+
+    def embed(self, data: TrainingData) -> dict[str, NDArray[np.float32]]:
+        """Gene latent and joint embeddings of the training spots, by slot."""
+        found = super().embed(data)
+        if found:
+            found[VAE_LATENT] = data.spread(self.latent.encode(data.counts[data.measured]))
+        return found
+
+    def save_parts(self, folder: Path) -> None:
+        """Write VAE, towers, decoder and probe."""
+        super().save_parts(folder)
+        self.latent.save(folder)
+
+    def load_parts(self, folder: Path) -> None:
+        """Read VAE, towers, decoder and probe."""
+        super().load_parts(folder)
+        self.latent.load(folder)

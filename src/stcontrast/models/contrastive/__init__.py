@@ -1,8 +1,0 @@
-"""The trained image–gene model."""
-
-from __future__ import annotations
-
-from stcontrast.models.contrastive._model import ContrastiveModel
-from stcontrast.models.contrastive._module import ContrastiveModule
-
-__all__ = ["ContrastiveModel", "ContrastiveModule"]

@@ -1,8 +1,0 @@
-"""Fine-tuning of an image encoder on the training spots."""
-
-from __future__ import annotations
-
-from stcontrast.models.image_tower._encoder import TunedEncoder
-from stcontrast.models.image_tower._options import TowerOptions
-
-__all__ = ["TowerOptions", "TunedEncoder"]

@@ -1,0 +1,1 @@
+"""Crops of the H&E, read from an image pyramid."""

@@ -1,0 +1,101 @@
+"""Crops as an array, for the user who wants to look at them or to encode them elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stcontrast._progress import progress
+from stcontrast._reading.resolve import require_images, resolve_slides
+from stcontrast.pp._crops.reader import iter_crops
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+__all__ = ["crops"]
+
+
+def crops(
+    data: SpatialData | AnnData,
+    *,
+    field_um: float,
+    size_px: int,
+    um_per_px: float | Mapping[str, float] | None = None,
+    spot_diameter_um: float | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    library_key: str | None = None,
+) -> NDArray[np.uint8]:
+    """Cut the square of H&E around every spot.
+
+    The side is true in µm whatever the scan; the centre is placed to a fraction of a pixel; the pyramid level is
+    the coarsest that needs no enlarging, averaged down (never resized and centre-cropped, which would change the
+    field of view). Beyond the border of the image lies white. Crops keep the image's own axes: a transformation
+    that rotates the slide moves the centres, not the crops.
+
+    Parameters
+    ----------
+    data
+        SpatialData whose table annotates circles, squares or polygons; or AnnData with scanpy's images in
+        ``uns["spatial"]``.
+    field_um
+        Side of the square in µm.
+    size_px
+        Side of the returned crop in pixels.
+    um_per_px
+        µm per pixel of the image's finest level, a number or a mapping from slide to number. By default
+        ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the lattice of the spots and logged.
+    spot_diameter_um
+        Diameter (or side) of a spot in µm, to derive µm per pixel from: 55 for Visium, 100 for legacy ST.
+    table_key
+        Table that holds the spots; the only one by default.
+    image_key
+        Image to cut from, or a mapping from slide to image. By default the finest RGB image under the spots.
+        AnnData: ``"hires"`` or ``"lowres"``.
+    library_key
+        AnnData only: column of `obs` that names the slide of a spot.
+
+    Returns
+    -------
+    Crops (n_spots, size_px, size_px, 3), uint8 RGB, in the order of the table.
+
+    Raises
+    ------
+    KeyError
+        If a table, image or column is absent.
+    ValueError
+        If a slide has no image, an image lies elsewhere than its spots, or µm per pixel is unknown.
+
+    Examples
+    --------
+    >>> import stcontrast as stc
+    >>> sdata = stc.datasets.toy(n_donors=1, n_spots=30)
+    >>> stc.pp.crops(sdata, field_um=100, size_px=64).shape
+    (30, 64, 64, 3)
+    """
+    if not np.isfinite(field_um) or field_um <= 0 or size_px < 1:
+        msg = f"`field_um` and `size_px` must be positive numbers, found {field_um!r} and {size_px!r}."
+        raise ValueError(msg)
+    spots = resolve_slides(
+        data,
+        table_key=table_key,
+        image_key=image_key,
+        um_per_px=um_per_px,
+        spot_diameter_um=spot_diameter_um,
+        library_key=library_key,
+    )
+    require_images(spots)
+    cut = np.empty((spots.table.n_obs, size_px, size_px, 3), dtype=np.uint8)
+    with progress(total=spots.table.n_obs, description="crops", unit="spot") as bar:
+        for slide in spots.slides:
+            if slide.image is None or slide.um_per_px is None:  # require_images has refused these
+                continue
+            for i, crop in iter_crops(slide.image, slide.centers, side=field_um / slide.um_per_px, size_px=size_px):
+                cut[slide.rows[i]] = crop
+                bar.update()
+    return cut

@@ -1,0 +1,208 @@
+"""Frozen encoders: a batch of crops in, numbers out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from stcontrast.pp._encoders.callable import CallableEncoder
+from stcontrast.pp._encoders.cards import EncoderCard, encoders, find_card, lazyslide_card, warn_of_licence
+from stcontrast.pp._encoders.lazyslide import LazySlideEncoder, is_lazyslide_model, lazyslide_models
+from stcontrast.pp._encoders.plain import PLAIN, ColorEncoder, TextureEncoder
+from stcontrast.pp._encoders.timm import TimmEncoder, TorchvisionWeightsError
+from stcontrast.pp._encoders.torchvision import PREFIX, TorchvisionEncoder
+from stcontrast.pp._encoders.weights import downloads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "PLAIN",
+    "CallableEncoder",
+    "ColorEncoder",
+    "Encoder",
+    "EncoderCard",
+    "LazySlideEncoder",
+    "TextureEncoder",
+    "TimmEncoder",
+    "TorchvisionEncoder",
+    "encoder_from_spec",
+    "encoders",
+    "fingerprint",
+    "identity",
+    "resolve_encoder",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What an encoder of crops has to offer."""
+
+    @property
+    def size_px(self) -> int:
+        """Side of the crops that it takes, in pixels."""
+        ...
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Name, weights, normalisation and what else identifies it. Plain values; ``kind`` names the class."""
+        ...
+
+    def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode crops (n, size_px, size_px, 3), uint8 RGB, into features (n, n_features)."""
+        ...
+
+
+def resolve_encoder(
+    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any],
+    *,
+    weights: str | Path | None = None,
+    pretrained: bool = True,
+    size_px: int | None = None,
+) -> Encoder:
+    """The encoder that a user's argument stands for.
+
+    Parameters
+    ----------
+    encoder
+        A name (built in, of a card, timm's, ``"torchvision/..."``, lazyslide-models'), an :class:`Encoder`, an object
+        that follows lazyslide-models' protocol of image models, or a function of crops.
+    weights, pretrained
+        Of a named network: local file, and whether to download.
+    size_px
+        Side of the crops; the encoder's own by default.
+
+    Raises
+    ------
+    TypeError
+        If `encoder` is none of these.
+    ValueError
+        If the name is unknown, or the arguments contradict each other.
+    """
+    if isinstance(encoder, str):
+        return _named(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
+    if weights is not None:
+        msg = "`weights` goes with the name of a timm model; give them to the encoder itself."
+        raise ValueError(msg)
+    if isinstance(encoder, Encoder):
+        if size_px not in (None, encoder.size_px):
+            msg = f"`size_px` is {size_px}, but the encoder takes {encoder.size_px}: set it where the encoder is made."
+            raise ValueError(msg)
+        return encoder
+    if is_lazyslide_model(encoder):
+        return LazySlideEncoder(encoder, size_px=size_px or 0)
+    if not callable(encoder):
+        msg = f"`encoder` must be 'texture', 'color', the name of a timm model or a callable, found {type(encoder).__name__}."
+        raise TypeError(msg)
+    return CallableEncoder(encoder, size_px=size_px or CallableEncoder.size_px)
+
+
+def encoder_from_spec(spec: dict[str, Any]) -> Encoder:
+    """The encoder that a saved model was trained with.
+
+    Parameters
+    ----------
+    spec
+        Its :attr:`Encoder.spec`; keys that an older version did not write have their plain values.
+
+    Raises
+    ------
+    ValueError
+        If it was a callable or an object, or its weights have changed.
+    FileNotFoundError
+        If its weights are no longer where they were.
+    """
+    kind, name = spec["kind"], spec["name"]
+    if kind in PLAIN:
+        return PLAIN[kind](size_px=spec["size_px"])
+    if kind == "callable" or (kind == "lazyslide" and not spec["registered"]):
+        msg = f"The model was trained with the {kind} {name!r}, which is not saved with it: give `encoder`."
+        raise ValueError(msg)
+    options = {
+        "mean": tuple(spec["mean"]) if "mean" in spec else None,
+        "std": tuple(spec["std"]) if "std" in spec else None,
+        "size_px": spec["size_px"],
+        "precision": spec.get("precision", "float32"),
+        "symmetries": bool(spec.get("symmetries", False)),
+    }
+    if kind == "lazyslide":
+        return _from_lazyslide(name, options)
+    known = {"pretrained": bool(spec["pretrained"]), "weights": spec["weights"] or None, "seed": spec["seed"]}
+    encoder: TimmEncoder | TorchvisionEncoder
+    if kind == "torchvision":
+        encoder = TorchvisionEncoder(name, **known, **options)
+    else:
+        encoder = TimmEncoder(name, **known, **options, model_args=json.loads(spec.get("model_args", "{}")))
+    if encoder.spec["sha256"] != spec["sha256"]:
+        msg = f"The weights at {spec['weights']!r} are not those that the model was trained with (SHA-256 differs)."
+        raise ValueError(msg)
+    return encoder
+
+
+def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an encoder's spec identifies it: weights by content, not by the place of their file."""
+    return {key: value for key, value in spec.items() if key != "weights"}
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """SHA-256 (hex) of what identifies an encoder, without the places of files: the same on every machine.
+
+    Parameters
+    ----------
+    encoder
+        The encoder.
+
+    Examples
+    --------
+    >>> import stcontrast as stc
+    >>> from stcontrast.pp._encoders.resolve import fingerprint
+    >>> fingerprint(stc.pp.ColorEncoder()) == fingerprint(stc.pp.ColorEncoder(32))
+    False
+    """
+    return hashlib.sha256(json.dumps(identity(encoder.spec), sort_keys=True).encode()).hexdigest()
+
+
+def _named(name: str, *, weights: str | Path | None, pretrained: bool, size_px: int | None) -> Encoder:
+    import timm
+
+    if name in PLAIN:
+        if weights is not None:
+            msg = f"The encoder {name!r} has no weights: name the timm model that `weights` belong to."
+            raise ValueError(msg)
+        plain = PLAIN[name]
+        return plain(size_px=size_px or plain.size_px)
+    if name.startswith(PREFIX):
+        return TorchvisionEncoder(name, pretrained=pretrained, weights=weights, size_px=size_px or 0)
+    of_timm = ":" in name or find_card(name) is not None or timm.models.is_model(name.partition(".")[0])
+    if not of_timm and name in lazyslide_models():
+        if weights is not None or not pretrained:
+            msg = (
+                f"{name!r} is a model of lazyslide-models, which loads its own weights: make the object, and give that."
+            )
+            raise ValueError(msg)
+        return _from_lazyslide(name, {"size_px": size_px or 0})
+    try:
+        return TimmEncoder(name, pretrained=pretrained, weights=weights, size_px=size_px or 0)
+    except TorchvisionWeightsError as error:
+        logger.info("The weights of %r are torchvision's %r: that network is made.", name, error.model)
+        return TorchvisionEncoder(error.model, weights=weights, size_px=size_px or 0)
+
+
+def _from_lazyslide(name: str, options: dict[str, Any]) -> LazySlideEncoder:
+    models = lazyslide_models()
+    if name not in models:
+        msg = f"lazyslide-models, as it is installed here, has no image model {name!r}: {', '.join(models) or 'none at all'}."
+        raise ValueError(msg)
+    card = lazyslide_card(name, models[name])
+    with downloads(name, card):
+        model = models[name]()
+    warn_of_licence(card)
+    return LazySlideEncoder(model, **options)

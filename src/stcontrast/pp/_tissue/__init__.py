@@ -1,0 +1,1 @@
+"""Tissue on a slide, and spots laid on it."""

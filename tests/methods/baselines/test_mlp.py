@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stcontrast._data.folds import inner_folds
+from stcontrast.methods import Mlp
+from stcontrast.metrics import mean_slide_correlation
+from tests.methods.synthetic import training_data
+
+
+def test_it_learns_stops_where_held_out_donors_say_and_is_kept(tmp_path):
+    data, new = training_data(n_spots=60), training_data(n_spots=60, seed=1)
+    method = Mlp(max_epochs=30)
+    held = method.fit(data, inner_folds(data))
+    assert 1 <= method.stop_epoch <= 30
+    assert method.network.fitted().config.n_gene == 0
+    assert mean_slide_correlation(held.expression, data.observed, data.slide) > 0.6
+    view = new.view(np.arange(180))
+    assert mean_slide_correlation(method.predict_expression(view), new.observed, new.slide) > 0.6
+    assert (method.predict_proba(view).argmax(axis=1) == new.label).mean() > 0.8
+    method.save_parts(tmp_path)
+    again = Mlp(**method.hyper)
+    again.load_parts(tmp_path)
+    np.testing.assert_array_equal(again.predict_expression(view), method.predict_expression(view))
+
+
+def test_labels_alone():
+    data = training_data()
+    data = replace(data, measured=np.zeros(90, dtype=bool))
+    method = Mlp(max_epochs=20)
+    method.fit(data, inner_folds(data))
+    assert (method.predict_proba(data.view(np.arange(90))).argmax(axis=1) == data.label).mean() > 0.8
+    with pytest.raises(ValueError, match="without counts"):
+        method.predict_expression(data.view(np.arange(90)))
+
+
+def test_parameters_are_checked():
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Mlp(n_hidden=0)

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stcontrast._data.folds import inner_folds
+from stcontrast.methods import Kernel, Knn, Ridge, Stcontrast
+from stcontrast.methods.stcontrast import _method as _stcontrast
+from stcontrast.methods.stcontrast._method import MEMBERS
+from stcontrast.methods.stcontrast._stacking import shrinkage
+from stcontrast.metrics import gene_correlation, mean_slide_correlation
+from tests.methods.synthetic import training_data
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    data = training_data()
+    method = Stcontrast(n_latent=4, max_epochs=8, vae_epochs=3)
+    method.held = method.fit(data, inner_folds(data))
+    return method
+
+
+def test_the_prediction_is_the_weighted_mean_of_its_members(fitted):
+    view = training_data(seed=1)
+    members = {"network": (fitted.network_expression(view), fitted.network_proba(view))}
+    for name, member in fitted.members.items():
+        members[name] = (member.predict_expression(view), member.predict_proba(view))
+    assert set(members) == set(MEMBERS) == set(fitted.weights) == set(fitted.class_weights)
+    for weights in (fitted.weights, fitted.class_weights):
+        assert sum(weights.values()) == pytest.approx(1)
+    # expression is then shrunk, gene by gene, towards the mean over slides
+    mean, slope = training_data().slide_means()[0], fitted.shrinkage["slope"]
+    expected = sum(fitted.weights[name] * members[name][0] for name in members)
+    np.testing.assert_allclose(fitted.predict_expression(view), mean + slope * (expected - mean), atol=1e-5)
+    expected = sum(fitted.class_weights[name] * members[name][1] for name in members)
+    np.testing.assert_allclose(fitted.predict_proba(view), expected, atol=1e-5)
+
+
+def test_slopes_are_those_of_held_out_spots(fitted):
+    data = training_data()
+    mean, slope = data.slide_means()[0], fitted.shrinkage["slope"]
+    assert slope.shape == (5,)
+    assert ((slope >= np.float32(0.05)) & (slope <= 2)).all()
+    before = mean + (fitted.held.expression - mean) / slope
+    np.testing.assert_allclose(shrinkage(before, data.observed, data.slide), slope, rtol=1e-3)
+
+
+def test_all_but_ridge_learn_the_principal_components(fitted):
+    """Members are what they are when fitted alone, on the denoised target or, ridge, on what was measured."""
+    data, new = training_data(), training_data(seed=1)
+    few = Stcontrast(n_latent=4, max_epochs=1, vae_epochs=1, n_networks=1, n_components=2)
+    few.fit(data, inner_folds(data))
+    low_rank = replace(data, n_components=2).denoised()
+    assert not np.allclose(low_rank.target, data.target, atol=0.1)
+    for name, member in few.members.items():
+        alone = type(member)(**member.hyper)
+        if name == "knn":
+            alone.class_k = member.class_k
+        alone.fit_parts(data if name == "ridge" else low_rank)
+        np.testing.assert_array_equal(alone.predict_expression(new), member.predict_expression(new), err_msg=name)
+        np.testing.assert_array_equal(alone.predict_proba(new), member.predict_proba(new), err_msg=name)
+    of_fit_parts = Stcontrast(n_latent=4, max_epochs=1, vae_epochs=1, n_networks=1, n_components=2)
+    of_fit_parts.fit_parts(data)
+    for member in of_fit_parts.members.values():
+        assert np.isfinite(member.predict_expression(new)).all()
+    spread = [
+        np.linalg.svd(m.predict_expression(new) - m.predict_expression(new).mean(axis=0))[1]
+        for m in few.members.values()
+    ]
+    # two components in, two out, for whatever is linear in the target; the plain ridge knows them all
+    for name, values in zip(few.members, spread, strict=True):
+        assert (values[2] > 1e-2 * values[0]) == (name == "ridge"), name
+
+
+def test_networks_differ_and_are_averaged(fitted):
+    view = training_data(seed=1)
+    each = [network.expression(view) for network in fitted.networks]
+    assert len(each) == 3
+    assert not np.array_equal(each[0], each[1])
+    np.testing.assert_allclose(fitted.network_expression(view), np.mean(each, axis=0), atol=1e-6)
+
+
+def test_held_out_correlation_is_no_worse_than_ridge(fitted):
+    data = training_data()
+    ridge = Ridge().fit(data, inner_folds(data))
+    r = [
+        np.mean([np.nanmean(gene_correlation(h[data.slide == s], data.target[data.slide == s])) for s in range(3)])
+        for h in (fitted.held.expression, ridge.expression)
+    ]
+    assert r[0] >= r[1]
+    assert r[0] > 0.5
+
+
+def test_a_useless_network_is_left_out(monkeypatch):
+    rng = np.random.default_rng(0)
+
+    def noise(self, view):
+        return rng.normal(size=(len(view.design), 5)).astype(np.float32)
+
+    def wrong(self, view):
+        return rng.dirichlet(np.ones(2), len(view.design)).astype(np.float32)
+
+    monkeypatch.setattr(Stcontrast, "network_expression", noise)
+    monkeypatch.setattr(Stcontrast, "network_proba", wrong)
+    data = training_data()
+    method = Stcontrast(n_latent=4, max_epochs=2, vae_epochs=1)
+    folds = inner_folds(data)
+    method.fit(data, folds)
+    ridge = Ridge()
+    ridge.fit(data, folds)
+    assert method.weights["network"] == pytest.approx(0, abs=0.02)
+    assert method.class_weights["network"] < 0.2
+    new = training_data(seed=1)
+    r = [mean_slide_correlation(m.predict_expression(new), new.observed, new.slide) for m in (method, ridge)]
+    assert r[0] > r[1] - 0.02
+
+
+def useless(monkeypatch, *, constant: bool = False) -> None:
+    """All members but ridge say something wrong, or nothing, of held-out spots too."""
+    original = Ridge.fit
+
+    def expression(self, view):
+        said = np.random.default_rng(len(view.design)).random((len(view.design), 5)).astype(np.float32)
+        return np.ones_like(said) if constant else said
+
+    def proba(self, view):
+        wrong = np.where(view.design[:, [0]] < 0, np.float32([[0.1, 0.9]]), np.float32([[0.9, 0.1]]))
+        return wrong.astype(np.float32)
+
+    def fit(self, data, folds):
+        held = original(self, data, folds)
+        if self.kind == "discriminant":
+            held.expression, held.proba = expression(self, data), proba(self, data)
+        return held
+
+    monkeypatch.setattr(Ridge, "fit", fit)
+    monkeypatch.setattr(Stcontrast, "network_expression", expression)
+    monkeypatch.setattr(Stcontrast, "network_proba", proba)
+    for kind in (Kernel, Knn):
+        monkeypatch.setattr(kind, "predict_expression", expression)
+        monkeypatch.setattr(kind, "predict_proba", proba)
+
+
+@pytest.mark.parametrize("trusted", [None, "network", "linear", "kernel", "knn"])
+def test_where_nothing_beats_ridge_it_is_ridge(monkeypatch, tmp_path, trusted):
+    """Whether the weights say so or, being misled, trust a member that held-out spots prove wrong."""
+    useless(monkeypatch, constant=not trusted)
+    if trusted:
+        one_hot = np.array([float(name == trusted) for name in MEMBERS])
+        monkeypatch.setattr(_stcontrast, "stack_expression", lambda *_: one_hot)
+        monkeypatch.setattr(_stcontrast, "stack_proba", lambda *_: one_hot)
+    data = training_data()
+    method, folds = Stcontrast(n_latent=4, max_epochs=1, vae_epochs=1, n_networks=1), inner_folds(data)
+    held = method.fit(data, folds)
+    ridge = Ridge()
+    of_ridge = ridge.fit(data, folds)
+    only = dict.fromkeys(MEMBERS, 0.0) | {"ridge": 1.0}
+    assert method.weights == only
+    assert method.shrinkage == {}
+    np.testing.assert_array_equal(held.expression, of_ridge.expression)
+    new = training_data(seed=1)
+    np.testing.assert_array_equal(method.predict_expression(new), ridge.predict_expression(new))
+    if trusted:
+        assert method.class_weights == only
+        np.testing.assert_array_equal(held.proba, of_ridge.proba)
+        np.testing.assert_array_equal(method.predict_proba(new), ridge.predict_proba(new))
+    method.save_parts(tmp_path)
+    again = Stcontrast(**method.hyper)
+    again.load_parts(tmp_path)
+    assert (again.weights, again.class_weights, again.shrinkage) == (method.weights, method.class_weights, {})
+    np.testing.assert_array_equal(again.predict_expression(new), method.predict_expression(new))
+    np.testing.assert_array_equal(again.predict_proba(new), method.predict_proba(new))
+
+
+def test_fitted_again_it_forgets_what_it_shrank(monkeypatch):
+    data, new = training_data(), training_data(seed=1)
+    folds = inner_folds(data)
+    method = Stcontrast(n_latent=4, max_epochs=1, vae_epochs=1, n_networks=1)
+    method.shrinkage = {"center": np.zeros(5, dtype=np.float32), "slope": np.zeros(5, dtype=np.float32)}
+    useless(monkeypatch)
+    monkeypatch.setattr(_stcontrast, "stack_expression", lambda *_: np.array([1.0, 0, 0, 0, 0]))
+    method.fit(data, folds)
+    ridge = Ridge()
+    ridge.fit(data, folds)
+    np.testing.assert_array_equal(method.predict_expression(new), ridge.predict_expression(new))
+
+
+def test_labels_of_a_single_donor():
+    """While it is held out there is nobody to learn classes from, and of the others nobody knows what is right."""
+    data = training_data()
+    data = replace(data, label=np.where(data.donor == 1, data.label, -1))
+    method = Stcontrast(n_latent=4, max_epochs=2, vae_epochs=1, n_networks=1)
+    held = method.fit(data, inner_folds(data))
+    assert np.isnan(held.proba[data.donor == 1]).all()
+    assert method.class_weights == pytest.approx(dict.fromkeys(MEMBERS, 0.2))
+    proba = method.predict_proba(data)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
+    assert (proba.argmax(axis=1) == data.label)[data.donor == 1].mean() > 0.8
+
+
+def test_embeddings(fitted):
+    data = training_data(seed=1)
+    measured = np.arange(90) % 7 > 0
+    found = fitted.embed(replace(data, measured=measured))
+    latent, gene, image = (found[f"X_stc_{name}"] for name in ("vae", "gene", "image"))
+    for embedding in (latent, gene):
+        assert np.isnan(embedding[~measured]).all()
+        assert np.isfinite(embedding[measured]).all()
+    assert latent.shape == (90, 4)
+    assert gene.shape == image.shape
+    for embedding in (gene, image):
+        np.testing.assert_allclose(np.linalg.norm(embedding[measured], axis=1), 1, atol=1e-5)
+
+
+def test_saved_and_read_again(fitted, tmp_path):
+    fitted.save_parts(tmp_path)
+    again = Stcontrast(**fitted.hyper)
+    again.load_parts(tmp_path)
+    data = training_data(seed=1)
+    assert (again.weights, again.class_weights) == (fitted.weights, fitted.class_weights)
+    np.testing.assert_array_equal(again.shrinkage["slope"], fitted.shrinkage["slope"])
+    np.testing.assert_allclose(again.predict_expression(data), fitted.predict_expression(data), atol=1e-6)
+    np.testing.assert_allclose(again.predict_proba(data), fitted.predict_proba(data), atol=1e-6)
+    for name in fitted.members:
+        one, other = again.members[name], fitted.members[name]
+        np.testing.assert_array_equal(one.predict_expression(data), other.predict_expression(data))
+        np.testing.assert_array_equal(one.predict_proba(data), other.predict_proba(data))
+    one, other = again.embed(data), fitted.embed(data)
+    assert one.keys() == other.keys()
+    for slot in one:
+        np.testing.assert_allclose(one[slot], other[slot], atol=1e-5)
+
+
+def test_labels_alone(tmp_path):
+    data = training_data()
+    data = replace(
+        data,
+        measured=np.zeros(90, dtype=bool),
+        counts=data.counts[:, :0],
+        target=np.zeros((90, 0), dtype=np.float32),
+        observed=np.zeros((90, 0), dtype=np.float32),
+    )
+    method = Stcontrast(max_epochs=15)
+    held = method.fit(data, inner_folds(data))
+    assert method.latent.vae is None
+    assert set(method.embed(data)) == {"X_stc_image"}
+    assert (held.proba.argmax(axis=1) == data.label).mean() > 0.7
+    method.save_parts(tmp_path)
+    again = Stcontrast(max_epochs=15)
+    again.load_parts(tmp_path)
+    np.testing.assert_allclose(again.predict_proba(data), method.predict_proba(data), atol=1e-6)
+
+
+def test_nothing_fitted():
+    with pytest.raises(RuntimeError, match="has not been fitted"):
+        Stcontrast().predict_proba(np.zeros((2, 3), dtype=np.float32))

@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from spatialdata import SpatialData
+from spatialdata.transformations import Identity, Scale, Translation
+
+import stcontrast as stc
+from stcontrast._reading.resolve import Spots, require_images, resolve_slides, resolve_table, slide_names
+from tests.synthetic import circles, hexagonal, image, picture, points, polygons, slide, square, table, visium_adata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+AXES = ("x", "y")
+PICTURE = picture()
+
+
+def two_slides(**attributes: Any) -> SpatialData:
+    """Circles named by number in one coordinate system, squares named by letters in another; rows are mixed."""
+    a = {"A": Translation([100.0, 50.0], axes=AXES)}
+    sdata = SpatialData(
+        images={"A_he": image(PICTURE, a), "B_he": image(picture(seed=1), {"B": Scale([0.5, 0.5], axes=AXES)})},
+        shapes={
+            "A": circles(points(6), a, radius=2.0, index=[10, 11, 12, 13, 14, 15]),
+            "B": polygons(points(4, seed=1), {"B": Scale([0.5, 0.5], axes=AXES)}, side=8.0, index=list("wxyz")),
+        },
+    )
+    rows = pd.DataFrame(
+        {
+            "region": pd.Categorical(["A", "B", "A", "B", "B", "A", "A"]),
+            "spot_id": np.array([15, "z", 10, "w", "y", 12, 11], dtype=object),
+        },
+        index=[f"r{i}" for i in range(7)],
+    )
+    adata = ad.AnnData(np.ones((7, 2), dtype=np.float32), obs=rows)
+    adata.uns["spatialdata_attrs"] = {"region": ["A", "B"], "region_key": "region", "instance_key": "spot_id"}
+    adata.uns["stcontrast"] = {"um_per_px": {"A": 0.5, "B": 2.0}} | attributes
+    # mixed names are valid in a table of two regions, though not in a store
+    sdata.tables.data["table"] = adata
+    return sdata
+
+
+def test_rows_and_shapes_are_matched_by_name_slide_by_slide() -> None:
+    sdata = two_slides()
+    found = resolve_slides(sdata)
+    assert found.table is sdata["table"]
+    assert (found.region_key, found.instance_key) == ("region", "spot_id")
+    a, b = found.slides
+    assert (a.name, b.name) == ("A", "B")
+    assert (a.coordinate_system, b.coordinate_system) == ("A", "B")
+    np.testing.assert_array_equal(a.rows, [0, 2, 5, 6])
+    np.testing.assert_array_equal(b.rows, [1, 3, 4])
+    np.testing.assert_allclose(a.centers, points(6)[[5, 0, 2, 1]])
+    np.testing.assert_allclose(b.centers, points(4, seed=1)[[3, 0, 2]])
+    assert (a.diameter, b.diameter) == pytest.approx((4.0, 8.0))
+    assert (a.um_per_px, b.um_per_px) == (0.5, 2.0)
+    assert a.image is not None
+    assert b.image is not None
+    assert (a.image.name, b.image.name) == ("A_he", "B_he")
+
+
+def test_order_of_rows_and_shapes_does_not_matter() -> None:
+    sdata = slide(PICTURE, points(12))
+    expected = resolve_slides(sdata).slides[0]
+    rng = np.random.default_rng(0)
+    order = rng.permutation(12)
+    shuffled = SpatialData(
+        images=dict(sdata.images),
+        shapes={"s1": sdata["s1"].iloc[rng.permutation(12)]},
+        tables={"table": sdata["table"][order].copy()},
+    )
+    found = resolve_slides(shuffled).slides[0]
+    np.testing.assert_allclose(found.centers, expected.centers[order])
+    np.testing.assert_array_equal(found.rows, np.arange(12))
+
+
+def test_slides_come_in_order_of_appearance_and_only_those_with_rows() -> None:
+    sdata = two_slides()
+    sdata.tables.data["table"] = sdata["table"][[1, 0]].copy()
+    assert [s.name for s in resolve_slides(sdata).slides] == ["B", "A"]
+    sdata.tables.data["table"] = sdata["table"][[0]].copy()
+    assert [s.name for s in resolve_slides(sdata).slides] == ["B"]
+
+
+def test_diameter_is_in_pixels_of_the_image() -> None:
+    xy = points(8)
+    sdata = SpatialData(
+        images={"he": image(PICTURE, {"um": Scale([0.25, 0.25], axes=AXES)})},
+        shapes={"s1": circles(xy * 0.25, {"um": Identity()}, radius=1.0)},
+        tables={"table": table({"s1": np.arange(8)}, um_per_px=None)},
+    )
+    found = resolve_slides(sdata, spot_diameter_um=2.0).slides[0]
+    assert found.diameter == pytest.approx(8.0)
+    assert found.um_per_px == pytest.approx(0.25)
+
+
+def test_the_diameter_is_that_of_the_spots_in_the_table() -> None:
+    sdata = slide(PICTURE, points(8))
+    sdata["s1"]["radius"] = [2.0] * 3 + [9.0] * 5
+    sdata.tables.data["table"] = sdata["table"][:3].copy()
+    assert resolve_slides(sdata).slides[0].diameter == pytest.approx(4.0)
+
+
+def test_a_slide_without_image_keeps_its_own_units() -> None:
+    sdata = slide(PICTURE, points(8))
+    del sdata.images["s1_he"]
+    found = resolve_slides(sdata).slides[0]
+    assert found.image is None
+    assert (found.um_per_px, found.coordinate_system) == (1.0, "s1")
+    np.testing.assert_allclose(found.centers, points(8))
+
+
+# --- µm per pixel
+
+
+def test_given_beats_diameter_beats_stored_beats_lattice() -> None:
+    sdata = slide(picture(200, 200), 20 + hexagonal(8, 8, 20.0), um_per_px=3.0)
+    resolve: Callable[..., float | None] = lambda **given: resolve_slides(sdata, **given).slides[0].um_per_px
+    assert resolve(um_per_px=7.0, spot_diameter_um=55.0) == 7.0
+    assert resolve(spot_diameter_um=55.0) == pytest.approx(5.5)
+    assert resolve() == 3.0
+    del sdata["table"].uns["stcontrast"]
+    assert resolve() == pytest.approx(5.0)
+
+
+def test_the_lattice_is_measured_in_pixels_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    grid = 30 + square(8, 8, 16.0)
+    half = {"um": Scale([0.5, 0.5], axes=AXES)}
+    sdata = SpatialData(
+        images={"he": image(picture(200, 200), half)},
+        shapes={"s1": circles(grid * 0.5, {"um": Identity()}, radius=2.0)},
+        tables={"table": table({"s1": np.arange(64)}, um_per_px=None)},
+    )
+    with caplog.at_level(logging.INFO, logger="stcontrast"):
+        assert resolve_slides(sdata).slides[0].um_per_px == pytest.approx(200 / 16)
+    assert "s1: 12.5 µm per pixel, from a legacy ST lattice" in caplog.text
+
+
+def test_every_slide_may_have_its_own_scale() -> None:
+    def scales(given: Any) -> list[float | None]:
+        return [s.um_per_px for s in resolve_slides(two_slides(), um_per_px=given).slides]
+
+    assert scales(4.0) == [4.0, 4.0]
+    assert scales({"A": 1.0, "B": 3.0}) == [1.0, 3.0]
+    assert scales({"B": 3.0}) == [0.5, 3.0]
+
+
+def test_one_number_may_be_stored_for_all_slides() -> None:
+    found = resolve_slides(two_slides(um_per_px=np.float64(0.75)))
+    assert [s.um_per_px for s in found.slides] == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "half"])
+def test_a_scale_must_be_a_positive_number(bad: Any) -> None:
+    with pytest.raises(ValueError, match=r"`um_per_px` of slide 's1' must be a positive number"):
+        resolve_slides(slide(PICTURE, points(8)), um_per_px=bad)
+    with pytest.raises(ValueError, match=r"`um_per_px` of slide 's1' must be a positive number"):
+        resolve_slides(slide(PICTURE, points(8), um_per_px=bad))
+    with pytest.raises(ValueError, match=r"`spot_diameter_um` must be a positive number"):
+        resolve_slides(slide(PICTURE, points(8)), spot_diameter_um=bad)
+
+
+def test_a_mapping_may_not_name_slides_that_are_absent() -> None:
+    with pytest.raises(KeyError, match=r"absent: \['C', 'D'\]. Slides: \['A', 'B'\]"):
+        resolve_slides(two_slides(), um_per_px={"C": 1.0}, image_key={"D": "A_he"})
+
+
+def test_an_unknown_scale_says_how_to_give_it() -> None:
+    bins = slide(picture(200, 200), 20 + square(8, 8, 10.0), um_per_px=None)
+    found = resolve_slides(bins)
+    assert found.slides[0].um_per_px is None
+    # bins that touch: Visium HD
+    with pytest.raises(ValueError, match=r"unknown for \['s1'\].*Give `um_per_px`.*`spot_diameter_um`"):
+        require_images(found)
+
+
+# --- which image
+
+
+def test_images_may_be_named_for_some_slides_or_for_all() -> None:
+    sdata = slide(PICTURE, points(8))
+    sdata["low"] = image(PICTURE[::2, ::2], {"s1": Scale([2.0, 2.0], axes=AXES)})
+    names = [
+        [s.image.name for s in resolve_slides(sdata, image_key=key).slides if s.image is not None]
+        for key in (None, "low", {"s1": "low"}, {})
+    ]
+    assert names == [["s1_he"], ["low"], ["low"], ["s1_he"]]
+
+
+def test_slides_that_share_an_image_on_top_of_each_other_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    here = {"global": Identity()}
+    make: Callable[[np.ndarray], Spots] = lambda of_b: resolve_slides(
+        SpatialData(
+            images={"A_he": image(PICTURE, here)},
+            shapes={"A": circles(points(9) * [0.4, 1], here), "B": circles(of_b, here)},
+            tables={"table": table({"A": np.arange(9), "B": np.arange(9)})},
+        )
+    )
+    # two sections on one scan
+    make(points(9) * [0.4, 1] + [70, 0])
+    assert caplog.text == ""
+    # B has no image, and was left at the origin
+    make(points(9, seed=1) * [0.4, 1])
+    assert "'A' and 'B' lie on top of each other on image 'A_he'" in caplog.text
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize("bad", [{}, None, "slide.zarr"])
+def test_other_objects_are_refused(bad: Any) -> None:
+    with pytest.raises(TypeError, match="Expected a SpatialData or an AnnData object, found"):
+        resolve_table(bad)
+
+
+def test_the_table_is_the_one_named_or_the_only_one_or_called_table() -> None:
+    sdata = slide(PICTURE, points(8))
+    first = sdata["table"]
+    sdata["more"] = first.copy()
+    assert resolve_table(sdata) is first
+    assert resolve_table(sdata, table_key="more") is sdata["more"]
+    del sdata.tables["table"]
+    assert resolve_table(sdata) is sdata["more"]
+
+
+def test_a_prediction_is_not_taken_for_the_measurement() -> None:
+    sdata = slide(PICTURE, points(8))
+    sdata["mine"] = sdata["table"].copy()
+    del sdata.tables["table"]
+    sdata["stc_pred"] = sdata["mine"].copy()
+    sdata["stc_pred"].uns["stcontrast"] = {"prediction": {"unit": "x"}}
+    assert resolve_table(sdata) is sdata["mine"]
+
+
+def test_a_missing_table_lists_those_that_are_there() -> None:
+    sdata = slide(PICTURE, points(8))
+    with pytest.raises(KeyError, match=r"No table 'nope'.*\['table'\].*`table_key`"):
+        resolve_slides(sdata, table_key="nope")
+    sdata["b"], sdata["a"] = sdata["table"].copy(), sdata["table"].copy()
+    del sdata.tables["table"]
+    with pytest.raises(KeyError, match=r"\['a', 'b'\]"):
+        resolve_slides(sdata)
+
+
+def test_a_table_that_annotates_nothing_says_how_to_parse_it() -> None:
+    sdata = slide(PICTURE, points(8))
+    del sdata["table"].uns["spatialdata_attrs"]
+    with pytest.raises(ValueError, match=r"annotates no shapes.*TableModel.parse"):
+        resolve_slides(sdata)
+
+
+def test_an_empty_table_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no spots"):
+        resolve_slides(ad.AnnData(np.empty((0, 3))))
+
+
+@pytest.mark.parametrize("column", ["region", "spot_id"])
+def test_a_missing_column_lists_those_that_are_there(column: str) -> None:
+    sdata = slide(PICTURE, points(8))
+    other = ({"region", "spot_id"} - {column}).pop()
+    del sdata["table"].obs[column]
+    with pytest.raises(KeyError, match=rf"column '{column}'.*\['{other}'\]"):
+        resolve_slides(sdata)
+
+
+def test_missing_shapes_list_those_that_are_there() -> None:
+    sdata = slide(PICTURE, points(8))
+    sdata["s2"] = sdata["s1"]
+    del sdata.shapes["s1"]
+    with pytest.raises(KeyError, match=r"absent: \['s1'\].*\['s2'\]"):
+        resolve_slides(sdata)
+
+
+def test_a_missing_image_lists_those_that_are_there() -> None:
+    with pytest.raises(KeyError, match=r"No image 'nope'.*\['s1_he'\]"):
+        resolve_slides(slide(PICTURE, points(8)), image_key="nope")
+
+
+def test_a_named_image_that_lies_elsewhere_is_an_error() -> None:
+    sdata = slide(PICTURE, points(8))
+    sdata["far"] = image(PICTURE, {"s1": Translation([5000.0, 0.0], axes=AXES)})
+    sdata["other"] = image(PICTURE, {"s2": Identity()})
+    sdata["if"] = image(picture(channels=5), {"s1": Identity()})
+    for name in ("far", "other", "if"):
+        with pytest.raises(ValueError, match=f"Image '{name}' lies elsewhere than the spots of 's1'.*or is not RGB"):
+            resolve_slides(sdata, image_key=name)
+
+
+def test_rows_without_shape_are_named() -> None:
+    sdata = slide(PICTURE, points(8))
+    sdata["table"].obs["spot_id"] = [0, 1, 2, 3, 4, 5, 98, 99]
+    with pytest.raises(ValueError, match=r"2 rows of the table have no shape in 's1'.*\['98', '99'\].*\['0', '1'"):
+        resolve_slides(sdata)
+
+
+def test_shapes_of_one_name_are_an_error() -> None:
+    sdata = slide(PICTURE, points(8))
+    sdata["s1"].index = [0, 1, 2, 3, 4, 5, 6, 6]
+    with pytest.raises(ValueError, match=r"more than once \(\['6'\]"):
+        resolve_slides(sdata)
+
+
+def test_spots_without_a_slide_image_are_named_before_any_work() -> None:
+    sdata = two_slides()
+    del sdata.images["B_he"]
+    found = resolve_slides(sdata)
+    with pytest.raises(ValueError, match=r"No image lies under the spots of \['B'\].*set_transformation.*image_key"):
+        require_images(found)
+
+
+# --- AnnData
+
+
+def test_scanpy_images_are_read_at_their_own_scale() -> None:
+    centers = 4 * points(9)
+    found = resolve_slides(visium_adata(PICTURE, centers), um_per_px=2.0)
+    assert (found.region_key, found.instance_key) == (None, None)
+    only = found.slides[0]
+    assert only.name == "lib"
+    assert only.image is not None
+    assert only.image.name == "lib/hires"
+    np.testing.assert_array_equal(np.moveaxis(only.image.levels[0].compute(), 0, -1), PICTURE)
+    np.testing.assert_allclose(only.centers, points(9))
+    assert only.diameter == 5.0
+
+
+def test_lowres_where_there_is_nothing_better_or_where_it_is_asked_for() -> None:
+    adata = visium_adata(PICTURE, 4 * points(9))
+    asked = resolve_slides(adata, image_key="lowres").slides[0]
+    del adata.uns["spatial"]["lib"]["images"]["hires"]
+    for low in (asked, resolve_slides(adata).slides[0]):
+        assert low.image is not None
+        assert low.image.name == "lib/lowres"
+        np.testing.assert_allclose(low.centers, points(9) / 2)
+    with pytest.raises(KeyError, match=r"No image 'hires'.*\['lowres'\]"):
+        resolve_slides(adata, image_key="hires")
+
+
+def test_visium_scale_is_that_of_the_image_that_is_read() -> None:
+    adata = visium_adata(picture(200, 200), 80 + hexagonal(7, 7, 80.0))
+    assert resolve_slides(adata).slides[0].um_per_px == pytest.approx(100 / 20)
+
+
+def test_libraries_are_told_apart_by_a_column() -> None:
+    adata = visium_adata(PICTURE, 4 * points(9))
+    adata.uns["spatial"]["two"] = adata.uns["spatial"]["lib"]
+    with pytest.raises(ValueError, match=r"\['lib', 'two'\]: give `library_key`"):
+        resolve_slides(adata)
+    adata.obs["who"] = pd.Categorical(["two", "lib", "lib"] * 3)
+    with pytest.raises(KeyError, match=r"No column 'library'.*\['who'\]"):
+        resolve_slides(adata, library_key="library")
+    two, lib = resolve_slides(adata, library_key="who").slides
+    assert (two.name, lib.name) == ("two", "lib")
+    np.testing.assert_array_equal(two.rows, [0, 3, 6])
+    np.testing.assert_allclose(lib.centers, points(9)[lib.rows])
+    adata.obs["library_id"] = adata.obs["who"]
+    assert [s.name for s in resolve_slides(adata).slides] == ["two", "lib"]
+
+
+def test_anndata_without_images_is_one_slide_in_its_own_units() -> None:
+    adata = visium_adata(PICTURE, 4 * points(9))
+    del adata.uns["spatial"]
+    only = resolve_slides(adata).slides[0]
+    assert (only.name, only.image, only.um_per_px) == ("slide", None, None)
+    np.testing.assert_allclose(only.centers, 4 * points(9))
+
+
+def test_a_grey_image_is_no_stain() -> None:
+    adata = visium_adata(PICTURE, 4 * points(9))
+    adata.uns["spatial"]["lib"]["images"] = {"hires": PICTURE[..., 0], "lowres": picture(channels=5)}
+    assert resolve_slides(adata).slides[0].image is None
+
+
+def test_positions_off_the_image_are_an_error() -> None:
+    adata = visium_adata(PICTURE, 40 * points(9))
+    with pytest.raises(ValueError, match=r"'hires' of 'lib' \(128 × 96 pixels\) lies elsewhere than the spots: 11%"):
+        resolve_slides(adata)
+
+
+def test_positions_must_be_there_and_finite() -> None:
+    adata = visium_adata(PICTURE, 4 * points(9))
+    adata.obsm["spatial"][2, 0] = np.nan
+    with pytest.raises(ValueError, match="1 spots of 'lib' have no finite position"):
+        resolve_slides(adata)
+    adata.obsm["X_pca"] = adata.obsm.pop("spatial")
+    with pytest.raises(KeyError, match=r"No `obsm\['spatial'\]`.*\['X_pca'\]"):
+        resolve_slides(adata)
+
+
+def test_slide_names_are_those_of_the_slides():
+    sdata = stc.datasets.toy(n_donors=2, n_spots=12, n_genes=10)
+    assert slide_names(sdata) == [slide.name for slide in resolve_slides(sdata).slides]
+    adata = sdata["table"].copy()
+    adata.obs["where"] = adata.obs["region"].astype(str)
+    assert slide_names(adata, library_key="where") == ["donor1_a", "donor2_a"]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stcontrast._data.folds import inner_folds
+from tests.methods.synthetic import training_data
+
+
+@given(
+    donors=st.integers(1, 6), slides=st.integers(1, 3), seed=st.integers(0, 9), without=st.floats(0, 0.9),
+    labelled=st.floats(0.1, 1),
+)  # fmt: skip
+def test_held_out_groups_are_nowhere_in_training(donors, slides, seed, without, labelled):
+    data = training_data(donors=donors, slides=slides, n_spots=12, seed=seed)
+    rng = np.random.default_rng(seed)
+    measured = rng.random(len(data.slide)) >= without
+    measured[:2] = True
+    data = replace(data, measured=measured, label=np.where(rng.random(len(measured)) < labelled, data.label, -1))
+    folds = inner_folds(data)
+    together = np.concatenate([fold.held_out for fold in folds.folds])
+    assert 2 <= len(folds.folds) <= 4
+    assert len(set(together)) == len(together)
+    np.testing.assert_array_equal(np.sort(together), np.flatnonzero(measured))
+    for fold in folds.folds:
+        assert not set(fold.train) & set(fold.held_out)
+        if folds.unit in ("donor", "slide"):
+            codes = getattr(data, folds.unit)
+            assert not set(codes[fold.train]) & set(codes[fold.held_out])
+
+
+def test_donors_before_slides_before_blocks():
+    assert inner_folds(training_data(donors=2, slides=2)).unit == "donor"
+    assert inner_folds(training_data(donors=1, slides=2)).unit == "slide"
+    assert inner_folds(training_data(donors=1, slides=1)).unit == "block"
+
+
+def test_donors_are_joined_into_few_folds():
+    assert len(inner_folds(training_data(donors=9, n_spots=5)).folds) == 4
+    assert len(inner_folds(training_data(donors=9, n_spots=5), max_folds=2).folds) == 2
+
+
+def test_labels_of_a_held_out_donor_s_other_slide_are_not_trained_on():
+    """Donor 0 has counts on one slide and only labels on the other."""
+    data = training_data(donors=2, slides=2)
+    data = replace(data, measured=data.slide != 1)
+    for fold in inner_folds(data).folds:
+        assert len(set(data.donor[fold.train])) == 1
+        assert data.measured[fold.held_out].all()
+
+
+def test_spots_without_counts_of_other_donors_train_always():
+    data = training_data(donors=3)
+    data = replace(data, measured=data.donor != 2)
+    for fold in inner_folds(data).folds:
+        assert set(np.flatnonzero(data.donor == 2)) <= set(fold.train)
+
+
+def test_labels_alone_are_grouped_too():
+    data = training_data(donors=2)
+    data = replace(data, measured=np.zeros(60, dtype=bool), label=np.where(np.arange(60) % 2, data.label, -1))
+    folds = inner_folds(data)
+    assert folds.unit == "donor"
+    assert (data.label[np.concatenate([fold.held_out for fold in folds.folds])] >= 0).all()
+
+
+def test_blocks_are_patches_of_the_slide(caplog):
+    data = training_data(donors=1, n_spots=100)
+    folds = inner_folds(data)
+    assert len(folds.folds) == 4
+    assert "say nothing about another donor" in caplog.text
+    spread = data.xy.var(axis=0).sum()
+    assert all(data.xy[fold.held_out].var(axis=0).sum() < spread / 2 for fold in folds.folds)
+
+
+def test_unmeasured_spots_inside_a_held_out_block_are_not_trained_on():
+    data = training_data(donors=1, n_spots=200)
+    measured = np.arange(200) % 2 == 0
+    for fold in inner_folds(replace(data, measured=measured)).folds:
+        left_out = np.setdiff1d(np.arange(200), np.concatenate([fold.train, fold.held_out]))
+        assert len(left_out) > 0
+        assert not measured[left_out].any()
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_spots(n):
+    data = training_data(donors=1)
+    data = replace(data, measured=np.arange(30) < n, label=np.full(30, -1))
+    with pytest.raises(ValueError, match="too few to learn from"):
+        inner_folds(data)
+
+
+def test_spots_at_one_place():
+    data = replace(training_data(donors=1), xy=np.zeros((30, 2)))
+    with pytest.raises(ValueError, match="at one place"):
+        inner_folds(data)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stcontrast as stc
+from stcontrast.methods import METHODS, Ridge
+from stcontrast.tl._training import Prepared
+from stcontrast.tl.cross_validation._code import code_of
+from stcontrast.tl.cross_validation._store import _fingerprint
+from tests.tl.conftest import copied
+from tests.tl.toy import LABELS, bare
+
+METHODS_COMPARED = ["ridge", "mean"]
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """Names of the methods that are fitted, as they are."""
+    found: list[str] = []
+    original = Prepared.train
+
+    def train(self):
+        found.append(self.method.name)
+        return original(self)
+
+    monkeypatch.setattr(Prepared, "train", train)
+    return found
+
+
+@pytest.fixture
+def again(toy, tmp_path, fits):
+    """Cross-validate into the same folder, and tell what was fitted for it."""
+
+    def call(sdata=None, **kwargs):
+        fits.clear()
+        arguments = {"donor_key": "donor", "label_key": LABELS, "methods": METHODS_COMPARED, "n_genes": 12, **kwargs}
+        cv = stc.tl.cross_validate(sdata or copied(toy), directory=tmp_path / "there" / "fits", **arguments)
+        return cv, sorted(fits)
+
+    return call
+
+
+def test_a_repeated_call_fits_nothing_and_says_the_same(again, tmp_path, caplog):
+    one, fitted = again()
+    assert fitted == ["mean"] * 3 + ["ridge"] * 3
+    stored = sorted((tmp_path / "there" / "fits").iterdir())
+    assert len(stored) == 6
+    with caplog.at_level(logging.INFO, logger="stcontrast"):
+        other, fitted = again()
+    assert fitted == []
+    assert "6 of 6 fits are read from" in caplog.text
+    assert sorted((tmp_path / "there" / "fits").iterdir()) == stored
+    pd.testing.assert_frame_equal(other.scores, one.scores, check_exact=True)
+    pd.testing.assert_frame_equal(other.summary(), one.summary(), check_exact=True)
+    pd.testing.assert_frame_equal(other.classes, one.classes, check_exact=True)
+    np.testing.assert_array_equal(other.predictions.layers["ridge"], one.predictions.layers["ridge"])
+
+
+def test_only_what_is_new_is_fitted(again):
+    again()
+    cv, fitted = again(methods={"ridge": {}, "again": {"method": "ridge"}, "knn": {}})
+    assert fitted == ["knn"] * 3
+    assert list(cv.summary().index) == ["ridge", "again", "knn", "ceiling"]
+    np.testing.assert_array_equal(cv.predictions.layers["ridge"], cv.predictions.layers["again"])
+    # what is only scored changes no fit
+    assert again(n_score_genes=5)[1] == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 1}, {"n_genes": 11}, {"n_neighbors": 3}, {"standardize": "none"}, {"label_key": None},
+        {"methods": {"ridge": {"penalty": 3.0}, "mean": {}}}, {"gene_sets": {"highly_variable": None, "mine": ["GENE40"]}},
+    ],
+)  # fmt: skip
+def test_whatever_is_changed_is_fitted_again(again, changed):
+    again()
+    assert "ridge" in again(**changed)[1]
+
+
+def test_other_data_are_fitted_again(again, toy):
+    again()
+    sdata = copied(toy)
+    rows = np.flatnonzero(sdata["table"].obs["donor"] == "donor1")
+    sdata["table"].obsm["X_image"][rows[0], 0] += 1
+    assert len(again(sdata)[1]) == 6
+    sdata = copied(toy)
+    sdata["table"].X[rows[0], 0] += 1
+    assert len(again(sdata)[1]) == 6
+
+
+def test_the_same_counts_in_another_order_are_the_same(again, toy):
+    again()
+    sdata = copied(toy)
+    counts = sdata["table"].X.tocsr()
+    # every row back to front
+    for start, stop in zip(counts.indptr[:-1], counts.indptr[1:], strict=True):
+        counts.indices[start:stop], counts.data[start:stop] = counts.indices[start:stop][::-1].copy(), counts.data[start:stop][::-1].copy()  # fmt: skip
+    counts.has_sorted_indices = False
+    sdata["table"].X = counts
+    assert again(sdata)[1] == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
+def test_a_file_that_cannot_be_read_is_made_again(again, tmp_path, caplog, damage):
+    again()
+    files = sorted((tmp_path / "there" / "fits").iterdir())
+    whole = files[0].read_bytes()
+    if damage == "other":
+        np.savez(files[0], genes=np.array(["A"]), classes=np.array([]), expression=np.zeros((2, 2)))
+    else:
+        files[0].write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no archive"}[damage])
+    _, fitted = again()
+    assert len(fitted) == 1
+    assert f"{files[0]} cannot be read" in caplog.text
+    assert again()[1] == []
+
+
+def test_a_fit_that_fails_is_not_kept(again, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Ridge, "fit", lambda self, data, folds: 1 / 0)
+        cv, _ = again()
+        assert len(cv.failures) == 3
+        assert len(list((tmp_path / "there" / "fits").iterdir())) == 3
+    assert again()[1] == ["ridge"] * 3
+
+
+def test_slides_without_counts(again, toy):
+    one, fitted = again(bare(toy))
+    assert len(fitted) == 6
+    other, fitted = again(bare(toy))
+    assert fitted == []
+    pd.testing.assert_frame_equal(other.scores, one.scores, check_exact=True)
+
+
+def test_a_file_in_the_way_is_refused_before_any_work(raw, tmp_path):
+    path = tmp_path / "fits"
+    path.write_text("")
+    for directory in (path, str(path / "below")):
+        with pytest.raises(FileExistsError, match=r"`directory`: '.*fits' is a file"):
+            stc.tl.cross_validate(raw, donor_key="donor", directory=directory)
+    assert "X_image" not in raw["table"].obsm
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(again, monkeypatch, caplog):
+    from stcontrast.tl.cross_validation import _store as _cv_store
+
+    def full(path, arrays):
+        msg = "No space left on device"
+        raise OSError(msg)
+
+    monkeypatch.setattr(_cv_store, "save_arrays", full)
+    cv, _ = again(methods=["mean"])
+    assert "mean with donor1 held out could not be written: No space left on device" in caplog.text
+    assert len(cv.failures) == 0
+
+
+def offset_of(place):
+    return place + 1
+
+
+def make(shift: float, bias: float = 0.0):
+    """A class whose code depends on what it is made with."""
+
+    class Shifted(Ridge):
+        name = "shifted"
+
+        def predict_expression(self, view):
+            return super().predict_expression(view) + np.float32(shift + bias * offset_of(1))
+
+    return Shifted
+
+
+def test_a_method_of_one_s_own_is_told_by_its_code(again, monkeypatch):
+    before = dict(METHODS)
+    try:
+        for shift, fitted in ((0.5, 3), (0.5, 0), (0.25, 3)):
+            make(shift)
+            assert len(again(methods=["shifted"])[1]) == fitted
+        code = code_of(make(0.5))
+        monkeypatch.setitem(globals(), "offset_of", lambda place: place + 2)
+        assert code_of(make(0.5)) != code
+    finally:
+        METHODS.clear()
+        METHODS.update(before)
+    assert code_of(Ridge) == []
+
+
+def test_fingerprints_tell_values_apart():
+    values = [
+        None, 1, 1.5, "1", ["a", "b"], ["ab"], [["a"], "b"], {"a": 1}, {"a": 2}, {"b": 1}, np.arange(3), np.arange(3.0),
+        np.arange(4).reshape(2, 2), np.arange(4), b"1", {1, 2},
+    ]  # fmt: skip
+    assert len({_fingerprint(value) for value in values}) == len(values)
+    assert _fingerprint({"a": 1, "b": 2}) == _fingerprint({"b": 2, "a": 1})
+    assert _fingerprint(np.float64(0.5)) == _fingerprint(0.5)
+    assert _fingerprint(("a", "b")) == _fingerprint(["a", "b"])
+    with pytest.raises(TypeError, match="cannot be recognised again"):
+        _fingerprint({"loss": lambda x: x})

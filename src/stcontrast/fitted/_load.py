@@ -13,7 +13,7 @@ __all__ = ["load"]
 
 
 def load(directory: str | Path) -> Predictor:
-    """Read a model that :meth:`~stcontrast.methods.Predictor.save` wrote, of whatever method.
+    """Read a model that :meth:`~stcontrast.models.Predictor.save` wrote, of whatever method.
 
     Parameters
     ----------

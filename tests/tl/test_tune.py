@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import sparse
+from stcontrast.tl._training import Recipe
 
 import stcontrast as stc
 from stcontrast._data.inputs import Keys, gather, resolve_sources
-from stcontrast.tl._training import Recipe
 from stcontrast.tl._tune import Tuning
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, bare, parts_of, snapshot
@@ -41,7 +41,7 @@ def test_tuned_features_are_written_beside_the_user_s_own(toy, model_and_data):
     assert table.obsm["X_image_tuned"].shape == (80, 96)
     np.testing.assert_array_equal(table.obsm["X_image"], parts_of(toy, "donor1", "donor2")["table"].obsm["X_image"])
     record = table.uns["stcontrast"]["X_image_tuned"]
-    assert record["encoder"] == model.card["image_features"]["encoder"] == model.tower.spec
+    assert record["encoder"] == model.spec["image_features"]["encoder"] == model.tower.spec
     assert record["encoder"]["kind"] == "tuned"
     assert record["field_um"] == [200.0]
     assert table.uns["stcontrast"]["image_features"]["encoder"]["name"] == "texture"

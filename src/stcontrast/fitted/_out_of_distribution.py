@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
+
+from stcontrast.methods._state import Learns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,38 +16,31 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Folds
+    from stcontrast._data.folds import Fold
 
-__all__ = ["Familiarity"]
+__all__ = ["InDistribution"]
 
 N_COMPONENTS: Final = 16
 N_NEIGHBORS: Final = 10
 QUANTILE: Final = 0.99
 
 
-@dataclass(frozen=True, slots=True)
-class Familiarity:
-    """Mean distance to the nearest training spots, against what held-out training spots have.
+class InDistribution(Learns):
+    """Mean distance to the nearest training spots, compared with that of held-out training spots."""
 
-    Attributes
-    ----------
-    center, scale, rotation
-        From features to the training's principal components.
-    reference
-        Training spots in that projection.
-    radius
-        Distance up to which a spot counts as familiar.
-    """
+    learnt: ClassVar[tuple[str, ...]] = ("center", "scale", "rotation", "reference", "radius")
 
-    center: NDArray[np.float32]
-    scale: NDArray[np.float32]
-    rotation: NDArray[np.float32]
-    reference: NDArray[np.float32]
-    radius: NDArray[np.float32]
+    def __init__(self) -> None:
+        nothing = np.zeros(0, dtype=np.float32)
+        self.center, self.scale, self.rotation, self.reference = nothing, nothing, nothing, nothing
+        self.radius = np.inf
 
-    @classmethod
     def fit(
-        cls, features: NDArray[np.float32], folds: Folds, *, in_fold: Sequence[NDArray[np.float32] | None] = ()
+        self,
+        features: NDArray[np.float32],
+        folds: Sequence[Fold],
+        *,
+        in_fold: Sequence[NDArray[np.float32]] | None = None,
     ) -> Self:
         """Learn from training spots.
 
@@ -55,32 +49,31 @@ class Familiarity:
         features
             Features of the training spots (n_spots, n_features).
         folds
-            Inner folds: the distance of held-out spots from the rest sets the radius.
+            Inner folds: the distance of held-out spots from the others sets the radius.
         in_fold
             Features of the same spots in every fold (n_spots, n_features), where an encoder was trained for each. Their
-            distances are measured in a projection of their own: the final encoder has seen every spot, to which it
-            brings the others nearer than it would a new one.
+            distances are measured in a projection of their own: the final encoder has seen every spot, and brings
+            them nearer to the others than it would bring a new one. `None` where all folds have the same features.
         """
-        held_out = [
-            cls._project(seen[fold.train]).distance(seen[fold.held_out])
-            for fold, seen in zip(folds.folds, in_fold, strict=False)
-            if seen is not None
-        ]
-        fitted = cls._project(features)
-        if not held_out:
-            reference = fitted.reference
-            held_out = [_distance(reference[fold.held_out], reference[fold.train]) for fold in folds.folds]
-        return replace(fitted, radius=np.asarray(np.float32(np.quantile(np.concatenate(held_out), QUANTILE))))
+        self._project(features)
+        if in_fold is None:
+            held_out = [_distance(self.reference[fold.held_out], self.reference[fold.train]) for fold in folds]
+        else:
+            held_out = [
+                InDistribution()._project(seen[fold.train]).distance(seen[fold.held_out])
+                for fold, seen in zip(folds, in_fold, strict=True)
+            ]
+        self.radius = float(np.float32(np.quantile(np.concatenate(held_out), QUANTILE)))
+        return self
 
-    @classmethod
-    def _project(cls, features: NDArray[np.float32]) -> Self:
+    def _project(self, features: NDArray[np.float32]) -> Self:
         center, scale = features.mean(axis=0), features.std(axis=0)
         scale = np.where(scale < 1e-6 * np.maximum(np.abs(center), 1e-6), 1.0, scale).astype(np.float32)
         scaled = (features - center) / scale
         pca = PCA(min(N_COMPONENTS, *features.shape), random_state=0).fit(scaled)
-        rotation = pca.components_.T.astype(np.float32)
-        reference = (scaled @ rotation).astype(np.float32)
-        return cls(center, scale, rotation, reference, np.asarray(np.float32(np.inf)))
+        self.center, self.scale, self.rotation = center, scale, pca.components_.T.astype(np.float32)
+        self.reference = (scaled @ self.rotation).astype(np.float32)
+        return self
 
     def distance(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Mean distance of spots (n_spots, n_features) to the nearest training spots."""
@@ -89,16 +82,7 @@ class Familiarity:
 
     def includes(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether spots (n_spots, n_features) lie within the radius."""
-        return self.distance(features) <= float(self.radius)
-
-    def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """All of it, by name."""
-        return {f"{prefix}_{item.name}": np.asarray(getattr(self, item.name)) for item in fields(self)}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]], prefix: str) -> Self:
-        """The reverse of :meth:`arrays`."""
-        return cls(**{item.name: arrays[f"{prefix}_{item.name}"] for item in fields(cls)})
+        return self.distance(features) <= self.radius
 
 
 def _distance(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:

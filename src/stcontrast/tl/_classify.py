@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from stcontrast._data.inputs import Keys, depth_of, resolve_sources
+from stcontrast._data.gather import depth_of
+from stcontrast._data.inputs import Keys, resolve_sources
 from stcontrast._keys import CLASS, CLASS_CONFIDENCE, CLASS_PROBA, UNS
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.tl._features import check_features, features_for
@@ -76,9 +77,7 @@ def classify(  # noqa: PLR0913
     >>> list(new["table"].obs["stc_class"].cat.categories)
     ['fat', 'glands', 'stroma', 'tumour']
     """
-    if not model.classes:
-        msg = "The model was trained without labels: it knows no subtypes. Give `label_key` to `stc.tl.fit`."
-        raise ValueError(msg)
+    model.require_classes()
     keys = Keys(
         table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
@@ -86,14 +85,12 @@ def classify(  # noqa: PLR0913
     sources = resolve_sources(data, keys)
     check_donor_key(sources, donor_key)
     chosen = model.tower if encoder is None else resolve_encoder(encoder)
-    check_features(sources, model.card["image_features"], encoder=chosen)
+    check_features(sources, model.spec["image_features"], encoder=chosen)
     for source in sources:
-        features = features_for(source, model.card["image_features"], encoder=chosen)
+        features = features_for(source, model.spec["image_features"], encoder=chosen)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
         proba = model.predict(features, slide=slide, xy=xy, depth=depth).proba
-        if proba is None:  # refused above
-            continue
         table = source.table
         codes = proba.argmax(axis=1)
         table.obs[CLASS] = pd.Categorical.from_codes(codes, categories=pd.Index(model.classes))

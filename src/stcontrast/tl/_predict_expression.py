@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._data.inputs import Keys, depth_of, resolve_sources
+from stcontrast._data.gather import depth_of
+from stcontrast._data.inputs import Keys, resolve_sources
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._encoding import recipe_of
@@ -98,9 +99,7 @@ def predict_expression(  # noqa: PLR0913
     >>> new["stc_pred"].shape
     (40, 30)
     """
-    if not model.has_expression:
-        msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
-        raise ValueError(msg)
+    model.require_expression()
     keys = Keys(
         table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
@@ -112,16 +111,16 @@ def predict_expression(  # noqa: PLR0913
     chosen = model.tower if encoder is None else resolve_encoder(encoder)
     if store is not None:
         _check_store(Path(store), sources, model)
-    check_features(sources, model.card["image_features"], encoder=chosen)
+    check_features(sources, model.spec["image_features"], encoder=chosen)
     returned: list[AnnData] = []
     for source in sources:
         if store is not None:
-            there = features_there(source, model.card["image_features"])
-            recipe = recipe_of(model.card["image_features"], encoder=chosen) if there is None else None
+            there = features_there(source, model.spec["image_features"])
+            recipe = recipe_of(model.spec["image_features"], encoder=chosen) if there is None else None
             table = predict_to_store(source, model, Path(store), recipe=recipe, features=there, donor_key=donor_key)
             _hand_over(source, key_added, table, returned)
             continue
-        features = features_for(source, model.card["image_features"], encoder=chosen)
+        features = features_for(source, model.spec["image_features"], encoder=chosen)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
         prediction = model.predict(features, slide=slide, xy=xy, depth=depth)

@@ -11,7 +11,7 @@ import numpy as np
 
 from stcontrast._data.design import set_out, surroundings
 from stcontrast._data.moments import SlideMoments
-from stcontrast._data.spots import View
+from stcontrast._data.spots import Spots
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import progress
 from stcontrast.pp._encoding import encode_slides
@@ -150,10 +150,10 @@ def _predict(source: Source, model: Predictor, store: PartialStore, features: An
             for code in np.unique(slide[rows]):
                 here = np.flatnonzero(slide[rows] == code)
                 of_slide = rows[here]
-                view = View(design=designs[code].of(of_slide), slide=slide[of_slide], xy=xy[of_slide])
-                said = model.predict_view(view, features[of_slide])
-                known[of_slide] = said.in_distribution
-                for name, values in (("X", said.expression), (LOWER, said.lower), (UPPER, said.upper)):
+                known_here = {"features": np.asarray(features[of_slide]), "design": designs[code].of(of_slide)}
+                found = model.predict_spots(Spots.of(slide[of_slide], xy[of_slide], **known_here))
+                known[of_slide] = found.in_distribution
+                for name, values in (("X", found.expression), (LOWER, found.lower), (UPPER, found.upper)):
                     blocks[name][here] = values
             for start in range(0, len(rows), CHUNK):
                 # chunk by chunk: a chunk is written whole or not at all
@@ -172,11 +172,11 @@ class _SlideDesign:
         from scipy.spatial import cKDTree
 
         self._features, self._slide = features, slide
-        self._n_neighbors = int(model.card["n_neighbors"])
+        self._n_neighbors = int(model.spec["n_neighbors"])
         self._tree = cKDTree(slide.centers)
         # from a row of the table to a spot of the slide
         self._by_row = np.argsort(slide.rows)
-        self._moments = self._gathered(store, code) if model.card["standardize"] == "slide" else None
+        self._moments = self._gathered(store, code) if model.spec["standardize"] == "slide" else None
 
     def of(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Design (n, n_columns) of rows of the table that are spots of the slide."""

@@ -23,10 +23,12 @@ from stcontrast._models.image_tower._training import Task, train_tower
 from stcontrast._progress import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Folds
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Spots
     from stcontrast._models.image_tower._crop_store import CropRows
     from stcontrast._models.image_tower._options import TowerOptions
     from stcontrast.pp._encoders.resolve import TimmEncoder
@@ -60,8 +62,8 @@ class CrossFitted:
 def cross_fit(
     base: TimmEncoder,
     crops: CropRows,
-    data: TrainingData,
-    folds: Folds,
+    data: Spots,
+    folds: Sequence[Fold],
     options: TowerOptions,
     *,
     center: bool,
@@ -92,8 +94,7 @@ def cross_fit(
         If `checkpoint_dir` holds a training of something else, or fewer than two spots are left to learn from.
     """
     tasks = {
-        f"fold{i}": _task(crops, data, fold.train, fold.held_out, options, center, seed)
-        for i, fold in enumerate(folds.folds)
+        f"fold{i}": _task(crops, data, fold.train, fold.held_out, options, center, seed) for i, fold in enumerate(folds)
     }
     tasks["final"] = _task(crops, data, np.arange(len(crops)), None, options, center, seed)
     for name, task in tasks.items():
@@ -107,7 +108,7 @@ def cross_fit(
         tuning = _Tuning(base, options, Path(folder), keep=kept is not None)
         bar = progress(
             [name for name in tasks if name != "final"],
-            description=f"towers without held-out {folds.unit}s",
+            description=f"towers without held-out {folds[0].unit}s",
             unit="tower",
         )
         losses = {name: tuning.run(name, tasks[name]) for name in bar}
@@ -175,7 +176,7 @@ class _Tuning:
 
 def _task(  # noqa: PLR0917
     crops: CropRows,
-    data: TrainingData,
+    data: Spots,
     train: NDArray[np.intp],
     held_out: NDArray[np.intp] | None,
     options: TowerOptions,

@@ -1,4 +1,4 @@
-"""Weights with which several predictions are averaged, from what each said of held-out spots."""
+"""Weights with which several predictions are averaged, from their out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["mixed", "shrinkage", "stack_expression", "stack_proba"]
+__all__ = ["calibration_slope", "mixed", "stack_expression", "stack_proba"]
 
 N_STEPS: Final = 200
 SLOPES: Final = (0.05, 2.0)
@@ -64,10 +64,10 @@ def stack_expression(
     return found / found.sum() if found.sum() > 0 else np.full(len(predictions), 1 / len(predictions))
 
 
-def shrinkage(
+def calibration_slope(
     predicted: NDArray[np.float32], observed: NDArray[np.float32], slide: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """How far the prediction of every gene is to be trusted: the slope of measurement on held-out prediction.
+    """Calibration slope of every gene: the slope of the measurement on the out-of-fold prediction.
 
     Parameters
     ----------

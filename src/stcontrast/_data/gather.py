@@ -58,17 +58,11 @@ def gather(sources: Sequence[Source], keys: Keys) -> Spots:
     code = np.concatenate(slide)
     # without a donor, every slide counts as one
     columns = {"donor": np.array(names, dtype=np.str_)[code], "batch": np.array(names, dtype=np.str_)[code]}
-    for column, key in (("donor", donor_key), ("batch", batch_key)):
+    named = {"donor": donor_key, "batch": batch_key}
+    for column, key in named.items():
         if key is not None:
-            columns[column] = stacked_column(
-                tables,
-                key,
-                f"{column}_key"
-                if getattr(keys, f"{column}_key")
-                else "batch_key"
-                if column == "donor"
-                else "donor_key",
-            )
+            given = "donor_key" if key == keys.donor_key else "batch_key"
+            columns[column] = stacked_column(tables, key, given)
     return stack_tables(
         tables, code, np.concatenate(xy), layer=keys.layer, label_key=keys.label_key, slides=names, **columns
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +19,6 @@ from stcontrast.methods._state import Learns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from os import PathLike
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stcontrast._models.image_tower import TunedEncoder
     from stcontrast.methods import Method
 
-__all__ = ["Predictor", "Retrieved", "load"]
+__all__ = ["Predictor", "Retrieved", "as_model", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,4 +276,23 @@ def load(directory: str | PathLike[str]) -> Predictor:
     model = Predictor(METHODS[spec["method"]](**spec["method_spec"]), spec)
     model.restore(read_state(folder))
     model.tower = read_tower(folder, spec)
+    return model
+
+
+def as_model(model: Predictor | str | PathLike[str]) -> Predictor:
+    """A fitted model, or the one in a folder.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    if isinstance(model, str | PathLike):
+        return load(model)
+    if not isinstance(model, Predictor):
+        msg = (
+            "`model` must be what `stc.tl.fit` returned, or the folder that it was saved to; found "
+            f"{type(model).__name__}."
+        )
+        raise TypeError(msg)
     return model

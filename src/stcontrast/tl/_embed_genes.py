@@ -39,8 +39,8 @@ RECORD: Final = "embed_genes"
 
 def embed_genes(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
-    batch_key: str | None = None,
     *,
+    batch_key: str | None = None,
     model: BatchAgnosticVAE | Predictor | str | PathLike[str] | None = None,
     within_slide: bool = True,
     label_key: str | None = None,

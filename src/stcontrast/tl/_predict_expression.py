@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from stcontrast._data.gather import depth_of
 from stcontrast._data.inputs import Keys, resolve_sources
 from stcontrast._keys import PREDICTION_TABLE
+from stcontrast.fitted import as_model
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._encoding import recipe_of
 from stcontrast.tl._features import check_features, features_for, features_there
@@ -18,7 +20,8 @@ from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import check_donor_key, check_prediction_slot, prediction_table, provenance_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
+    from os import PathLike
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -33,7 +36,7 @@ __all__ = ["predict_expression"]
 
 def predict_expression(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
-    model: Predictor,
+    model: Predictor | str | PathLike[str],
     *,
     key_added: str = PREDICTION_TABLE,
     donor_key: str | None = None,
@@ -56,7 +59,7 @@ def predict_expression(  # noqa: PLR0913
     data
         One object or a list of them; SpatialData whose table annotates the spots (it may have no genes), or AnnData.
     model
-        From :func:`fit` or :func:`stcontrast.models.load`.
+        From :func:`fit` or :func:`stcontrast.models.load`, or the folder that it was saved to.
     key_added
         Name of the table that is added to a SpatialData.
     donor_key
@@ -72,8 +75,8 @@ def predict_expression(  # noqa: PLR0913
 
     Returns
     -------
-    `None` for SpatialData, which gets a table `key_added` that annotates the same shapes; for AnnData that table
-    itself (a list for a list). In it: ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``,
+    For one AnnData the prediction; for a list a list with the prediction of every AnnData in it, in order. `None` for
+    one SpatialData: every SpatialData gets the prediction as a table `key_added` that annotates the same shapes. In it: ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``,
     ``layers["upper"]`` = 90 % interval; ``obs``: the keys, the donor, ``stc_in_distribution``; ``obsm["spatial"]`` in
     pixels; ``var["stc_held_out_r"]``: correlation of each gene on held-out training groups;
     ``uns["stcontrast"]["prediction"]``: units, model, and for each slide whether it is in-sample, of a donor that the
@@ -83,6 +86,8 @@ def predict_expression(  # noqa: PLR0913
     ------
     FileExistsError
         If something lies at `store`.
+    FileNotFoundError
+        If there is no model in the folder.
     KeyError
         If a column, table, image or slide that is named is absent; the message lists what is there.
     ValueError
@@ -99,6 +104,7 @@ def predict_expression(  # noqa: PLR0913
     >>> new["stc_pred"].shape
     (40, 30)
     """
+    model = as_model(model)
     model.require_expression()
     keys = Keys(
         table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
@@ -128,9 +134,9 @@ def predict_expression(  # noqa: PLR0913
         rows = np.arange(source.table.n_obs)
         table = prediction_table(source, model, prediction, rows, provenance=provenance, donor_key=donor_key)
         _hand_over(source, key_added, table, returned)
-    if not returned:
-        return None
-    return returned if len(returned) > 1 else returned[0]
+    if isinstance(data, Sequence):
+        return returned
+    return returned[0] if returned else None
 
 
 def _hand_over(source: Source, key_added: str, table: AnnData, returned: list[AnnData]) -> None:

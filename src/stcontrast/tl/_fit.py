@@ -11,6 +11,7 @@ import numpy as np
 from stcontrast._data.gather import gather
 from stcontrast._data.inputs import Keys, check_images, resolve_sources
 from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
+from stcontrast._records import VERSION
 from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, spots_of_model
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders.resolve import resolve_encoder
@@ -131,7 +132,8 @@ def fit(  # noqa: PLR0913
     The model: ``predict``, ``save``, ``card``. Written to every table: ``obsm["X_image"]`` and
     ``uns["stcontrast"]["image_features"]`` if they were absent (fine-tuned ones in ``obsm["X_image_tuned"]`` and
     ``uns["stcontrast"]["X_image_tuned"]`` instead); by a contrastive method ``obsm["X_stc_image"]`` and,
-    with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts). To a SpatialData
+    with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts; a
+    spot against its slide, as :func:`embed_genes` makes it) and ``uns["stcontrast"]["embed_genes"]``. To a SpatialData
     also the table ``"stc_pred"``: predictions for the training slides, marked in-sample.
 
     Raises
@@ -220,8 +222,12 @@ def _write_embeddings(
         ours = source.table.uns.setdefault(UNS, {})
         ours["model_id"] = model.model_id
         if VAE_LATENT in embeddings:
-            # it said what made the latent that has just been replaced
-            ours.pop(record_key(VAE_LATENT), None)
+            # what `embed_genes` writes about a latent of its own
+            ours[record_key(VAE_LATENT)] = {
+                "genes": model.genes, "n_latent": embeddings[VAE_LATENT].shape[1], "within_slide": True,
+                "key_added": VAE_LATENT, "trained_on_these_spots": True, "method": model.method.name,
+                "model_id": model.model_id, "version": VERSION,
+            }  # fmt: skip
         start = stop
     logger.info("Added obsm %s.", sorted(embeddings))
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +12,7 @@ import numpy as np
 
 from stcontrast._data.design import build_design
 from stcontrast._data.spots import View
+from stcontrast._files import content_hash, written_whole
 from stcontrast.fitted._calibration import Calibration, calibrate
 from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._base import METHODS
@@ -135,7 +133,7 @@ class Predictor:
     @property
     def model_id(self) -> str:
         """Hash of the card, which tells this model from another."""
-        return hashlib.sha256(json.dumps(self.card, sort_keys=True).encode()).hexdigest()[:12]
+        return content_hash([self.card])[:12]
 
     @property
     def has_expression(self) -> bool:
@@ -261,10 +259,7 @@ class Predictor:
         if target.exists() and any(target.iterdir()) and not (target / "card.json").exists():
             msg = f"{str(target)!r} holds something that is no stcontrast model: it is left alone."
             raise FileExistsError(msg)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # written beside, then moved: a save that fails half-way leaves the old model
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-            folder = Path(scratch) / "model"
+        with written_whole(target) as folder:
             (folder / "method").mkdir(parents=True)
             self.method.save_parts(folder / "method")
             save_arrays(folder / "calibration.npz", self.calibration.arrays())
@@ -272,9 +267,6 @@ class Predictor:
             if self.tower is not None:
                 self.tower.save(folder / TOWER)
             (folder / "card.json").write_text(json.dumps({"format": FORMAT, **self.card}, indent=2))
-            if target.exists():
-                shutil.rmtree(target)
-            folder.rename(target)
 
     @classmethod
     def load(cls, directory: str | Path) -> Predictor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from stcontrast._data.design import build_design
 from stcontrast._data.folds import Folds, inner_folds
 from stcontrast._data.genes import choose_genes, log_normalize
 from stcontrast._data.spots import TrainingData
+from stcontrast._files import content_hash
 from stcontrast.fitted import Predictor
 from stcontrast.methods import get_method
 
@@ -231,10 +231,7 @@ def slide_fingerprints(features: NDArray[np.float32], slide: NDArray[np.int64]) 
 def fingerprint_of(features: NDArray[np.float32], rows: NDArray[np.intp]) -> str:
     """Hash of some rows of features, in any order; they may lie on disk, and are read in parts."""
     last = np.concatenate([block[:, : -SORTED_BY - 1 : -1] for block in _rounded(features, rows)])
-    digest = hashlib.sha256()
-    for block in _rounded(features, rows[np.lexsort(last.T)]):
-        digest.update(block.tobytes())
-    return digest.hexdigest()[:16]
+    return content_hash(_rounded(features, rows[np.lexsort(last.T)]))[:16]
 
 
 def _rounded(features: NDArray[np.float32], rows: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:

@@ -30,7 +30,7 @@ ROWS = (
     ("_data",),
     ("_reading", "datasets"),
     ("metrics", "_training", "_files"),
-    ("_progress", "_records"),
+    ("_progress", "_records", "_slides"),
     ("_keys", "_settings"),
 )
 SAYS = {
@@ -51,6 +51,7 @@ SAYS = {
     "_files": "stores, hashes",
     "_progress": "progress bars",
     "_records": "what made a slot",
+    "_slides": "the loop over slides",
     "_keys": "names of slots",
     "_settings": "settings",
 }

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from stcontrast._slides import rows_by_slide
 from stcontrast._training import seeded
 from stcontrast.methods._state import Learns, State, module_state, restore_module
 
@@ -63,8 +64,7 @@ class GeneLatent(Learns):
         )  # fmt: skip
         # what the modelled genes are of the whole library: a mean over slides, which count alike
         of_spot = np.asarray(measured.counts.sum(axis=1)).ravel() / np.maximum(measured.depth, 1.0)
-        slide = measured.slide
-        self.share = np.float32(np.mean([of_spot[slide == code].mean() for code in np.unique(slide)]))
+        self.share = np.float32(np.mean([of_spot[rows].mean() for rows in rows_by_slide(measured.slide)]))
 
     def encode(self, spots: Spots) -> NDArray[np.float32]:
         """Latent of the spots with counts (n_measured, n_latent), each against its own slide, which should be whole."""

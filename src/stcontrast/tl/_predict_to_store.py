@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._data.design import set_out, surroundings
-from stcontrast._data.moments import SlideMoments
+from stcontrast._data.design import SlideMoments, set_out, surroundings
 from stcontrast._data.spots import Spots
 from stcontrast._files import ResumableStore, RowsFile, content_hash, written_whole
 from stcontrast._keys import LOWER, UPPER

@@ -48,7 +48,7 @@ def main():
             for data in tables:
                 data.obs["donor"] = "one"
             model = stc.tl.fit(tables, batch_key="library_id", donor_key="donor", method=method, options=options)
-            table[row, name] = model.card["held_out_r"]
+            table[row, name] = model.spec["held_out_r"]
     print("Correlation with held-out slides inside each training set")
     print(pd.Series(table).unstack().reindex(index=list(ROWS), columns=list(SETS)).round(3).to_string())
 

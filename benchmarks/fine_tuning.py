@@ -59,7 +59,7 @@ def _scores(new: SpatialData, model: stc.methods.Predictor) -> dict[str, float]:
     truth = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, table.var_names.get_indexer(model.genes)]
     right = table.obs["stc_class"].astype(str) == table.obs["subtype_truth"].astype(str)
     return {
-        "inner r": model.card["held_out_r"],
+        "inner r": model.spec["held_out_r"],
         "r": float(np.nanmean(stc.metrics.gene_correlation(new["stc_pred"].X, truth))),
         "subtype": float(right.mean()),
     }

@@ -34,7 +34,7 @@ ROWS = (
     ("_data",),
     ("_reading", "", "datasets"),
     ("metrics", "_training", "_files"),
-    ("_progress", "_records"),
+    ("_progress", "_records", "_slides"),
     ("_keys", "_settings"),
 )
 ROW = {part: i for i, parts in enumerate(ROWS) for part in parts if part}
@@ -56,6 +56,7 @@ SAYS = {
     "_files": "atomic writes, hashes, stores",
     "_progress": "progress bars",
     "_records": "how a slot was made",
+    "_slides": "rows of every slide",
     "_keys": "names of slots",
     "_settings": "settings",
 }
@@ -212,9 +213,12 @@ class Picture:
             self.line([(lane, height), (x if from_left else x + BOX, height)], kind)
             return height
         tracks = self.tracks.setdefault(ROW[part], [])
-        if (part, kind) not in tracks:
+        shared = (part, kind) in tracks
+        if not shared:
             tracks.append((part, kind))
         height = y - 9 - 6 * tracks.index((part, kind))
+        if shared:
+            self.dot(lane, height, kind)
         port = x + BOX * (0.25 if kind == "other" else 0.68)
         self.line([(lane, height), (port, height), (port, y)], kind)
         return height

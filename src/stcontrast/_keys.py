@@ -6,8 +6,6 @@ from typing import Final
 
 __all__ = [
     "CLASS",
-    "CLASS_CONFIDENCE",
-    "CLASS_PROBA",
     "GENE_EMBEDDING",
     "HELD_OUT_R",
     "IMAGE_EMBEDDING",
@@ -39,5 +37,3 @@ HELD_OUT_R: Final = "stc_held_out_r"
 
 # subtypes
 CLASS: Final = "stc_class"
-CLASS_CONFIDENCE: Final = "stc_class_confidence"
-CLASS_PROBA: Final = "stc_class_proba"

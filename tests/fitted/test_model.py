@@ -9,7 +9,7 @@ import pytest
 import stcontrast as stc
 from stcontrast._data.folds import inner_folds
 from stcontrast.fitted import Predictor
-from stcontrast.methods import Knn, Ridge
+from stcontrast.methods.baselines import Knn, Ridge
 from tests.methods.synthetic import training_data
 
 CARD = {
@@ -67,7 +67,7 @@ def test_other_features_are_refused(model, seen):
 def test_saved_and_read_again(model, seen, tmp_path):
     model.save(tmp_path / "model")
     again = stc.models.load(tmp_path / "model")
-    assert again.card == model.card
+    assert again.spec == model.spec
     assert again.model_id == model.model_id
     one, other = predict(again, seen), predict(model, seen)
     for name in ("expression", "lower", "upper", "proba", "in_distribution"):
@@ -118,7 +118,7 @@ def test_what_cannot_be_read_says_why(model, tmp_path):
 
 def test_neighbours_by_name_and_donor(tmp_path):
     data = training_data(n_design=24)
-    data = replace(data, measured=np.arange(90) % 5 > 0)
+    data = replace(data, depth=data.depth * (np.arange(90) % 5 > 0))
     model = Predictor.fit(Knn(), data, inner_folds(data), CARD, features=data.design[:, :6], names=NAMES)
     features, where = data.design[:, :6], {"slide": data.slide, "xy": data.xy}
     found = model.neighbors(features, **where)

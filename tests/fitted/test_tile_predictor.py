@@ -8,7 +8,7 @@ import pytest
 
 import stcontrast as stc
 from stcontrast.fitted import TilePredictor
-from stcontrast.methods import Depth
+from stcontrast.methods.baselines import Depth
 from tests.methods.quick import QUICK
 from tests.slide_files import halved, write_slide
 
@@ -129,7 +129,7 @@ def test_only_its_own_table_is_replaced(ridge: Predictor, wsi: Any) -> None:
 
 def test_features_that_only_the_user_can_make(ridge: Predictor, wsi: Any) -> None:
     given = {"encoder": {"kind": "given", "name": "X_image", "n_features": 126}, "field_um": []}
-    model = replace(ridge, card={**ridge.card, "image_features": given})
+    model = replace(ridge, card={**ridge.spec, "image_features": given})
     with pytest.raises(ValueError, match=r"features of the user's own.*`wsidata\.io\.add_features`"):
         TilePredictor(model).encode(wsi)
 
@@ -143,7 +143,7 @@ def test_neighbours_need_places(ridge: Predictor) -> None:
 
 def test_models_that_predict_no_expression_from_images(ridge: Predictor) -> None:
     with pytest.raises(ValueError, match=r"trained without counts.*`stc\.tl\.classify`"):
-        TilePredictor(replace(ridge, card={**ridge.card, "genes": []}))
+        TilePredictor(replace(ridge, card={**ridge.spec, "genes": []}))
     with pytest.raises(ValueError, match="'depth' is an oracle"):
         TilePredictor(replace(ridge, method=Depth()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from stcontrast._data.spots import TrainingData
+from stcontrast._data.spots import Spots
 
 
 def training_data(
@@ -17,7 +17,7 @@ def training_data(
     n_genes: int = 5,
     n_classes: int = 2,
     seed: int = 0,
-) -> TrainingData:
+) -> Spots:
     """Spots of some donors; expression and class follow the design, with a shift of every slide."""
     rng = np.random.default_rng(seed)
     n_slides = donors * slides
@@ -28,17 +28,20 @@ def training_data(
     rate = np.exp(0.4 * design @ weights + 0.3 * rng.normal(size=(n_slides, n_genes))[slide] + 2)
     counts = sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
     expression = np.log1p(counts.toarray()).astype(np.float32)
-    return TrainingData(
+    return Spots.of(
+        slide,
         design=design,
-        slide=slide,
-        donor=slide // slides,
-        batch=slide // slides,
+        features=design,
+        donor=(slide // slides).astype(str),
+        batch=(slide // slides).astype(str),
         xy=rng.uniform(0, 100, (n, 2)),
         counts=counts,
         target=expression,
         observed=expression,
         depth=np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(),
-        measured=np.ones(n, dtype=bool),
         label=np.digitize(design[:, 0], np.quantile(design[:, 0], np.linspace(0, 1, n_classes + 1)[1:-1])).astype(np.int64),
-        n_classes=n_classes,
+        classes=[f"class{i}" for i in range(n_classes)],
+        genes=[f"gene{i}" for i in range(n_genes)],
+        slides=[f"slide{i}" for i in range(n_slides)],
+        name=np.array([f"spot{i}" for i in range(n)]),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from tests.methods.synthetic import training_data
 
 @pytest.fixture(scope="module")
 def fitted():
-    data = replace(training_data(), measured=np.arange(90) % 6 > 0)
+    data = replace(training_data(), depth=training_data.depth * (np.arange(90) % 6 > 0))
     latent = GeneLatent(n_latent=3, max_epochs=5)
     latent.fit(data)
     return latent, data

@@ -38,8 +38,8 @@ def test_ridge_path_looks_at_measured_spots_alone():
     measured = np.arange(90) % 3 > 0
     target = data.target.copy()
     target[~measured] = 1e6
-    one = RidgePath().fit(data.design, replace(data, measured=measured))
-    other = RidgePath().fit(data.design, replace(data, measured=measured, target=target))
+    one = RidgePath().fit(data.design, replace(data, depth=data.depth * measured))
+    other = RidgePath().fit(data.design, replace(data, depth=data.depth * measured, target=target))
     np.testing.assert_array_equal(one.predict(data.design, 10.0), other.predict(data.design, 10.0))
 
 

@@ -2,22 +2,23 @@ from __future__ import annotations
 
 import pytest
 
-from stcontrast.methods import METHODS, Stcontrast, get_method
+from stcontrast.methods._base import METHODS, get_method
+from stcontrast.methods.stcontrast import Stcontrast
 
 
 def test_methods_by_name():
     published = {"tpirbae", "mclstexp", "nh2st", "bleep"}
     assert published | {"stcontrast", "ridge", "color", "mean", "depth", "knn", "kernel", "mlp"} <= set(METHODS)
-    assert get_method("ridge", seed=3).hyper == {"penalty": 300.0, "classifier": "logistic", "seed": 3}
+    assert get_method("ridge", seed=3).spec == {"penalty": 300.0, "classifier": "logistic", "seed": 3}
     method = get_method("stcontrast", options={"max_epochs": 7, "loss": "similarity_target"})
     assert isinstance(method, Stcontrast)
-    assert method.hyper["max_epochs"] == 7
+    assert method.spec["max_epochs"] == 7
 
 
 def test_hyper_makes_the_same_method_again():
     for name, kind in METHODS.items():
         method = get_method(name, seed=4)
-        assert kind(**method.hyper).hyper == method.hyper
+        assert kind(**method.spec).spec == method.spec
         assert method.reference
 
 

@@ -7,8 +7,9 @@ import pytest
 
 import stcontrast as stc
 from stcontrast._data.folds import inner_folds
+from stcontrast.fitted._disk import read_state, write_state
 from stcontrast.methods._linear import LinearClassifier
-from stcontrast.methods._self_training import pseudo_labels, self_training_helps
+from stcontrast.methods._targets import pseudo_labels, self_training_helps
 from tests.methods.synthetic import training_data
 
 
@@ -58,16 +59,16 @@ def test_unlabelled_spots_make_a_better_classifier():
 def test_it_is_left_out_where_all_is_labelled_or_labels_say_nothing():
     data, _ = two_clouds(share=2.0)
     folds = inner_folds(data)
-    assert not self_training_helps(data, folds.folds)
+    assert not self_training_helps(data, folds)
     assert not self_training_helps(data, [])
     rng = np.random.default_rng(1)
     noise = replace(data, label=np.where(rng.random(len(data.label)) < 0.3, rng.integers(0, 2, len(data.label)), -1))
-    assert not self_training_helps(noise, folds.folds)
+    assert not self_training_helps(noise, folds)
 
 
 def test_held_out_labels_are_neither_seen_nor_replaced():
     data, _ = two_clouds()
-    fold = inner_folds(data).folds[0]
+    fold = inner_folds(data)[0]
     asked = replace(data, self_training=True)
     other = asked.label.copy()
     other[fold.held_out] = np.where(other[fold.held_out] >= 0, 1 - other[fold.held_out], -1)
@@ -88,9 +89,9 @@ def test_the_default_method_chooses_it_and_keeps_the_choice(tmp_path):
     assert method.self_training
     right = method.predict_proba(data).argmax(axis=1) == truth
     assert right.mean() > 0.8
-    method.save_parts(tmp_path)
+    write_state(tmp_path, method.state())
     again = stc.methods.get_method("stcontrast", options=quick)
-    again.load_parts(tmp_path)
+    again.restore(read_state(tmp_path))
     assert again.self_training
     np.testing.assert_allclose(again.predict_proba(data), method.predict_proba(data), atol=1e-6)
 
@@ -99,6 +100,6 @@ def test_the_default_method_chooses_it_and_keeps_the_choice(tmp_path):
 def test_other_methods_learn_from_given_labels_alone(method):
     data, _ = two_clouds()
     assert not data.self_training
-    fold = inner_folds(data).folds[0]
+    fold = inner_folds(data)[0]
     np.testing.assert_array_equal(data.training(fold).label, data.label[fold.train])
     assert stc.methods.get_method(method).name == method

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from stcontrast._data.folds import Folds, inner_folds
-from stcontrast.fitted._out_of_distribution import Familiarity
-from stcontrast.methods import METHODS
+from stcontrast.fitted._calibration import InDistribution
+from stcontrast.methods._base import METHODS
 from tests.methods.quick import QUICK
 from tests.methods.synthetic import training_data
 
 
 def with_designs(folds: Folds, design: np.ndarray) -> Folds:
-    return Folds([replace(fold, design=design, features=design) for fold in folds.folds], folds.unit)
+    return Folds([replace(fold, design=design, features=design) for fold in folds], folds.unit)
 
 
 @pytest.mark.parametrize("name", sorted(set(QUICK) - {"depth", "field"}))
@@ -36,11 +36,11 @@ def test_the_radius_of_the_familiar_is_measured_in_every_fold_s_own_features():
     rng = np.random.default_rng(0)
     # an encoder that has seen all spots and one that has not: units and axes have nothing to do with one another
     turned = (data.design @ np.linalg.qr(rng.normal(size=(6, 6)))[0] * 3 + 5).astype(np.float32)
-    own = [turned if i == 0 else data.design for i in range(len(folds.folds))]
-    found = Familiarity.fit(data.design, folds, in_fold=own)
+    own = [turned if i == 0 else data.design for i in range(len(folds))]
+    found = InDistribution().fit(data.design, folds, in_fold=own)
     held_out = []
-    for fold, features in zip(folds.folds, own, strict=True):
-        alone = Familiarity.fit(features[fold.train], inner_folds(data.take(fold.train)))
+    for fold, features in zip(folds, own, strict=True):
+        alone = InDistribution().fit(features[fold.train], inner_folds(data.take(fold.train)))
         held_out.append(alone.distance(features[fold.held_out]))
     assert float(found.radius) == pytest.approx(np.quantile(np.concatenate(held_out), 0.99), rel=1e-5)
-    np.testing.assert_array_equal(found.reference, Familiarity.fit(data.design, folds).reference)
+    np.testing.assert_array_equal(found.reference, InDistribution().fit(data.design, folds).reference)

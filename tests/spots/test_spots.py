@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from stcontrast._data.folds import inner_folds
-from stcontrast._data.spots import Held, TrainingData
+from stcontrast._data.spots import Held, Spots
 from tests.methods.synthetic import training_data
 
 
@@ -27,7 +27,7 @@ def test_slides_count_alike_in_the_mean():
     data = training_data(donors=2)
     measured = np.arange(60) < 40  # 30 spots of the first slide, 10 of the second
     target = np.where(measured[:, None], data.target, 0)
-    mean, of_spot = replace(data, measured=measured, target=target).slide_means()
+    mean, of_spot = replace(data, depth=data.depth * measured, target=target).slide_means()
     first, second = data.target[:30].mean(axis=0), data.target[30:40].mean(axis=0)
     np.testing.assert_allclose(mean, (first + second) / 2, rtol=1e-5)
     np.testing.assert_allclose(of_spot[3], first, rtol=1e-5)
@@ -42,7 +42,7 @@ def test_nothing_is_held_out_yet():
     assert np.isnan(held.expression).all()
 
 
-def centered(data: TrainingData) -> np.ndarray:
+def centered(data: Spots) -> np.ndarray:
     """Expression of the measured spots, centred within the slide."""
     values = data.target[data.measured].astype(np.float64)
     slide = data.slide[data.measured]
@@ -51,12 +51,12 @@ def centered(data: TrainingData) -> np.ndarray:
     return values
 
 
-def partly_measured(**kwargs) -> TrainingData:
+def partly_measured(**kwargs) -> Spots:
     """Some spots without counts, whose targets are any number."""
     data = training_data(**kwargs)
     measured = np.arange(len(data.design)) % 4 > 0
     target = np.where(measured[:, None], data.target, 777).astype(np.float32)
-    return replace(data, measured=measured, target=target, observed=target)
+    return replace(data, depth=data.depth * measured, target=target, observed=target)
 
 
 @pytest.mark.parametrize("sizes", [{}, {"n_genes": 120, "n_spots": 80}, {"n_genes": 40, "n_spots": 4}])
@@ -82,7 +82,7 @@ def test_denoised_is_the_projection_onto_principal_components(sizes, k):
 def test_without_components_nothing_is_denoised():
     data = training_data()
     assert data.denoised() is data
-    bare = replace(data, n_components=3, measured=np.zeros(90, dtype=bool))
+    bare = replace(data, n_components=3, depth=np.zeros(90))
     assert bare.denoised() is bare
 
 
@@ -125,7 +125,7 @@ def test_genes_that_never_vary_and_a_single_spot_stay_as_they_are():
     denoised = replace(data, target=target, n_components=2).denoised().target
     np.testing.assert_array_equal(denoised[:, 1], 0)
     assert np.isfinite(denoised).all()
-    alone = replace(data, measured=np.arange(90) == 4, n_components=2).denoised()
+    alone = replace(data, depth=data.depth * (np.arange(90) == 4), n_components=2).denoised()
     np.testing.assert_allclose(alone.target, data.target, atol=1e-6)
 
 
@@ -154,7 +154,7 @@ class Smoother:
 def test_held_out_spots_have_no_part_in_the_components_and_keep_what_was_measured(complete, monkeypatch):
     monkeypatch.setattr("stcontrast.pp._completion.Completer", Smoother)
     data = replace(training_data(n_genes=8), n_components=2, complete=complete)
-    fold = inner_folds(data).folds[1]
+    fold = inner_folds(data)[1]
     wild = data.observed.copy()
     wild[fold.held_out] = 50 * np.random.default_rng(1).random(wild[fold.held_out].shape)
     counts = data.counts.toarray()

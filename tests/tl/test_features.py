@@ -50,7 +50,7 @@ def test_the_colour_baseline_is_the_same_and_wants_no_image(textured):
     table.obsm["X_image"] = table.obsm.pop("X_color")
     table.uns["stcontrast"]["image_features"] = table.uns["stcontrast"].pop("X_color")
     expected = stc.tl.fit(of_color, batch_key="donor", method="color")
-    assert model.card["image_features"]["encoder"] == expected.card["image_features"]["encoder"]
+    assert model.spec["image_features"]["encoder"] == expected.spec["image_features"]["encoder"]
     # the slot that holds texture is of no use to the first: it makes its colours again
     again = copied(textured)
     stc.tl.predict_expression(again, model)
@@ -70,7 +70,7 @@ def test_a_color_model_predicts_from_features_that_hold_colour(toy):
     donors = table.obs["donor"].astype(str)
     train, test = table[donors != donors.iloc[0]].copy(), table[donors == donors.iloc[0]].copy()
     model = stc.tl.fit(train, batch_key="donor", method="color")
-    assert model.card["image_features"]["encoder"]["kind"] == "color"
+    assert model.spec["image_features"]["encoder"]["kind"] == "color"
     predicted = stc.tl.predict_expression(test, model)
     assert predicted.n_obs == test.n_obs
     assert test.obsm["X_image"].shape == (test.n_obs, 126)

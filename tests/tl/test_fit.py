@@ -54,7 +54,7 @@ def test_prediction_table_of_the_training_slides(fitted):
 
 
 def test_card(model):
-    card = model.card
+    card = model.spec
     assert card["donors"] == ["donor1", "donor2"]
     assert card["classes"] == ["fat", "glands", "stroma", "tumour"]
     assert card["method"] == "stcontrast"
@@ -105,7 +105,7 @@ def test_a_list_of_what_each_slide_has(toy):
     two = bare(two)
     del three["table"].obs[LABELS]
     model = stc.tl.fit([one, two, three], batch_key="donor", label_key=LABELS, options=OPTIONS)
-    assert model.card["donors"] == ["donor1", "donor2", "donor3"]
+    assert model.spec["donors"] == ["donor1", "donor2", "donor3"]
     assert len(model.genes) == 40
     for sdata in (one, three):
         assert np.isfinite(sdata["table"].obsm["X_stc_vae"]).all()
@@ -152,7 +152,7 @@ def test_one_donor_is_learnt_from_in_blocks(toy, method, caplog):
     sdata = parts_of(copied(toy), "donor1")
     options = OPTIONS if method == "stcontrast" else None
     model = stc.tl.fit(sdata, batch_key="donor", label_key=LABELS, method=method, options=options)
-    assert model.card["held_out_unit"] == "block"
+    assert model.spec["held_out_unit"] == "block"
     assert "say nothing about another donor" in caplog.text
 
 
@@ -192,7 +192,7 @@ def test_anndata_with_features_of_the_user_s_own(toy):
     adata.obsm["X_image"] = adata.obsm["X_image"][:, :20]
     model = stc.tl.fit(adata, batch_key="donor", label_key=LABELS, options=OPTIONS)
     assert set(OURS) <= set(adata.obsm)
-    assert model.card["image_features"]["encoder"]["kind"] == "given"
+    assert model.spec["image_features"]["encoder"]["kind"] == "given"
     predicted = stc.tl.predict_expression(adata, model, donor_key="donor")
     assert predicted.shape == (120, 40)
     np.testing.assert_array_equal(predicted.obsm["spatial"], adata.obsm["spatial"])
@@ -211,7 +211,7 @@ def test_anndata_with_features_of_the_user_s_own(toy):
 def test_a_list_of_anndata(toy):
     parts = [as_anndata(parts_of(copied(toy), f"donor{i}")) for i in (1, 2)]
     model = stc.tl.fit(parts, batch_key="donor", method="ridge")
-    assert model.card["held_out_unit"] == "donor"
+    assert model.spec["held_out_unit"] == "donor"
     predicted = stc.tl.predict_expression(parts, model)
     assert [table.n_obs for table in predicted] == [40, 40]
 

@@ -94,7 +94,7 @@ def arrays():
 def test_published_methods_and_baselines_on_another_mouse(arrays, method, options, least):
     train = [arrays["MOB1"], arrays["MOB2"]]
     model = stc.tl.fit(train, batch_key="section", donor_key="individual", method=method, options=options, n_genes=300)
-    assert model.card["held_out_unit"] == "slide"
+    assert model.spec["held_out_unit"] == "slide"
     assert mean_r(model, train, [arrays["MOB3"]]) > least
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import sparse
+from stcontrast.tl._training import Recipe
 
 import stcontrast as stc
 from stcontrast._data.inputs import Keys, gather, resolve_sources
-from stcontrast.tl._training import Recipe
 from stcontrast.tl._tune import Tuning
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, bare, parts_of, snapshot
@@ -41,7 +41,7 @@ def test_tuned_features_are_written_beside_the_user_s_own(toy, model_and_data):
     assert table.obsm["X_image_tuned"].shape == (80, 96)
     np.testing.assert_array_equal(table.obsm["X_image"], parts_of(toy, "donor1", "donor2")["table"].obsm["X_image"])
     record = table.uns["stcontrast"]["X_image_tuned"]
-    assert record["encoder"] == model.card["image_features"]["encoder"] == model.tower.spec
+    assert record["encoder"] == model.spec["image_features"]["encoder"] == model.tower.spec
     assert record["encoder"]["kind"] == "tuned"
     assert record["field_um"] == [200.0]
     assert table.uns["stcontrast"]["image_features"]["encoder"]["name"] == "texture"
@@ -208,7 +208,7 @@ def test_a_checkpoint_of_something_else_is_refused(raw, tmp_path):
     kept = {**TUNE, "checkpoint_dir": tmp_path}
     model = tuned(train, tower_options=kept)
     assert tuned(train, tower_options=kept).tower.spec == model.tower.spec
-    with pytest.raises(ValueError, match=r"holds a training of something else; these differ: options"):
+    with pytest.raises(ValueError, match=r"`checkpoint_dir`: .* differs in \['options'\]"):
         tuned(train, tower_options={**kept, "learning_rate": 1e-3})
-    with pytest.raises(ValueError, match=r"these differ: crops"):
+    with pytest.raises(ValueError, match=r"differs in \['crops'"):
         tuned(train, tower_options=kept, field_um=150)

@@ -3,39 +3,75 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.model_selection import GroupKFold
 
-from stcontrast._data.spots import Fold
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.spots import Spots
 
-__all__ = ["Folds", "inner_folds"]
+__all__ = ["Fold", "inner_folds"]
 
 logger = logging.getLogger(__name__)
 
 N_BLOCKS: Final = 4
 
 
-class Folds(NamedTuple):
-    """Inner folds, and what was held out: "donor", "slide" or "block"."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fold:
+    """One fold: all spots as it sees them, and which of them it learns from.
 
-    folds: list[Fold]
+    Attributes
+    ----------
+    spots
+        All spots. Where an encoder was fine-tuned without the held-out rows, their features and design are its own;
+        targets of the training rows are made without the held-out rows.
+    train, held_out
+        Rows to learn from and rows held out, each in ascending order.
+    unit
+        What is held out: ``"donor"``, ``"slide"`` or ``"block"``.
+    """
+
+    spots: Spots
+    train: NDArray[np.intp]
+    held_out: NDArray[np.intp]
     unit: str
 
+    @property
+    def training(self) -> Spots:
+        """The spots to learn from."""
+        return self.spots.take(self.train)
 
-def inner_folds(data: TrainingData, *, max_folds: int = 4) -> Folds:
+    def unseen(self, *, depth: bool = False) -> Spots:
+        """The held-out spots, without anything that was measured; see :meth:`Spots.unseen`."""
+        return self.spots.take(self.held_out).unseen(depth=depth)
+
+    def together(self) -> tuple[Spots, NDArray[np.intp]]:
+        """Training and held-out spots in one table, and the rows of the latter, for what stops by their loss."""
+        rows = np.union1d(self.train, self.held_out)
+        return self.spots.take(rows), np.searchsorted(rows, self.held_out)
+
+    def with_targets(self, make: Callable[[Spots], Spots]) -> Self:
+        """The fold with targets and labels of its training rows as `make` gives them, from these rows alone."""
+        made = make(self.training)
+        target, label = self.spots.target.copy(), self.spots.label.copy()
+        target[self.train], label[self.train] = made.target, made.label
+        return replace(self, spots=replace(self.spots, target=target, label=label))
+
+
+def inner_folds(spots: Spots, *, max_folds: int = 4) -> list[Fold]:
     """Hold out groups of training spots in turn, the largest unit that there are two of.
 
     Parameters
     ----------
-    data
+    spots
         Training spots. Groups are formed over spots with counts, or over annotated spots where nothing has counts.
     max_folds
         Groups are joined into this many folds at most.
@@ -43,19 +79,19 @@ def inner_folds(data: TrainingData, *, max_folds: int = 4) -> Folds:
     Returns
     -------
     The folds. Held-out rows are disjoint; together they are all spots that were eligible. All other spots are in
-    training, save those of the held-out donors (slides, blocks) themselves.
+    training, except those of the held-out donors (slides, blocks) themselves.
 
     Raises
     ------
     ValueError
         If there are fewer than two spots to learn from.
     """
-    eligible = data.measured if data.measured.any() else data.label >= 0
+    eligible = spots.measured if spots.has_counts else spots.label >= 0
     rows = np.flatnonzero(eligible)
     if len(rows) < 2:
         msg = f"{len(rows)} spots with counts or labels are too few to learn from: none could be held out."
         raise ValueError(msg)
-    unit, group = _groups(data, rows)
+    unit, group = _groups(spots, rows)
     n_folds = min(max_folds, len(np.unique(group[rows])))
     if unit == "block":
         logger.warning(
@@ -65,22 +101,24 @@ def inner_folds(data: TrainingData, *, max_folds: int = 4) -> Folds:
     folds = []
     for _, test in GroupKFold(n_splits=n_folds).split(rows, groups=group[rows]):
         held_out = rows[test]
-        folds.append(Fold(np.flatnonzero(~np.isin(group, group[held_out])), held_out))
-    return Folds(folds, unit)
+        train = np.flatnonzero(~np.isin(group, group[held_out]))
+        folds.append(Fold(spots=spots, train=train, held_out=held_out, unit=unit))
+    return folds
 
 
-def _groups(data: TrainingData, rows: NDArray[np.intp]) -> tuple[str, NDArray[np.int64]]:
+def _groups(spots: Spots, rows: NDArray[np.intp]) -> tuple[str, NDArray[np.int64]]:
     """The unit, and the group of every spot, eligible or not; groups are formed over `rows`."""
-    for unit, codes in (("donor", data.donor), ("slide", data.slide)):
+    donor = np.unique(spots.donor, return_inverse=True)[1].astype(np.int64)
+    for unit, codes in (("donor", donor), ("slide", spots.slide)):
         if len(np.unique(codes[rows])) > 1:
             return unit, codes
-    n_blocks = min(N_BLOCKS, len(np.unique(data.xy[rows], axis=0)))
+    n_blocks = min(N_BLOCKS, len(np.unique(spots.xy[rows], axis=0)))
     if n_blocks < 2:
         msg = "All spots to learn from lie at one place: no block could be held out."
         raise ValueError(msg)
-    blocks = KMeans(n_blocks, n_init=4, random_state=0).fit(data.xy[rows])
+    blocks = KMeans(n_blocks, n_init=4, random_state=0).fit(spots.xy[rows])
     # spots of other slides belong to no block of this one
-    here = data.slide == data.slide[rows[0]]
-    group = np.full(len(data.slide), -1, dtype=np.int64)
-    group[here] = blocks.predict(data.xy[here])
+    here = spots.slide == spots.slide[rows[0]]
+    group = np.full(len(spots), -1, dtype=np.int64)
+    group[here] = blocks.predict(spots.xy[here])
     return "block", group

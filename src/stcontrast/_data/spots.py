@@ -1,196 +1,161 @@
-"""What a method learns from and what it gives back: plain arrays."""
+"""The table of spots: everything that is known of the spots of all slides, as arrays with one row a spot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils.extmath import randomized_svd
+
+from stcontrast._data.design import build_design
+from stcontrast._data.genes import log_normalize
+from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
-    from typing import Self
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Fold", "Held", "TrainingData", "View"]
+    from stcontrast._data.design import Standardize
+
+__all__ = ["Prediction", "Spots"]
+
+NAMES = ("slides", "genes", "classes")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What a method may see of spots that it predicts.
+@dataclass(frozen=True, kw_only=True)
+class Spots:
+    """Spots of all slides, one under another.
+
+    What is absent is an array without columns, or a row of zeros: a method that predicts is given spots without counts,
+    depth and labels.
 
     Attributes
     ----------
-    design
-        Image features of each spot, standardised (n_spots, n_design).
     slide
-        Code of its slide (n_spots,).
+        Index of the slide of each spot (n_spots,), into `slides`.
     xy
-        Its centre (n_spots, 2), comparable within a slide.
-    depth
-        Counts of each spot over all its genes (n_spots,), for an oracle alone; `None` for everyone else.
-    """
-
-    design: NDArray[np.float32]
-    slide: NDArray[np.int64]
-    xy: NDArray[np.float64]
-    depth: NDArray[np.float64] | None = None
-
-    def take(self, rows: NDArray[np.intp]) -> Self:
-        """The same for some of the spots."""
-        parts = {item.name: getattr(self, item.name) for item in fields(self)}
-        return replace(self, **{name: part[rows] for name, part in parts.items() if _is_rows(part)})
-
-
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """Rows to train on and rows held out, each in ascending order.
-
-    Attributes
-    ----------
-    train, held_out
-        The rows.
-    features, design
-        Image features (n_spots, n_features) and design (n_spots, n_design) of all spots in this fold, where the encoder
-        was trained without the held-out rows; `None` where the encoder is the same in every fold.
-    """
-
-    train: NDArray[np.intp]
-    held_out: NDArray[np.intp]
-    features: NDArray[np.float32] | None = None
-    design: NDArray[np.float32] | None = None
-
-
-def _is_rows(part: Any) -> bool:
-    return isinstance(part, np.ndarray) or sparse.issparse(part)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingData(View):
-    """Training spots of all slides, one under another: what is seen of them, and what is known.
-
-    Attributes
-    ----------
-    donor, batch
-        Codes of donor and batch (n_spots,).
+        Centres (n_spots, 2), comparable within a slide.
+    features
+        Image features (n_spots, n_features), as the encoder makes them.
+    design
+        What a method sees of the image (n_spots, n_design): features of a spot and its neighbours, standardised.
+    name, donor, batch
+        Name, donor and batch of each spot (n_spots,).
     counts
-        Raw counts of the modelled genes (n_spots, n_genes); empty rows where a spot is not measured.
-    target
-        What is learnt (n_spots, n_genes): log(1 + counts per 10 000), perhaps completed.
+        Raw counts (n_spots, n_genes), empty rows where a spot is not measured.
+    depth
+        Counts of each spot over its full library (n_spots,); 0 where it is not measured.
     observed
         log(1 + counts per 10 000) as measured (n_spots, n_genes): what predictions are scored against.
-    measured
-        Whether a spot has counts (n_spots,).
+    target
+        What a method learns (n_spots, n_genes): `observed`, or what was made of it.
     label
-        Class codes (n_spots,), -1 where a spot is not annotated.
-    n_classes
-        Number of classes.
-    complete
-        Whether `target` is to be completed: zeros filled by a model of the other genes and spots.
-    n_components
-        Principal components that `target` is to be made of, to take the counting noise out of it; 0 leaves it alone.
-    self_training
-        Whether spots without a label are to get one from a classifier of the others.
+        Index of the class of each spot (n_spots,), into `classes`; -1 where it is not annotated.
+    slides, genes, classes
+        Names of the slides, the genes and the classes.
     """
 
-    donor: NDArray[np.int64]
-    batch: NDArray[np.int64]
+    slide: NDArray[np.int64]
+    xy: NDArray[np.float64]
+    features: NDArray[np.float32]
+    design: NDArray[np.float32]
+    name: NDArray[np.str_]
+    donor: NDArray[np.str_]
+    batch: NDArray[np.str_]
     counts: sparse.csr_matrix
-    target: NDArray[np.float32]
+    depth: NDArray[np.float64]
     observed: NDArray[np.float32]
-    measured: NDArray[np.bool_]
+    target: NDArray[np.float32]
     label: NDArray[np.int64]
-    n_classes: int
-    complete: bool = False
-    n_components: int = 0
-    self_training: bool = False
+    slides: Sequence[str]
+    genes: Sequence[str]
+    classes: Sequence[str]
 
-    def view(self, rows: NDArray[np.intp], *, oracle: bool = False) -> View:
-        """What a method may see of some of the spots when it predicts them."""
-        depth = self.depth[rows] if oracle and self.depth is not None else None
-        return View(design=self.design[rows], slide=self.slide[rows], xy=self.xy[rows], depth=depth)
+    @classmethod
+    def of(cls, slide: NDArray[np.int64], xy: NDArray[np.float64], **known: Any) -> Self:
+        """Spots at these places, with what is known of them; by default nothing, all of one donor and batch."""
+        n = len(slide)
+        nothing, unnamed = np.zeros((n, 0), dtype=np.float32), np.zeros(n, dtype=np.str_)
+        absent = {
+            "features": nothing, "design": nothing, "name": unnamed, "donor": unnamed, "batch": unnamed,
+            "counts": sparse.csr_matrix((n, 0), dtype=np.float32), "depth": np.zeros(n), "observed": nothing,
+            "target": nothing, "label": np.full(n, -1), "slides": (), "genes": (), "classes": (),
+        }  # fmt: skip
+        return cls(slide=slide, xy=xy, **(absent | known))
 
-    def in_fold(self, fold: Fold) -> Self:
-        """All spots as they look in a fold, whose encoder has perhaps not seen the rows held out."""
-        return self if fold.design is None else replace(self, design=fold.design)
+    def __len__(self) -> int:
+        return len(self.slide)
 
-    def held_out(self, fold: Fold, *, oracle: bool = False) -> View:
-        """What a method may see of a fold's held-out spots when it predicts them."""
-        return self.in_fold(fold).view(fold.held_out, oracle=oracle)
+    @cached_property
+    def measured(self) -> NDArray[np.bool_]:
+        """Whether a spot has counts (n_spots,)."""
+        return self.depth > 0
 
-    @property
-    def n_genes(self) -> int:
-        """Number of modelled genes."""
-        return self.target.shape[1]
+    @cached_property
+    def has_counts(self) -> bool:
+        """Whether any spot has counts."""
+        return bool(self.measured.any())
 
-    @property
+    @cached_property
     def has_labels(self) -> bool:
         """Whether any spot is annotated."""
         return bool((self.label >= 0).any())
 
-    def training(self, fold: Fold, *, with_held_out: bool = False) -> Self:
-        """What may be learnt from in a fold.
+    @property
+    def n_genes(self) -> int:
+        """Number of genes in `target`."""
+        return self.target.shape[1]
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    def take(self, rows: NDArray[np.intp]) -> Self:
+        """Some of the spots, in this order."""
+        parts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NAMES}
+        return replace(self, **{name: part[rows] for name, part in parts.items()})
+
+    def unseen(self, *, depth: bool = False) -> Self:
+        """The same spots without anything that was measured or annotated: what a method may see when it predicts.
 
         Parameters
         ----------
-        fold
-            The fold.
-        with_held_out
-            Whether its held-out spots are there too, in their place, with target and label as they were given.
+        depth
+            Whether the measured depth stays, for an oracle.
         """
-        here = self.in_fold(fold)
-        train = here.take(fold.train).completed().prepared()
-        if not with_held_out:
-            return train
-        rows = np.union1d(fold.train, fold.held_out)
-        both = here.take(rows)
-        target, label, place = both.observed.copy(), both.label.copy(), np.searchsorted(rows, fold.train)
-        target[place], label[place] = train.target, train.label
-        return replace(both, target=target, label=label)
+        known = {"features": self.features, "design": self.design}
+        return type(self).of(self.slide, self.xy, **known, **({"depth": self.depth} if depth else {}))
 
-    def completed(self) -> Self:
-        """With the target completed, if it is to be, by a model of these spots alone."""
-        if not (self.complete and self.measured.any()):
-            return self
-        from stcontrast.pp._completion import Completer
+    def with_genes(self, columns: NDArray[np.intp]) -> Self:
+        """The same spots with some of the genes, their expression as measured as target."""
+        counts = self.counts[:, columns]
+        expression = log_normalize(counts, self.depth)
+        genes = [self.genes[i] for i in columns]
+        return replace(self, counts=counts, genes=genes, observed=expression, target=expression)
 
-        rows = np.flatnonzero(self.measured)
-        spots = (self.observed[rows], self.slide[rows], self.xy[rows])
-        target = self.observed.copy()
-        target[rows] = Completer().fit(*spots).complete(*spots)
-        return replace(self, target=target)
+    def with_classes(self, classes: Sequence[str]) -> Self:
+        """The same spots with labels among these classes; a label of another class is taken away."""
+        index = {name: i for i, name in enumerate(classes)}
+        of_old = np.array([*(index.get(name, -1) for name in self.classes), -1], dtype=np.int64)
+        return replace(self, label=of_old[self.label], classes=list(classes))
 
-    def prepared(self) -> Self:
-        """As it is learnt from: its target denoised and its spots without a label labelled, if they are to be."""
-        from stcontrast.methods._self_training import pseudo_labels
+    def with_design(self, *, n_neighbors: int, standardize: Standardize) -> Self:
+        """The same spots with the design made of their features."""
+        design = build_design(self.features, self.slide, self.xy, n_neighbors=n_neighbors, standardize=standardize)
+        return replace(self, design=design)
 
-        denoised = self.denoised()
-        return replace(denoised, label=pseudo_labels(denoised)) if self.self_training else denoised
-
-    def denoised(self) -> Self:
-        """With the target made of its first principal components, if it is to be, those of these spots alone.
-
-        Expression is centred within the slide and every gene scaled to unit deviation. What the genes have in common is
-        what an image can tell; the rest is mostly counting noise.
-        """
-        if not (self.n_components and self.measured.any()):
-            return self
-        rows = np.flatnonzero(self.measured)
-        _, of_slide = self.slide_means()
-        centered = (self.target - of_slide)[rows].astype(np.float64)
-        scale = centered.std(axis=0)
-        scaled = centered / np.where(scale > 0, scale, 1.0)
-        left, values, right = randomized_svd(scaled, min(self.n_components, *scaled.shape), random_state=0)
-        low_rank = (left * values) @ right
-        target = self.target.copy()
-        target[rows] = (low_rank * scale + of_slide[rows]).astype(np.float32)
-        return replace(self, target=target)
+    @property
+    def known_classes(self) -> list[str]:
+        """Classes that some spot has, in alphabetical order."""
+        return sorted(self.classes[i] for i in np.unique(self.label[self.label >= 0]))
 
     def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values of the measured spots (n_measured, k) over all spots (n_spots, k), NaN in the others."""
-        spread = np.full((len(self.measured), values.shape[1]), np.nan, dtype=np.float32)
+        spread = np.full((len(self), values.shape[1]), np.nan, dtype=np.float32)
         spread[self.measured] = values
         return spread
 
@@ -199,39 +164,63 @@ class TrainingData(View):
         mean, of_spot = self.slide_means()
         return self.target - of_spot + mean
 
-    def slide_means(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def slide_means(self, values: NDArray[np.float32] | None = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean expression of every gene over its slides (n_genes,), and of its own slide for every spot.
 
         Slides count alike, whatever their size. Rows of spots without counts are zero.
+
+        Parameters
+        ----------
+        values
+            Expression (n_spots, n_genes); `target` by default.
         """
-        of_spot = np.zeros_like(self.target)
+        values = self.target if values is None else values
+        of_spot = np.zeros_like(values)
         means = []
-        for code in np.unique(self.slide[self.measured]):
-            rows = np.flatnonzero((self.slide == code) & self.measured)
-            means.append(self.target[rows].mean(axis=0))
+        for rows in rows_by_slide(self.slide, np.flatnonzero(self.measured)):
+            means.append(values[rows].mean(axis=0))
             of_spot[rows] = means[-1]
         return np.mean(means, axis=0, dtype=np.float32), of_spot
 
 
-@dataclass(slots=True)
-class Held:
-    """Predictions for spots while their group was held out; NaN where there is none.
+@dataclass(slots=True, kw_only=True)
+class Prediction:
+    """What a model predicts of some spots.
 
     Attributes
     ----------
     expression
-        (n_spots, n_genes), in the units of the target.
+        log(1 + counts per 10 000) (n_spots, n_genes); NaN in spots that were not predicted. No columns for a model
+        without counts.
     proba
-        (n_spots, n_classes).
+        Probability of every class (n_spots, n_classes); NaN likewise. No columns for a model without labels.
+    half_width
+        Half the width of every gene's interval (n_genes,); infinite where nothing is known of it.
+    in_distribution
+        Whether a spot looks like those of the training slides (n_spots,).
     """
 
     expression: NDArray[np.float32]
     proba: NDArray[np.float32]
+    half_width: NDArray[np.float32]
+    in_distribution: NDArray[np.bool_]
 
     @classmethod
-    def empty(cls, data: TrainingData) -> Self:
-        """Nothing held out yet."""
-        n = len(data.design)
+    def empty(cls, n_spots: int, *, n_genes: int, n_classes: int) -> Self:
+        """Nothing predicted yet."""
         return cls(
-            np.full((n, data.n_genes), np.nan, dtype=np.float32), np.full((n, data.n_classes), np.nan, dtype=np.float32)
+            expression=np.full((n_spots, n_genes), np.nan, dtype=np.float32),
+            proba=np.full((n_spots, n_classes), np.nan, dtype=np.float32),
+            half_width=np.full(n_genes, np.inf, dtype=np.float32),
+            in_distribution=np.ones(n_spots, dtype=np.bool_),
         )
+
+    @property
+    def lower(self) -> NDArray[np.float32]:
+        """Lower end of the interval (n_spots, n_genes), not below 0."""
+        return np.maximum(self.expression - self.half_width, 0.0)
+
+    @property
+    def upper(self) -> NDArray[np.float32]:
+        """Upper end of the interval (n_spots, n_genes)."""
+        return self.expression + self.half_width

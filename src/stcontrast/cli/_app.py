@@ -85,9 +85,9 @@ def fit(
         )  # fmt: skip
         fitted.save(model)
     for score in ("held_out_r", "held_out_macro_f1"):
-        if score in fitted.card:
+        if score in fitted.spec:
             typer.echo(
-                f"{score} (held-out {fitted.card['held_out_unit']}s of the training data): {fitted.card[score]:.3f}"
+                f"{score} (held-out {fitted.spec['held_out_unit']}s of the training data): {fitted.spec[score]:.3f}"
             )
     typer.echo(f"Model saved in {model}")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stcontrast.fitted._load import load
-from stcontrast.fitted._model import Prediction, Predictor, Retrieved
+from stcontrast._data.spots import Prediction
+from stcontrast.fitted._model import Predictor, Retrieved, as_model, load
 from stcontrast.fitted._tile_predictor import TilePredictor
 
-__all__ = ["Prediction", "Predictor", "Retrieved", "TilePredictor", "load"]
+__all__ = ["Prediction", "Predictor", "Retrieved", "TilePredictor", "as_model", "load"]

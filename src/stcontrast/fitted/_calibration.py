@@ -1,30 +1,37 @@
-"""How far to trust a prediction: intervals, correlation of each gene, and whether a spot looks familiar."""
+"""How far to trust a prediction: intervals and scores from out-of-fold predictions, and which spots are in distribution."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
+from scipy.spatial import cKDTree
+from sklearn.decomposition import PCA
 from sklearn.metrics import f1_score
 
-from stcontrast.fitted._out_of_distribution import Familiarity
+from stcontrast._slides import rows_by_slide
+from stcontrast.methods._state import Learns
 from stcontrast.metrics import gene_correlation, mean_slide_correlation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Folds
-    from stcontrast._data.spots import Held, TrainingData
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Prediction, Spots
 
-__all__ = ["Calibration", "calibrate", "conformal_half_width"]
+__all__ = ["LEVEL", "Calibration", "InDistribution", "conformal_half_width"]
 
 LEVEL: Final = 0.9
+N_COMPONENTS: Final = 16
+N_NEIGHBORS: Final = 10
+QUANTILE: Final = 0.99
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Numbers from held-out training spots.
+class Calibration(Learns):
+    """What out-of-fold predictions say of a model.
 
     Attributes
     ----------
@@ -39,25 +46,53 @@ class Calibration:
         fluorescence, another stain) may look like any other once it has been standardised.
     """
 
-    half_width: NDArray[np.float32]
-    held_out_r: NDArray[np.float32]
-    design: Familiarity
-    appearance: Familiarity
+    learnt: ClassVar[tuple[str, ...]] = ("half_width", "held_out_r", "design", "appearance")
 
-    def is_familiar(self, design: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def __init__(self) -> None:
+        self.half_width = self.held_out_r = np.zeros(0, dtype=np.float32)
+        self.design, self.appearance = InDistribution(), InDistribution()
+
+    def fit(self, found: Prediction, spots: Spots, folds: Sequence[Fold]) -> dict[str, Any]:
+        """Turn out-of-fold predictions of training spots into intervals and scores.
+
+        Parameters
+        ----------
+        found
+            Out-of-fold predictions of all training spots.
+        spots
+            The training spots.
+        folds
+            The folds that `found` comes from.
+
+        Returns
+        -------
+        Scores for the model spec.
+        """
+        scores: dict[str, Any] = {"held_out_unit": folds[0].unit}
+        rows = np.flatnonzero(np.isfinite(found.expression).all(axis=1) & spots.measured)
+        if spots.n_genes:
+            predicted = np.maximum(found.expression[rows], 0.0)
+            self.half_width = conformal_half_width(predicted - spots.observed[rows])
+            slides = rows_by_slide(spots.slide, rows)
+            correlations = [gene_correlation(found.expression[here], spots.observed[here]) for here in slides]
+            per_slide = np.array(correlations).reshape(-1, spots.n_genes)
+            scored = np.isfinite(per_slide)
+            mean = np.where(scored, per_slide, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)
+            self.held_out_r = mean.astype(np.float32)
+            scores["held_out_r"] = mean_slide_correlation(found.expression, spots.observed, spots.slide)
+        labelled = np.flatnonzero(np.isfinite(found.proba).all(axis=1) & (spots.label >= 0))
+        if spots.n_classes and len(labelled):
+            guess = found.proba[labelled].argmax(axis=1)
+            scores["held_out_macro_f1"] = float(f1_score(spots.label[labelled], guess, average="macro"))
+        # where an encoder was fine-tuned without a fold's held-out rows, the fold has features of its own
+        own = folds[0].spots.design is not spots.design
+        self.design.fit(spots.design, folds, in_fold=[fold.spots.design for fold in folds] if own else None)
+        self.appearance.fit(spots.features, folds, in_fold=[fold.spots.features for fold in folds] if own else None)
+        return scores
+
+    def in_distribution(self, spots: Spots) -> NDArray[np.bool_]:
         """Whether spots, by their design and their plain image features, look like those of the training slides."""
-        return self.design.includes(design) & self.appearance.includes(features)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it, by name."""
-        own = {"half_width": self.half_width, "held_out_r": self.held_out_r}
-        return own | self.design.arrays("design") | self.appearance.arrays("appearance")
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Calibration:
-        """The reverse of :meth:`arrays`."""
-        design, appearance = (Familiarity.from_arrays(arrays, prefix) for prefix in ("design", "appearance"))
-        return cls(arrays["half_width"], arrays["held_out_r"], design, appearance)
+        return self.design.includes(spots.design) & self.appearance.includes(spots.features)
 
 
 def conformal_half_width(residual: NDArray[np.float32], *, level: float = LEVEL) -> NDArray[np.float32]:
@@ -85,46 +120,67 @@ def conformal_half_width(residual: NDArray[np.float32], *, level: float = LEVEL)
     return np.partition(np.abs(residual), rank - 1, axis=0)[rank - 1].astype(np.float32)
 
 
-def calibrate(
-    held: Held, data: TrainingData, features: NDArray[np.float32], folds: Folds
-) -> tuple[Calibration, dict[str, Any]]:
-    """Turn held-out predictions of training spots into intervals and scores.
+class InDistribution(Learns):
+    """Mean distance to the nearest training spots, compared with that of held-out training spots."""
 
-    Parameters
-    ----------
-    held
-        Predictions of every spot while its group was held out.
-    data
-        The training spots.
-    features
-        Their image features (n_spots, n_features), not standardised.
-    folds
-        The folds that `held` comes from.
+    learnt: ClassVar[tuple[str, ...]] = ("center", "scale", "rotation", "reference", "radius")
 
-    Returns
-    -------
-    The calibration; and scores for the model card.
-    """
-    half_width = held_out_r = np.zeros(0, dtype=np.float32)
-    scores: dict[str, Any] = {"held_out_unit": folds.unit}
-    rows = np.flatnonzero(np.isfinite(held.expression).all(axis=1) & data.measured)
-    if data.n_genes:
-        predicted = np.maximum(held.expression[rows], 0.0)
-        half_width = conformal_half_width(predicted - data.observed[rows])
-        slides = [rows[data.slide[rows] == code] for code in np.unique(data.slide[rows])]
-        correlations = [gene_correlation(held.expression[s], data.observed[s]) for s in slides]
-        per_slide = np.array(correlations).reshape(-1, data.n_genes)
-        scored = np.isfinite(per_slide)
-        held_out_r = (np.where(scored, per_slide, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)).astype(
-            np.float32
-        )
-        scores["held_out_r"] = mean_slide_correlation(held.expression, data.observed, data.slide)
-    labelled = np.flatnonzero(np.isfinite(held.proba).all(axis=1) & (data.label >= 0))
-    if data.n_classes and len(labelled):
-        guess = held.proba[labelled].argmax(axis=1)
-        scores["held_out_macro_f1"] = float(f1_score(data.label[labelled], guess, average="macro"))
-    familiar = (
-        Familiarity.fit(data.design, folds, in_fold=[fold.design for fold in folds.folds]),
-        Familiarity.fit(features, folds, in_fold=[fold.features for fold in folds.folds]),
-    )
-    return Calibration(half_width, held_out_r, *familiar), scores
+    def __init__(self) -> None:
+        nothing = np.zeros(0, dtype=np.float32)
+        self.center, self.scale, self.rotation, self.reference = nothing, nothing, nothing, nothing
+        self.radius = np.inf
+
+    def fit(
+        self,
+        features: NDArray[np.float32],
+        folds: Sequence[Fold],
+        *,
+        in_fold: Sequence[NDArray[np.float32]] | None = None,
+    ) -> Self:
+        """Learn from training spots.
+
+        Parameters
+        ----------
+        features
+            Features of the training spots (n_spots, n_features).
+        folds
+            Inner folds: the distance of held-out spots from the others sets the radius.
+        in_fold
+            Features of the same spots in every fold (n_spots, n_features), where an encoder was trained for each. Their
+            distances are measured in a projection of their own: the final encoder has seen every spot, and brings
+            them nearer to the others than it would bring a new one. `None` where all folds have the same features.
+        """
+        self._project(features)
+        if in_fold is None:
+            held_out = [_distance(self.reference[fold.held_out], self.reference[fold.train]) for fold in folds]
+        else:
+            held_out = [
+                InDistribution()._project(seen[fold.train]).distance(seen[fold.held_out])
+                for fold, seen in zip(folds, in_fold, strict=True)
+            ]
+        self.radius = float(np.float32(np.quantile(np.concatenate(held_out), QUANTILE)))
+        return self
+
+    def _project(self, features: NDArray[np.float32]) -> Self:
+        center, scale = features.mean(axis=0), features.std(axis=0)
+        scale = np.where(scale < 1e-6 * np.maximum(np.abs(center), 1e-6), 1.0, scale).astype(np.float32)
+        scaled = (features - center) / scale
+        pca = PCA(min(N_COMPONENTS, *features.shape), random_state=0).fit(scaled)
+        self.center, self.scale, self.rotation = center, scale, pca.components_.T.astype(np.float32)
+        self.reference = (scaled @ self.rotation).astype(np.float32)
+        return self
+
+    def distance(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Mean distance of spots (n_spots, n_features) to the nearest training spots."""
+        scaled = (features - self.center) / self.scale
+        return _distance((scaled @ self.rotation).astype(np.float32), self.reference)
+
+    def includes(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether spots (n_spots, n_features) lie within the radius."""
+        return self.distance(features) <= self.radius
+
+
+def _distance(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
+    k = min(N_NEIGHBORS, len(reference))
+    distances, _ = cKDTree(reference).query(points, k=k)
+    return np.asarray(distances).reshape(len(points), k).mean(axis=1)

@@ -1,60 +1,32 @@
-"""The model that `fit` returns, whatever the method: predict, save, and a card that says what it is."""
+"""The model that `fit` returns, whatever the method: predict, save, and a spec that says what it is."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import shutil
-import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stcontrast._data.design import build_design
-from stcontrast._data.spots import View
-from stcontrast.fitted._calibration import Calibration, calibrate
-from stcontrast.methods._arrays import load_arrays, save_arrays
+from stcontrast._data.spots import Prediction, Spots
+from stcontrast._files import content_hash
+from stcontrast.fitted._calibration import Calibration
+from stcontrast.fitted._disk import read_spec, read_state, read_tower, write_model
 from stcontrast.methods._base import METHODS
+from stcontrast.methods._state import Learns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Folds
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.folds import Fold
     from stcontrast._models.image_tower import TunedEncoder
-    from stcontrast.methods._base import Method
+    from stcontrast.methods import Method
 
-__all__ = ["Prediction", "Predictor", "Retrieved"]
-
-logger = logging.getLogger(__name__)
-
-FORMAT: Final = 1
-TOWER: Final = "tower.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a model says of the spots of some slides.
-
-    Attributes
-    ----------
-    expression, lower, upper
-        log(1 + counts per 10 000) and its interval (n_spots, n_genes); `None` for a model without counts.
-    proba
-        Probability of every class (n_spots, n_classes); `None` for a model without labels.
-    in_distribution
-        Whether a spot looks like those of the training slides (n_spots,).
-    """
-
-    expression: NDArray[np.float32] | None
-    lower: NDArray[np.float32] | None
-    upper: NDArray[np.float32] | None
-    proba: NDArray[np.float32] | None
-    in_distribution: NDArray[np.bool_]
+__all__ = ["Predictor", "Retrieved", "as_model", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,92 +51,95 @@ class Retrieved:
     donors: pd.DataFrame
 
 
-@dataclass(slots=True)
-class Predictor:
+class Predictor(Learns):
     """A fitted model.
 
     Made by :func:`stcontrast.tl.fit`, read by :func:`stcontrast.models.load`.
 
-    Attributes
+    Parameters
     ----------
     method
-        The fitted method.
-    card
+        The method.
+    spec
         What the model is: method, genes in order, classes, normalisation, encoder, fields in µm, donors and slides it
         was trained on, seed, package versions, scores on held-out groups.
+
+    Attributes
+    ----------
+    method, spec
+        As given.
     bank
         Names and donors of the training spots with counts, in the order that retrieval counts them.
     tower
         The encoder that was fine-tuned with it; `None` where the encoder was used as it is.
     """
 
-    method: Method
-    card: dict[str, Any]
-    calibration: Calibration = field(repr=False)
-    bank: dict[str, NDArray[Any]] = field(repr=False)
-    tower: TunedEncoder | None = field(default=None, repr=False)
+    learnt: ClassVar[tuple[str, ...]] = ("method", "calibration", "bank")
+
+    def __init__(self, method: Method, spec: dict[str, Any]) -> None:
+        self.method = method
+        self.spec = spec
+        self.calibration = Calibration()
+        self.bank: dict[str, NDArray[Any]] = {}
+        self.tower: TunedEncoder | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Predictor({self.method.name!r}, {len(self.genes)} genes, {len(self.classes)} classes, "
+            f"{len(self.spec['donors'])} donors, id {self.model_id})"
+        )
 
     @classmethod
-    def fit(
-        cls,
-        method: Method,
-        data: TrainingData,
-        folds: Folds,
-        card: dict[str, Any],
-        *,
-        features: NDArray[np.float32],
-        names: NDArray[np.str_],
-    ) -> Predictor:
-        """Fit a method on training spots with these image features and names; calibrate it on held-out predictions."""
-        held = method.fit(data, folds)
-        calibration, scores = calibrate(held, data, features, folds)
-        bank = {"spot": names[data.measured], "donor": data.donor[data.measured]}
-        made = {"method": method.name, "oracle": method.oracle, "hyper": method.hyper}
-        return cls(method, {**card, **made, **scores}, calibration, bank)
+    def fit(cls, method: Method, spots: Spots, folds: Sequence[Fold], spec: dict[str, Any]) -> Predictor:
+        """Fit a method on training spots, and calibrate it on out-of-fold predictions."""
+        model = cls(method, spec)
+        scores = model.calibration.fit(method.fit(spots, folds), spots, folds)
+        donor = np.unique(spots.donor, return_inverse=True)[1]
+        model.bank = {"spot": spots.name[spots.measured], "donor": donor[spots.measured]}
+        model.spec = {**spec, "method": method.name, "oracle": method.oracle, "method_spec": method.spec, **scores}
+        return model
 
     @property
     def genes(self) -> list[str]:
         """Modelled genes, in the order of every prediction."""
-        return list(self.card["genes"])
+        return list(self.spec["genes"])
 
     @property
     def classes(self) -> list[str]:
         """Subtypes, in the order of the probabilities."""
-        return list(self.card["classes"])
+        return list(self.spec["classes"])
 
     @property
     def model_id(self) -> str:
-        """Hash of the card, which tells this model from another."""
-        return hashlib.sha256(json.dumps(self.card, sort_keys=True).encode()).hexdigest()[:12]
+        """Hash of the spec, which tells this model from another."""
+        return content_hash([self.spec])[:12]
 
     @property
     def has_expression(self) -> bool:
         """Whether it was trained with counts."""
-        return bool(self.card["genes"])
+        return bool(self.spec["genes"])
 
-    def view(
+    def unseen_spots(
         self,
         features: NDArray[np.float32],
         *,
         slide: NDArray[np.int64],
         xy: NDArray[np.float64],
         depth: NDArray[np.float64] | None = None,
-    ) -> View:
+    ) -> Spots:
         """What the method sees of spots with these image features; see :meth:`predict`."""
-        if features.shape[1] != self.card["n_features"]:
+        if features.shape[1] != self.spec["n_features"]:
             msg = (
-                f"The model was trained on {self.card['n_features']} image features a spot, found {features.shape[1]}. "
-                f"Its encoder: {self.card['image_features']}."
+                f"The model was trained on {self.spec['n_features']} image features a spot, found {features.shape[1]}. "
+                f"Its encoder: {self.spec['image_features']}."
             )
             raise ValueError(msg)
         if self.method.oracle and depth is None:
             msg = f"The method {self.method.name!r} is an oracle: it needs the measured depth of the spots it predicts."
             raise ValueError(msg)
-        design = build_design(
-            np.asarray(features, dtype=np.float32), slide, xy,
-            n_neighbors=self.card["n_neighbors"], standardize=self.card["standardize"],
-        )  # fmt: skip
-        return View(design=design, slide=slide, xy=xy, depth=depth if self.method.oracle else None)
+        known = {"depth": depth} if self.method.oracle else {}
+        spots = Spots.of(slide, xy, features=np.asarray(features, dtype=np.float32), **known)
+        return spots.with_design(n_neighbors=self.spec["n_neighbors"], standardize=self.spec["standardize"])
 
     def predict(
         self,
@@ -179,34 +154,47 @@ class Predictor:
         Parameters
         ----------
         features
-            Image features (n_spots, n_features) of the encoder and fields in the card.
+            Image features (n_spots, n_features) of the encoder and fields in the spec.
         slide
             Slide of each spot (n_spots,).
         xy
             Centres of the spots (n_spots, 2), comparable within a slide.
         depth
-            Measured counts of each spot (n_spots,), for an oracle alone; any other method is never shown them.
+            Measured counts of each spot (n_spots,), for an oracle alone; any other method never sees them.
 
         Returns
         -------
-        Expression with its interval, class probabilities, and whether the spots look familiar.
+        Expression with its interval, class probabilities, and whether the spots are in distribution.
 
         Raises
         ------
         ValueError
             If the number of features differs from the training's, or an oracle is not given the depth.
         """
-        return self.predict_view(self.view(features, slide=slide, xy=xy, depth=depth), features)
+        return self.predict_spots(self.unseen_spots(features, slide=slide, xy=xy, depth=depth))
 
-    def predict_view(self, view: View, features: NDArray[np.float32]) -> Prediction:
-        """Predict spots whose design has been built, from it and their image features (n_spots, n_features)."""
-        known = self.calibration.is_familiar(view.design, np.asarray(features, dtype=np.float32))
-        proba = self.method.predict_proba(view) if self.classes else None
+    def predict_spots(self, spots: Spots) -> Prediction:
+        """Predict spots that have features and a design."""
+        found = Prediction.empty(len(spots), n_genes=len(self.genes), n_classes=len(self.classes))
+        found.in_distribution = self.calibration.in_distribution(spots)
+        if self.classes:
+            found.proba = self.method.predict_proba(spots)
+        if self.has_expression:
+            found.expression = np.maximum(self.method.predict_expression(spots), 0.0)
+            found.half_width = self.calibration.half_width
+        return found
+
+    def require_expression(self) -> None:
+        """Raise a ValueError where the model was trained without counts."""
         if not self.has_expression:
-            return Prediction(None, None, None, proba, known)
-        expression = np.maximum(self.method.predict_expression(view), 0.0)
-        half = self.calibration.half_width
-        return Prediction(expression, np.maximum(expression - half, 0.0), expression + half, proba, known)
+            msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
+            raise ValueError(msg)
+
+    def require_classes(self) -> None:
+        """Raise a ValueError where the model was trained without labels."""
+        if not self.classes:
+            msg = "The model was trained without labels: it knows no subtypes. Give `label_key` to `stc.tl.fit`."
+            raise ValueError(msg)
 
     def neighbors(
         self, features: NDArray[np.float32], *, slide: NDArray[np.int64], xy: NDArray[np.float64]
@@ -234,13 +222,13 @@ class Predictor:
         """
         import pandas as pd
 
-        found = self.method.neighbors(self.view(features, slide=slide, xy=xy))
-        donors = self.card["donors"]
+        found = self.method.neighbors(self.unseen_spots(features, slide=slide, xy=xy))
+        donors = self.spec["donors"]
         histogram = pd.DataFrame(found.histogram(self.bank["donor"], len(donors)), columns=pd.Index(donors))
         return Retrieved(self.bank["spot"][found.ids], found.weights, found.effective_k, histogram)
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model into a folder: JSON, npz and safetensors, and the VAE in scvi-tools' own format.
+        """Write the model into a folder: JSON, arrays (npz), and the weights of a fine-tuned encoder (safetensors).
 
         Parameters
         ----------
@@ -254,53 +242,56 @@ class Predictor:
         FileExistsError
             If the folder is there and `overwrite` is off, or holds something that is no stcontrast model.
         """
-        target = Path(directory)
-        if target.exists() and not overwrite:
-            msg = f"{str(target)!r} exists; `overwrite=True` replaces the model in it."
-            raise FileExistsError(msg)
-        if target.exists() and any(target.iterdir()) and not (target / "card.json").exists():
-            msg = f"{str(target)!r} holds something that is no stcontrast model: it is left alone."
-            raise FileExistsError(msg)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # written beside, then moved: a save that fails half-way leaves the old model
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-            folder = Path(scratch) / "model"
-            (folder / "method").mkdir(parents=True)
-            self.method.save_parts(folder / "method")
-            save_arrays(folder / "calibration.npz", self.calibration.arrays())
-            save_arrays(folder / "bank.npz", self.bank)
-            if self.tower is not None:
-                self.tower.save(folder / TOWER)
-            (folder / "card.json").write_text(json.dumps({"format": FORMAT, **self.card}, indent=2))
-            if target.exists():
-                shutil.rmtree(target)
-            folder.rename(target)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Predictor:
-        """Read a saved model; see :func:`stcontrast.models.load`."""
-        folder = Path(directory)
-        if not (folder / "card.json").is_file():
-            msg = f"No stcontrast model in {str(folder)!r}: `card.json` is absent."
-            raise FileNotFoundError(msg)
-        card = json.loads((folder / "card.json").read_text())
-        if card.pop("format", None) != FORMAT:
-            msg = f"The model in {str(folder)!r} was written in another format, by stcontrast {card['versions']['stcontrast']}."
-            raise ValueError(msg)
-        if card["method"] not in METHODS:
-            msg = f"The model was fitted with the method {card['method']!r}, which is not installed: {sorted(METHODS)}."
-            raise ValueError(msg)
-        method = METHODS[card["method"]](**card["hyper"])
-        method.load_parts(folder / "method")
-        calibration = Calibration.from_arrays(load_arrays(folder / "calibration.npz"))
-        tower = _read_tower(folder, card)
-        return cls(method, card, calibration, load_arrays(folder / "bank.npz"), tower)
+        write_model(directory, self.spec, self.state(), tower=self.tower, overwrite=overwrite)
 
 
-def _read_tower(folder: Path, card: dict[str, Any]) -> TunedEncoder | None:
-    spec = card["image_features"].get("encoder", {})
-    if spec.get("kind") != "tuned":
-        return None
-    from stcontrast._models.image_tower import TunedEncoder
+def load(directory: str | PathLike[str]) -> Predictor:
+    """Read a model that :meth:`~stcontrast.models.Predictor.save` wrote, whatever its method.
 
-    return TunedEncoder.load(folder / TOWER, spec)
+    Parameters
+    ----------
+    directory
+        The model's folder.
+
+    Returns
+    -------
+    The model, ready to predict. Nothing in the folder is executed: it holds JSON and arrays.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model.
+    ValueError
+        If it was written in another format or by a method that is not there.
+
+    Examples
+    --------
+    >>> import stcontrast as stc
+    >>> model = stc.models.load("model_dir")  # doctest: +SKIP
+    >>> stc.tl.predict_expression(sdata, model)  # doctest: +SKIP
+    """
+    folder = Path(directory)
+    spec = read_spec(folder)
+    model = Predictor(METHODS[spec["method"]](**spec["method_spec"]), spec)
+    model.restore(read_state(folder))
+    model.tower = read_tower(folder, spec)
+    return model
+
+
+def as_model(model: Predictor | str | PathLike[str]) -> Predictor:
+    """A fitted model, or the one in a folder.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    if isinstance(model, str | PathLike):
+        return load(model)
+    if not isinstance(model, Predictor):
+        msg = (
+            "`model` must be what `stc.tl.fit` returned, or the folder that it was saved to; found "
+            f"{type(model).__name__}."
+        )
+        raise TypeError(msg)
+    return model

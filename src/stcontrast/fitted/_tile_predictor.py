@@ -83,9 +83,7 @@ class TilePredictor:
     whole_slide: bool = True
 
     def __init__(self, model: Predictor, *, name: str = "stcontrast") -> None:
-        if not model.has_expression:
-            msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
-            raise ValueError(msg)
+        model.require_expression()
         if model.method.oracle:
             msg = f"The method {model.method.name!r} is an oracle: it needs measured counts, which tiles do not have."
             raise ValueError(msg)
@@ -144,7 +142,7 @@ class TilePredictor:
         if key in wsi and not ours:
             msg = f"The WSIData holds something else under {key!r}: give this predictor another `name`."
             raise ValueError(msg)
-        made_by = self.model.card["image_features"]
+        made_by = self.model.spec["image_features"]
         if not made_by["field_um"]:
             msg = (
                 "The model was trained on features of the user's own, which only the user can make: put them in a table "
@@ -191,8 +189,6 @@ class TilePredictor:
             predicted = self.model.predict(
                 values, slide=np.zeros(len(values), dtype=np.int64), xy=np.asarray(coords, dtype=np.float64)
             )
-        if predicted.expression is None:  # refused when this object was made
-            return {}
         return dict(zip(self.model.genes, predicted.expression.T, strict=True))
 
     def get_transform(self) -> None:

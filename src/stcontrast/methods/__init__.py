@@ -1,42 +1,15 @@
-"""Methods: one a file, all behind :class:`~stcontrast.methods.Method`."""
+"""Methods: how expression and subtypes are learnt, each behind :class:`~stcontrast.methods.Method`.
+
+The classes of the methods that come with the package are private: name a method by its string.
+"""
 
 from __future__ import annotations
 
-from stcontrast.methods._base import METHODS, Method, get_method
-from stcontrast.methods.baselines._color import Color
-from stcontrast.methods.baselines._depth import Depth
-from stcontrast.methods.baselines._field import Field
-from stcontrast.methods.baselines._kernel import Kernel
-from stcontrast.methods.baselines._knn import Knn
-from stcontrast.methods.baselines._mean import Mean
-from stcontrast.methods.baselines._mlp import Mlp
-from stcontrast.methods.baselines._ridge import Ridge
-from stcontrast.methods.published._bleep import Bleep
-from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.methods.published._mclstexp import Mclstexp
-from stcontrast.methods.published._nh2st import Nh2st
-from stcontrast.methods.published._tpirbae import Tpirbae
-from stcontrast.methods.stcontrast._method import Stcontrast
+from stcontrast._data.folds import Fold
+from stcontrast._data.spots import Prediction, Spots
+from stcontrast.methods import baselines, published, stcontrast
+from stcontrast.methods._base import Method
+from stcontrast.methods.published import ContrastiveMethod, ContrastiveOptions
 from stcontrast.nn._pairs import PairModule
 
-__all__ = [
-    "METHODS",
-    "Bleep",
-    "Color",
-    "ContrastiveMethod",
-    "ContrastiveOptions",
-    "Depth",
-    "Field",
-    "Kernel",
-    "Knn",
-    "Mclstexp",
-    "Mean",
-    "Method",
-    "Mlp",
-    "Nh2st",
-    "PairModule",
-    "Ridge",
-    "Stcontrast",
-    "Tpirbae",
-    "get_method",
-]
+__all__ = ["ContrastiveMethod", "ContrastiveOptions", "Fold", "Method", "PairModule", "Prediction", "Spots"]

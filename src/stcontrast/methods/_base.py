@@ -6,29 +6,32 @@ from abc import ABC, abstractmethod
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from stcontrast._data.spots import Held
+import numpy as np
+
+from stcontrast._data.spots import Prediction
 from stcontrast._progress import progress
 from stcontrast._settings import settings
+from stcontrast.methods._state import Learns
+from stcontrast.metrics import mean_slide_correlation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Folds
-    from stcontrast._data.spots import TrainingData, View
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Spots
     from stcontrast.methods._retrieval import Neighbors
 
-__all__ = ["METHODS", "Method", "get_method"]
+__all__ = ["METHODS", "ChosenOnFolds", "Method", "get_method"]
 
 
-class Method(ABC):
+class Method(Learns, ABC):
     """A recipe that learns from training spots and predicts from images alone.
 
-    A subclass sets `name` and gives `fit_parts`, `predict_expression`, `predict_proba`, `save_parts` and `load_parts`;
-    holding out, calibration and writing are shared. Setting `name` registers it.
+    A subclass sets `name`, names in `learnt` the attributes that fitting sets, and gives `fit_parts`,
+    `predict_expression` and `predict_proba`; holding out, calibration and writing are shared. Setting `name` registers
+    it.
 
     Parameters
     ----------
@@ -39,7 +42,7 @@ class Method(ABC):
     name: ClassVar[str] = ""
     reference: ClassVar[str] = ""
     n_neighbors: ClassVar[int] = 18
-    """Neighbours whose image features (their mean and extremes) it is shown beside a spot's own, unless the user says otherwise."""
+    """Neighbours whose image features (their mean and extremes) are added to a spot's own, unless the user says otherwise."""
     uses_color: ClassVar[bool] = False
     """Whether it looks at plain colour statistics instead of the image features."""
     slow: ClassVar[bool] = False
@@ -59,61 +62,63 @@ class Method(ABC):
 
     @classmethod
     def option_names(cls) -> set[str]:
-        """Options that it takes beside the seed."""
+        """Its options, without the seed."""
         return set(signature(cls.__init__).parameters) - {"self", "seed"}
 
     @property
-    def hyper(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         """Arguments that make the same method again, as plain values."""
-        return {"seed": self.seed}
+        return {name: getattr(self, name) for name in sorted(self.option_names())} | {"seed": self.seed}
 
-    def fit(self, data: TrainingData, folds: Folds) -> Held:
+    def fit(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
         """Learn from all training spots.
 
         Parameters
         ----------
-        data
+        spots
             Training spots.
         folds
             Inner folds over donors or slides, to make choices on and to calibrate with.
 
         Returns
         -------
-        Predictions of every spot while its group was held out.
+        Out-of-fold predictions: of every spot by a fit without its group.
         """
-        held = self.hold_out(data, folds)
-        self.fit_parts(data.prepared())
-        return held
+        found = self.predict_out_of_fold(spots, folds)
+        self.fit_parts(spots)
+        return found
 
-    def hold_out(self, data: TrainingData, folds: Folds) -> Held:
-        """Predict every spot from a fit without its group."""
-        held = Held.empty(data)
-        bar = progress(folds.folds, description=f"held-out {folds.unit}s", unit="fit") if self.slow else folds.folds
-        for fold in bar:
-            part = type(self)(**self.hyper)
-            train = data.training(fold)
+    def predict_out_of_fold(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
+        """Predict every spot by a fit without its group."""
+        found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
+        for fold in _shown(folds) if self.slow else folds:
+            part, train = type(self)(**self.spec), fold.training
             with settings.override(progress=False):
                 part.fit_parts(train)
-            view = data.held_out(fold, oracle=self.oracle)
-            if train.measured.any():
-                held.expression[fold.held_out] = part.predict_expression(view)
-            if train.has_labels:
-                held.proba[fold.held_out] = part.predict_proba(view)
-        return held
+            part.fill(found, fold, train)
+        return found
+
+    def fill(self, found: Prediction, fold: Fold, train: Spots) -> None:
+        """Write the predictions of a fold's held-out spots into `found`, after a fit on `train`."""
+        unseen = fold.unseen(depth=self.oracle)
+        if train.has_counts:
+            found.expression[fold.held_out] = self.predict_expression(unseen)
+        if train.has_labels:
+            found.proba[fold.held_out] = self.predict_proba(unseen)
 
     @abstractmethod
-    def fit_parts(self, data: TrainingData) -> None:
+    def fit_parts(self, spots: Spots) -> None:
         """Learn once, from these spots."""
 
     @abstractmethod
-    def predict_expression(self, view: View) -> NDArray[np.float32]:
+    def predict_expression(self, spots: Spots) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
 
     @abstractmethod
-    def predict_proba(self, view: View) -> NDArray[np.float32]:
+    def predict_proba(self, spots: Spots) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
 
-    def neighbors(self, view: View) -> Neighbors:
+    def neighbors(self, spots: Spots) -> Neighbors:
         """Training spots, rows among those with counts, that a prediction of expression is made of.
 
         Raises
@@ -121,22 +126,68 @@ class Method(ABC):
         ValueError
             If the method does not retrieve.
         """
-        del view
+        del spots
         msg = f"The method {self.name!r} predicts by no training spots in particular: it has no neighbours to show."
         raise ValueError(msg)
 
-    def embed(self, data: TrainingData) -> dict[str, NDArray[np.float32]]:
+    def embed(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
         """Embeddings of the training spots by slot of `obsm`, (n_spots, k); none by default."""
-        del data
+        del spots
         return {}
 
-    @abstractmethod
-    def save_parts(self, folder: Path) -> None:
-        """Write what was learnt."""
 
-    @abstractmethod
-    def load_parts(self, folder: Path) -> None:
-        """Read what `save_parts` wrote."""
+class ChosenOnFolds(Method):
+    """A method with one number for expression, and perhaps one for subtypes, that inner folds choose.
+
+    A subclass names the attributes in `choices` and the values to try in `grid`. What is fitted does not depend on them,
+    the predictions do.
+    """
+
+    grid: ClassVar[tuple[float, ...]] = ()
+    """Values to try; where nothing can be scored, the method keeps its own."""
+    choices: ClassVar[tuple[str, ...]] = ()
+    """Attribute that expression depends on; and that which subtypes depend on, if there is one."""
+
+    def fit(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
+        """Choose on the inner folds, then fit on all training spots."""
+        parts: list[ChosenOnFolds] = []
+        for fold in folds:
+            parts.append(type(self)(**self.spec))
+            parts[-1].fit_parts(fold.training)
+        unseen = [fold.unseen(depth=self.oracle) for fold in folds]
+        found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
+        with_counts = [i for i, fold in enumerate(folds) if spots.measured[fold.train].any()]
+        with_labels = [i for i, fold in enumerate(folds) if (fold.spots.label[fold.train] >= 0).any()]
+        of_expression, *of_classes = self.choices
+        best = -np.inf
+        for value in self.grid if with_counts else ():
+            tried = np.full_like(found.expression, np.nan)
+            for i in with_counts:
+                setattr(parts[i], of_expression, value)
+                tried[folds[i].held_out] = parts[i].predict_expression(unseen[i])
+            score = mean_slide_correlation(tried, spots.observed, spots.slide)
+            if score > best:
+                best, found.expression = score, tried
+                setattr(self, of_expression, value)
+        best = -np.inf
+        for value in self.grid if of_classes else self.grid[:1]:
+            tried = np.full_like(found.proba, np.nan)
+            for i in with_labels:
+                for name in of_classes:
+                    setattr(parts[i], name, value)
+                tried[folds[i].held_out] = parts[i].predict_proba(unseen[i])
+            rows = np.flatnonzero(np.isfinite(tried).all(axis=1) & (spots.label >= 0))
+            score = self.class_score(tried[rows], spots.label[rows]) if of_classes and len(rows) else 0.0
+            if score > best:
+                best, found.proba = score, tried
+                for name in of_classes if len(rows) else ():
+                    setattr(self, name, value)
+        self.fit_parts(spots)
+        return found
+
+    def class_score(self, proba: NDArray[np.float32], label: NDArray[np.int64]) -> float:
+        """How well probabilities (n_spots, n_classes) fit the labels (n_spots,): the mean log-likelihood by default."""
+        return float(np.log(proba[np.arange(len(label)), label]).mean())
 
 
 METHODS: Final[dict[str, type[Method]]] = {}
@@ -161,3 +212,8 @@ def get_method(name: str, *, seed: int = 0, options: Mapping[str, Any] | None = 
         msg = f"Unknown options {unknown} of the method {name!r}. Valid options are {sorted(known)}."
         raise ValueError(msg)
     return method(seed=int(seed), **given)
+
+
+def _shown(folds: Sequence[Fold]) -> Any:
+    """The folds with a progress bar."""
+    return progress(folds, description=f"held-out {folds[0].unit}s", unit="fit")

@@ -5,25 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import pandas as pd
+from scipy import sparse
 
+from stcontrast._slides import rows_by_slide
 from stcontrast._training import seeded
+from stcontrast.methods._state import Learns, State, module_state, restore_module
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
+    from anndata import AnnData
     from numpy.typing import NDArray
-    from scipy import sparse
 
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.spots import Spots
     from stcontrast._models.batch_vae import BatchAgnosticVAE
 
 __all__ = ["GeneLatent"]
 
 # against a log-likelihood of hundreds: the order of scANVI's classification ratio
 CLASS_WEIGHT: Final = 50.0
+BATCH: Final = "batch"
+SLIDE: Final = "slide"
 
 
-class GeneLatent:
+class GeneLatent(Learns):
     """Counts to a latent that does not know the batch, and back to expression.
 
     Parameters
@@ -46,32 +52,26 @@ class GeneLatent:
         self.vae: BatchAgnosticVAE | None = None
         self.share = np.float32(1.0)
 
-    def fit(self, data: TrainingData) -> None:
+    def fit(self, spots: Spots) -> None:
         """Train on the measured spots."""
-        from anndata import AnnData
-
         from stcontrast._models.batch_vae._fitting import fit_vae
 
-        rows = np.flatnonzero(data.measured)
-        adata = AnnData(data.counts[rows])
-        adata.obs["batch"] = [str(code) for code in data.batch[rows]]
-        adata.obs["batch"] = adata.obs["batch"].astype("category")
-        labels = [str(code) if code >= 0 else None for code in data.label[rows]] if self.guided else None
+        measured = spots.take(np.flatnonzero(spots.measured))
+        labels = [measured.classes[i] if i >= 0 else None for i in measured.label] if self.guided else None
         self.vae = fit_vae(
-            adata, batch_key="batch", labels=labels, class_weight=CLASS_WEIGHT, n_latent=self.n_latent,
-            max_epochs=self.max_epochs, seed=self.seed,
+            _adata(measured.counts, measured.batch, measured.slide, measured.genes), batch_key=BATCH, labels=labels, class_weight=CLASS_WEIGHT, n_latent=self.n_latent,
+            max_epochs=self.max_epochs, slide_key=SLIDE, seed=self.seed,
         )  # fmt: skip
-        if data.depth is not None:
-            # what the modelled genes are of the whole library: a mean over slides, which count alike
-            of_spot = np.asarray(data.counts[rows].sum(axis=1)).ravel() / np.maximum(data.depth[rows], 1.0)
-            slide = data.slide[rows]
-            self.share = np.float32(np.mean([of_spot[slide == code].mean() for code in np.unique(slide)]))
+        # what the modelled genes are of the whole library: a mean over slides, which count alike
+        of_spot = np.asarray(measured.counts.sum(axis=1)).ravel() / np.maximum(measured.depth, 1.0)
+        self.share = np.float32(np.mean([of_spot[rows].mean() for rows in rows_by_slide(measured.slide)]))
 
-    def encode(self, counts: sparse.csr_matrix) -> NDArray[np.float32]:
-        """Latent of counts (n_spots, n_latent)."""
-        # the posterior mean is not random, but scvi-tools draws a sample beside it
+    def encode(self, spots: Spots) -> NDArray[np.float32]:
+        """Latent of the spots with counts (n_measured, n_latent), each against its own slide, which should be whole."""
+        # the posterior mean is not random, but scvi-tools draws a sample as well
         with seeded(self.seed):
-            return self.fitted().encode_counts(counts)
+            rows = np.flatnonzero(spots.measured)
+            return self.fitted().encode_counts(spots.counts[rows], slide=spots.slide[rows].astype(str))
 
     def decode(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000), averaged over the batches."""
@@ -85,16 +85,41 @@ class GeneLatent:
             raise RuntimeError(msg)
         return self.vae
 
-    def save(self, folder: Path) -> None:
-        """Write the VAE, if there is one."""
-        if self.vae is not None:
-            self.vae.save(str(folder / "vae"), save_anndata=False)
-            np.save(folder / "share.npy", self.share)
+    def state(self) -> State:
+        """Weights, and the names that the VAE was set up with; nothing where there were no counts."""
+        if self.vae is None:
+            return {}
+        batches = self.vae.adata_manager.get_state_registry("batch").categorical_mapping
+        return {
+            "weights": module_state(self.vae.module), "share": float(self.share), "genes": list(self.vae.genes),
+            "batches": [str(name) for name in batches], "classes": [str(name) for name in self.vae.classes],
+        }  # fmt: skip
 
-    def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote."""
-        from stcontrast._models.batch_vae import BatchAgnosticVAE
+    def restore(self, state: State) -> None:
+        """Take what :meth:`state` gave: the VAE is set up on empty spots with the same names, and given its weights."""
+        from stcontrast._models.batch_vae._fitting import make_vae
 
-        if (folder / "vae").exists():
-            self.vae = BatchAgnosticVAE.load(str(folder / "vae"), accelerator="cpu")
-            self.share = np.load(folder / "share.npy")[()]
+        if not state:
+            return
+        batches, classes = state["batches"], state["classes"]
+        n = max(len(batches), len(classes) + 1)
+        empty = sparse.csr_matrix((n, len(state["genes"])), dtype=np.float32)
+        batch = np.resize(np.array(batches, dtype=np.str_), n)
+        labels = [*classes, *[None] * (n - len(classes))] if classes else None
+        self.vae = make_vae(
+            _adata(empty, batch, np.zeros(n, dtype=np.int64), state["genes"]), batch_key=BATCH, labels=labels,
+            class_weight=CLASS_WEIGHT, n_latent=self.n_latent, slide_key=SLIDE, seed=self.seed,
+        )  # fmt: skip
+        restore_module(self.vae.module, state["weights"])
+        self.vae.is_trained_ = True
+        self.share = np.float32(state["share"])
+
+
+def _adata(
+    counts: sparse.csr_matrix, batch: NDArray[np.str_], slide: NDArray[np.int64], genes: Sequence[str]
+) -> AnnData:
+    from anndata import AnnData
+
+    columns = {BATCH: pd.Categorical(batch), SLIDE: pd.Categorical(slide.astype(str))}
+    obs = pd.DataFrame(columns, index=[str(i) for i in range(counts.shape[0])])
+    return AnnData(counts, obs=obs, var=pd.DataFrame(index=pd.Index(list(genes), dtype=object)))

@@ -1,25 +1,23 @@
-"""Ridge regression over a grid of penalties, and linear classifiers: the linear baselines' maths."""
+"""Ridge regression over a grid of penalties, linear classifiers, and the scale of their inputs."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from stcontrast.methods._arrays import load_arrays, save_arrays
+from stcontrast.methods._state import Learns, fitted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.spots import Spots
 
-__all__ = ["PENALTIES", "Classifier", "LinearClassifier", "RidgePath"]
+__all__ = ["PENALTIES", "Classifier", "LinearClassifier", "RidgePath", "standardizer"]
 
 PENALTIES: Final = tuple(float(value) for value in np.logspace(0, 5, 11))
 MAX_COMPONENTS: Final = 256
@@ -27,25 +25,33 @@ N_DISCRIMINANT: Final = 150
 SHRINKAGE: Final = 0.3
 
 
+def standardizer(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and deviation of every column (n_columns,); a constant column keeps its scale."""
+    deviation = values.std(axis=0)
+    return values.mean(axis=0), np.where(deviation < 1e-6, 1.0, deviation).astype(np.float32)
+
+
 def _solver(values: NDArray[np.float64]) -> str:
     return "covariance_eigh" if values.shape[1] <= 1024 else "randomized"
 
 
-class RidgePath:
+class RidgePath(Learns):
     """Standardise, rotate to principal components, and solve ridge for every penalty at once.
 
     Expression is centred within its slide before the fit; the mean over slides is added back to the prediction.
     The recipe of HEST-Bench (Jaume et al. 2024) with the penalty chosen rather than fixed.
     """
 
+    learnt: ClassVar[tuple[str, ...]] = ("arrays",)
+
     def __init__(self) -> None:
         self.arrays: dict[str, NDArray[np.float64]] = {}
 
-    def fit(self, image: NDArray[np.float32], data: TrainingData) -> RidgePath:
-        """Fit on the measured spots of `data`, seen through `image` (n_spots, n_image)."""
-        x = image[data.measured].astype(np.float64)
-        mean, of_spot = data.slide_means()
-        y = (data.target - of_spot)[data.measured].astype(np.float64)
+    def fit(self, image: NDArray[np.float32], spots: Spots) -> RidgePath:
+        """Fit on the measured spots of `spots`, seen through `image` (n_spots, n_image)."""
+        x = image[spots.measured].astype(np.float64)
+        mean, of_spot = spots.slide_means()
+        y = (spots.target - of_spot)[spots.measured].astype(np.float64)
         center, scale = x.mean(axis=0), x.std(axis=0)
         scale[scale < 1e-8] = 1.0
         scaled = (x - center) / scale
@@ -60,27 +66,16 @@ class RidgePath:
 
     def predict(self, image: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes) at one penalty."""
-        a = self.arrays
+        a = fitted(self.arrays or None, needs="counts")
         scores = ((image - a["center"]) / a["scale"] - a["pca_center"]) @ a["rotation"]
         coefficients = a["covariance"] / (a["variance"] + penalty)[:, None]
         return (scores @ coefficients + a["mean"]).astype(np.float32)
-
-    def save(self, path: Path) -> None:
-        """Write the fitted arrays."""
-        save_arrays(path, self.arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> RidgePath:
-        """Read what :meth:`save` wrote."""
-        path_fit = cls()
-        path_fit.arrays = load_arrays(path)
-        return path_fit
 
 
 type Classifier = Literal["logistic", "discriminant"]
 
 
-class LinearClassifier:
+class LinearClassifier(Learns):
     """A linear classifier on standardised features, kept as arrays.
 
     Parameters
@@ -94,19 +89,21 @@ class LinearClassifier:
         Share of the mean variance in the discriminant's covariance.
     """
 
+    learnt: ClassVar[tuple[str, ...]] = ("arrays",)
+
     def __init__(self, kind: Classifier = "logistic", *, strength: float = 0.03, shrinkage: float = SHRINKAGE) -> None:
         self.kind = kind
         self.strength = strength
         self.shrinkage = shrinkage
         self.arrays: dict[str, NDArray[np.float64]] = {}
 
-    def fit(self, image: NDArray[np.float32], data: TrainingData) -> LinearClassifier:
-        """Fit on the annotated spots of `data`, seen through `image` (n_spots, n_image)."""
-        rows = data.label >= 0
-        x, y = image[rows].astype(np.float64), data.label[rows]
+    def fit(self, image: NDArray[np.float32], spots: Spots) -> LinearClassifier:
+        """Fit on the annotated spots of `spots`, seen through `image` (n_spots, n_image)."""
+        rows = spots.label >= 0
+        x, y = image[rows].astype(np.float64), spots.label[rows]
         center, scale = x.mean(axis=0), x.std(axis=0)
         scale[scale < 1e-8] = 1.0
-        weights, offsets = np.zeros((x.shape[1], data.n_classes)), np.full(data.n_classes, -np.inf)
+        weights, offsets = np.zeros((x.shape[1], spots.n_classes)), np.full(spots.n_classes, -np.inf)
         present = np.unique(y)
         if len(present) == 1:
             offsets[present] = 0.0
@@ -138,18 +135,7 @@ class LinearClassifier:
 
     def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
-        a = self.arrays
+        a = fitted(self.arrays or None, needs="labels")
         logits = ((image - a["center"]) / a["scale"]) @ a["weights"] + a["offsets"]
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
-
-    def save(self, path: Path) -> None:
-        """Write the fitted arrays."""
-        save_arrays(path, self.arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> LinearClassifier:
-        """Read what :meth:`save` wrote."""
-        classifier = cls()
-        classifier.arrays = load_arrays(path)
-        return classifier

@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast.methods._arrays import load_arrays, save_arrays
+from stcontrast._data.spots import Prediction
+from stcontrast._progress import progress
+from stcontrast._settings import settings
+from stcontrast.methods._linear import standardizer
+from stcontrast.methods._state import Learns, State, fitted, module_state, restore_module
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
+    from typing import Self
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import TrainingData, View
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Spots
     from stcontrast._models.contrastive import ContrastiveModel
 
-__all__ = ["Network", "standardiser"]
+__all__ = ["Network", "average_expression", "average_proba", "stop_on_folds"]
 
 
-def standardiser(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and deviation of every column; a constant column is left at its scale."""
-    deviation = values.std(axis=0)
-    return values.mean(axis=0), np.where(deviation < 1e-6, 1.0, deviation).astype(np.float32)
-
-
-class Network:
-    """:class:`~stcontrast.models.ContrastiveModel` on a method's training data.
+class Network(Learns):
+    """:class:`~stcontrast.models.ContrastiveModel` on a method's training spots.
 
     Expression is centred within its slide and scaled by gene; image and gene inputs are standardised. All scales are
     those of the spots trained on.
 
     Parameters
     ----------
-    **hyper
-        Parameters of the model, save the sizes, which the data give.
+    **spec
+        Parameters of the model, without the sizes, which the spots give.
     """
 
-    def __init__(self, **hyper: Any) -> None:
-        self.hyper = hyper
+    def __init__(self, **spec: Any) -> None:
+        self.spec = spec
         self.model: ContrastiveModel | None = None
         self.scales: dict[str, NDArray[np.float32]] = {}
 
+    def fresh(self) -> Self:
+        """The same network, not fitted."""
+        return type(self)(**self.spec)
+
     def fit(
         self,
-        data: TrainingData,
+        spots: Spots,
         *,
         gene: NDArray[np.float32] | None = None,
         held_out: NDArray[np.intp] | None = None,
@@ -55,7 +59,7 @@ class Network:
 
         Parameters
         ----------
-        data
+        spots
             Training spots.
         gene
             Input of the gene tower (n_spots, k), any number in spots without counts; no gene tower by default.
@@ -66,39 +70,38 @@ class Network:
         """
         from stcontrast._models.contrastive import ContrastiveModel
 
-        held = np.zeros(len(data.design), dtype=bool)
+        held = np.zeros(len(spots), dtype=bool)
         if held_out is not None:
             held[held_out] = True
-        train = data.take(np.flatnonzero(~held))
-        center, scale = standardiser(train.design)
+        train = spots.take(np.flatnonzero(~held))
+        center, scale = standardizer(train.design)
         self.scales = {"center": center, "scale": scale}
-        measured, target = data.measured, None
-        if train.measured.any():
+        measured, target = spots.measured, None
+        if train.has_counts:
             mean, _ = train.slide_means()
-            _, of_spot = data.slide_means()
-            centered = np.where(measured[:, None], data.target - of_spot, 0.0).astype(np.float32)
+            _, of_spot = spots.slide_means()
+            centered = np.where(measured[:, None], spots.target - of_spot, 0.0).astype(np.float32)
             # by what was measured: a denoised gene that hardly varies is not blown up to count like the others
-            spread = (train.observed - replace(train, target=train.observed).slide_means()[1])[train.measured]
-            self.scales |= {"mean": mean, "deviation": spread.std(axis=0) + np.float32(1e-6)}
+            deviation = (train.observed - train.slide_means(train.observed)[1])[train.measured].std(axis=0)
+            self.scales |= {"mean": mean, "deviation": deviation + np.float32(1e-6)}
             target = centered / self.scales["deviation"]
         else:
             measured, gene = np.zeros_like(measured), None
         if gene is not None:
             known = gene[~held & measured]
-            self.scales |= {"gene_mean": known.mean(axis=0), "gene_deviation": known.std(axis=0) + np.float32(1e-6)}
-            gene = self._scaled_gene(gene)
+            gene = (gene - known.mean(axis=0)) / (known.std(axis=0) + np.float32(1e-6))
         self.model = ContrastiveModel(
-            n_image=data.design.shape[1],
+            n_image=spots.design.shape[1],
             n_gene=0 if gene is None else gene.shape[1],
             n_targets=0 if target is None else target.shape[1],
-            n_classes=data.n_classes if train.has_labels else 0,
-            **self.hyper,
+            n_classes=spots.n_classes if train.has_labels else 0,
+            **self.spec,
         )
         self.model.train(
-            self._scaled(data),
+            self._scaled(spots),
             gene=gene,
             target=target,
-            label=data.label,
+            label=spots.label,
             measured=measured,
             group=held,
             held_out=[True] if held.any() else [],
@@ -106,39 +109,85 @@ class Network:
         )
         return self.model.n_epochs
 
-    def expression(self, view: View) -> NDArray[np.float32]:
+    def expression(self, spots: Spots) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes)."""
-        return self.fitted().predict_expression(self._scaled(view)) * self.scales["deviation"] + self.scales["mean"]
+        deviation = fitted(self.scales.get("deviation"), needs="counts")
+        return self._model().predict_expression(self._scaled(spots)) * deviation + self.scales["mean"]
 
-    def proba(self, view: View) -> NDArray[np.float32]:
+    def proba(self, spots: Spots) -> NDArray[np.float32]:
         """Class probabilities (n_spots, n_classes)."""
-        return self.fitted().predict_proba(self._scaled(view))
+        return self._model().predict_proba(self._scaled(spots))
 
-    def embed_image(self, view: View) -> NDArray[np.float32]:
+    def embed_image(self, spots: Spots) -> NDArray[np.float32]:
         """Joint embedding of the image side (n_spots, n_embedding), unit length."""
-        return self.fitted().embed_image(self._scaled(view))
+        return self._model().embed_image(self._scaled(spots))
 
-    def fitted(self) -> ContrastiveModel:
-        """The model."""
+    def state(self) -> State:
+        """Configuration, weights and scales."""
+        model = self._model()
+        return {
+            "scales": self.scales, "config": asdict(model.config), "n_epochs": model.n_epochs,
+            "weights": module_state(model.module),
+        }  # fmt: skip
+
+    def restore(self, state: State) -> None:
+        """Take what :meth:`state` gave."""
+        from stcontrast._models.contrastive import ContrastiveModel
+
+        self.scales = state["scales"]
+        self.model = ContrastiveModel(**state["config"])
+        self.model.n_epochs = state["n_epochs"]
+        restore_module(self.model.module, state["weights"])
+
+    def _model(self) -> ContrastiveModel:
         if self.model is None:
             msg = "The method has not been fitted."
             raise RuntimeError(msg)
         return self.model
 
-    def save(self, folder: Path) -> None:
-        """Write model and scales."""
-        save_arrays(folder / "scales.npz", self.scales)
-        self.fitted().save(folder / "network")
+    def _scaled(self, spots: Spots) -> NDArray[np.float32]:
+        return (spots.design - self.scales["center"]) / self.scales["scale"]
 
-    def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote."""
-        from stcontrast._models.contrastive import ContrastiveModel
 
-        self.scales = load_arrays(folder / "scales.npz")
-        self.model = ContrastiveModel.load(folder / "network")
+def average_expression(networks: Sequence[Network], spots: Spots) -> NDArray[np.float32]:
+    """Mean expression of several networks (n_spots, n_genes)."""
+    return np.mean([network.expression(spots) for network in networks], axis=0, dtype=np.float32)
 
-    def _scaled(self, view: View) -> NDArray[np.float32]:
-        return (view.design - self.scales["center"]) / self.scales["scale"]
 
-    def _scaled_gene(self, gene: NDArray[np.float32]) -> NDArray[np.float32]:
-        return (gene - self.scales["gene_mean"]) / self.scales["gene_deviation"]
+def average_proba(networks: Sequence[Network], spots: Spots) -> NDArray[np.float32]:
+    """Mean class probabilities of several networks (n_spots, n_classes)."""
+    return np.mean([network.proba(spots) for network in networks], axis=0, dtype=np.float32)
+
+
+def stop_on_folds(
+    spots: Spots,
+    folds: Sequence[Fold],
+    fit: Callable[[Spots, NDArray[np.intp]], tuple[Sequence[Network], Sequence[int]]],
+) -> tuple[Prediction, int]:
+    """Predict every spot by networks that were trained without its group, and say when to stop.
+
+    Parameters
+    ----------
+    spots
+        All training spots.
+    folds
+        Inner folds.
+    fit
+        Trains on spots, of which some rows are held out to stop by: networks, and the epochs of their weights.
+
+    Returns
+    -------
+    Out-of-fold predictions, and the median epoch.
+    """
+    found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
+    epochs: list[int] = []
+    for fold in progress(folds, description=f"held-out {folds[0].unit}s", unit="fit"):
+        with settings.override(progress=False):
+            networks, stopped = fit(*fold.together())
+        epochs += stopped
+        unseen = fold.unseen()
+        if spots.measured[fold.train].any():
+            found.expression[fold.held_out] = average_expression(networks, unseen)
+        if (fold.spots.label[fold.train] >= 0).any():
+            found.proba[fold.held_out] = average_proba(networks, unseen)
+    return found, int(np.median(epochs))

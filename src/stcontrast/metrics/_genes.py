@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy.stats import rankdata
 
+from stcontrast._slides import rows_by_slide
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
@@ -90,8 +92,7 @@ def mean_slide_correlation(
     """
     rows = np.flatnonzero(np.isfinite(predicted).all(axis=1))
     scores = []
-    for code in np.unique(slide[rows]):
-        here = rows[slide[rows] == code]
+    for here in rows_by_slide(slide, rows):
         r = gene_correlation(predicted[here], observed[here])
         if len(here) > 2 and np.isfinite(r).any():
             scores.append(float(np.nanmean(r)))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from stcontrast._data.inputs import Keys, depth_of, resolve_sources
-from stcontrast._keys import CLASS, CLASS_CONFIDENCE, CLASS_PROBA, UNS
+from stcontrast._data.gather import depth_of
+from stcontrast._data.inputs import Keys, resolve_sources
+from stcontrast._keys import CLASS, UNS
+from stcontrast.fitted import as_model
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.tl._features import check_features, features_for
 from stcontrast.tl._write import check_donor_key, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
 
     import numpy as np
     from anndata import AnnData
@@ -25,11 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["classify"]
 
+RECORD: Final = "classification"
+
 
 def classify(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
-    model: Predictor,
+    model: Predictor | str | PathLike[str],
     *,
+    key_added: str = CLASS,
     donor_key: str | None = None,
     encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
@@ -45,7 +51,9 @@ def classify(  # noqa: PLR0913
     data
         One object or a list of them; SpatialData whose table annotates the spots (it may have no genes), or AnnData.
     model
-        From :func:`fit` with a `label_key`, or :func:`stcontrast.models.load`.
+        From :func:`fit` with a `label_key`, or :func:`stcontrast.models.load`, or the folder that it was saved to.
+    key_added
+        Name of the column of classes. It may be there only if this function has written it.
     donor_key
         Column of `obs` with the donor, to say whether the model has met it.
     encoder
@@ -57,14 +65,18 @@ def classify(  # noqa: PLR0913
     -------
     `None`. Writes to the table: ``obs["stc_class"]`` (categorical), ``obs["stc_class_confidence"]`` (probability of
     that class), ``obsm["stc_class_proba"]`` (n_spots, n_classes), and ``uns["stcontrast"]["classification"]``: classes
-    in order, model, and for each slide whether it is in-sample or out-of-donor.
+    in order, model, and for each slide whether it is in-sample or out-of-donor. With another `key_added` all names
+    begin with it, and the last is ``uns["stcontrast"]["classification_<key_added>"]``.
 
     Raises
     ------
     KeyError
         If a column, table, image or slide that is named is absent; the message lists what is there.
+    FileNotFoundError
+        If there is no model in the folder.
     ValueError
-        If the model was trained without labels, or an image cannot be used. All before any work is done.
+        If the model was trained without labels, `key_added` holds something of yours, or an image cannot be used. All
+        before any work is done.
 
     Examples
     --------
@@ -76,31 +88,45 @@ def classify(  # noqa: PLR0913
     >>> list(new["table"].obs["stc_class"].cat.categories)
     ['fat', 'glands', 'stroma', 'tumour']
     """
-    if not model.classes:
-        msg = "The model was trained without labels: it knows no subtypes. Give `label_key` to `stc.tl.fit`."
-        raise ValueError(msg)
+    model = as_model(model)
+    model.require_classes()
     keys = Keys(
         table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
     sources = resolve_sources(data, keys)
     check_donor_key(sources, donor_key)
-    chosen = model.tower if encoder is None else resolve_encoder(encoder)
-    check_features(sources, model.card["image_features"], encoder=chosen)
     for source in sources:
-        features = features_for(source, model.card["image_features"], encoder=chosen)
+        _check_slots(source.table, key_added)
+    chosen = model.tower if encoder is None else resolve_encoder(encoder)
+    check_features(sources, model.spec["image_features"], encoder=chosen)
+    for source in sources:
+        features = features_for(source, model.spec["image_features"], encoder=chosen)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
         proba = model.predict(features, slide=slide, xy=xy, depth=depth).proba
-        if proba is None:  # refused above
-            continue
         table = source.table
         codes = proba.argmax(axis=1)
-        table.obs[CLASS] = pd.Categorical.from_codes(codes, categories=pd.Index(model.classes))
-        table.obs[CLASS_CONFIDENCE] = proba.max(axis=1)
-        table.obsm[CLASS_PROBA] = proba
-        table.uns.setdefault(UNS, {})["classification"] = {
+        table.obs[key_added] = pd.Categorical.from_codes(codes, categories=pd.Index(model.classes))
+        table.obs[f"{key_added}_confidence"] = proba.max(axis=1)
+        table.obsm[f"{key_added}_proba"] = proba
+        table.uns.setdefault(UNS, {})[_record_key(key_added)] = {
             "classes": model.classes,
             "model_id": model.model_id,
             "provenance": provenance_of(source, model, features, donor_key=donor_key),
         }
+
+
+def _record_key(key_added: str) -> str:
+    return RECORD if key_added == CLASS else f"{RECORD}_{key_added}"
+
+
+def _check_slots(table: AnnData, key_added: str) -> None:
+    """Raise where a slot is there that this function has not written."""
+    if key_added == CLASS or _record_key(key_added) in table.uns.get(UNS, {}):
+        return
+    taken = [f"obs[{name!r}]" for name in (key_added, f"{key_added}_confidence") if name in table.obs]
+    taken += [f"obsm[{name!r}]" for name in (f"{key_added}_proba",) if name in table.obsm]
+    if taken:
+        msg = f"{' and '.join(taken)} hold something that `classify` has not written: give another `key_added`."
+        raise ValueError(msg)

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stcontrast._data.inputs import as_list
 from stcontrast._keys import UNS, VAE_LATENT
+from stcontrast._models.batch_vae._fitting import fit_vae
 from stcontrast._reading.resolve import resolve_table
 from stcontrast._records import VERSION
 from stcontrast.methods._gene_latent import CLASS_WEIGHT
 from stcontrast.tl._gene_encoder import GeneEncoder
-from stcontrast.tl._gene_spots import CountedSpots
+from stcontrast.tl._gene_spots import (
+    LABEL,
+    gather_counts,
+    training_data,
+    with_named_genes,
+    with_variable_genes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +27,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast.fitted import Predictor
-    from stcontrast.models import BatchAgnosticVAE
 
 __all__ = ["RECORD", "embed_genes", "record_key"]
 
@@ -32,8 +39,8 @@ RECORD: Final = "embed_genes"
 
 def embed_genes(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
-    batch_key: str | None = None,
     *,
+    batch_key: str | None = None,
     model: BatchAgnosticVAE | Predictor | str | PathLike[str] | None = None,
     within_slide: bool = True,
     label_key: str | None = None,
@@ -140,22 +147,22 @@ def embed_genes(  # noqa: PLR0913
     training: dict[str, Any] = {}
     if model is None:
         _check_numbers(n_genes=n_genes, n_latent=n_latent, max_epochs=max_epochs)
-        spots = CountedSpots.of(
-            tables, batch_key=batch_key, label_key=label_key, validation_key=validation_key, layer=layer,
-            library_key=library_key,
+        spots = gather_counts(tables, batch_key=batch_key, label_key=label_key, layer=layer, library_key=library_key)
+        spots = with_named_genes(spots, genes) if genes is not None else with_variable_genes(spots, n_genes)
+        adata, batch_column, slide_column = training_data(
+            spots, tables, batch_key=batch_key, validation_key=validation_key, library_key=library_key
+        )
+        classes = [*spots.classes, None]
+        vae = fit_vae(
+            adata, batch_key=batch_column, labels=[classes[i] for i in spots.label[spots.measured]],
+            labels_key=label_key or LABEL, class_weight=class_weight, n_latent=n_latent, max_epochs=max_epochs,
+            slide_key=slide_column if within_slide else None, validation_key=validation_key, seed=seed,
         )  # fmt: skip
-        spots = spots.of_genes(genes) if genes is not None else spots.of_variable_genes(n_genes)
-        encoder = GeneEncoder.trained(
-            spots,
-            within_slide=within_slide,
-            class_weight=class_weight,
-            n_latent=n_latent,
-            max_epochs=max_epochs,
-            seed=seed,
-        )
-        training = {"seed": seed, "within_slide": within_slide, **spots.keys} | (
-            {"class_weight": class_weight} if encoder.classes else {}
-        )
+        encoder = GeneEncoder.of(vae)
+        named = {"batch_key": batch_key, "label_key": label_key, "validation_key": validation_key}
+        training = {"seed": seed, "within_slide": within_slide} | {k: v for k, v in named.items() if v is not None}
+        if encoder.classes:
+            training["class_weight"] = class_weight
     else:
         _check_only_for_training(batch_key=batch_key, label_key=label_key, genes=genes, validation_key=validation_key)
         encoder = GeneEncoder.of(model)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._data.inputs import Keys, check_images, gather, resolve_sources
+from stcontrast._data.gather import gather
+from stcontrast._data.inputs import Keys, check_images, resolve_sources
 from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
+from stcontrast._records import VERSION
+from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, spots_of_model
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._image_features import parse_fields
 from stcontrast.tl._embed_genes import record_key
 from stcontrast.tl._features import color_features, features_to_fit
-from stcontrast.tl._training import Recipe, check_genes, prepare
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl._write import check_prediction_slot, prediction_table
 
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast._data.design import Standardize
-    from stcontrast._data.inputs import Inputs, Source
+    from stcontrast._data.inputs import Source
+    from stcontrast._data.spots import Spots
+    from stcontrast._models.image_tower import TunedEncoder
     from stcontrast.fitted import Predictor
     from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.tl._tune import ImageTowerKind
@@ -127,7 +132,8 @@ def fit(  # noqa: PLR0913
     The model: ``predict``, ``save``, ``card``. Written to every table: ``obsm["X_image"]`` and
     ``uns["stcontrast"]["image_features"]`` if they were absent (fine-tuned ones in ``obsm["X_image_tuned"]`` and
     ``uns["stcontrast"]["X_image_tuned"]`` instead); by a contrastive method ``obsm["X_stc_image"]`` and,
-    with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts). To a SpatialData
+    with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts; a
+    spot against its slide, as :func:`embed_genes` makes it) and ``uns["stcontrast"]["embed_genes"]``. To a SpatialData
     also the table ``"stc_pred"``: predictions for the training slides, marked in-sample.
 
     Raises
@@ -157,7 +163,7 @@ def fit(  # noqa: PLR0913
         batch_key=batch_key, donor_key=donor_key, label_key=label_key, layer=layer, table_key=table_key,
         image_key=image_key, slide_key=library_key, um_per_px=um_per_px, spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
-    recipe = Recipe(
+    fit_spec = FitSpec(
         n_genes=n_genes,
         genes=genes,
         n_neighbors=n_neighbors,
@@ -179,27 +185,27 @@ def fit(  # noqa: PLR0913
         check_images(sources, obsm_key=IMAGE_FEATURES)
     else:
         tuning.check_sources(sources)
-    inputs = gather(sources, keys)
-    if not inputs.measured.any() and all(value is None for value in inputs.label):
+    spots = gather(sources, keys)
+    if not (spots.has_counts or spots.has_labels):
         msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"
         raise ValueError(msg)
-    check_genes(inputs, genes)
-    rows, tuned = np.arange(len(inputs.slide)), None
-    tower = None
+    check_genes(spots, genes)
+    rows = np.arange(len(spots))
+    tower: TunedEncoder | None = None
+    of_fold: Sequence[NDArray[np.float32]] = ()
     if tuning is None:
-        features, record = features_to_fit(sources, encoder=chosen, fields=fields)
+        features, features_spec = features_to_fit(sources, encoder=chosen, fields=fields)
     else:
         with tuning.cut(sources) as store:
-            tuned, tower = tuning.run(store, inputs, rows, recipe)
-        features, record = tuning.write(sources, tower), tuned.record
+            tuned, tower = tuning.run(store, spots, rows, fit_spec)
+        features, features_spec, of_fold = tuning.write(sources, tower), tuned.record, tuned.of_fold
     if uses_color:
-        features, record = color_features(sources, features, record)
-    of_fold = () if tuned is None else tuned.of_fold
-    prepared = prepare(inputs, features, rows, method=method, recipe=recipe, record=record, of_fold=of_fold)
-    model = prepared.train()
+        features, features_spec = color_features(sources, features, features_spec)
+    spots = replace(spots, features=features)
+    model = fit_model(spots, rows, method=method, fit_spec=fit_spec, features_spec=features_spec, of_fold=of_fold)
     model.tower = tower
-    _write_embeddings(sources, model, model.method.embed(prepared.data))
-    _write_predictions(sources, inputs, features, model, donor_key=donor_key or batch_key)
+    _write_embeddings(sources, model, model.method.embed(spots_of_model(spots, rows, model.spec)))
+    _write_predictions(sources, spots, model, donor_key=keys.donor_key or keys.batch_key)
     return model
 
 
@@ -216,23 +222,26 @@ def _write_embeddings(
         ours = source.table.uns.setdefault(UNS, {})
         ours["model_id"] = model.model_id
         if VAE_LATENT in embeddings:
-            # it said what made the latent that has just been replaced
-            ours.pop(record_key(VAE_LATENT), None)
+            # what `embed_genes` writes about a latent of its own
+            ours[record_key(VAE_LATENT)] = {
+                "genes": model.genes, "n_latent": embeddings[VAE_LATENT].shape[1], "within_slide": True,
+                "key_added": VAE_LATENT, "trained_on_these_spots": True, "method": model.method.name,
+                "model_id": model.model_id, "version": VERSION,
+            }  # fmt: skip
         start = stop
     logger.info("Added obsm %s.", sorted(embeddings))
 
 
 def _write_predictions(
     sources: Sequence[Source],
-    inputs: Inputs,
-    features: NDArray[np.float32],
+    spots: Spots,
     model: Predictor,
     *,
     donor_key: str | None,
 ) -> None:
     if not model.has_expression:
         return
-    prediction = model.predict(features, slide=inputs.slide, xy=inputs.xy, depth=inputs.total)
+    prediction = model.predict(spots.features, slide=spots.slide, xy=spots.xy, depth=spots.depth)
     start = 0
     for source in sources:
         stop = start + source.table.n_obs

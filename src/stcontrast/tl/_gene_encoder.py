@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast.fitted import Predictor
-    from stcontrast.models import BatchAgnosticVAE
-    from stcontrast.tl._gene_spots import CountedSpots
 
 __all__ = ["GeneEncoder"]
 
@@ -51,8 +50,8 @@ class GeneEncoder:
     @classmethod
     def of(cls, model: BatchAgnosticVAE | Predictor | str | os.PathLike[str]) -> GeneEncoder:
         """That of a trained model, or of the folder of one."""
+        from stcontrast._models.batch_vae import BatchAgnosticVAE
         from stcontrast.fitted import Predictor
-        from stcontrast.models import BatchAgnosticVAE
 
         if isinstance(model, str | os.PathLike):
             model = _read(Path(model))
@@ -70,36 +69,11 @@ class GeneEncoder:
         latent = getattr(model.method, "latent", None)
         if not isinstance(latent, GeneLatent) or latent.vae is None:
             msg = (
-                f'The model of the method {model.card["method"]!r} has no gene latent: it takes "stcontrast" or '
+                f'The model of the method {model.spec["method"]!r} has no gene latent: it takes "stcontrast" or '
                 '"tpirbae", and counts to train on. Leave out `model` to train one here.'
             )
             raise ValueError(msg)
-        # the method's own columns are numbered; the card has their names, and those of its classes
-        classes = [model.classes[int(code)] for code in latent.vae.classes]
-        return cls(model, latent.vae, list(model.genes), classes)
-
-    @classmethod
-    def trained(
-        cls,
-        spots: CountedSpots,
-        *,
-        within_slide: bool,
-        class_weight: float,
-        n_latent: int,
-        max_epochs: int | None,
-        seed: int,
-    ) -> GeneEncoder:
-        """One that is trained on these spots."""
-        from stcontrast._models.batch_vae._fitting import fit_vae
-
-        adata = spots.to_train_on()
-        vae = fit_vae(
-            adata, batch_key=spots.batch_column, labels=list(spots.label[spots.measured]),
-            labels_key=spots.keys.get("label_key", "label"), class_weight=class_weight, n_latent=n_latent,
-            max_epochs=max_epochs, slide_key=spots.slide_column if within_slide else None,
-            validation_key=spots.keys.get("validation_key"), seed=seed,
-        )  # fmt: skip
-        return cls(vae, vae, spots.genes, [str(name) for name in vae.classes])
+        return cls(model, latent.vae, list(model.genes), [str(name) for name in latent.vae.classes])
 
     def encode(
         self,
@@ -152,13 +126,14 @@ class GeneEncoder:
 
 
 def _read(folder: Path) -> BatchAgnosticVAE | Predictor:
-    from stcontrast.models import BatchAgnosticVAE, load
+    from stcontrast._models.batch_vae import BatchAgnosticVAE
+    from stcontrast.fitted import load
 
-    if (folder / "card.json").is_file():
+    if (folder / "spec.json").is_file() or (folder / "card.json").is_file():
         return load(folder)
     if not (folder / "model.pt").is_file():
         msg = (
-            f"No model in {str(folder)!r}: neither `card.json` (stc.tl.fit) nor `model.pt` (BatchAgnosticVAE) is there."
+            f"No model in {str(folder)!r}: neither `spec.json` (stc.tl.fit) nor `model.pt` (BatchAgnosticVAE) is there."
         )
         raise FileNotFoundError(msg)
     return BatchAgnosticVAE.load(folder)

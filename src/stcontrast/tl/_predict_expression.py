@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._data.inputs import Keys, depth_of, resolve_sources
+from stcontrast._data.gather import depth_of
+from stcontrast._data.inputs import Keys, resolve_sources
 from stcontrast._keys import PREDICTION_TABLE
+from stcontrast.fitted import as_model
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._encoding import recipe_of
 from stcontrast.tl._features import check_features, features_for, features_there
-from stcontrast.tl._partial_store import check_store
 from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import check_donor_key, check_prediction_slot, prediction_table, provenance_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
+    from os import PathLike
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -32,7 +35,7 @@ __all__ = ["predict_expression"]
 
 def predict_expression(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
-    model: Predictor,
+    model: Predictor | str | PathLike[str],
     *,
     key_added: str = PREDICTION_TABLE,
     donor_key: str | None = None,
@@ -55,7 +58,7 @@ def predict_expression(  # noqa: PLR0913
     data
         One object or a list of them; SpatialData whose table annotates the spots (it may have no genes), or AnnData.
     model
-        From :func:`fit` or :func:`stcontrast.models.load`.
+        From :func:`fit` or :func:`stcontrast.models.load`, or the folder that it was saved to.
     key_added
         Name of the table that is added to a SpatialData.
     donor_key
@@ -71,8 +74,8 @@ def predict_expression(  # noqa: PLR0913
 
     Returns
     -------
-    `None` for SpatialData, which gets a table `key_added` that annotates the same shapes; for AnnData that table
-    itself (a list for a list). In it: ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``,
+    For one AnnData the prediction; for a list a list with the prediction of every AnnData in it, in order. `None` for
+    one SpatialData: every SpatialData gets the prediction as a table `key_added` that annotates the same shapes. In it: ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``,
     ``layers["upper"]`` = 90 % interval; ``obs``: the keys, the donor, ``stc_in_distribution``; ``obsm["spatial"]`` in
     pixels; ``var["stc_held_out_r"]``: correlation of each gene on held-out training groups;
     ``uns["stcontrast"]["prediction"]``: units, model, and for each slide whether it is in-sample, of a donor that the
@@ -82,6 +85,8 @@ def predict_expression(  # noqa: PLR0913
     ------
     FileExistsError
         If something lies at `store`.
+    FileNotFoundError
+        If there is no model in the folder.
     KeyError
         If a column, table, image or slide that is named is absent; the message lists what is there.
     ValueError
@@ -98,9 +103,8 @@ def predict_expression(  # noqa: PLR0913
     >>> new["stc_pred"].shape
     (40, 30)
     """
-    if not model.has_expression:
-        msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
-        raise ValueError(msg)
+    model = as_model(model)
+    model.require_expression()
     keys = Keys(
         table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
@@ -112,16 +116,16 @@ def predict_expression(  # noqa: PLR0913
     chosen = model.tower if encoder is None else resolve_encoder(encoder)
     if store is not None:
         _check_store(Path(store), sources, model)
-    check_features(sources, model.card["image_features"], encoder=chosen)
+    check_features(sources, model.spec["image_features"], encoder=chosen)
     returned: list[AnnData] = []
     for source in sources:
         if store is not None:
-            there = features_there(source, model.card["image_features"])
-            recipe = recipe_of(model.card["image_features"], encoder=chosen) if there is None else None
+            there = features_there(source, model.spec["image_features"])
+            recipe = recipe_of(model.spec["image_features"], encoder=chosen) if there is None else None
             table = predict_to_store(source, model, Path(store), recipe=recipe, features=there, donor_key=donor_key)
             _hand_over(source, key_added, table, returned)
             continue
-        features = features_for(source, model.card["image_features"], encoder=chosen)
+        features = features_for(source, model.spec["image_features"], encoder=chosen)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
         prediction = model.predict(features, slide=slide, xy=xy, depth=depth)
@@ -129,9 +133,9 @@ def predict_expression(  # noqa: PLR0913
         rows = np.arange(source.table.n_obs)
         table = prediction_table(source, model, prediction, rows, provenance=provenance, donor_key=donor_key)
         _hand_over(source, key_added, table, returned)
-    if not returned:
-        return None
-    return returned if len(returned) > 1 else returned[0]
+    if isinstance(data, Sequence):
+        return returned
+    return returned[0] if returned else None
 
 
 def _hand_over(source: Source, key_added: str, table: AnnData, returned: list[AnnData]) -> None:
@@ -142,7 +146,12 @@ def _hand_over(source: Source, key_added: str, table: AnnData, returned: list[An
 
 
 def _check_store(path: Path, sources: Sequence[Source], model: Predictor) -> None:
-    check_store(path)
+    if path.suffix != ".zarr":
+        msg = f"`store` must be the path of a zarr store, ending in '.zarr', found {str(path)!r}."
+        raise ValueError(msg)
+    if path.exists():
+        msg = f"{str(path)!r} exists: read it with `anndata.read_zarr`, remove it, or give another `store`."
+        raise FileExistsError(msg)
     if len(sources) > 1:
         msg = f"`store` takes the prediction of one object, found {len(sources)}: predict them one by one."
         raise ValueError(msg)

@@ -11,23 +11,24 @@ import numpy as np
 from stcontrast._data.folds import inner_folds
 from stcontrast._keys import TUNED_FEATURES
 from stcontrast._reading.resolve import require_images
+from stcontrast.fitted._fit import training_spots
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders.resolve import TimmEncoder, resolve_encoder
 from stcontrast.pp._encoding import FeatureRecipe
 from stcontrast.pp._image_features import encode_spots
 from stcontrast.tl._features import describe, keep_features
-from stcontrast.tl._training import targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.inputs import Inputs, Source
+    from stcontrast._data.inputs import Source
+    from stcontrast._data.spots import Spots
     from stcontrast._models.image_tower import TowerOptions, TunedEncoder
     from stcontrast._models.image_tower._crop_store import CropStore
+    from stcontrast.fitted._fit import FitSpec
     from stcontrast.pp._encoders.resolve import Encoder
-    from stcontrast.tl._training import Recipe
 
 __all__ = ["ImageTowerKind", "TunedFeatures", "Tuning", "check_image_tower"]
 
@@ -138,7 +139,7 @@ class Tuning:
         return CropStore.cut([source.spots for source in sources], self.fields, self.base.size_px)
 
     def run(
-        self, store: CropStore, inputs: Inputs, rows: NDArray[np.intp], recipe: Recipe, *, name: str = ""
+        self, store: CropStore, spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec, *, name: str = ""
     ) -> tuple[TunedFeatures, TunedEncoder]:
         """Tune on some spots, and encode.
 
@@ -146,11 +147,11 @@ class Tuning:
         ----------
         store
             Crops of all spots.
-        inputs
+        spots
             All spots.
         rows
             Training spots: whole donors. Nothing of any other is learnt from.
-        recipe
+        fit_spec
             How the method will be fitted.
         name
             Folder of this training in `checkpoint_dir`; that one itself by default.
@@ -162,13 +163,13 @@ class Tuning:
         from stcontrast._models.image_tower._crop_store import CropRows
         from stcontrast._models.image_tower._cross_fit import cross_fit, encode
 
-        data, crops = targets_of(inputs, rows, recipe), CropRows(store, rows)
+        data, crops = training_spots(spots, rows, fit_spec), CropRows(store, rows)
         options, kept = self.options, self.options.checkpoint_dir
         if kept is not None:
             options = replace(options, checkpoint_dir=Path(kept) / name)
         found = cross_fit(
             self.base, crops, data, inner_folds(data), options,
-            center=recipe.standardize == "slide", seed=recipe.seed,
+            center=fit_spec.standardize == "slide", seed=fit_spec.seed,
         )  # fmt: skip
         features = TunedFeatures(
             encode(found.encoder, CropRows(store, np.arange(len(store)))),

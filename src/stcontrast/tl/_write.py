@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stcontrast._keys import HELD_OUT_R, IN_DISTRIBUTION, LOWER, UNS, UPPER
-from stcontrast.tl._training import fingerprint_of
+from stcontrast.fitted._fit import fingerprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def provenance_of(
 
     A training slide is recognised by its image features, whatever its name; a donor by its name in `donor_key`.
     """
-    known = set(model.card["slides"].values())
+    known = set(model.spec["slides"].values())
     result = {}
     for slide in source.spots.slides:
         if fingerprint_of(features, slide.rows) in known:
@@ -56,7 +56,7 @@ def provenance_of(
             result[slide.name] = "unknown-donor"
         else:
             donors = set(source.table.obs[donor_key].astype(str).to_numpy()[slide.rows])
-            result[slide.name] = "in-donor" if donors & set(model.card["donors"]) else "out-of-donor"
+            result[slide.name] = "in-donor" if donors & set(model.spec["donors"]) else "out-of-donor"
     return result
 
 
@@ -90,9 +90,6 @@ def prediction_table(
     """
     from anndata import AnnData
 
-    if prediction.expression is None or prediction.lower is None or prediction.upper is None:
-        msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
-        raise ValueError(msg)
     frame = prediction_frame(
         source, model, prediction.in_distribution[rows], provenance=provenance, donor_key=donor_key
     )
@@ -118,14 +115,14 @@ def prediction_frame(
     obs[IN_DISTRIBUTION] = in_distribution
     # an AnnData's own positions, in pixels of the full resolution, not of the image that scanpy kept
     own = None if source.is_spatialdata else np.asarray(spots.table.obsm["spatial"], dtype=np.float64)[:, :2]
-    card = model.card
+    spec = model.spec
     said = {
-        "units": card["units"],
+        "units": spec["units"],
         "model_id": model.model_id,
-        "method": card["method"],
-        "encoder": str(card["image_features"]["encoder"]["name"]),
-        "interval": card["interval"],
-        "calibrated_on": f"held-out {card['held_out_unit']}s",
+        "method": spec["method"],
+        "encoder": str(spec["image_features"]["encoder"]["name"]),
+        "interval": spec["interval"],
+        "calibrated_on": f"held-out {spec['held_out_unit']}s",
         "provenance": dict(provenance),
     }
     return {

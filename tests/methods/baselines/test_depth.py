@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 
 import stcontrast as stc
 from stcontrast._data.folds import inner_folds
-from stcontrast.methods import Depth
+from stcontrast.methods.baselines import Depth
 from tests.methods.synthetic import training_data
 
 
@@ -16,7 +16,7 @@ def test_it_sees_the_depth_of_a_spot_and_nothing_else():
     data = training_data()
     method = Depth()
     method.fit(data, inner_folds(data))
-    view = data.view(np.arange(90), oracle=True)
+    view = data.take(np.arange(90)).unseen(depth=True)
     predicted = method.predict_expression(view)
     np.testing.assert_array_equal(
         predicted, method.predict_expression(replace(view, design=np.zeros_like(view.design)))
@@ -32,9 +32,9 @@ def test_it_sees_the_depth_of_a_spot_and_nothing_else():
 
 def test_a_view_that_is_not_an_oracle_s_has_no_depth():
     data = training_data()
-    assert data.view(np.arange(90)).depth is None
+    assert data.take(np.arange(90)).unseen().depth is None
     with pytest.raises(ValueError, match="needs the measured depth"):
-        Depth().seen(data.view(np.arange(90)))
+        Depth().seen(data.take(np.arange(90)).unseen())
 
 
 def test_moving_counts_between_genes_changes_nothing(caplog):
@@ -43,7 +43,7 @@ def test_moving_counts_between_genes_changes_nothing(caplog):
     new = stc.datasets.toy(n_donors=1, n_spots=40, n_genes=20, seed=1)
     stc.tl.predict_expression(new, model)
     assert "oracle: it looks at the measured depth" in caplog.text
-    assert model.card["oracle"]
+    assert model.spec["oracle"]
     before = new["stc_pred"].X.copy()
     table = new["table"]
     table.X = table.X[:, np.random.default_rng(0).permutation(20)]

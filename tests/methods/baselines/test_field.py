@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stcontrast.methods import Field
+from stcontrast.fitted._disk import read_state, write_state
+from stcontrast.methods.baselines import Field
 from stcontrast.metrics import mean_slide_correlation
 from tests.methods.synthetic import training_data
 
@@ -20,7 +21,7 @@ def test_smooth_as_wide_as_the_genes_and_telling_nothing():
     data, xy = grid()
     method = Field(length=4.0)
     method.fit_parts(data)
-    view = replace(data.view(np.arange(900)), xy=xy * 71)
+    view = replace(data.take(np.arange(900)).unseen(), xy=xy * 71)
     fields = method.predict_expression(view)
     mean, of_spot = data.slide_means()
     np.testing.assert_allclose(fields.std(axis=0).mean(), (data.target - of_spot).std(axis=0).mean(), rtol=0.2)
@@ -35,7 +36,7 @@ def test_it_looks_at_no_image():
     data = training_data()
     method = Field()
     method.fit_parts(data)
-    view = data.view(np.arange(90))
+    view = data.take(np.arange(90)).unseen()
     blank = replace(view, design=np.zeros_like(view.design))
     np.testing.assert_array_equal(method.predict_expression(view), method.predict_expression(blank))
     np.testing.assert_array_equal(method.predict_proba(view), method.predict_proba(blank))
@@ -46,11 +47,11 @@ def test_classes_come_in_their_frequencies(tmp_path):
     data = replace(data, label=(np.arange(900) % 10 == 0).astype(np.int64))
     method = Field(length=1.0)
     method.fit_parts(data)
-    view = replace(data.view(np.arange(900)), xy=xy)
+    view = replace(data.take(np.arange(900)).unseen(), xy=xy)
     assert method.predict_proba(view)[:, 1].mean() == pytest.approx(0.1, abs=0.1)
-    method.save_parts(tmp_path)
-    again = Field(**method.hyper)
-    again.load_parts(tmp_path)
+    write_state(tmp_path, method.state())
+    again = Field(**method.spec)
+    again.restore(read_state(tmp_path))
     np.testing.assert_array_equal(again.predict_proba(view), method.predict_proba(view))
 
 
@@ -61,7 +62,7 @@ def test_what_is_refused():
     method = Field()
     method.fit_parts(replace(data, label=np.full(90, -1)))
     with pytest.raises(ValueError, match="without labels"):
-        method.predict_proba(data.view(np.arange(90)))
-    method.fit_parts(replace(data, measured=np.zeros(90, dtype=bool)))
+        method.predict_proba(data.take(np.arange(90)).unseen())
+    method.fit_parts(replace(data, depth=np.zeros(90)))
     with pytest.raises(ValueError, match="without counts"):
-        method.predict_expression(data.view(np.arange(90)))
+        method.predict_expression(data.take(np.arange(90)).unseen())

@@ -10,8 +10,8 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.preprocessing import KernelCenterer
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.methods import Kernel
-from stcontrast.methods.baselines import _kernel
+from stcontrast.fitted._disk import read_state, write_state
+from stcontrast.methods.baselines import Kernel, _kernel
 from stcontrast.methods.baselines._kernel import PENALTIES, KernelPath
 from stcontrast.metrics import mean_slide_correlation
 from tests.methods.synthetic import training_data
@@ -154,7 +154,7 @@ def test_the_penalties_that_predict_held_out_donors_best():
     assert method.penalty == max(r, key=r.get)
     assert method.class_penalty == max(likelihood, key=likelihood.get)
     assert r[method.penalty] > 0.5
-    whole = Kernel(**method.hyper)
+    whole = Kernel(**method.spec)
     whole.fit_parts(data)
     np.testing.assert_array_equal(method.predict_expression(data), whole.predict_expression(data))
 
@@ -162,7 +162,7 @@ def test_the_penalties_that_predict_held_out_donors_best():
 def test_held_out_predictions_do_not_know_the_held_out_counts():
     data = training_data()
     folds = inner_folds(data)
-    fold = folds.folds[0]
+    fold = folds[0]
     held = Kernel().hold_out(data, folds)
     target, label = data.target.copy(), data.label.copy()
     target[fold.held_out] = 100 * np.random.default_rng(0).random(target[fold.held_out].shape)
@@ -188,8 +188,8 @@ def test_spots_without_counts_or_label_are_not_looked_at():
     target = np.where(measured[:, None], data.target, 1e6).astype(np.float32)
     label = np.where(known, data.label, -1)
     one, other = Kernel(), Kernel()
-    one.fit_parts(replace(data, measured=measured, label=label))
-    other.fit_parts(replace(data, measured=measured, label=label, target=target))
+    one.fit_parts(replace(data, depth=data.depth * measured, label=label))
+    other.fit_parts(replace(data, depth=data.depth * measured, label=label, target=target))
     assert one.expression is not None
     assert len(one.expression.arrays["landmarks"]) == measured.sum()
     assert len(one.classes.arrays["landmarks"]) == known.sum()
@@ -202,7 +202,7 @@ def test_probabilities(kind):
     if kind == "one class":
         data = replace(data, label=np.where(data.label == 1, 1, -1))
     elif kind == "one spot":
-        data = replace(data, label=np.where(np.arange(90) == 4, 1, -1), measured=np.arange(90) == 4)
+        data = replace(data, label=np.where(np.arange(90) == 4, 1, -1), depth=data.depth * (np.arange(90) == 4))
     elif kind == "constant":
         data = replace(data, design=np.full_like(data.design, 3))
     method = Kernel()
@@ -226,14 +226,14 @@ def test_probabilities(kind):
 def test_saved_and_read_again(tmp_path, missing):
     data, new = training_data(n_classes=3), training_data(seed=1)
     if missing == "counts":
-        data = replace(data, measured=np.zeros(90, dtype=bool))
+        data = replace(data, depth=np.zeros(90))
     if missing == "labels":
         data = replace(data, label=np.full(90, -1))
     method = Kernel()
     method.fit(data, inner_folds(data))
-    method.save_parts(tmp_path)
+    write_state(tmp_path, method.state())
     again = Kernel()
-    again.load_parts(tmp_path)
+    again.restore(read_state(tmp_path))
     assert (again.penalty, again.class_penalty) == (method.penalty, method.class_penalty)
     for name, absent in (("predict_expression", "counts"), ("predict_proba", "labels")):
         if missing == absent:

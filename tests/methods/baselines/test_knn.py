@@ -8,7 +8,8 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.methods import Knn
+from stcontrast.fitted._disk import read_state, write_state
+from stcontrast.methods.baselines import Knn
 from stcontrast.methods.baselines._knn import GRID
 from stcontrast.metrics import mean_slide_correlation
 from tests.methods.synthetic import training_data
@@ -24,7 +25,7 @@ def test_it_is_scikit_learn_s():
     regression = KNeighborsRegressor(7).fit(scaler.transform(data.design), data.target - of_spot + mean)
     votes = KNeighborsClassifier(9).fit(scaler.transform(data.design), data.label)
     queries = scaler.transform(new.design)
-    view = new.view(np.arange(90))
+    view = new.take(np.arange(90)).unseen()
     np.testing.assert_allclose(method.predict_expression(view), regression.predict(queries), atol=1e-5)
     np.testing.assert_allclose(method.predict_proba(view), votes.predict_proba(queries), atol=1e-6)
 
@@ -37,10 +38,10 @@ def test_the_number_of_neighbours_that_predicts_held_out_donors_best():
     scores = {}
     for k in GRID:
         expression = np.full_like(data.target, np.nan)
-        for fold in folds.folds:
+        for fold in folds:
             part = Knn(k=k)
             part.fit_parts(data.take(fold.train))
-            expression[fold.held_out] = part.predict_expression(data.view(fold.held_out))
+            expression[fold.held_out] = part.predict_expression(data.take(fold.held_out).unseen())
         scores[k] = mean_slide_correlation(expression, data.observed, data.slide)
     assert method.k == max(scores, key=scores.get)
     assert mean_slide_correlation(held.expression, data.observed, data.slide) == pytest.approx(scores[method.k])
@@ -49,16 +50,16 @@ def test_the_number_of_neighbours_that_predicts_held_out_donors_best():
 def test_what_was_not_learnt_is_refused_and_the_rest_kept(tmp_path):
     data = training_data()
     labels_alone, counts_alone = Knn(), Knn()
-    labels_alone.fit_parts(replace(data, measured=np.zeros(90, dtype=bool)))
+    labels_alone.fit_parts(replace(data, depth=np.zeros(90)))
     counts_alone.fit_parts(replace(data, label=np.full(90, -1)))
-    view = data.view(np.arange(90))
+    view = data.take(np.arange(90)).unseen()
     with pytest.raises(ValueError, match="without counts"):
         labels_alone.predict_expression(view)
     with pytest.raises(ValueError, match="without labels"):
         counts_alone.predict_proba(view)
-    labels_alone.save_parts(tmp_path)
+    write_state(tmp_path, labels_alone.state())
     again = Knn()
-    again.load_parts(tmp_path)
+    again.restore(read_state(tmp_path))
     np.testing.assert_array_equal(again.predict_proba(view), labels_alone.predict_proba(view))
     with pytest.raises(ValueError, match="`k` must be at least 1"):
         Knn(k=0)

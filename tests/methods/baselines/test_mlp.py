@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.methods import Mlp
+from stcontrast.fitted._disk import read_state, write_state
+from stcontrast.methods.baselines import Mlp
 from stcontrast.metrics import mean_slide_correlation
 from tests.methods.synthetic import training_data
 
@@ -18,23 +19,23 @@ def test_it_learns_stops_where_held_out_donors_say_and_is_kept(tmp_path):
     assert 1 <= method.stop_epoch <= 30
     assert method.network.fitted().config.n_gene == 0
     assert mean_slide_correlation(held.expression, data.observed, data.slide) > 0.6
-    view = new.view(np.arange(180))
+    view = new.take(np.arange(180)).unseen()
     assert mean_slide_correlation(method.predict_expression(view), new.observed, new.slide) > 0.6
     assert (method.predict_proba(view).argmax(axis=1) == new.label).mean() > 0.8
-    method.save_parts(tmp_path)
-    again = Mlp(**method.hyper)
-    again.load_parts(tmp_path)
+    write_state(tmp_path, method.state())
+    again = Mlp(**method.spec)
+    again.restore(read_state(tmp_path))
     np.testing.assert_array_equal(again.predict_expression(view), method.predict_expression(view))
 
 
 def test_labels_alone():
     data = training_data()
-    data = replace(data, measured=np.zeros(90, dtype=bool))
+    data = replace(data, depth=np.zeros(90))
     method = Mlp(max_epochs=20)
     method.fit(data, inner_folds(data))
-    assert (method.predict_proba(data.view(np.arange(90))).argmax(axis=1) == data.label).mean() > 0.8
+    assert (method.predict_proba(data.take(np.arange(90)).unseen()).argmax(axis=1) == data.label).mean() > 0.8
     with pytest.raises(ValueError, match="without counts"):
-        method.predict_expression(data.view(np.arange(90)))
+        method.predict_expression(data.take(np.arange(90)).unseen())
 
 
 def test_parameters_are_checked():

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.methods import Color, Mean, Ridge
+from stcontrast.fitted._disk import read_state, write_state
 from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath
+from stcontrast.methods.baselines import Color, Mean, Ridge
 from stcontrast.metrics import mean_slide_correlation
 from tests.methods.synthetic import training_data
 
 
 def held_out_score(data, penalty: float) -> float:
     expression = np.full_like(data.target, np.nan)
-    for fold in inner_folds(data).folds:
+    for fold in inner_folds(data):
         path = RidgePath().fit(data.design[fold.train], data.take(fold.train))
         expression[fold.held_out] = path.predict(data.design[fold.held_out], penalty)
     return mean_slide_correlation(expression, data.target, data.slide)
@@ -40,7 +41,7 @@ def test_held_out_predictions_do_not_know_the_held_out_counts():
     data = training_data()
     method, folds = Ridge(), inner_folds(data)
     held = method.hold_out(data, folds)
-    fold = folds.folds[0]
+    fold = folds[0]
     target = data.target.copy()
     target[fold.held_out] = 100 * np.random.default_rng(0).random(target[fold.held_out].shape)
     again = method.hold_out(replace(data, target=target, observed=target), folds)
@@ -66,12 +67,12 @@ def test_what_was_not_learnt_is_refused(kind, tmp_path):
     without_labels.fit_parts(replace(data, label=np.full(90, -1)))
     with pytest.raises(ValueError, match="without labels"):
         without_labels.predict_proba(data)
-    without_counts.fit_parts(replace(data, measured=np.zeros(90, dtype=bool)))
+    without_counts.fit_parts(replace(data, depth=np.zeros(90)))
     with pytest.raises(ValueError, match="without counts"):
         without_counts.predict_expression(data)
-    without_counts.save_parts(tmp_path)
+    write_state(tmp_path, without_counts.state())
     again = kind()
-    again.load_parts(tmp_path)
+    again.restore(read_state(tmp_path))
     np.testing.assert_array_equal(again.predict_proba(data), without_counts.predict_proba(data))
 
 
@@ -81,16 +82,16 @@ def test_the_classifier_is_the_one_asked_for(tmp_path):
     held = method.fit(data, inner_folds(data))
     expected = LinearClassifier("discriminant").fit(data.design, data).predict_proba(new.design)
     np.testing.assert_array_equal(method.predict_proba(new), expected)
-    fold = inner_folds(data).folds[0]
+    fold = inner_folds(data)[0]
     part = LinearClassifier("discriminant").fit(data.design[fold.train], data.take(fold.train))
     np.testing.assert_array_equal(held.proba[fold.held_out], part.predict_proba(data.design[fold.held_out]))
     plain = Ridge()
     plain.fit(data, inner_folds(data))
     np.testing.assert_array_equal(method.predict_expression(new), plain.predict_expression(new))
     assert not np.allclose(method.predict_proba(new), plain.predict_proba(new), atol=0.01)
-    method.save_parts(tmp_path)
-    again = Ridge(**method.hyper)
-    again.load_parts(tmp_path)
+    write_state(tmp_path, method.state())
+    again = Ridge(**method.spec)
+    again.restore(read_state(tmp_path))
     np.testing.assert_array_equal(again.predict_proba(new), method.predict_proba(new))
 
 

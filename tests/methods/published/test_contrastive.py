@@ -9,8 +9,11 @@ import torch
 
 import stcontrast as stc
 from stcontrast._data.folds import inner_folds
-from stcontrast.methods import METHODS, Bleep, ContrastiveMethod, ContrastiveOptions, get_method
+from stcontrast.fitted._disk import read_state, write_state
+from stcontrast.methods import ContrastiveMethod, ContrastiveOptions
+from stcontrast.methods._base import METHODS, get_method
 from stcontrast.methods._retrieval import combine
+from stcontrast.methods.published import Bleep
 from stcontrast.metrics import mean_slide_correlation
 from stcontrast.nn._head_pair import HeadPair
 from tests.methods.quick import CONTRASTIVE
@@ -25,13 +28,13 @@ def made(name: str, **options):
 
 def without_counts(data):
     nothing = np.zeros((90, 0), dtype=np.float32)
-    return replace(data, measured=np.zeros(90, dtype=bool), counts=data.counts[:, :0], target=nothing, observed=nothing)
+    return replace(data, depth=np.zeros(90), counts=data.counts[:, :0], target=nothing, observed=nothing)
 
 
 @pytest.fixture(scope="module", params=list(CONTRASTIVE))
 def fitted(request):
     data = training_data(n_classes=3)
-    data = replace(data, measured=ALL % 11 > 0, label=np.where(ALL % 4, data.label, -1))
+    data = replace(data, depth=data.depth * (ALL % 11 > 0), label=np.where(ALL % 4, data.label, -1))
     method = made(request.param)
     method.fit_parts(data)
     return method, data
@@ -39,7 +42,7 @@ def fitted(request):
 
 def test_predictions_and_embeddings(fitted):
     method, data = fitted
-    view = data.view(ALL)
+    view = data.take(ALL).unseen()
     expression, proba = method.predict_expression(view), method.predict_proba(view)
     assert expression.shape == (90, 5)
     assert np.isfinite(expression).all()
@@ -56,9 +59,9 @@ def test_predictions_and_embeddings(fitted):
 
 def test_saved_and_read_again(fitted, tmp_path):
     method, data = fitted
-    method.save_parts(tmp_path)
-    again = METHODS[method.name](**method.hyper)
-    again.load_parts(tmp_path)
+    write_state(tmp_path, method.state())
+    again = METHODS[method.name](**method.spec)
+    again.restore(read_state(tmp_path))
     view = training_data(seed=1).view(ALL)
     np.testing.assert_array_equal(again.predict_expression(view), method.predict_expression(view))
     np.testing.assert_array_equal(again.predict_proba(view), method.predict_proba(view))
@@ -68,15 +71,18 @@ def test_saved_and_read_again(fitted, tmp_path):
 
 def test_a_prediction_is_of_its_own_slide_alone(fitted):
     method, data = fitted
-    whole = method.predict_expression(data.view(ALL))
+    whole = method.predict_expression(data.take(ALL).unseen())
     rows = np.flatnonzero(data.slide == 1)
-    np.testing.assert_allclose(method.predict_expression(data.view(rows)), whole[rows], atol=1e-4)
+    np.testing.assert_allclose(method.predict_expression(data.take(rows).unseen()), whole[rows], atol=1e-4)
 
 
 def test_the_order_of_the_spots_does_not_matter(fitted):
     method, data = fitted
     order = np.random.default_rng(0).permutation(90)
-    one, other = method.predict_expression(data.view(ALL)), method.predict_expression(data.view(order))
+    one, other = (
+        method.predict_expression(data.take(ALL).unseen()),
+        method.predict_expression(data.take(order).unseen()),
+    )
     np.testing.assert_allclose(other, one[order], atol=1e-4)
 
 
@@ -84,7 +90,7 @@ def test_the_order_of_the_spots_does_not_matter(fitted):
 def test_held_out_counts_do_not_touch_held_out_predictions(name):
     data = training_data()
     folds = inner_folds(data)
-    rows = folds.folds[0].held_out
+    rows = folds[0].held_out
     held = made(name).hold_out(data, folds)
     rng = np.random.default_rng(0)
     counts = data.counts.toarray()
@@ -98,7 +104,7 @@ def test_held_out_counts_do_not_touch_held_out_predictions(name):
     again = made(name).hold_out(changed, folds)
     np.testing.assert_array_equal(again.expression[rows], held.expression[rows])
     np.testing.assert_array_equal(again.proba[rows], held.proba[rows])
-    others = folds.folds[1].held_out
+    others = folds[1].held_out
     assert not np.array_equal(again.expression[others], held.expression[others])
 
 
@@ -110,7 +116,7 @@ def test_something_is_learnt(name):
         name, options={**CONTRASTIVE[name], **longer, **({"vae_epochs": 60} if name == "tpirbae" else {})}
     )
     method.fit_parts(data)
-    view = new.view(np.arange(180))
+    view = new.take(np.arange(180)).unseen()
     # the VAE's decoder takes out depth, which is a part of what these data are made of
     least = 0.4 if name == "tpirbae" else 0.5
     assert mean_slide_correlation(method.predict_expression(view), new.observed, new.slide) > least
@@ -123,16 +129,18 @@ def test_labels_alone(name, caplog, tmp_path):
     method = made(name)
     method.fit_parts(data)
     assert "nothing to align" in caplog.text
-    assert (method.predict_proba(data.view(ALL)).argmax(axis=1) == data.label).mean() > 0.9
+    assert (method.predict_proba(data.take(ALL).unseen()).argmax(axis=1) == data.label).mean() > 0.9
     assert method.embed(data) == {}
     with pytest.raises(ValueError, match="without counts"):
-        method.predict_expression(data.view(ALL))
+        method.predict_expression(data.take(ALL).unseen())
     with pytest.raises(ValueError, match="no neighbours to show"):
-        method.neighbors(data.view(ALL))
-    method.save_parts(tmp_path)
+        method.neighbors(data.take(ALL).unseen())
+    write_state(tmp_path, method.state())
     again = made(name)
-    again.load_parts(tmp_path)
-    np.testing.assert_array_equal(again.predict_proba(data.view(ALL)), method.predict_proba(data.view(ALL)))
+    again.restore(read_state(tmp_path))
+    np.testing.assert_array_equal(
+        again.predict_proba(data.take(ALL).unseen()), method.predict_proba(data.take(ALL).unseen())
+    )
 
 
 def test_counts_alone():
@@ -143,15 +151,15 @@ def test_counts_alone():
 
 
 def test_the_neighbours_are_what_the_prediction_is_made_of():
-    data = replace(training_data(), measured=ALL % 9 > 0)
+    data = replace(training_data(), depth=training_data.depth * (ALL % 9 > 0))
     method = made("bleep", k=7, weights="similarity")
     method.fit_parts(data)
-    found = method.neighbors(data.view(ALL))
+    found = method.neighbors(data.take(ALL).unseen())
     assert found.ids.shape == (90, 7)
     measured = data.take(np.flatnonzero(data.measured))
     mean, of_spot = measured.slide_means()
     np.testing.assert_allclose(
-        combine(found, measured.target - of_spot + mean), method.predict_expression(data.view(ALL)), atol=1e-6
+        combine(found, measured.target - of_spot + mean), method.predict_expression(data.take(ALL).unseen()), atol=1e-6
     )
 
 
@@ -160,19 +168,21 @@ def test_decoders(decoder):
     data = training_data()
     method = made("tpirbae", decoder=decoder)
     method.fit_parts(data)
-    assert np.isfinite(method.predict_expression(data.view(ALL))).all()
+    assert np.isfinite(method.predict_expression(data.take(ALL).unseen())).all()
 
 
 def test_knn_probe_votes(tmp_path):
     data = training_data()
     method = made("bleep", probe="knn", probe_k=5)
     method.fit_parts(data)
-    votes = 5 * method.predict_proba(data.view(ALL))
+    votes = 5 * method.predict_proba(data.take(ALL).unseen())
     np.testing.assert_allclose(votes, np.round(votes), atol=1e-5)
-    method.save_parts(tmp_path)
+    write_state(tmp_path, method.state())
     again = made("bleep", probe="knn", probe_k=5)
-    again.load_parts(tmp_path)
-    np.testing.assert_array_equal(again.predict_proba(data.view(ALL)), method.predict_proba(data.view(ALL)))
+    again.restore(read_state(tmp_path))
+    np.testing.assert_array_equal(
+        again.predict_proba(data.take(ALL).unseen()), method.predict_proba(data.take(ALL).unseen())
+    )
 
 
 @pytest.mark.parametrize("negatives", ["within-slide", "exclude-neighbours"])
@@ -190,9 +200,9 @@ def test_a_learnt_temperature_is_kept(tmp_path):
     method.fit_parts(data)
     learnt = float(method.module.contrast.temperature.detach())
     assert learnt != pytest.approx(0.2, rel=1e-3)
-    method.save_parts(tmp_path)
-    again = Bleep(**method.hyper)
-    again.load_parts(tmp_path)
+    write_state(tmp_path, method.state())
+    again = Bleep(**method.spec)
+    again.restore(read_state(tmp_path))
     assert float(again.module.contrast.temperature.detach()) == pytest.approx(learnt)
 
 
@@ -262,7 +272,7 @@ def test_a_tenth_method_is_one_class(tmp_path):
     try:
         sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=20)
         model = stc.tl.fit(sdata, batch_key="donor", label_key="subtype", method="tenth", options={"flavour": "odd"})
-        assert model.card["hyper"]["flavour"] == "odd"
+        assert model.spec["hyper"]["flavour"] == "odd"
         assert {"X_stc_image", "X_stc_gene"} <= set(sdata["table"].obsm)
         model.save(tmp_path / "model")
         new = stc.datasets.toy(n_donors=1, n_spots=40, n_genes=20, seed=1)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from stcontrast.methods import Mclstexp
+from stcontrast.methods.published import Mclstexp
 from tests.methods.quick import CONTRASTIVE
 from tests.methods.synthetic import training_data
 

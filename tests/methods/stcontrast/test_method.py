@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.methods import Kernel, Knn, Ridge, Stcontrast
+from stcontrast.fitted._disk import read_state, write_state
+from stcontrast.methods.baselines import Kernel, Knn, Ridge
+from stcontrast.methods.stcontrast import Stcontrast
 from stcontrast.methods.stcontrast import _method as _stcontrast
 from stcontrast.methods.stcontrast._method import MEMBERS
 from stcontrast.methods.stcontrast._stacking import shrinkage
@@ -55,7 +57,7 @@ def test_all_but_ridge_learn_the_principal_components(fitted):
     low_rank = replace(data, n_components=2).denoised()
     assert not np.allclose(low_rank.target, data.target, atol=0.1)
     for name, member in few.members.items():
-        alone = type(member)(**member.hyper)
+        alone = type(member)(**member.spec)
         if name == "knn":
             alone.class_k = member.class_k
         alone.fit_parts(data if name == "ridge" else low_rank)
@@ -166,9 +168,9 @@ def test_where_nothing_beats_ridge_it_is_ridge(monkeypatch, tmp_path, trusted):
         assert method.class_weights == only
         np.testing.assert_array_equal(held.proba, of_ridge.proba)
         np.testing.assert_array_equal(method.predict_proba(new), ridge.predict_proba(new))
-    method.save_parts(tmp_path)
-    again = Stcontrast(**method.hyper)
-    again.load_parts(tmp_path)
+    write_state(tmp_path, method.state())
+    again = Stcontrast(**method.spec)
+    again.restore(read_state(tmp_path))
     assert (again.weights, again.class_weights, again.shrinkage) == (method.weights, method.class_weights, {})
     np.testing.assert_array_equal(again.predict_expression(new), method.predict_expression(new))
     np.testing.assert_array_equal(again.predict_proba(new), method.predict_proba(new))
@@ -190,20 +192,20 @@ def test_fitted_again_it_forgets_what_it_shrank(monkeypatch):
 def test_labels_of_a_single_donor():
     """While it is held out there is nobody to learn classes from, and of the others nobody knows what is right."""
     data = training_data()
-    data = replace(data, label=np.where(data.donor == 1, data.label, -1))
+    data = replace(data, label=np.where(data.donor == "1", data.label, -1))
     method = Stcontrast(n_latent=4, max_epochs=2, vae_epochs=1, n_networks=1)
     held = method.fit(data, inner_folds(data))
-    assert np.isnan(held.proba[data.donor == 1]).all()
+    assert np.isnan(held.proba[data.donor == "1"]).all()
     assert method.class_weights == pytest.approx(dict.fromkeys(MEMBERS, 0.2))
     proba = method.predict_proba(data)
     np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
-    assert (proba.argmax(axis=1) == data.label)[data.donor == 1].mean() > 0.8
+    assert (proba.argmax(axis=1) == data.label)[data.donor == "1"].mean() > 0.8
 
 
 def test_embeddings(fitted):
     data = training_data(seed=1)
     measured = np.arange(90) % 7 > 0
-    found = fitted.embed(replace(data, measured=measured))
+    found = fitted.embed(replace(data, depth=data.depth * measured))
     latent, gene, image = (found[f"X_stc_{name}"] for name in ("vae", "gene", "image"))
     for embedding in (latent, gene):
         assert np.isnan(embedding[~measured]).all()
@@ -215,9 +217,9 @@ def test_embeddings(fitted):
 
 
 def test_saved_and_read_again(fitted, tmp_path):
-    fitted.save_parts(tmp_path)
-    again = Stcontrast(**fitted.hyper)
-    again.load_parts(tmp_path)
+    write_state(tmp_path, fitted.state())
+    again = Stcontrast(**fitted.spec)
+    again.restore(read_state(tmp_path))
     data = training_data(seed=1)
     assert (again.weights, again.class_weights) == (fitted.weights, fitted.class_weights)
     np.testing.assert_array_equal(again.shrinkage["slope"], fitted.shrinkage["slope"])
@@ -237,7 +239,7 @@ def test_labels_alone(tmp_path):
     data = training_data()
     data = replace(
         data,
-        measured=np.zeros(90, dtype=bool),
+        depth=np.zeros(90),
         counts=data.counts[:, :0],
         target=np.zeros((90, 0), dtype=np.float32),
         observed=np.zeros((90, 0), dtype=np.float32),
@@ -247,9 +249,9 @@ def test_labels_alone(tmp_path):
     assert method.latent.vae is None
     assert set(method.embed(data)) == {"X_stc_image"}
     assert (held.proba.argmax(axis=1) == data.label).mean() > 0.7
-    method.save_parts(tmp_path)
+    write_state(tmp_path, method.state())
     again = Stcontrast(max_epochs=15)
-    again.load_parts(tmp_path)
+    again.restore(read_state(tmp_path))
     np.testing.assert_allclose(again.predict_proba(data), method.predict_proba(data), atol=1e-6)
 
 

@@ -16,7 +16,7 @@ from tests.methods.synthetic import training_data
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.spots import Spots
     from stcontrast._models.image_tower._options import TowerOptions
 
 SIZE = 32
@@ -34,14 +34,14 @@ def tower(options: TowerOptions) -> ImageTower:
     return ImageTower(base._model.requires_grad_(), mean=base.mean or (), std=base.std or (), options=options)
 
 
-def spots(*, donors: int = 3, n_spots: int = 16) -> TrainingData:
+def spots(*, donors: int = 3, n_spots: int = 16) -> Spots:
     """Training spots; every fifth has no counts, the next no label."""
     data = training_data(donors=donors, n_spots=n_spots, n_genes=6)
     data.measured[::5], data.label[1::5] = False, -1
     return data
 
 
-def store_of(data: TrainingData, *, n_fields: int = 1, directory: Path | None = None) -> CropStore:
+def store_of(data: Spots, *, n_fields: int = 1, directory: Path | None = None) -> CropStore:
     """Crops whose colours follow the design, with noise."""
     rng = np.random.default_rng(0)
     store = CropStore(len(data.slide), n_fields, SIZE, directory=directory)
@@ -52,7 +52,7 @@ def store_of(data: TrainingData, *, n_fields: int = 1, directory: Path | None = 
     return store
 
 
-def task_of(data: TrainingData, store: CropStore, *, n_components: int = 4, seed: int = 0) -> Task:
+def task_of(data: Spots, store: CropStore, *, n_components: int = 4, seed: int = 0) -> Task:
     """Learn from all spots."""
     rows = np.arange(len(data.slide))
     targets = TowerTargets.of(data, rows, n_components=n_components)

@@ -18,7 +18,7 @@ from tests.models.image_tower.synthetic import QUICK, encoder, spots, store_of, 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.spots import Spots
 
 HOW: dict[str, Any] = {**QUICK, "epochs": 4, "learning_rate": 2e-3}
 
@@ -35,7 +35,7 @@ def fitted(*, told: bool = True, **options: Any) -> CrossFitted:
     return found
 
 
-def unrelated(data: TrainingData) -> TrainingData:
+def unrelated(data: Spots) -> Spots:
     return replace(data, design=np.random.default_rng(5).normal(size=data.design.shape).astype(np.float32))
 
 
@@ -46,7 +46,7 @@ def test_the_epoch_with_the_least_loss_on_held_out_donors_is_taken_everywhere() 
     assert best < 4, "learning noise by heart does not help on other donors"
     assert len(found.losses["final"]) == best
     data, options = spots(), TowerOptions(**{**HOW, "learning_rate": 2e-2})
-    fold = inner_folds(data).folds[1]
+    fold = inner_folds(data)[1]
     with store_of(unrelated(data), n_fields=2) as store:
         for rows, made in ((fold.train, found.of_fold[1]), (np.arange(48), found.encoder)):
             part = tower(options)

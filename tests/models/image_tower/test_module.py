@@ -55,7 +55,7 @@ def test_spots_without_counts_or_label_have_no_part_in_those_losses() -> None:
     label[:] = -1
     assert "class" not in module.losses(features, given._replace(label=label))
     nothing = torch.zeros(12, dtype=torch.bool)
-    assert set(module.losses(features, given._replace(measured=nothing))) == {"class"}
+    assert set(module.losses(features, given._replace(depth=measured.depth * nothing))) == {"class"}
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -114,7 +114,7 @@ def test_components_are_those_of_the_training_rows_and_see_nothing_else() -> Non
     scores /= np.sqrt(scores.var(axis=0).sum())
     np.testing.assert_allclose(np.abs(targets.components[seen]), np.abs(scores), atol=1e-4)
     assert not targets.components[~data.measured].any()
-    data.observed[data.donor == 2] += 7 * np.random.default_rng(0).random((30, 6), dtype=np.float32)
+    data.observed[data.donor == "2"] += 7 * np.random.default_rng(0).random((30, 6), dtype=np.float32)
     again = TowerTargets.of(data, rows, n_components=3)
     np.testing.assert_array_equal(again.components[rows], targets.components[rows])
 

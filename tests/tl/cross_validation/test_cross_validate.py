@@ -202,7 +202,7 @@ def test_each_method_has_the_neighbours_it_takes_by_default(toy):
     cards = {
         (method, given): stc.tl.fit(
             copied(toy), batch_key="donor", method=method, n_neighbors=given, options=QUICK[method]
-        ).card["n_neighbors"]
+        ).spec["n_neighbors"]
         for method in ("ridge", "bleep", "color")
         for given in (None, 6)
     }  # fmt: skip
@@ -233,7 +233,7 @@ def test_completed_targets_are_learnt_from_and_never_scored_against(toy, monkeyp
     assert sorted(seen) == sorted([*(3 * [2 * n[0]]), *(6 * [n[0]])])
     rmse = [cv.scores.query("metric == 'rmse'")["value"].to_numpy() for cv in (plain, completed)]
     assert (rmse[1] > rmse[0]).mean() > 0.5
-    assert stc.tl.fit(copied(toy), batch_key="donor", method="mean", complete=True).card["completed_targets"]
+    assert stc.tl.fit(copied(toy), batch_key="donor", method="mean", complete=True).spec["completed_targets"]
 
 
 def test_classes_and_confusion(cv):
@@ -317,7 +317,7 @@ def test_recall_is_that_of_the_embeddings_of_the_held_out_donor(cv):
 
 
 def test_a_fit_that_fails_is_noted_and_the_rest_kept(toy, monkeypatch, caplog):
-    from stcontrast.methods import Ridge
+    from stcontrast.methods.baselines import Ridge
 
     original = Ridge.fit
 
@@ -349,7 +349,7 @@ def test_a_fit_that_fails_is_noted_and_the_rest_kept(toy, monkeypatch, caplog):
 
 
 def test_where_every_fit_fails_it_says_why(toy, monkeypatch):
-    from stcontrast.methods import Mean
+    from stcontrast.methods.baselines import Mean
 
     def fit(self, data, folds):
         msg = "no luck at all"

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 import stcontrast as stc
-from stcontrast.methods import METHODS, Mean, Ridge
+from stcontrast.methods._base import METHODS
+from stcontrast.methods.baselines import Mean, Ridge
 from stcontrast.tl.cross_validation import _pool as _cv_pool
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, parts_of
@@ -144,9 +145,8 @@ def test_a_wrong_number_of_processes_is_refused(raw, n_jobs):
 
 def test_a_fit_is_a_fit_on_one_thread(toy, monkeypatch):
     import torch
-    from threadpoolctl import threadpool_info
-
     from stcontrast.tl._training import Prepared
+    from threadpoolctl import threadpool_info
 
     seen = []
     original = Prepared.train

@@ -5,10 +5,11 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
+from stcontrast.tl._training import Prepared
 
 import stcontrast as stc
-from stcontrast.methods import METHODS, Ridge
-from stcontrast.tl._training import Prepared
+from stcontrast.methods._base import METHODS
+from stcontrast.methods.baselines import Ridge
 from stcontrast.tl.cross_validation._code import code_of
 from stcontrast.tl.cross_validation._store import _fingerprint
 from tests.tl.conftest import copied

@@ -16,11 +16,41 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["fit_vae"]
+__all__ = ["fit_vae", "make_vae"]
 
 _UNLABELLED: Final = "unlabelled"
 # what a halved or quartered depth does to a spot is learnt; more than that leaves little of a shallow one
 THIN_TO: Final = (0.5, 0.25)
+
+
+def make_vae(
+    adata: AnnData,
+    *,
+    batch_key: str,
+    labels: Sequence[str | None] | None = None,
+    labels_key: str = "label",
+    class_weight: float = 0.0,
+    n_latent: int = 16,
+    slide_key: str | None = None,
+    seed: int = 0,
+) -> BatchAgnosticVAE:
+    """A model that is set up on these spots, not trained; see :func:`fit_vae`."""
+    known = sorted({label for label in labels or () if label is not None})
+    classes = {}
+    if known:
+        unlabelled = _UNLABELLED
+        while unlabelled in known:
+            unlabelled += "_"
+        named = [unlabelled if label is None else label for label in labels or ()]
+        adata.obs[labels_key] = pd.Categorical(named, categories=[*known, unlabelled])
+        classes = {"labels_key": labels_key, "unlabeled_category": unlabelled}
+    # that no spot is unlabelled is as it should be
+    silent = quiet_loggers(BatchAgnosticVAE.__module__, level=logging.ERROR)
+    with warnings.catch_warnings(), silent:
+        # a class or a batch of one or two spots is the user's data, and nothing to be done about
+        warnings.filterwarnings("ignore", message=".*has fewer than 3 cells", category=UserWarning)
+        BatchAgnosticVAE.setup_anndata(adata, batch_key=batch_key, slide_key=slide_key, **classes)
+    return BatchAgnosticVAE(adata, n_latent=n_latent, class_weight=class_weight if known else 0.0, seed=seed)
 
 
 def fit_vae(  # noqa: PLR0913
@@ -66,22 +96,10 @@ def fit_vae(  # noqa: PLR0913
     -------
     The trained model.
     """
-    known = sorted({label for label in labels or () if label is not None})
-    classes = {}
-    if known:
-        unlabelled = _UNLABELLED
-        while unlabelled in known:
-            unlabelled += "_"
-        named = [unlabelled if label is None else label for label in labels or ()]
-        adata.obs[labels_key] = pd.Categorical(named, categories=[*known, unlabelled])
-        classes = {"labels_key": labels_key, "unlabeled_category": unlabelled}
-    # that no spot is unlabelled is as it should be
-    silent = quiet_loggers(BatchAgnosticVAE.__module__, level=logging.ERROR)
-    with warnings.catch_warnings(), silent:
-        # a class or a batch of one or two spots is the user's data, and nothing to be done about
-        warnings.filterwarnings("ignore", message=".*has fewer than 3 cells", category=UserWarning)
-        BatchAgnosticVAE.setup_anndata(adata, batch_key=batch_key, slide_key=slide_key, **classes)
-    model = BatchAgnosticVAE(adata, n_latent=n_latent, class_weight=class_weight if known else 0.0, seed=seed)
+    model = make_vae(
+        adata, batch_key=batch_key, labels=labels, labels_key=labels_key, class_weight=class_weight, n_latent=n_latent,
+        slide_key=slide_key, seed=seed,
+    )  # fmt: skip
     n_groups = 0 if validation_key is None else adata.obs[validation_key].nunique()
     held_out = max(1, n_groups // 10) if n_groups else 0
     model.train(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     import lightning.pytorch as pl
 
-__all__ = ["EpochWeights", "check_fingerprint", "checkpointing", "epoch_file"]
+__all__ = ["EpochWeights", "checkpointing", "epoch_file"]
 
 
 class EpochWeights(Callback):
@@ -55,36 +52,3 @@ def checkpointing(folder: Path | None) -> tuple[list[Callback], Path | None]:
     }
     writer = ModelCheckpoint(folder, filename="{epoch}", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True)
     return [writer], found[max(found)] if found else None
-
-
-def check_fingerprint(folder: Path, fingerprint: Mapping[str, str]) -> None:
-    """Write what a training depends on into its folder, or compare it with what is there.
-
-    Parameters
-    ----------
-    folder
-        Folder of the checkpoints; made if absent.
-    fingerprint
-        What it depends on: name to value or hash.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds a training of something else; the message tells what differs.
-    """
-    path = folder / "training.json"
-    if path.exists():
-        there = json.loads(path.read_text())
-        differing = sorted(name for name in {*there, *fingerprint} if there.get(name) != fingerprint.get(name))
-        if differing:
-            told = ", ".join(f"{name} (there {there.get(name)}, now {fingerprint.get(name)})" for name in differing)
-            msg = (
-                f"`checkpoint_dir`: {str(folder)!r} holds a training of something else; these differ: {told}. "
-                "Name another folder, or delete this one."
-            )
-            raise ValueError(msg)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps(dict(fingerprint), indent=2, sort_keys=True))
-    beside.replace(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stcontrast._files import content_hash
 from stcontrast._progress import progress
 from stcontrast.pp._crops.reader import iter_batches
 
@@ -165,7 +165,4 @@ class CropRows:
 
     def fingerprint(self) -> str:
         """SHA-256 of the crops."""
-        digest = hashlib.sha256(repr((len(self), self.store.shape[1:])).encode())
-        for crops in self.batches():
-            digest.update(np.ascontiguousarray(crops))
-        return digest.hexdigest()
+        return content_hash(self.batches())

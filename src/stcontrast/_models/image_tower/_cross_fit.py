@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
-import os
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._models.image_tower._checkpoint import check_fingerprint, epoch_file
+from stcontrast._files import ResumableStore, content_hash, written_whole
+from stcontrast._models.image_tower._checkpoint import epoch_file
 from stcontrast._models.image_tower._encoder import TunedEncoder, weights_sha256, write_weights
 from stcontrast._models.image_tower._module import ImageTower
 from stcontrast._models.image_tower._targets import TowerTargets
@@ -23,10 +22,12 @@ from stcontrast._models.image_tower._training import Task, train_tower
 from stcontrast._progress import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Folds
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Spots
     from stcontrast._models.image_tower._crop_store import CropRows
     from stcontrast._models.image_tower._options import TowerOptions
     from stcontrast.pp._encoders.resolve import TimmEncoder
@@ -60,8 +61,8 @@ class CrossFitted:
 def cross_fit(
     base: TimmEncoder,
     crops: CropRows,
-    data: TrainingData,
-    folds: Folds,
+    data: Spots,
+    folds: Sequence[Fold],
     options: TowerOptions,
     *,
     center: bool,
@@ -92,8 +93,7 @@ def cross_fit(
         If `checkpoint_dir` holds a training of something else, or fewer than two spots are left to learn from.
     """
     tasks = {
-        f"fold{i}": _task(crops, data, fold.train, fold.held_out, options, center, seed)
-        for i, fold in enumerate(folds.folds)
+        f"fold{i}": _task(crops, data, fold.train, fold.held_out, options, center, seed) for i, fold in enumerate(folds)
     }
     tasks["final"] = _task(crops, data, np.arange(len(crops)), None, options, center, seed)
     for name, task in tasks.items():
@@ -103,11 +103,12 @@ def cross_fit(
     kept = options.checkpoint_dir
     with tempfile.TemporaryDirectory(prefix="stcontrast-tower-") if kept is None else nullcontext(kept) as folder:
         if kept is not None:
-            check_fingerprint(Path(folder), _fingerprint(base, tasks, options, center=center, seed=seed))
+            description = _description(base, tasks, options, center=center, seed=seed)
+            ResumableStore(Path(folder), description, argument="checkpoint_dir")
         tuning = _Tuning(base, options, Path(folder), keep=kept is not None)
         bar = progress(
             [name for name in tasks if name != "final"],
-            description=f"towers without held-out {folds.unit}s",
+            description=f"towers without held-out {folds[0].unit}s",
             unit="tower",
         )
         losses = {name: tuning.run(name, tasks[name]) for name in bar}
@@ -157,9 +158,8 @@ class _Tuning:
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_weights(tower.backbone, folder / "tower.safetensors")
-        beside = done.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps(losses))
-        beside.replace(done)
+        with written_whole(done) as scratch:
+            scratch.write_text(json.dumps(losses))
         for checkpoint in folder.glob("*.ckpt"):
             checkpoint.unlink(missing_ok=True)
         return losses
@@ -175,7 +175,7 @@ class _Tuning:
 
 def _task(  # noqa: PLR0917
     crops: CropRows,
-    data: TrainingData,
+    data: Spots,
     train: NDArray[np.intp],
     held_out: NDArray[np.intp] | None,
     options: TowerOptions,
@@ -194,26 +194,21 @@ def _best_epoch(losses: list[list[dict[str, float]]]) -> int:
     return epoch
 
 
-def _fingerprint(
+def _description(
     base: TimmEncoder, tasks: dict[str, Task], options: TowerOptions, *, center: bool, seed: int
-) -> dict[str, str]:
-    def hashed(*arrays: NDArray[Any]) -> str:
-        digest = hashlib.sha256()
-        for array in arrays:
-            digest.update(f"{array.dtype.str} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()[:16]
-
+) -> dict[str, Any]:
+    """What the trainings depend on."""
     found = {
-        "format": str(FORMAT),
+        "format": FORMAT,
         "encoder": f"{base.name} {base.mean} {base.std} {base.size_px} {weights_sha256(base._model)[:16]}",
-        "options": json.dumps(options.of_result, sort_keys=True),
-        "centred": str(center),
-        "seed": str(seed),
+        "options": options.of_result,
+        "centred": center,
+        "seed": seed,
         "crops": tasks["final"].crops.fingerprint()[:16],
     }
     for name, task in tasks.items():
         targets = task.targets
         rows = [task.train] if task.held_out is None else [task.train, task.held_out]
-        found[f"targets of {name}"] = hashed(targets.components, targets.measured, targets.label, targets.slide, *rows)
+        of_task = [targets.components, targets.measured, targets.label, targets.slide, *rows]
+        found[f"targets of {name}"] = content_hash(of_task)[:16]
     return found

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import os
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
+from stcontrast._files import content_hash, written_whole
 from stcontrast.pp._encoders.resolve import TimmEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -96,18 +94,14 @@ class TunedEncoder:
 
 
 def write_weights(model: nn.Module, path: Path) -> None:
-    """Write a network's weights as safetensors; a file that is there is whole."""
+    """Write a network's weights as safetensors, whole or not at all."""
     from safetensors.torch import save_file
 
-    beside = path.with_suffix(f".{os.getpid()}")
-    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, beside)
-    beside.replace(path)
+    with written_whole(path) as scratch:
+        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, scratch)
 
 
 def weights_sha256(model: nn.Module) -> str:
     """SHA-256 of a network's weights, by name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()))
-    return digest.hexdigest()
+    state = sorted(model.state_dict().items())
+    return content_hash(part for name, value in state for part in (name, value.detach().cpu().numpy()))

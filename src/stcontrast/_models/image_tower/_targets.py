@@ -11,7 +11,7 @@ from sklearn.utils.extmath import randomized_svd
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.spots import Spots
 
 __all__ = ["TowerTargets"]
 
@@ -42,7 +42,7 @@ class TowerTargets:
     n_classes: int
 
     @classmethod
-    def of(cls, data: TrainingData, rows: NDArray[np.intp], *, n_components: int) -> TowerTargets:
+    def of(cls, data: Spots, rows: NDArray[np.intp], *, n_components: int) -> TowerTargets:
         """From training data; everything is fitted on some of its rows.
 
         Expression is centred within its slide and every gene brought to unit deviation; the components are those of

@@ -1,4 +1,4 @@
-"""The baseline that looks at nothing but colour."""
+"""The baseline that looks at colour alone."""
 
 from __future__ import annotations
 

@@ -1,20 +1,18 @@
-"""The baseline that looks at nothing."""
+"""The baseline that looks at nothing: the mean."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._base import Method
+from stcontrast.methods._state import fitted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import TrainingData, View
+    from stcontrast._data.spots import Spots
 
 __all__ = ["Mean"]
 
@@ -25,39 +23,31 @@ class Mean(Method):
     name: ClassVar[str] = "mean"
     spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "Mean of the training slides (as in He et al. 2020, ST-Net)"
+    learnt: ClassVar[tuple[str, ...]] = ("arrays",)
 
     def __init__(self, *, seed: int = 0) -> None:
         super().__init__(seed=seed)
-        self.expression: NDArray[np.float32] | None = None
-        self.frequency: NDArray[np.float32] | None = None
+        self.arrays: dict[str, NDArray[Any]] = {}
 
-    def fit_parts(self, data: TrainingData) -> None:
+    def fit_parts(self, spots: Spots) -> None:
         """Take the means."""
-        if data.measured.any():
-            self.expression = data.slide_means()[0]
-        if data.has_labels:
-            counted = np.bincount(data.label[data.label >= 0], minlength=data.n_classes)
-            self.frequency = (counted / counted.sum()).astype(np.float32)
+        self.arrays = {}
+        if spots.has_counts:
+            self.arrays["expression"] = spots.slide_means()[0]
+        if spots.has_labels:
+            self.arrays["frequency"] = class_frequency(spots).astype(np.float32)
 
-    def predict_expression(self, view: View) -> NDArray[np.float32]:
+    def predict_expression(self, spots: Spots) -> NDArray[np.float32]:
         """The mean profile for every spot (n_spots, n_genes)."""
-        if self.expression is None:
-            msg = "The model was trained without counts: it predicts no expression."
-            raise ValueError(msg)
-        return np.tile(self.expression, (len(view.design), 1))
+        return np.tile(fitted(self.arrays.get("expression"), needs="counts"), (len(spots), 1))
 
-    def predict_proba(self, view: View) -> NDArray[np.float32]:
+    def predict_proba(self, spots: Spots) -> NDArray[np.float32]:
         """The class frequencies for every spot (n_spots, n_classes)."""
-        if self.frequency is None:
-            msg = "The model was trained without labels: it predicts no subtype."
-            raise ValueError(msg)
-        return np.tile(self.frequency, (len(view.design), 1))
+        return np.tile(fitted(self.arrays.get("frequency"), needs="labels"), (len(spots), 1))
 
-    def save_parts(self, folder: Path) -> None:
-        """Write the means."""
-        save_arrays(folder / "mean.npz", {"expression": self.expression, "frequency": self.frequency})
 
-    def load_parts(self, folder: Path) -> None:
-        """Read the means."""
-        arrays = load_arrays(folder / "mean.npz")
-        self.expression, self.frequency = arrays.get("expression"), arrays.get("frequency")
+def class_frequency(spots: Spots) -> NDArray[np.float64]:
+    """Share of every class among the annotated spots (n_classes,)."""
+    counted = np.bincount(spots.label[spots.label >= 0], minlength=spots.n_classes)
+    share: NDArray[np.float64] = counted / counted.sum()
+    return share

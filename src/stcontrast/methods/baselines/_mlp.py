@@ -1,24 +1,20 @@
-"""The baseline that is a network and nothing else: no gene side, no contrast."""
+"""The network baseline: image features to expression and subtype, without a gene side and without contrast."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from stcontrast._data.spots import Held
-from stcontrast._progress import progress
-from stcontrast._settings import settings
 from stcontrast.methods._base import Method
-from stcontrast.methods._network import Network
+from stcontrast.methods._network import Network, stop_on_folds
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Folds
-    from stcontrast._data.spots import TrainingData, View
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Prediction, Spots
 
 __all__ = ["Mlp"]
 
@@ -26,7 +22,7 @@ __all__ = ["Mlp"]
 class Mlp(Method):
     """Image tower, decoder and subtype head of :class:`~stcontrast.models.ContrastiveModel`, without a gene tower.
 
-    What a method with a contrast has to beat for the contrast to have done anything. Inner folds say when to stop.
+    A contrast is of use where a method with it is better than this one. Inner folds choose when to stop.
 
     Parameters
     ----------
@@ -41,6 +37,7 @@ class Mlp(Method):
     name: ClassVar[str] = "mlp"
     spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "Multi-layer perceptron on the image features"
+    learnt: ClassVar[tuple[str, ...]] = ("stop_epoch", "network")
 
     def __init__(self, *, n_hidden: int = 128, max_epochs: int = 60, seed: int = 0) -> None:
         super().__init__(seed=seed)
@@ -52,46 +49,24 @@ class Mlp(Method):
         self.stop_epoch: int | None = None
         self.network = Network(n_embedding=n_hidden, max_epochs=max_epochs, seed=seed)
 
-    @property
-    def hyper(self) -> dict[str, Any]:
-        """Arguments that make the same method again."""
-        return {"n_hidden": self.n_hidden, "max_epochs": self.max_epochs, "seed": self.seed}
-
-    def fit(self, data: TrainingData, folds: Folds) -> Held:
+    def fit(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
         """Choose the length of the training on inner folds, then fit on all spots."""
-        held = Held.empty(data)
-        epochs = []
-        for fold in progress(folds.folds, description=f"held-out {folds.unit}s", unit="fit"):
-            part = Network(**self.network.hyper)
-            rows = np.union1d(fold.train, fold.held_out)
-            with settings.override(progress=False):
-                both = data.training(fold, with_held_out=True)
-                epochs.append(part.fit(both, held_out=np.searchsorted(rows, fold.held_out)))
-            view = data.held_out(fold)
-            if data.measured[fold.train].any():
-                held.expression[fold.held_out] = part.expression(view)
-            if (data.label[fold.train] >= 0).any():
-                held.proba[fold.held_out] = part.proba(view)
-        self.stop_epoch = int(np.median(epochs))
-        self.fit_parts(data)
-        return held
+        found, self.stop_epoch = stop_on_folds(spots, folds, self._fit_one)
+        self.fit_parts(spots)
+        return found
 
-    def fit_parts(self, data: TrainingData) -> None:
+    def _fit_one(self, spots: Spots, held_out: NDArray[np.intp]) -> tuple[list[Network], list[int]]:
+        network = self.network.fresh()
+        return [network], [network.fit(spots, held_out=held_out)]
+
+    def fit_parts(self, spots: Spots) -> None:
         """Train on all spots."""
-        self.network.fit(data, stop_epoch=self.stop_epoch)
+        self.network.fit(spots, stop_epoch=self.stop_epoch)
 
-    def predict_expression(self, view: View) -> NDArray[np.float32]:
+    def predict_expression(self, spots: Spots) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
-        return self.network.expression(view)
+        return self.network.expression(spots)
 
-    def predict_proba(self, view: View) -> NDArray[np.float32]:
+    def predict_proba(self, spots: Spots) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
-        return self.network.proba(view)
-
-    def save_parts(self, folder: Path) -> None:
-        """Write the network."""
-        self.network.save(folder)
-
-    def load_parts(self, folder: Path) -> None:
-        """Read the network."""
-        self.network.load(folder)
+        return self.network.proba(spots)

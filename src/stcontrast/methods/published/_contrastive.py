@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, fields
@@ -13,23 +12,20 @@ import torch
 
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
 from stcontrast._training import seeded
-from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._base import Method
-from stcontrast.methods._linear import LinearClassifier
-from stcontrast.methods._network import standardiser
+from stcontrast.methods._linear import LinearClassifier, standardizer
 from stcontrast.methods._retrieval import Distance, Neighbors, Weighting, combine, retrieve
+from stcontrast.methods._state import State, fitted, module_state, restore_module
 from stcontrast.methods.published._decoders import Decoder, RegressionDecoder, RetrievalDecoder
 from stcontrast.nn._pairs import Contrast, Loss, Negatives, PairModule, SpotTable, Targets
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
     from numpy.typing import NDArray
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from stcontrast._data.spots import TrainingData, View
+    from stcontrast._data.spots import Spots
 
 __all__ = ["ContrastiveMethod", "ContrastiveOptions"]
 
@@ -140,6 +136,7 @@ class ContrastiveMethod(Method):
     regresses: ClassVar[bool] = False
     """Whether the towers have a regression of their own, which ``decoder="regression"`` then is."""
     decoders: ClassVar[tuple[str, ...]] = ("retrieval", "regression")
+    learnt: ClassVar[tuple[str, ...]] = ("arrays", "decoder", "probe")
 
     def __init__(self, *, seed: int = 0, **options: Any) -> None:
         super().__init__(seed=seed)
@@ -152,7 +149,7 @@ class ContrastiveMethod(Method):
             raise ValueError(msg)
         self.module: PairModule | None = None
         self.decoder = self.make_decoder()
-        self.probe: LinearClassifier | None = None
+        self.probe = LinearClassifier()
         self.arrays: dict[str, NDArray[Any]] = {}
         self.history: pd.DataFrame | None = None
 
@@ -162,7 +159,7 @@ class ContrastiveMethod(Method):
         return {item.name for item in fields(cls.options_type)}
 
     @property
-    def hyper(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         """Arguments that make the same method again."""
         return {**asdict(self.options), "seed": self.seed}
 
@@ -201,22 +198,22 @@ class ContrastiveMethod(Method):
             )
         return RegressionDecoder(penalty=options.penalty)
 
-    def fit_genes(self, data: TrainingData) -> None:
+    def fit_genes(self, spots: Spots) -> None:
         """Fit what makes the gene tower's input, on measured spots; nothing by default."""
 
-    def gene_input(self, data: TrainingData) -> NDArray[np.float32]:
+    def gene_input(self, spots: Spots) -> NDArray[np.float32]:
         """Input of the gene tower (n_spots, k) of measured spots; expression by default."""
-        return data.target
+        return spots.target
 
-    def fit_parts(self, data: TrainingData) -> None:
+    def fit_parts(self, spots: Spots) -> None:
         """Train the towers, then decoder and probe on their embeddings."""
         from stcontrast.methods._pair_training import train_pairs
 
-        center, scale = standardiser(data.design)
+        center, scale = standardizer(spots.design)
         self.arrays = {"center": center, "scale": scale}
-        self.module, self.probe = None, None
-        if data.measured.any():
-            measured = data.take(np.flatnonzero(data.measured))
+        self.module, self.probe = None, LinearClassifier()
+        if spots.has_counts:
+            measured = spots.take(np.flatnonzero(spots.measured))
             mean, of_spot = measured.slide_means()
             self.arrays["mean"] = mean
             self.fit_genes(measured)
@@ -232,97 +229,72 @@ class ContrastiveMethod(Method):
             self.arrays["sizes"] = np.array(list(sizes.values()))
             if not self._own_regression:
                 self.decoder.fit(self._image(measured), self._apply(table, "embed_genes"), measured)
-        elif data.has_labels:
+        elif spots.has_labels:
             logger.warning("No counts: there is nothing to align, and subtypes are told by the image features alone.")
-        if data.has_labels:
-            known = np.flatnonzero(data.label >= 0)
-            embedding = self._image(data)
+        if spots.has_labels:
+            known = np.flatnonzero(spots.label >= 0)
+            embedding = self._image(spots)
             if self.options.probe == "linear":
-                self.probe = LinearClassifier().fit(embedding, data)
+                self.probe.fit(embedding, spots)
             else:
-                votes = np.eye(data.n_classes, dtype=np.float32)[data.label[known]]
+                votes = np.eye(spots.n_classes, dtype=np.float32)[spots.label[known]]
                 self.arrays |= {"labelled": embedding[known], "votes": votes}
 
-    def predict_expression(self, view: View) -> NDArray[np.float32]:
+    def predict_expression(self, spots: Spots) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
-        if self.module is None:
-            msg = "The model was trained without counts: it predicts no expression."
-            raise ValueError(msg)
+        fitted(self.module, needs="counts")
         if self._own_regression:
-            regressed = self._apply(self._table(view), "regress")
+            regressed = self._apply(self._table(spots), "regress")
             return (regressed + self.arrays["mean"]).astype(np.float32)
-        return self.decoder.predict(self._image(view))
+        return self.decoder.predict(self._image(spots))
 
-    def predict_proba(self, view: View) -> NDArray[np.float32]:
+    def predict_proba(self, spots: Spots) -> NDArray[np.float32]:
         """Probability of every class, or share of the votes for it (n_spots, n_classes)."""
-        if self.probe is not None:
-            return self.probe.predict_proba(self._image(view))
-        if "votes" not in self.arrays:
-            msg = "The model was trained without labels: it predicts no subtype."
-            raise ValueError(msg)
-        labelled, votes = self.arrays["labelled"], self.arrays["votes"]
-        nearest = retrieve(self._image(view), labelled, k=self.options.probe_k)
-        return combine(nearest, votes)
+        if self.options.probe == "linear":
+            return self.probe.predict_proba(self._image(spots))
+        labelled = fitted(self.arrays.get("labelled"), needs="labels")
+        return combine(retrieve(self._image(spots), labelled, k=self.options.probe_k), self.arrays["votes"])
 
-    def neighbors(self, view: View) -> Neighbors:
+    def neighbors(self, spots: Spots) -> Neighbors:
         """Training spots, rows among those with counts, that a prediction of expression is made of."""
         if self.module is None or not isinstance(self.decoder, RetrievalDecoder):
-            return super().neighbors(view)
-        return self.decoder.neighbors(self._image(view))
+            return super().neighbors(spots)
+        return self.decoder.neighbors(self._image(spots))
 
-    def embed(self, data: TrainingData) -> dict[str, NDArray[np.float32]]:
+    def embed(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
         """Joint embeddings of the training spots, unit length, by slot; none without counts."""
         if self.module is None:
             return {}
-        measured = data.take(np.flatnonzero(data.measured))
+        measured = spots.take(np.flatnonzero(spots.measured))
         genes = self._apply(self._table(measured, gene=self.gene_input(measured)), "embed_genes")
-        return {IMAGE_EMBEDDING: _unit(self._image(data)), GENE_EMBEDDING: data.spread(_unit(genes))}
+        return {IMAGE_EMBEDDING: _unit(self._image(spots)), GENE_EMBEDDING: spots.spread(_unit(genes))}
 
-    def save_parts(self, folder: Path) -> None:
-        """Write towers, decoder and probe."""
-        from safetensors.torch import save_file
+    def state(self) -> State:
+        """Towers, decoder, probe and arrays."""
+        return super().state() | ({} if self.module is None else {"towers": module_state(self.module)})
 
-        found = {"towers": self.module is not None, "probe": self.probe is not None}
-        (folder / "contrastive.json").write_text(json.dumps(found))
-        save_arrays(folder / "contrastive.npz", self.arrays)
-        if self.module is not None:
-            state = {name: value.contiguous() for name, value in self.module.state_dict().items()}
-            save_file(state, folder / "towers.safetensors")
-            if not self._own_regression:
-                self.decoder.save(folder)
-        if self.probe is not None:
-            self.probe.save(folder / "probe.npz")
-
-    def load_parts(self, folder: Path) -> None:
-        """Read towers, decoder and probe."""
-        from safetensors.torch import load_file
-
-        found = json.loads((folder / "contrastive.json").read_text())
-        self.arrays = load_arrays(folder / "contrastive.npz")
-        if found["towers"]:
+    def restore(self, state: State) -> None:
+        """Take what :meth:`state` gave."""
+        super().restore(state)
+        if "towers" in state:
             n_image, n_gene, n_targets = (int(size) for size in self.arrays["sizes"])
             with seeded(self.seed):
                 self.module = self.build(n_image=n_image, n_gene=n_gene, n_targets=n_targets)
-            self.module.load_state_dict(load_file(folder / "towers.safetensors"))
-            self.module.eval()
-            if not self._own_regression:
-                self.decoder.load(folder)
-        if found["probe"]:
-            self.probe = LinearClassifier.load(folder / "probe.npz")
+            restore_module(self.module, state["towers"])
 
     @property
     def _own_regression(self) -> bool:
         return self.regresses and self.options.decoder == "regression"
 
     def _table(
-        self, view: View, *, gene: NDArray[np.float32] | None = None, target: NDArray[np.float32] | None = None
+        self, spots: Spots, *, gene: NDArray[np.float32] | None = None, target: NDArray[np.float32] | None = None
     ) -> SpotTable:
-        scaled = (view.design - self.arrays["center"]) / self.arrays["scale"]
-        return SpotTable.of(scaled, view.slide, view.xy, n_nearest=self.n_nearest, gene=gene, target=target)
+        scaled = (spots.design - self.arrays["center"]) / self.arrays["scale"]
+        return SpotTable.of(scaled, spots.slide, spots.xy, n_nearest=self.n_nearest, gene=gene, target=target)
 
-    def _image(self, view: View) -> NDArray[np.float32]:
+    def _image(self, spots: Spots) -> NDArray[np.float32]:
         """Image embedding as the tower gives it; the scaled features where there is no tower."""
-        table = self._table(view)
+        table = self._table(spots)
         return table.image.numpy() if self.module is None else self._apply(table, "embed_image")
 
     def _apply(self, table: SpotTable, what: Literal["embed_image", "embed_genes", "regress"]) -> NDArray[np.float32]:

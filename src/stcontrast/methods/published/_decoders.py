@@ -4,44 +4,34 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._linear import RidgePath
 from stcontrast.methods._retrieval import Neighbors, combine, retrieve
+from stcontrast.methods._state import Learns
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.spots import Spots
     from stcontrast.methods._gene_latent import GeneLatent
     from stcontrast.methods._retrieval import Distance, Weighting
 
 __all__ = ["Decoder", "LatentDecoder", "RegressionDecoder", "RetrievalDecoder"]
 
 
-class Decoder(ABC):
+class Decoder(Learns, ABC):
     """Fitted on the embeddings of the training spots, once the towers are trained."""
 
     @abstractmethod
-    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], data: TrainingData) -> None:
+    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], spots: Spots) -> None:
         """Learn from image and gene embeddings (n_spots, d) of measured spots."""
 
     @abstractmethod
     def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Expression (n_queries, n_genes) of image embeddings (n_queries, d)."""
-
-    @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write what was learnt."""
-
-    @abstractmethod
-    def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote."""
 
 
 class RetrievalDecoder(Decoder):
@@ -56,6 +46,8 @@ class RetrievalDecoder(Decoder):
         As in :func:`~stcontrast.methods._retrieval.retrieve`.
     """
 
+    learnt: ClassVar[tuple[str, ...]] = ("bank", "values")
+
     def __init__(self, *, k: int, metric: Distance, weights: Weighting, weight_metric: Distance) -> None:
         self.k = k
         self.metric: Distance = metric
@@ -64,10 +56,10 @@ class RetrievalDecoder(Decoder):
         self.bank = np.zeros((0, 0), dtype=np.float32)
         self.values = np.zeros((0, 0), dtype=np.float32)
 
-    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], data: TrainingData) -> None:
+    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], spots: Spots) -> None:
         """Keep gene embeddings and expression."""
         del image
-        self.bank, self.values = gene, data.level_target()
+        self.bank, self.values = gene, spots.level_target()
 
     def neighbors(self, image: NDArray[np.float32]) -> Neighbors:
         """Rows of the bank and their weights, for image embeddings (n_queries, d)."""
@@ -79,15 +71,6 @@ class RetrievalDecoder(Decoder):
         """Expression (n_queries, n_genes) of image embeddings (n_queries, d)."""
         return combine(self.neighbors(image), self.values)
 
-    def save(self, folder: Path) -> None:
-        """Write the bank."""
-        save_arrays(folder / "bank.npz", {"bank": self.bank, "values": self.values})
-
-    def load(self, folder: Path) -> None:
-        """Read the bank."""
-        arrays = load_arrays(folder / "bank.npz")
-        self.bank, self.values = arrays["bank"], arrays["values"]
-
 
 class RegressionDecoder(Decoder):
     """Ridge regression of expression on the image embedding.
@@ -98,26 +81,20 @@ class RegressionDecoder(Decoder):
         Its penalty, on standardised embeddings.
     """
 
+    learnt: ClassVar[tuple[str, ...]] = ("path",)
+
     def __init__(self, *, penalty: float) -> None:
         self.penalty = penalty
         self.path = RidgePath()
 
-    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], data: TrainingData) -> None:
+    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], spots: Spots) -> None:
         """Regress on the image embeddings."""
         del gene
-        self.path = RidgePath().fit(image, data)
+        self.path = RidgePath().fit(image, spots)
 
     def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Expression (n_queries, n_genes) of image embeddings (n_queries, d)."""
         return self.path.predict(image, self.penalty)
-
-    def save(self, folder: Path) -> None:
-        """Write the regression."""
-        self.path.save(folder / "regression.npz")
-
-    def load(self, folder: Path) -> None:
-        """Read the regression."""
-        self.path = RidgePath.load(folder / "regression.npz")
 
 
 class LatentDecoder(RegressionDecoder):
@@ -135,9 +112,9 @@ class LatentDecoder(RegressionDecoder):
         super().__init__(penalty=penalty)
         self.latent = latent
 
-    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], data: TrainingData) -> None:
+    def fit(self, image: NDArray[np.float32], gene: NDArray[np.float32], spots: Spots) -> None:
         """Regress the latent of the training spots on the image embeddings."""
-        super().fit(image, gene, replace(data, target=self.latent.encode(data.counts)))
+        super().fit(image, gene, replace(spots, target=self.latent.encode(spots)))
 
     def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Expression (n_queries, n_genes) of image embeddings (n_queries, d), averaged over batches."""

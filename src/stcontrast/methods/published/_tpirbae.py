@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stcontrast._keys import VAE_LATENT
 from stcontrast.methods._gene_latent import GeneLatent
-from stcontrast.methods._network import standardiser
+from stcontrast.methods._linear import standardizer
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods.published._decoders import Decoder, LatentDecoder
 from stcontrast.nn._head_pair import HeadPair
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import TrainingData
+    from stcontrast._data.spots import Spots
     from stcontrast.nn._pairs import PairModule
 
 __all__ = ["Tpirbae", "TpirbaeOptions"]
@@ -63,6 +61,7 @@ class Tpirbae(ContrastiveMethod):
     reference: ClassVar[str] = "Nishimura et al. 2025 (TPIRBAE, arXiv 2503.07173); much of it decided here"
     options_type: ClassVar[type[ContrastiveOptions]] = TpirbaeOptions
     decoders: ClassVar[tuple[str, ...]] = ("retrieval", "regression", "vae")
+    learnt: ClassVar[tuple[str, ...]] = (*ContrastiveMethod.learnt, "latent")
     options: TpirbaeOptions
 
     def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:
@@ -83,30 +82,20 @@ class Tpirbae(ContrastiveMethod):
             return LatentDecoder(penalty=options.penalty, latent=self.latent)
         return super().make_decoder()
 
-    def fit_genes(self, data: TrainingData) -> None:
+    def fit_genes(self, spots: Spots) -> None:
         """Train the VAE."""
-        self.latent.fit(data)
-        center, scale = standardiser(self.latent.encode(data.counts))
+        self.latent.fit(spots)
+        center, scale = standardizer(self.latent.encode(spots))
         self.arrays |= {"latent_center": center, "latent_scale": scale}
 
-    def gene_input(self, data: TrainingData) -> NDArray[np.float32]:
+    def gene_input(self, spots: Spots) -> NDArray[np.float32]:
         """The latent, standardised (n_spots, n_latent)."""
-        latent = self.latent.encode(data.counts)
+        latent = self.latent.encode(spots)
         return (latent - self.arrays["latent_center"]) / self.arrays["latent_scale"]
 
-    def embed(self, data: TrainingData) -> dict[str, NDArray[np.float32]]:
+    def embed(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
         """Gene latent and joint embeddings of the training spots, by slot."""
-        found = super().embed(data)
+        found = super().embed(spots)
         if found:
-            found[VAE_LATENT] = data.spread(self.latent.encode(data.counts[data.measured]))
+            found[VAE_LATENT] = spots.spread(self.latent.encode(spots))
         return found
-
-    def save_parts(self, folder: Path) -> None:
-        """Write VAE, towers, decoder and probe."""
-        super().save_parts(folder)
-        self.latent.save(folder)
-
-    def load_parts(self, folder: Path) -> None:
-        """Read VAE, towers, decoder and probe."""
-        super().load_parts(folder)
-        self.latent.load(folder)

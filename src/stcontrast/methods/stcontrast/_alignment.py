@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from stcontrast._training import seeded
-from stcontrast.methods._arrays import load_arrays, save_arrays
-from stcontrast.methods._network import standardiser
+from stcontrast.methods._linear import standardizer
+from stcontrast.methods._state import Learns, State, module_state, restore_module
 from stcontrast.nn._head_pair import HeadPair
 from stcontrast.nn._pairs import Contrast, SpotTable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -29,7 +27,7 @@ LEARNING_RATE: Final = 1e-3
 WEIGHT_DECAY: Final = 1e-2
 
 
-class Alignment:
+class Alignment(Learns):
     """Two projection heads, on a gene latent and on an image embedding that are both fixed, taught by a contrast.
 
     Parameters
@@ -60,7 +58,7 @@ class Alignment:
         from stcontrast.methods._pair_training import train_pairs
 
         for name, values in (("image", image), ("gene", gene)):
-            self.scales[f"{name}_center"], self.scales[f"{name}_scale"] = standardiser(values)
+            self.scales[f"{name}_center"], self.scales[f"{name}_scale"] = standardizer(values)
         image, gene = self._scaled("image", image), self._scaled("gene", gene)
         table = SpotTable.of(image, slide, xy, gene=gene)
         with seeded(self.seed):
@@ -76,27 +74,17 @@ class Alignment:
         """Joint embedding (n_spots, 128) of gene latents (n_spots, n_gene), unit length."""
         return self._embed(self._fitted().gene_head, self._scaled("gene", gene))
 
-    def save(self, folder: Path) -> None:
-        """Write heads and scales, if there are any."""
-        from safetensors.torch import save_file
+    def state(self) -> State:
+        """Heads and scales; nothing where there were no counts to align."""
+        return {} if self.module is None else {"scales": self.scales, "heads": module_state(self.module)}
 
-        if self.module is None:
-            return
-        save_arrays(folder / "alignment.npz", self.scales)
-        state = {name: value.contiguous() for name, value in self.module.state_dict().items()}
-        save_file(state, folder / "alignment.safetensors")
-
-    def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote."""
-        from safetensors.torch import load_file
-
-        if not (folder / "alignment.npz").exists():
-            return
-        self.scales = load_arrays(folder / "alignment.npz")
-        with seeded(self.seed):
-            self.module = self._build(len(self.scales["image_center"]), len(self.scales["gene_center"]))
-        self.module.load_state_dict(load_file(folder / "alignment.safetensors"))
-        self.module.eval()
+    def restore(self, state: State) -> None:
+        """Take what :meth:`state` gave."""
+        if state:
+            self.scales = state["scales"]
+            with seeded(self.seed):
+                self.module = self._build(len(self.scales["image_center"]), len(self.scales["gene_center"]))
+            restore_module(self.module, state["heads"])
 
     def _build(self, n_image: int, n_gene: int) -> HeadPair:
         contrast = Contrast(loss=self.loss, temperature=self.temperature, targets="input")

@@ -1,45 +1,39 @@
-"""Our own method: a batch-free gene latent, contrast with the image, regression; weighed against ridge on inner donors."""
+"""The default method: a batch-agnostic gene latent, contrast with the image, regression; weighed on inner donors."""
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import numpy as np
 from sklearn.metrics import f1_score
 
-from stcontrast._data.spots import Held
+from stcontrast._data.spots import Prediction
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, VAE_LATENT
-from stcontrast._progress import progress
-from stcontrast._settings import settings
-from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._base import Method
 from stcontrast.methods._gene_latent import GeneLatent
-from stcontrast.methods._network import Network
-from stcontrast.methods._self_training import self_training_helps
+from stcontrast.methods._network import Network, average_expression, average_proba, stop_on_folds
+from stcontrast.methods._targets import denoised, self_training_helps, with_pseudo_labels
 from stcontrast.methods.baselines._kernel import Kernel
 from stcontrast.methods.baselines._knn import Knn
 from stcontrast.methods.baselines._ridge import Ridge
 from stcontrast.methods.stcontrast._alignment import Alignment
-from stcontrast.methods.stcontrast._stacking import mixed, shrinkage, stack_expression, stack_proba
+from stcontrast.methods.stcontrast._stacking import calibration_slope, mixed, stack_expression, stack_proba
 from stcontrast.metrics import mean_slide_correlation
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Folds
-    from stcontrast._data.spots import TrainingData, View
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Spots
 
 __all__ = ["Stcontrast"]
 
 logger = logging.getLogger(__name__)
 
 MEMBERS: Final = ("network", "linear", "kernel", "knn", "ridge")
-CHOSEN: Final = ("weights", "class_weights", "stop_epoch", "self_training")
 
 
 class Stcontrast(Method):
@@ -90,6 +84,9 @@ class Stcontrast(Method):
     name: ClassVar[str] = "stcontrast"
     spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "stcontrast; after TPIRBAE (Nishimura et al. 2025) and BLEEP (Xie et al. 2023)"
+    learnt: ClassVar[tuple[str, ...]] = (
+        "weights", "class_weights", "stop_epoch", "self_training", "slope", "members", "networks", "alignment", "latent",
+    )  # fmt: skip
 
     def __init__(  # noqa: PLR0913
         self,
@@ -126,7 +123,7 @@ class Stcontrast(Method):
         self.class_weights = dict(self.weights)
         self.stop_epoch: int | None = None
         self.self_training = False
-        self.shrinkage: dict[str, NDArray[np.float32]] = {}
+        self.slope: dict[str, NDArray[np.float32]] = {}
         self.members: dict[str, Method] = {
             "linear": Ridge(classifier="discriminant", seed=seed),
             "kernel": Kernel(seed=seed),
@@ -146,170 +143,143 @@ class Stcontrast(Method):
             for i in range(n_networks)
         ]
 
-    @property
-    def hyper(self) -> dict[str, Any]:
-        """Arguments that make the same method again."""
-        return {name: getattr(self, name) for name in (*self.option_names(), "seed")}
-
-    def fit(self, data: TrainingData, folds: Folds) -> Held:
+    def fit(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
         """Choose the length of the training and the weights of the members on inner folds, then fit on all spots."""
-        learnt = replace(data, n_components=self.n_components)
-        self.self_training = self_training_helps(data, folds.folds)
-        learnt = replace(learnt, self_training=self.self_training)
-        held = {"network": Held.empty(data)}
-        for name, member in self.members.items():
-            held[name] = member.fit(data if name == "ridge" else learnt, folds)
-        epochs = []
-        bar = progress(folds.folds, description=f"held-out {folds.unit}s", unit="fit")
-        for fold in bar:
-            part = type(self)(**self.hyper)
-            rows = np.union1d(fold.train, fold.held_out)
-            with settings.override(progress=False):
-                held_out = np.searchsorted(rows, fold.held_out)
-                epochs += part.fit_networks(learnt.training(fold, with_held_out=True), held_out=held_out)
-            view = data.held_out(fold)
-            if data.measured[fold.train].any():
-                held["network"].expression[fold.held_out] = part.network_expression(view)
-            if (data.label[fold.train] >= 0).any():
-                held["network"].proba[fold.held_out] = part.network_proba(view)
-        self.stop_epoch = int(np.median(epochs))
-        chosen = self._weigh(held, data)
+        self.self_training = self_training_helps(spots, folds)
+        learnt = self._learnt(spots)
+        learnt_folds = [fold.with_targets(self._learnt) for fold in folds]
+        found = {
+            name: member.fit(spots, folds) if name == "ridge" else member.fit(learnt, learnt_folds)
+            for name, member in self.members.items()
+        }
+        found["network"], self.stop_epoch = stop_on_folds(learnt, learnt_folds, self._fit_in_fold)
+        chosen = self._weigh(found, spots)
         logger.info(
             "Weights of expression %s, of subtypes %s; trained for %d epochs.",
             _brief(self.weights), _brief(self.class_weights), self.stop_epoch,
         )  # fmt: skip
-        self.fit_networks(learnt.prepared())
+        self.fit_networks(learnt)
         return chosen
 
-    def _weigh(self, held: dict[str, Held], data: TrainingData) -> Held:
-        """Weigh the members by their held-out predictions; returns those of the weighted mean."""
-        chosen = Held(held["ridge"].expression, held["ridge"].proba)
-        self.shrinkage = {}
-        if data.measured.any():
-            expression = {name: held[name].expression for name in MEMBERS}
-            found = stack_expression(list(expression.values()), data.observed, data.slide)
-            self.weights = dict(zip(MEMBERS, found.tolist(), strict=True))
+    def _learnt(self, spots: Spots) -> Spots:
+        """What all members but the plain baseline learn from."""
+        learnt = denoised(spots, self.n_components)
+        return with_pseudo_labels(learnt) if self.self_training else learnt
+
+    def _fit_in_fold(self, spots: Spots, held_out: NDArray[np.intp]) -> tuple[list[Network], list[int]]:
+        part = type(self)(**self.spec)
+        epochs = part.fit_networks(spots, held_out=held_out)
+        return part.networks, epochs
+
+    def _weigh(self, found: Mapping[str, Prediction], spots: Spots) -> Prediction:
+        """Weigh the members by their out-of-fold predictions; returns those of the weighted mean."""
+        chosen = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
+        chosen.expression, chosen.proba = found["ridge"].expression, found["ridge"].proba
+        only_ridge = {name: float(name == "ridge") for name in MEMBERS}
+        self.slope = {}
+        if spots.has_counts:
+            expression = {name: found[name].expression for name in MEMBERS}
+            weights = stack_expression(list(expression.values()), spots.observed, spots.slide)
+            self.weights = dict(zip(MEMBERS, weights.tolist(), strict=True))
             stacked = mixed(self.weights, expression)
-            scores = [mean_slide_correlation(part, data.observed, data.slide) for part in (stacked, chosen.expression)]
+            scores = [
+                mean_slide_correlation(part, spots.observed, spots.slide) for part in (stacked, chosen.expression)
+            ]
             if scores[0] > scores[1]:
-                self.shrinkage = {
-                    "center": data.slide_means()[0],
-                    "slope": shrinkage(stacked, data.observed, data.slide),
-                }
-                chosen.expression = self._shrunk(stacked)
+                slope = calibration_slope(stacked, spots.observed, spots.slide)
+                self.slope = {"center": spots.slide_means()[0], "slope": slope}
+                chosen.expression = self._sloped(stacked)
             else:
-                self.weights = {name: float(name == "ridge") for name in MEMBERS}
-        if data.has_labels:
-            proba = {name: held[name].proba for name in MEMBERS}
-            found = stack_proba(list(proba.values()), data.label)
-            self.class_weights = dict(zip(MEMBERS, found.tolist(), strict=True))
+                self.weights = only_ridge
+        if spots.has_labels:
+            proba = {name: found[name].proba for name in MEMBERS}
+            weights = stack_proba(list(proba.values()), spots.label)
+            self.class_weights = dict(zip(MEMBERS, weights.tolist(), strict=True))
             stacked = mixed(self.class_weights, proba)
-            if _macro_f1(stacked, data.label) < _macro_f1(chosen.proba, data.label):
-                self.class_weights = {name: float(name == "ridge") for name in MEMBERS}
+            if _macro_f1(stacked, spots.label) < _macro_f1(chosen.proba, spots.label):
+                self.class_weights = only_ridge
             else:
                 chosen.proba = stacked
         return chosen
 
-    def _shrunk(self, expression: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not self.shrinkage:
+    def _sloped(self, expression: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Expression drawn towards the mean of every gene by its calibration slope."""
+        if not self.slope:
             return expression
-        center, slope = self.shrinkage["center"], self.shrinkage["slope"]
-        return center + slope * (expression - center)
+        return self.slope["center"] + self.slope["slope"] * (expression - self.slope["center"])
 
-    def fit_parts(self, data: TrainingData) -> None:
+    def fit_parts(self, spots: Spots) -> None:
         """Fit all members on these spots."""
-        learnt = replace(data, n_components=self.n_components, self_training=self.self_training).prepared()
+        learnt = self._learnt(spots)
         for name, member in self.members.items():
-            member.fit_parts(data if name == "ridge" else learnt)
+            member.fit_parts(spots if name == "ridge" else learnt)
         self.fit_networks(learnt)
 
-    def fit_networks(self, data: TrainingData, *, held_out: NDArray[np.intp] | None = None) -> list[int]:
+    def fit_networks(self, spots: Spots, *, held_out: NDArray[np.intp] | None = None) -> list[int]:
         """Fit VAE and networks; returns the epochs that the networks' weights are of.
 
         Parameters
         ----------
-        data
+        spots
             Training spots.
         held_out
             Rows that nothing is fitted on; the networks stop by their loss on them.
         """
-        rows = np.arange(len(data.design))
-        train = data.take(rows if held_out is None else np.setdiff1d(rows, held_out))
+        stop_rows = np.zeros(0, dtype=np.intp) if held_out is None else held_out
+        train_rows = np.setdiff1d(np.arange(len(spots)), stop_rows)
+        train = spots.take(train_rows)
         gene = None
         shaping = self.contrastive_weight > 0
         # a latent that does not shape the image side is not needed to tell how well that predicts
-        if train.measured.any() and (shaping or held_out is None):
+        if train.has_counts and (shaping or held_out is None):
             self.latent.fit(train)
-            gene = np.zeros((len(rows), self.n_latent), dtype=np.float32)
-            gene[data.measured] = self.latent.encode(data.counts[data.measured])
+            gene = np.zeros((len(spots), self.n_latent), dtype=np.float32)
+            # a spot is encoded against its slide: where blocks of one are held out, not against those
+            for rows in (train_rows, stop_rows):
+                here = spots.take(rows)
+                if here.has_counts:
+                    gene[rows[here.measured]] = self.latent.encode(here)
         seen = gene if shaping else None
         epochs = [
-            network.fit(data, gene=seen, held_out=held_out, stop_epoch=self.stop_epoch) for network in self.networks
+            network.fit(spots, gene=seen, held_out=held_out, stop_epoch=self.stop_epoch) for network in self.networks
         ]
         if gene is not None and held_out is None:
-            paired = np.flatnonzero(data.measured)
-            image = self.networks[0].embed_image(data)[paired]
-            self.alignment.fit(image, gene[paired], data.slide[paired], data.xy[paired])
+            paired = np.flatnonzero(spots.measured)
+            image = self.networks[0].embed_image(spots)[paired]
+            self.alignment.fit(image, gene[paired], spots.slide[paired], spots.xy[paired])
         return epochs
 
-    def network_expression(self, view: View) -> NDArray[np.float32]:
-        """The networks' expression alone (n_spots, n_genes)."""
-        return np.mean([network.expression(view) for network in self.networks], axis=0, dtype=np.float32)
-
-    def network_proba(self, view: View) -> NDArray[np.float32]:
-        """The networks' class probabilities alone (n_spots, n_classes)."""
-        return np.mean([network.proba(view) for network in self.networks], axis=0, dtype=np.float32)
-
-    def predict_expression(self, view: View) -> NDArray[np.float32]:
+    def predict_expression(self, spots: Spots) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
-        of_member = {name: member.predict_expression for name, member in self.members.items()}
-        of_member["network"] = self.network_expression
-        parts = {name: of_member[name](view) for name in MEMBERS if self.weights[name] > 0}
-        return self._shrunk(mixed(self.weights, parts))
+        parts = {
+            name: average_expression(self.networks, spots)
+            if name == "network"
+            else self.members[name].predict_expression(spots)
+            for name, weight in self.weights.items()
+            if weight > 0
+        }
+        return self._sloped(mixed(self.weights, parts))
 
-    def predict_proba(self, view: View) -> NDArray[np.float32]:
+    def predict_proba(self, spots: Spots) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
-        of_member = {name: member.predict_proba for name, member in self.members.items()}
-        of_member["network"] = self.network_proba
-        weights = self.class_weights
-        return mixed(weights, {name: of_member[name](view) for name in MEMBERS if weights[name] > 0})
+        parts = {
+            name: average_proba(self.networks, spots) if name == "network" else self.members[name].predict_proba(spots)
+            for name, weight in self.class_weights.items()
+            if weight > 0
+        }
+        return mixed(self.class_weights, parts)
 
-    def embed(self, data: TrainingData) -> dict[str, NDArray[np.float32]]:
+    def embed(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
         """Gene latent and joint embeddings of the training spots, by slot; without counts the first network's."""
-        image = self.networks[0].embed_image(data)
+        image = self.networks[0].embed_image(spots)
         if self.latent.vae is None:
             return {IMAGE_EMBEDDING: image}
-        latent = self.latent.encode(data.counts[data.measured])
+        latent = self.latent.encode(spots)
         return {
             IMAGE_EMBEDDING: self.alignment.embed_image(image),
-            VAE_LATENT: data.spread(latent),
-            GENE_EMBEDDING: data.spread(self.alignment.embed_genes(latent)),
+            VAE_LATENT: spots.spread(latent),
+            GENE_EMBEDDING: spots.spread(self.alignment.embed_genes(latent)),
         }
-
-    def save_parts(self, folder: Path) -> None:
-        """Write all members and their weights."""
-        (folder / "stcontrast.json").write_text(json.dumps({name: getattr(self, name) for name in CHOSEN}))
-        for i, network in enumerate(self.networks):
-            (folder / f"network{i}").mkdir()
-            network.save(folder / f"network{i}")
-        for name, member in self.members.items():
-            (folder / name).mkdir()
-            member.save_parts(folder / name)
-        save_arrays(folder / "shrinkage.npz", self.shrinkage)
-        self.alignment.save(folder)
-        self.latent.save(folder)
-
-    def load_parts(self, folder: Path) -> None:
-        """Read all members and their weights."""
-        for name, value in json.loads((folder / "stcontrast.json").read_text()).items():
-            setattr(self, name, value)
-        for i, network in enumerate(self.networks):
-            network.load(folder / f"network{i}")
-        for name, member in self.members.items():
-            member.load_parts(folder / name)
-        self.shrinkage = load_arrays(folder / "shrinkage.npz")
-        self.alignment.load(folder)
-        self.latent.load(folder)
 
 
 def _macro_f1(proba: NDArray[np.float32], label: NDArray[np.int64]) -> float:

@@ -1,4 +1,4 @@
-"""Weights with which several predictions are averaged, from what each said of held-out spots."""
+"""Weights with which several predictions are averaged, from their out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy.optimize import nnls
 
+from stcontrast._slides import rows_by_slide
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["mixed", "shrinkage", "stack_expression", "stack_proba"]
+__all__ = ["calibration_slope", "mixed", "stack_expression", "stack_proba"]
 
 N_STEPS: Final = 200
 SLOPES: Final = (0.05, 2.0)
@@ -46,8 +48,7 @@ def stack_expression(
     scale = np.zeros(observed.shape[1])
     gram, product = np.zeros((len(predictions), len(predictions))), np.zeros(len(predictions))
     centered = []
-    for code in np.unique(slide[rows]):
-        here = rows[slide[rows] == code]
+    for here in rows_by_slide(slide, rows):
         parts = [part[here].astype(np.float64) for part in (*predictions, observed)]
         centered.append([part - part.mean(axis=0) for part in parts])
         scale += (centered[-1][-1] ** 2).sum(axis=0)
@@ -64,10 +65,10 @@ def stack_expression(
     return found / found.sum() if found.sum() > 0 else np.full(len(predictions), 1 / len(predictions))
 
 
-def shrinkage(
+def calibration_slope(
     predicted: NDArray[np.float32], observed: NDArray[np.float32], slide: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """How far the prediction of every gene is to be trusted: the slope of measurement on held-out prediction.
+    """Calibration slope of every gene: the slope of the measurement on the out-of-fold prediction.
 
     Parameters
     ----------
@@ -85,8 +86,7 @@ def shrinkage(
     """
     rows = np.flatnonzero(np.isfinite(predicted).all(axis=1))
     product, square = np.zeros(observed.shape[1]), np.zeros(observed.shape[1])
-    for code in np.unique(slide[rows]):
-        here = rows[slide[rows] == code]
+    for here in rows_by_slide(slide, rows):
         claimed, true = (part[here] - part[here].mean(axis=0, dtype=np.float64) for part in (predicted, observed))
         product += (claimed * true).sum(axis=0)
         square += (claimed**2).sum(axis=0)

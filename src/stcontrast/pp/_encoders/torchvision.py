@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: F401 - the annotations that are inherited are read here
 from typing import Any, ClassVar
 
+from stcontrast._files import file_sha256
 from stcontrast.pp._encoders.torch import NamedNetwork
-from stcontrast.pp._encoders.weights import downloads, file_sha256, fit_state, read_state, require_file
+from stcontrast.pp._encoders.weights import downloads, fit_state, read_state, require_file
 
 __all__ = ["TorchvisionEncoder"]
 

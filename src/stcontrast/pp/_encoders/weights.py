@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
     from stcontrast.pp._encoders.cards import EncoderCard
 
-__all__ = ["downloads", "file_sha256", "fit_state", "read_state", "require_file"]
+__all__ = ["downloads", "fit_state", "read_state", "require_file"]
 
 HUB_CACHE: Final = "HF_HOME to it and HF_HUB_OFFLINE=1"
 OFFLINE: Final = (
@@ -27,12 +26,6 @@ def require_file(weights: str | Path | None) -> None:
     if weights is not None and not Path(weights).is_file():
         msg = f"No weights at {str(weights)!r}."
         raise FileNotFoundError(msg)
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

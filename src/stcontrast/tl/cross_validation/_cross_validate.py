@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from sklearn.model_selection import GroupKFold
 
-from stcontrast._data.inputs import Keys, check_images, gather, resolve_sources
+from stcontrast._data.gather import gather
+from stcontrast._data.inputs import Keys, check_images, resolve_sources
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
+from stcontrast.fitted._fit import FitSpec, check_genes
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._image_features import parse_fields
 from stcontrast.tl._features import color_features, features_to_fit
-from stcontrast.tl._training import Recipe, check_genes
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl.cross_validation._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
 from stcontrast.tl.cross_validation._jobs import Job, Material
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast._data.design import Standardize
-    from stcontrast._data.inputs import Inputs, Source
+    from stcontrast._data.inputs import Source
+    from stcontrast._data.spots import Spots
     from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.tl._tune import ImageTowerKind
     from stcontrast.tl.cross_validation._jobs import Fitted
@@ -162,7 +164,7 @@ def cross_validate(  # noqa: PLR0913
     check_n_jobs(n_jobs)
     path = None if directory is None else check_directory(directory)
     wanted = parse_gene_sets(gene_sets, genes=genes)
-    recipe = Recipe(
+    fit_spec = FitSpec(
         n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, complete=complete
     )
     compared = _compared(methods)
@@ -189,25 +191,25 @@ def cross_validate(  # noqa: PLR0913
     if tuning is None:
         features, record = features_to_fit(sources, encoder=chosen, fields=fields)
     else:
-        features, record = np.zeros((len(inputs.slide), 0), dtype=np.float32), tuning.untuned
+        features, record = np.zeros((len(inputs), 0), dtype=np.float32), tuning.untuned
     color, color_record = color_features(sources, features, record) if any(wants_color) else (None, None)
     material = Material(inputs, features, record, color, color_record)
     result = CrossValidation.empty(inputs, [item.name for item in compared])
     jobs: list[Job] = []
-    recipes = []
+    fit_specs = []
     for train_rows, test_rows in folds:
         donors = sorted(set(inputs.donor[test_rows].tolist()))
         of_fold = sets.choose(train_rows)
         result.choose(donors, of_fold)
-        in_fold = replace(recipe, more_genes=sets.to_model(of_fold))
-        recipes.append(in_fold)
+        in_fold = replace(fit_spec, more_genes=sets.to_model(of_fold))
+        fit_specs.append(in_fold)
         jobs += [
             Job(item.name, item.method, replace(in_fold, options=item.options), of_color, train_rows, test_rows, donors)
             for item, of_color in zip(compared, wants_color, strict=True)
         ]
     with tempfile.TemporaryDirectory(prefix="stcontrast-tuned-") as folder:
         if tuning is not None:
-            jobs = _tuned(jobs, tuning, sources, inputs, recipes, Path(folder))
+            jobs = _tuned(jobs, tuning, sources, inputs, fit_specs, Path(folder))
             # what the memory of a process is reckoned by
             material = replace(material, features=next(job.tuned.features for job in jobs if job.tuned is not None))
         fitted = _fit_all(jobs, material, result, n_jobs=n_jobs, store=None if path is None else Store(path, material))
@@ -231,18 +233,18 @@ def _tuned(  # noqa: PLR0917
     jobs: list[Job],
     tuning: Tuning,
     sources: Sequence[Source],
-    inputs: Inputs,
-    recipes: Sequence[Recipe],
+    inputs: Spots,
+    fit_specs: Sequence[FitSpec],
     folder: Path,
 ) -> list[Job]:
     """The same fits on features of encoders that were tuned without their held-out donors."""
     found: list[Job] = []
-    n_methods = len(jobs) // len(recipes)
+    n_methods = len(jobs) // len(fit_specs)
     with tuning.cut(sources) as store:
-        for i, recipe in enumerate(recipes):
+        for i, fit_spec in enumerate(fit_specs):
             of_fold = jobs[i * n_methods : (i + 1) * n_methods]
             logger.info("Tuning without %s.", ", ".join(of_fold[0].donors))
-            features, _ = tuning.run(store, inputs, of_fold[0].train_rows, recipe, name=f"without{i}")
+            features, _ = tuning.run(store, inputs, of_fold[0].train_rows, fit_spec, name=f"without{i}")
             shared = features.in_folder(folder / str(i))
             found += [job if job.uses_color else replace(job, tuned=shared) for job in of_fold]
     return found
@@ -278,10 +280,10 @@ def _fit_all(
     return fitted
 
 
-def _n_modelled(job: Job, inputs: Inputs) -> int:
-    recipe = job.recipe
-    n_chosen = recipe.n_genes if recipe.genes is None else len(recipe.genes)
-    return min(n_chosen + len(recipe.more_genes), len(inputs.genes))
+def _n_modelled(job: Job, inputs: Spots) -> int:
+    fit_spec = job.fit_spec
+    n_chosen = fit_spec.n_genes if fit_spec.genes is None else len(fit_spec.genes)
+    return min(n_chosen + len(fit_spec.more_genes), len(inputs.genes))
 
 
 class _Compared(NamedTuple):
@@ -301,7 +303,7 @@ def _compared(methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> list[
     ]
 
 
-def _donor_folds(inputs: Inputs, n_folds: int | None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def _donor_folds(inputs: Spots, n_folds: int | None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     donors = np.unique(inputs.donor)
     if len(donors) < 2:
         msg = (
@@ -313,7 +315,7 @@ def _donor_folds(inputs: Inputs, n_folds: int | None) -> Iterator[tuple[NDArray[
     if not 2 <= n_folds <= len(donors):
         msg = f"`n_folds` must lie between 2 and the number of donors, {len(donors)}; found {n_folds}."
         raise ValueError(msg)
-    useful = inputs.measured | np.array([value is not None for value in inputs.label])
+    useful = inputs.measured | (inputs.label >= 0)
     if len(np.unique(inputs.donor[useful])) < 2:
         msg = f"Only one donor has counts or labels, {np.unique(inputs.donor[useful]).tolist()}: two are needed."
         raise ValueError(msg)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.inputs import Inputs
+    from stcontrast._data.spots import Spots
 
 __all__ = ["BUILT_IN", "HIGHLY_VARIABLE", "NAMED", "GeneSets", "parse_gene_sets"]
 
@@ -92,7 +92,7 @@ class GeneSets:
 
     def __init__(
         self,
-        inputs: Inputs,
+        inputs: Spots,
         wanted: Mapping[str, list[str] | None],
         *,
         n_genes: int,
@@ -148,7 +148,7 @@ class GeneSets:
     def _variable(self, rows: NDArray[np.intp], n_genes: int) -> NDArray[np.intp]:
         inputs = self.inputs
         counts = inputs.counts[rows][:, self._candidates]
-        return self._candidates[choose_genes(counts, inputs.total[rows], inputs.slide[rows], n_genes=n_genes)]
+        return self._candidates[choose_genes(counts, inputs.depth[rows], inputs.slide[rows], n_genes=n_genes)]
 
     def _best(self, score: NDArray[np.float64], columns: NDArray[np.intp]) -> NDArray[np.intp]:
         # ties are settled by the order of the genes
@@ -159,7 +159,7 @@ class GeneSets:
         return [rows[slide == code] for code in np.unique(slide)]
 
     def _mean(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        expression = log_normalize_sparse(self.inputs.counts[rows], self.inputs.total[rows])
+        expression = log_normalize_sparse(self.inputs.counts[rows], self.inputs.depth[rows])
         return np.asarray(expression.mean(axis=0, dtype=np.float64)).ravel()
 
     def _moran_of(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -179,7 +179,7 @@ class GeneSets:
         if len(rows) < 3:
             return found
         graph = kneighbors_graph(inputs.xy[rows], min(N_NEAREST, len(rows) - 1))
-        expression = log_normalize_sparse(inputs.counts[rows], inputs.total[rows]).tocsc()
+        expression = log_normalize_sparse(inputs.counts[rows], inputs.depth[rows]).tocsc()
         for start in range(0, len(found), N_AT_ONCE):
             of_gene = expression[:, start : start + N_AT_ONCE].toarray().T.astype(np.float64)
             varies = np.flatnonzero(np.ptp(of_gene, axis=1) > 1e-9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
 from stcontrast._settings import settings
 from stcontrast._training import one_thread
-from stcontrast.tl._training import held_out_data, prepare
+from stcontrast.fitted._fit import fit_model, spots_of_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stcontrast._data.inputs import Inputs
-    from stcontrast.tl._training import Recipe
+    from stcontrast._data.spots import Spots
+    from stcontrast.fitted._fit import FitSpec
     from stcontrast.tl._tune import TunedFeatures
 
 __all__ = ["Fitted", "Job", "Material", "fit_and_predict"]
@@ -39,7 +39,7 @@ class Material:
         The same of colour statistics; `None` where no method looks at them.
     """
 
-    inputs: Inputs
+    inputs: Spots
     features: NDArray[np.float32]
     record: Mapping[str, Any]
     color: NDArray[np.float32] | None = None
@@ -62,7 +62,7 @@ class Job:
     ----------
     name, method
         Row of the comparison, and the method in it.
-    recipe
+    fit_spec
         How to fit.
     uses_color
         Whether it looks at colour statistics.
@@ -76,7 +76,7 @@ class Job:
 
     name: str
     method: str
-    recipe: Recipe
+    fit_spec: FitSpec
     uses_color: bool
     train_rows: NDArray[np.intp]
     test_rows: NDArray[np.intp]
@@ -115,18 +115,21 @@ def fit_and_predict(job: Job, material: Material) -> Fitted:
     features, record = material.features_of(job)
     # the last bits depend on the number of threads, and must not depend on the number of processes
     with settings.override(progress=False), threadpool_limits(1), one_thread():
-        model = prepare(
-            inputs, features, job.train_rows, method=job.method, recipe=job.recipe, record=record,
+        spots = replace(inputs, features=features)
+        model = fit_model(
+            spots, job.train_rows, method=job.method, fit_spec=job.fit_spec, features_spec=record,
             of_fold=() if job.tuned is None else job.tuned.of_fold,
-        ).train()  # fmt: skip
+        )  # fmt: skip
         prediction = model.predict(
-            features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows], depth=inputs.total[rows]
+            features[rows], slide=inputs.slide[rows], xy=inputs.xy[rows], depth=inputs.depth[rows]
         )
         embedded = {}
         if model.has_expression and inputs.measured[rows].any():
-            embedded = model.method.embed(held_out_data(inputs, features, rows, model.card))
+            embedded = model.method.embed(spots_of_model(spots, rows, model.spec))
     image, gene = embedded.get(IMAGE_EMBEDDING), embedded.get(GENE_EMBEDDING)
     if image is None or gene is None:
         image = gene = None
     half_width = model.calibration.half_width if model.has_expression else None
-    return Fitted(model.genes, model.classes, prediction.expression, prediction.proba, half_width, image, gene)
+    expression = prediction.expression if model.has_expression else None
+    proba = prediction.proba if model.classes else None
+    return Fitted(model.genes, model.classes, expression, proba, half_width, image, gene)

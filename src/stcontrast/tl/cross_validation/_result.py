@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast._data.inputs import Inputs
+    from stcontrast._data.spots import Spots
 
 __all__ = ["CrossValidation"]
 
@@ -45,7 +45,7 @@ class CrossValidation:
     """
 
     methods: list[str]
-    _inputs: Inputs = field(repr=False)
+    _inputs: Spots = field(repr=False)
     _rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
     _kept: dict[str, list[tuple[list[str], NDArray[np.intp], NDArray[np.float32]]]] = field(
         default_factory=dict, repr=False
@@ -55,7 +55,7 @@ class CrossValidation:
     _sets: list[tuple[list[str], str, list[str]]] = field(default_factory=list, repr=False)
 
     @classmethod
-    def empty(cls, inputs: Inputs, methods: Sequence[str]) -> CrossValidation:
+    def empty(cls, inputs: Spots, methods: Sequence[str]) -> CrossValidation:
         """Nothing scored yet."""
         return cls(list(methods), inputs)
 
@@ -214,7 +214,7 @@ class CrossValidation:
             for names, held, expression in parts:
                 columns = [names.index(gene) for gene in genes]
                 layers[method][np.searchsorted(rows, held)] = expression[:, columns]
-        slide = np.array(self._inputs.slide_names)[self._inputs.slide[rows]]
+        slide = np.array(self._inputs.slides)[self._inputs.slide[rows]]
         obs = pd.DataFrame(
             {"donor": self._inputs.donor[rows], "slide": slide},
             index=[f"{n}_{i}" for n, i in zip(slide, rows, strict=True)],

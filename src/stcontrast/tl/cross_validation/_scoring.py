@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from stcontrast._data.inputs import Inputs
+    from stcontrast._data.spots import Spots
     from stcontrast.tl.cross_validation._result import CrossValidation
 
 __all__ = ["CEILING", "HeldOut"]
@@ -55,7 +55,7 @@ class HeldOut:
         Genes to score, chosen on the training spots.
     """
 
-    def __init__(self, inputs: Inputs, rows: NDArray[np.intp], genes: Sequence[str]) -> None:
+    def __init__(self, inputs: Spots, rows: NDArray[np.intp], genes: Sequence[str]) -> None:
         self.inputs = inputs
         self.rows = rows
         self.genes = [gene for gene in inputs.genes if gene in set(genes)]
@@ -65,8 +65,8 @@ class HeldOut:
         for code in np.unique(inputs.slide[rows[inputs.measured[rows]]]):
             here = np.flatnonzero((inputs.slide[rows] == code) & inputs.measured[rows])
             spots = rows[here]
-            counts, depth = inputs.counts[spots][:, columns], inputs.total[spots]
-            where = (str(inputs.donor[spots[0]]), inputs.slide_names[code])
+            counts, depth = inputs.counts[spots][:, columns], inputs.depth[spots]
+            where = (str(inputs.donor[spots[0]]), inputs.slides[code])
             self.slides.append(_Slide(where, here, log_normalize(counts, depth), counts, depth, inputs.xy[spots]))
 
     def score_ceiling(self, result: CrossValidation) -> None:
@@ -125,12 +125,13 @@ class HeldOut:
         self, result: CrossValidation, name: str, classes: Sequence[str], proba: NDArray[np.float32]
     ) -> None:
         """Add the scores of class probabilities (n_rows, n_classes), donor by donor."""
-        truth, donors = self.inputs.label[self.rows], self.inputs.donor[self.rows]
-        known = np.array([value is not None for value in truth])
+        label, donors = self.inputs.label[self.rows], self.inputs.donor[self.rows]
+        known = label >= 0
+        truth = np.array([*self.inputs.classes, ""], dtype=np.str_)[label]
         position = {value: code for code, value in enumerate(classes)}
         for donor in np.unique(donors[known]):
             here = (donors == donor) & known
-            of_true = truth[here].astype(str)
+            of_true = truth[here]
             guess = np.array(classes, dtype=str)[proba[here].argmax(axis=1)]
             codes = np.array([position.get(value, -1) for value in of_true], dtype=np.int64)
             recall = [(guess[of_true == value] == value).mean() for value in np.unique(of_true)]

@@ -17,7 +17,6 @@ import joblib
 import numpy as np
 from scipy import sparse
 
-from stcontrast.methods._arrays import save_arrays
 from stcontrast.methods._base import METHODS
 from stcontrast.tl.cross_validation._code import code_of
 from stcontrast.tl.cross_validation._jobs import Fitted
@@ -25,7 +24,7 @@ from stcontrast.tl.cross_validation._jobs import Fitted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stcontrast._data.inputs import Inputs
+    from stcontrast._data.spots import Spots
     from stcontrast.tl.cross_validation._jobs import Job, Material
 
 __all__ = ["Store", "check_directory"]
@@ -80,10 +79,10 @@ class Store:
         features, _ = self.material.features_of(job)
         if id(features) not in self._of_features:
             self._of_features[id(features)] = _fingerprint(features)
-        recipe = {item.name: getattr(job.recipe, item.name) for item in fields(job.recipe)}
+        fit_spec = {item.name: getattr(job.fit_spec, item.name) for item in fields(job.fit_spec)}
         parts = [
             FORMAT, version("stcontrast"), self._of_inputs, self._of_features[id(features)], job.method,
-            code_of(METHODS[job.method]), recipe, job.train_rows, job.test_rows,
+            code_of(METHODS[job.method]), fit_spec, job.train_rows, job.test_rows,
         ]  # fmt: skip
         return self.directory / f"{_fingerprint(parts)[:32]}.npz"
 
@@ -114,26 +113,26 @@ class Store:
     def write(self, job: Job, fitted: Fitted) -> None:
         """Keep a finished fit; a folder that cannot be written costs a warning, not the fit."""
         path = self.path(job)
-        about = {"method": job.method, "options": repr(job.recipe.options), "held out": job.donors}
+        about = {"method": job.method, "options": repr(job.fit_spec.options), "held out": job.donors}
         beside = path.with_name(f".{path.stem}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_arrays(
-                beside,
-                {
-                    "genes": np.array(fitted.genes, dtype=np.str_),
-                    "classes": np.array(fitted.classes, dtype=np.str_),
-                    **{name: getattr(fitted, name) for name in ARRAYS},
-                    "about": np.array(json.dumps({**about, "version": version("stcontrast")})),
-                },
-            )
+            arrays = {name: getattr(fitted, name) for name in ARRAYS if getattr(fitted, name) is not None}
+            with beside.open("wb") as file:
+                np.savez(
+                    file,
+                    genes=np.array(fitted.genes, dtype=np.str_),
+                    classes=np.array(fitted.classes, dtype=np.str_),
+                    about=np.array(json.dumps({**about, "version": version("stcontrast")})),
+                    **arrays,
+                )
             beside.replace(path)
         except OSError as error:
             logger.warning("%s with %s held out could not be written: %s", job.name, ", ".join(job.donors), error)
             beside.unlink(missing_ok=True)
 
 
-def _plain_inputs(inputs: Inputs) -> dict[str, Any]:
+def _plain_inputs(inputs: Spots) -> dict[str, Any]:
     counts = sparse.csr_matrix(inputs.counts, copy=True)
     # the same counts may be stored in several ways
     counts.sum_duplicates()

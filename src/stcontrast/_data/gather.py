@@ -1,0 +1,165 @@
+"""From the user's objects to one table of spots."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from stcontrast._data.spots import Spots
+from stcontrast._reading.counts import raw_counts, shared_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from stcontrast._data.inputs import Keys, Source
+
+__all__ = ["depth_of", "gather", "stack_tables", "stacked_column"]
+
+logger = logging.getLogger(__name__)
+
+
+def gather(sources: Sequence[Source], keys: Keys) -> Spots:
+    """All spots of all objects. Each slide gives what it has: counts, labels or both.
+
+    Raises
+    ------
+    KeyError
+        If a key is absent; the message lists what is there.
+    ValueError
+        If counts are not raw, objects share no genes, or slides share a name.
+    """
+    names = [slide.name for source in sources for slide in source.spots.slides]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        msg = (
+            f"Slides share a name: {twice}. Rename the shapes so that every slide has its own; an AnnData object "
+            "names its slides in a column of `obs` (`library_key`)."
+        )
+        raise ValueError(msg)
+    donor_key, batch_key = keys.donor_key or keys.batch_key, keys.batch_key or keys.donor_key
+    slide: list[NDArray[np.int64]] = []
+    xy = []
+    n_slides = 0
+    for source in sources:
+        of_spot, centers = source.slide_and_xy()
+        slide.append(of_spot + n_slides)
+        n_slides += len(source.spots.slides)
+        xy.append(centers)
+        if donor_key is not None:
+            _check_one_donor_a_slide(source, donor_key, named=keys.slide_key is not None)
+    tables = [source.table for source in sources]
+    code = np.concatenate(slide)
+    # without a donor, every slide counts as one
+    columns = {"donor": np.array(names, dtype=np.str_)[code], "batch": np.array(names, dtype=np.str_)[code]}
+    named = {"donor": donor_key, "batch": batch_key}
+    for column, key in named.items():
+        if key is not None:
+            given = "donor_key" if key == keys.donor_key else "batch_key"
+            columns[column] = stacked_column(tables, key, given)
+    return stack_tables(
+        tables, code, np.concatenate(xy), layer=keys.layer, label_key=keys.label_key, slides=names, **columns
+    )
+
+
+def stack_tables(
+    tables: Sequence[AnnData],
+    slide: NDArray[np.int64],
+    xy: NDArray[np.float64],
+    *,
+    layer: str | None,
+    label_key: str | None,
+    **known: Any,
+) -> Spots:
+    """The spots of several tables, one under another: counts of the genes that they share, depth, names, labels.
+
+    Parameters
+    ----------
+    tables
+        The tables.
+    slide, xy
+        Slide and centre of all spots.
+    layer
+        Layer with raw counts.
+    label_key
+        Column of `obs` with the classes, which some tables may lack.
+    **known
+        Further attributes of :class:`Spots`.
+    """
+    genes = shared_genes(tables)
+    counts, depth = [], []
+    for table in tables:
+        if table.n_vars == 0:
+            counts.append(sparse.csr_matrix((table.n_obs, len(genes)), dtype=np.float32))
+            depth.append(np.zeros(table.n_obs))
+            continue
+        full = raw_counts(table, layer)
+        counts.append(sparse.csr_matrix(full[:, table.var_names.get_indexer(genes)]))
+        # depth over the full library, not over the shared genes
+        depth.append(np.asarray(full.sum(axis=1), dtype=np.float64).ravel())
+    label, classes = _stacked_labels(tables, label_key)
+    return Spots.of(
+        slide, xy, name=np.concatenate([table.obs_names.to_numpy(dtype=np.str_) for table in tables]), genes=genes,
+        counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")), depth=np.concatenate(depth), label=label,
+        classes=classes, **known,
+    )  # fmt: skip
+
+
+def depth_of(source: Source) -> NDArray[np.float64]:
+    """Measured counts of every spot in `X` (n_spots,), for an oracle."""
+    if source.table.n_vars == 0:
+        msg = (
+            "The model is an oracle: it needs the measured depth of the spots it predicts, and the table has no genes."
+        )
+        raise ValueError(msg)
+    logger.warning("The model is an oracle: it looks at the measured depth of the spots that it predicts.")
+    return np.asarray(raw_counts(source.table, None).sum(axis=1), dtype=np.float64).ravel()
+
+
+def _check_one_donor_a_slide(source: Source, donor_key: str, *, named: bool) -> None:
+    # An AnnData of several sections with nothing that tells them apart: their coordinates would be mixed. A shapes
+    # element is one slide by definition, and may hold several donors (a tissue microarray).
+    if source.is_spatialdata or named or "library_id" in source.table.obs or donor_key not in source.table.obs:
+        return
+    donors = sorted(source.table.obs[donor_key].astype(str).unique())
+    if len(donors) > 1:
+        msg = (
+            f"The AnnData object holds several donors, {donors[:5]}: say which column of `obs` names the slides "
+            "(`library_key`)."
+        )
+        raise ValueError(msg)
+
+
+def stacked_column(tables: Sequence[AnnData], key: str, argument: str) -> NDArray[np.str_]:
+    """A column of `obs` that every table has in full, one under another (n_spots,)."""
+    for table in tables:
+        if key not in table.obs:
+            msg = f"`{argument}`: no column {key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
+            raise KeyError(msg)
+        if table.obs[key].isna().any():
+            msg = f"`{argument}`: column {key!r} of `obs` is empty for {int(table.obs[key].isna().sum())} spots."
+            raise ValueError(msg)
+    return np.concatenate([table.obs[key].astype(str).to_numpy(dtype=np.str_) for table in tables])
+
+
+def _stacked_labels(tables: Sequence[AnnData], key: str | None) -> tuple[NDArray[np.int64], list[str]]:
+    """Class of every spot, one table under another (n_spots,), -1 for none; and the names of the classes."""
+    if key is None:
+        return np.full(sum(table.n_obs for table in tables), -1, dtype=np.int64), []
+    if not any(key in table.obs for table in tables):
+        msg = f"`label_key`: no column {key!r} in `obs`; its columns are {sorted(tables[0].obs.columns)}."
+        raise KeyError(msg)
+    column = pd.concat(
+        [table.obs.get(key, pd.Series(index=table.obs_names, dtype=object)).astype(object) for table in tables]
+    )
+    known = column.notna().to_numpy()
+    classes, index = np.unique(column[known].astype(str).to_numpy(dtype=np.str_), return_inverse=True)
+    label = np.full(len(column), -1, dtype=np.int64)
+    label[known] = index
+    return label, classes.tolist()

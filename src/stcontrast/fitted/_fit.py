@@ -1,0 +1,194 @@
+"""From a table of spots to a fitted model: arrays only, so that cross-validation takes the same path."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stcontrast._data.folds import inner_folds
+from stcontrast._data.genes import choose_genes
+from stcontrast._files import content_hash
+from stcontrast.fitted._calibration import LEVEL
+from stcontrast.fitted._model import Predictor
+from stcontrast.methods._base import get_method
+from stcontrast.methods._targets import completed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from stcontrast._data.design import Standardize
+    from stcontrast._data.spots import Spots
+
+__all__ = [
+    "FitSpec",
+    "check_genes",
+    "fingerprint_of",
+    "fit_model",
+    "slide_fingerprints",
+    "spots_of_model",
+    "training_spots",
+]
+
+logger = logging.getLogger(__name__)
+
+# columns that rows are sorted by before they are hashed, and rows that are hashed at once
+SORTED_BY: Final = 8
+HASHED_ROWS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class FitSpec:
+    """How to fit, apart from the spots; see the parameters of :func:`stcontrast.tl.fit`."""
+
+    n_genes: int = 1000
+    genes: Sequence[str] | None = None
+    n_neighbors: int | None = None
+    standardize: Standardize = "slide"
+    seed: int = 0
+    options: Mapping[str, Any] | None = None
+    complete: bool = False
+    more_genes: Sequence[str] = ()
+    """Genes to model in addition to those that are chosen or named, because they are scored."""
+
+
+def fit_model(
+    spots: Spots,
+    rows: NDArray[np.intp],
+    *,
+    method: str,
+    fit_spec: FitSpec,
+    features_spec: Mapping[str, Any],
+    of_fold: Sequence[NDArray[np.float32]] = (),
+) -> Predictor:
+    """Fit a method. Nothing outside `rows` is looked at, genes and classes included.
+
+    Parameters
+    ----------
+    spots
+        All spots, with their image features, or colour statistics for a method that looks at those.
+    rows
+        Training spots: whole donors.
+    method
+        Name of the method.
+    fit_spec
+        How to fit.
+    features_spec
+        What made the features.
+    of_fold
+        Features of the training spots in every inner fold (n_training, n_features), where the encoder of the features
+        has learnt from all of them.
+    """
+    fresh = get_method(method, seed=fit_spec.seed, options=fit_spec.options)
+    train = training_spots(spots, rows, fit_spec)
+    if not (train.has_counts or train.has_labels):
+        msg = "Nothing to learn from: the training slides have neither counts nor labels."
+        raise ValueError(msg)
+    n_neighbors = fresh.n_neighbors if fit_spec.n_neighbors is None or fresh.uses_color else fit_spec.n_neighbors
+    train = train.with_design(n_neighbors=n_neighbors, standardize=fit_spec.standardize)
+    slides = np.unique(train.slide)
+    fingerprints = slide_fingerprints(spots.features, spots.slide)
+    spec = {
+        "genes": list(train.genes),
+        "classes": list(train.classes),
+        "units": "log1p(counts per 10 000 of the full library)",
+        "image_features": dict(features_spec),
+        "n_features": train.features.shape[1],
+        "n_neighbors": n_neighbors,
+        "standardize": fit_spec.standardize,
+        "completed_targets": fit_spec.complete,
+        "seed": int(fit_spec.seed),
+        "donors": sorted(set(train.donor.tolist())),
+        "slides": {spots.slides[code]: fingerprints[int(code)] for code in slides},
+        "interval": LEVEL,
+        "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
+        | {"python": platform.python_version()},
+    }
+    folds = inner_folds(train)
+    if of_fold:
+        own = [replace(train, features=features) for features in of_fold]
+        own = [part.with_design(n_neighbors=n_neighbors, standardize=fit_spec.standardize) for part in own]
+        folds = [replace(fold, spots=part) for fold, part in zip(folds, own, strict=True)]
+    if fit_spec.complete:
+        train, folds = completed(train), [fold.with_targets(completed) for fold in folds]
+    logger.info(
+        "Fitting %s on %d spots of %d slides, %d donors, %d genes, %d classes; inner folds over %ss.",
+        fresh.name, len(train), len(slides), len(spec["donors"]), train.n_genes, train.n_classes, folds[0].unit,
+    )  # fmt: skip
+    return Predictor.fit(fresh, train, folds, spec)
+
+
+def training_spots(spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec) -> Spots:
+    """Training spots with genes and classes that are chosen on them alone; without a design."""
+    train = spots.take(rows)
+    train = train.with_classes(train.known_classes)
+    return train.with_genes(_columns(train, fit_spec))
+
+
+def spots_of_model(spots: Spots, rows: NDArray[np.intp], spec: Mapping[str, Any]) -> Spots:
+    """Some spots as a fitted model would have met them in training, counts and all: to look at its embeddings.
+
+    Parameters
+    ----------
+    spots
+        All spots, with their image features.
+    rows
+        Those to look at.
+    spec
+        The model's spec.
+    """
+    position = {gene: i for i, gene in enumerate(spots.genes)}
+    columns = np.array([position[gene] for gene in spec["genes"]], dtype=np.intp)
+    here = spots.take(rows).with_classes(spec["classes"]).with_genes(columns)
+    return here.with_design(n_neighbors=spec["n_neighbors"], standardize=spec["standardize"])
+
+
+def check_genes(spots: Spots, genes: Sequence[str] | None) -> None:
+    """Raise where genes are named that the counts do not have."""
+    known = set(spots.genes)
+    absent = [gene for gene in genes or () if gene not in known]
+    if absent and known:
+        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. They begin {spots.genes[:5]}."
+        raise KeyError(msg)
+
+
+def slide_fingerprints(features: NDArray[np.float32], slide: NDArray[np.int64]) -> dict[int, str]:
+    """What recognises a slide again, whatever its name: a hash of its image features, rounded, spots in any order."""
+    return {int(code): fingerprint_of(features, np.flatnonzero(slide == code)) for code in np.unique(slide)}
+
+
+def fingerprint_of(features: NDArray[np.float32], rows: NDArray[np.intp]) -> str:
+    """Hash of some rows of features, in any order; they may lie on disk, and are read in parts."""
+    last = np.concatenate([block[:, : -SORTED_BY - 1 : -1] for block in _rounded(features, rows)])
+    return content_hash(_rounded(features, rows[np.lexsort(last.T)]))[:16]
+
+
+def _rounded(features: NDArray[np.float32], rows: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:
+    for start in range(0, len(rows), HASHED_ROWS):
+        yield np.round(np.asarray(features[rows[start : start + HASHED_ROWS]], dtype=np.float64), 3) + 0.0
+
+
+def _columns(spots: Spots, fit_spec: FitSpec) -> NDArray[np.intp]:
+    measured = np.flatnonzero(spots.measured)
+    if len(measured) == 0:
+        return np.zeros(0, dtype=np.intp)
+    position = {gene: i for i, gene in enumerate(spots.genes)}
+    if fit_spec.genes is not None:
+        check_genes(spots, fit_spec.genes)
+        columns = np.array([position[gene] for gene in dict.fromkeys(fit_spec.genes)], dtype=np.intp)
+    else:
+        counts: sparse.csr_matrix = spots.counts[measured]
+        columns = choose_genes(counts, spots.depth[measured], spots.slide[measured], n_genes=fit_spec.n_genes)
+    there = set(columns.tolist())
+    more = [position[gene] for gene in dict.fromkeys(fit_spec.more_genes) if position[gene] not in there]
+    if len(columns) + len(more) == 0:
+        msg = "No gene is seen in 10 % of the training spots: name the genes to model with `genes`."
+        raise ValueError(msg)
+    return np.concatenate([columns, np.array(more, dtype=np.intp)])

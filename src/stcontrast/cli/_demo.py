@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stcontrast._keys import CLASS, HELD_OUT_R, PREDICTION_TABLE
-from stcontrast._reading.resolve import resolve_table
+from stcontrast._reading import resolve_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +102,7 @@ def _load(data: str | None, *, sections: str, seed: int) -> SpatialData:
             msg = f"No store at {data!r}; `--data` takes a SpatialData store or 'her2st'."
             raise FileNotFoundError(msg)
         sdata = spatialdata.read_zarr(data)
-    from stcontrast._reading.resolve import resolve_slides
+    from stcontrast._reading import resolve_slides
 
     with_image = [slide.name for slide in resolve_slides(sdata).slides if slide.image is not None]
     if len(with_image) < 2:
@@ -122,7 +122,7 @@ def _held_out_unit(sdata: SpatialData, donor_key: str) -> tuple[str, str]:
 
 
 def _regions(sdata: SpatialData) -> list[str]:
-    from stcontrast._reading.resolve import table_region_keys
+    from stcontrast._reading import table_region_keys
 
     return table_region_keys(resolve_table(sdata))[0]
 
@@ -134,7 +134,7 @@ def _slides(sdata: SpatialData, key: str, value: str) -> list[str]:
 
 
 def _subset(sdata: SpatialData, slides: list[str]) -> SpatialData:
-    from stcontrast._reading.resolve import resolve_slides
+    from stcontrast._reading import resolve_slides
 
     images = [slide.image.name for slide in resolve_slides(sdata).slides if slide.name in slides and slide.image]
     return sdata.subset([*slides, *images], filter_tables=True)

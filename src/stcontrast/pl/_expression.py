@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stcontrast._reading.resolve import table_region_keys
+from stcontrast._reading import table_region_keys
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading.resolve import Spots
+    from stcontrast._reading import Sections
 
 __all__ = ["find_gene", "observed_expression", "predicted_expression", "prediction_table"]
 
@@ -79,7 +79,7 @@ def observed_expression(table: AnnData, gene: str, *, layer: str | None) -> NDAr
         return np.where(total > 0, np.log1p(1e4 * counts / total), np.nan)
 
 
-def predicted_expression(prediction: AnnData, gene: str, spots: Spots) -> NDArray[np.float64]:
+def predicted_expression(prediction: AnnData, gene: str, spots: Sections) -> NDArray[np.float64]:
     """Prediction for every spot of the measured table; NaN where there is none."""
     _, region_key, instance_key = table_region_keys(prediction)
     predicted = _column(prediction, prediction.X, gene)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stcontrast._keys import CLASS
-from stcontrast._reading.resolve import resolve_slides
+from stcontrast._reading import resolve_slides
 from stcontrast.pl._class_colors import class_colors
 from stcontrast.pl._layout import choose_slides, finish, make_panels
 from stcontrast.pl._slide import MISSING, draw_classes, draw_picture, draw_scale_bar, read_picture

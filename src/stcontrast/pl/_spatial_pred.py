@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stcontrast._keys import PREDICTION_TABLE, UNS
-from stcontrast._reading.resolve import resolve_slides
+from stcontrast._reading import resolve_slides
 from stcontrast.metrics import gene_correlation
 from stcontrast.pl._expression import find_gene, observed_expression, predicted_expression, prediction_table
 from stcontrast.pl._layout import choose_slides, finish, make_panels
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading.resolve import Slide
+    from stcontrast._reading import Slide
 
 __all__ = ["spatial_pred"]
 

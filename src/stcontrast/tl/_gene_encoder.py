@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stcontrast._reading.counts import raw_counts
-from stcontrast._reading.resolve import slide_of_row
+from stcontrast._reading import raw_counts, slide_of_row
 from stcontrast._training import seeded
 from stcontrast.methods._gene_latent import GeneLatent
 

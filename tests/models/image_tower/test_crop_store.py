@@ -8,7 +8,7 @@ import pytest
 
 import stcontrast as stc
 from stcontrast._models.image_tower._crop_store import CropRows, CropStore
-from stcontrast._reading.resolve import resolve_slides
+from stcontrast._reading import resolve_slides
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from stcontrast._models.batch_vae._minibatches import ENCODER_KEY, ENTRIES_KEY, MinibatchSplitter, SpotLoader
-from stcontrast._models.batch_vae._reference import SlideReference
+from stcontrast._models.batch_vae.minibatches import (
+    ENCODER_KEY,
+    ENTRIES_KEY,
+    MinibatchSplitter,
+    SlideReference,
+    SpotLoader,
+)
 from stcontrast.models import BatchAgnosticVAE
 from tests.models.batch_vae.synthetic import make_adata
 

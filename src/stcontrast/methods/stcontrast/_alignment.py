@@ -9,8 +9,7 @@ import torch
 from stcontrast._training import seeded
 from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._network import standardiser
-from stcontrast.nn._head_pair import HeadPair
-from stcontrast.nn._pairs import Contrast, SpotTable
+from stcontrast.nn._pairs import Contrast, HeadPair, SpotTable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from stcontrast._keys import UNS, VAE_LATENT
-from stcontrast._models.batch_vae._fitting import fit_vae
+from stcontrast._models.batch_vae import fit_vae
 from stcontrast._reading import as_list, resolve_table
 from stcontrast._records import VERSION
 from stcontrast.methods._gene_latent import CLASS_WEIGHT

@@ -37,8 +37,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity
 
 import stcontrast as stc
-from stcontrast._reading.elements import image_from_array
-from stcontrast._reading.resolve import resolve_slides
+from stcontrast._reading import image_from_array, resolve_slides
 from stcontrast.pp._crops.reader import iter_batches
 from stcontrast.pp._encoding import FeatureRecipe, encode_centers
 

@@ -48,7 +48,7 @@ SAYS = {
     "_models": "gene VAE, two towers, image tower",
     "pp": "crops, encoders, image features",
     "nn": "layers, losses",
-    "_data": "spots: design, targets, folds",
+    "_data": "spots: design, genes, folds",
     "_reading": "SpatialData, AnnData, WSIData",
     "datasets": "toy, her2st",
     "metrics": "scores",
@@ -63,7 +63,7 @@ SAYS = {
 # what becomes of the data, from the slides up to the user
 DATA = {
     "_reading": "read the slides",
-    "_data": "one table of spots, its design and targets",
+    "_data": "one table of spots and its design",
     "methods": "a method learns from the training spots",
     "fitted": "the fitted model predicts",
     "tl": "write the prediction",

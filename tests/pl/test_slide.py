@@ -8,8 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from stcontrast._reading.elements import SlideImage
-from stcontrast._reading.resolve import Slide
+from stcontrast._reading import Slide, SlideImage
 from stcontrast.pl._slide import draw_picture, draw_scale_bar, draw_spots, read_picture, scale_bar_um
 
 XY = np.stack(np.meshgrid(np.arange(6), np.arange(5)), axis=-1).reshape(-1, 2) * np.float64(100) + 150

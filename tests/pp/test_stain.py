@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel
 
-from stcontrast._reading.elements import SlideImage
+from stcontrast._reading import SlideImage
 from stcontrast.pp import StainNormalizer
 from stcontrast.pp._stain import resolve_stain, stain_from_spec
 

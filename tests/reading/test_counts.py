@@ -5,7 +5,7 @@ import pytest
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-from stcontrast._reading.counts import raw_counts, shared_genes
+from stcontrast._reading import raw_counts, shared_genes
 
 
 def table(values, names=None) -> AnnData:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from spatialdata import SpatialData
 from spatialdata.transformations import Affine, Identity, Scale, Sequence, Translation, set_transformation
 
-from stcontrast._reading.elements import image_from_array, image_of_element, images_over, shape_centers
+from stcontrast._reading import image_from_array, image_of_element, images_over, shape_centers
 from tests.synthetic import circles, image, picture, points, polygons
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Identity, Scale, Translation
 
 import stcontrast as stc
-from stcontrast._reading.resolve import Spots, require_images, resolve_slides, resolve_table, slide_names
+from stcontrast._reading import Sections, require_images, resolve_slides, resolve_table, slide_names
 from tests.synthetic import circles, hexagonal, image, picture, points, polygons, slide, square, table, visium_adata
 
 if TYPE_CHECKING:
@@ -166,9 +166,10 @@ def test_a_scale_must_be_a_positive_number(bad: Any) -> None:
         resolve_slides(slide(PICTURE, points(8)), spot_diameter_um=bad)
 
 
-def test_a_mapping_may_not_name_slides_that_are_absent() -> None:
-    with pytest.raises(KeyError, match=r"absent: \['C', 'D'\]. Slides: \['A', 'B'\]"):
-        resolve_slides(two_slides(), um_per_px={"C": 1.0}, image_key={"D": "A_he"})
+@pytest.mark.parametrize("given", [{"um_per_px": {"C": 1.0}}, {"image_key": {"C": "A_he"}}])
+def test_a_mapping_may_not_name_slides_that_are_absent(given: dict[str, Any]) -> None:
+    with pytest.raises(KeyError, match=rf"`{next(iter(given))}` names .* absent: \['C'\]. Slides: \['A', 'B'\]"):
+        resolve_slides(two_slides(), **given)
 
 
 def test_an_unknown_scale_says_how_to_give_it() -> None:
@@ -195,7 +196,7 @@ def test_images_may_be_named_for_some_slides_or_for_all() -> None:
 
 def test_slides_that_share_an_image_on_top_of_each_other_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     here = {"global": Identity()}
-    make: Callable[[np.ndarray], Spots] = lambda of_b: resolve_slides(
+    make: Callable[[np.ndarray], Sections] = lambda of_b: resolve_slides(
         SpatialData(
             images={"A_he": image(PICTURE, here)},
             shapes={"A": circles(points(9) * [0.4, 1], here), "B": circles(of_b, here)},

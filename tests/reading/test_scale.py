@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast._reading.scale import lattice_pitch, scale_from_spots
+from stcontrast._reading import lattice_pitch, scale_from_spots
 from tests.synthetic import hexagonal, square
 
 

@@ -8,10 +8,16 @@ import pytest
 from spatialdata.transformations import Identity, Scale
 
 import stcontrast as stc
+from stcontrast._reading import (
+    image_of_element,
+    resolve_slides,
+    slide_element,
+    slide_image,
+    slide_name,
+    slide_um_per_px,
+    tiles_alone,
+)
 from stcontrast._reading import wsi as _wsi
-from stcontrast._reading.elements import image_of_element
-from stcontrast._reading.resolve import resolve_slides
-from stcontrast._reading.wsi import slide_element, slide_image, slide_name, slide_um_per_px, tiles_alone
 from tests.slide_files import halved, write_slide
 from tests.synthetic import circles, hexagonal, picture, points, slide, smooth_picture, table
 

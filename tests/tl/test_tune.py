@@ -11,7 +11,8 @@ from scipy import sparse
 from stcontrast.tl._training import Recipe
 
 import stcontrast as stc
-from stcontrast._data.inputs import Keys, gather, resolve_sources
+from stcontrast._data.gather import gather
+from stcontrast._reading import Keys, resolve_all
 from stcontrast.tl._tune import Tuning
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, bare, parts_of, snapshot
@@ -113,7 +114,7 @@ def test_an_inner_fold_s_tower_has_not_seen_what_is_held_out(toy):
         sdata = copied(toy)
         if change:
             scrambled(sdata, "donor2")
-        sources = resolve_sources(sdata, KEYS)
+        sources = resolve_all(sdata, KEYS)
         inputs = gather(sources, KEYS)
         tuning = Tuning.of(encoder(), None, TUNE)
         with tuning.cut(sources) as store:

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from stcontrast._data.spots import Spots
-from stcontrast._reading.counts import raw_counts, shared_genes
+from stcontrast._reading import raw_counts, shared_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast._data.inputs import Keys, Source
+    from stcontrast._reading import Keys, Sections
 
 __all__ = ["depth_of", "gather", "stack_tables", "stacked_column"]
 
 logger = logging.getLogger(__name__)
 
 
-def gather(sources: Sequence[Source], keys: Keys) -> Spots:
+def gather(sources: Sequence[Sections], keys: Keys) -> Spots:
     """All spots of all objects. Each slide gives what it has: counts, labels or both.
 
     Raises
@@ -35,7 +35,7 @@ def gather(sources: Sequence[Source], keys: Keys) -> Spots:
     ValueError
         If counts are not raw, objects share no genes, or slides share a name.
     """
-    names = [slide.name for source in sources for slide in source.spots.slides]
+    names = [slide.name for source in sources for slide in source.slides]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         msg = (
@@ -50,7 +50,7 @@ def gather(sources: Sequence[Source], keys: Keys) -> Spots:
     for source in sources:
         of_spot, centers = source.slide_and_xy()
         slide.append(of_spot + n_slides)
-        n_slides += len(source.spots.slides)
+        n_slides += len(source.slides)
         xy.append(centers)
         if donor_key is not None:
             _check_one_donor_a_slide(source, donor_key, named=keys.slide_key is not None)
@@ -111,7 +111,7 @@ def stack_tables(
     )  # fmt: skip
 
 
-def depth_of(source: Source) -> NDArray[np.float64]:
+def depth_of(source: Sections) -> NDArray[np.float64]:
     """Measured counts of every spot in `X` (n_spots,), for an oracle."""
     if source.table.n_vars == 0:
         msg = (
@@ -122,7 +122,7 @@ def depth_of(source: Source) -> NDArray[np.float64]:
     return np.asarray(raw_counts(source.table, None).sum(axis=1), dtype=np.float64).ravel()
 
 
-def _check_one_donor_a_slide(source: Source, donor_key: str, *, named: bool) -> None:
+def _check_one_donor_a_slide(source: Sections, donor_key: str, *, named: bool) -> None:
     # An AnnData of several sections with nothing that tells them apart: their coordinates would be mixed. A shapes
     # element is one slide by definition, and may hold several donors (a tissue microarray).
     if source.is_spatialdata or named or "library_id" in source.table.obs or donor_key not in source.table.obs:

@@ -1,1 +1,72 @@
 """Reading: the only part that knows SpatialData, AnnData and WSIData; slides with plain arrays come out."""
+
+from __future__ import annotations
+
+from stcontrast._reading.counts import raw_counts, shared_genes
+from stcontrast._reading.elements import (
+    Placement,
+    SlideImage,
+    affine_matrix,
+    check_square_pixels,
+    image_from_array,
+    image_of_element,
+    images_over,
+    rgb_size,
+    shape_centers,
+)
+from stcontrast._reading.resolve import (
+    Keys,
+    as_list,
+    check_images,
+    require_images,
+    resolve_all,
+    resolve_slides,
+    resolve_table,
+    slide_names,
+    slide_of_row,
+)
+from stcontrast._reading.scale import lattice_pitch, positive_number, scale_from_spots
+from stcontrast._reading.sections import Sections, Slide, table_region_keys
+from stcontrast._reading.wsi import (
+    add_tile_table,
+    slide_element,
+    slide_image,
+    slide_name,
+    slide_um_per_px,
+    tiles_alone,
+)
+
+__all__ = [
+    "Keys",
+    "Placement",
+    "Sections",
+    "Slide",
+    "SlideImage",
+    "add_tile_table",
+    "affine_matrix",
+    "as_list",
+    "check_images",
+    "check_square_pixels",
+    "image_from_array",
+    "image_of_element",
+    "images_over",
+    "lattice_pitch",
+    "positive_number",
+    "raw_counts",
+    "require_images",
+    "resolve_all",
+    "resolve_slides",
+    "resolve_table",
+    "rgb_size",
+    "scale_from_spots",
+    "shape_centers",
+    "shared_genes",
+    "slide_element",
+    "slide_image",
+    "slide_name",
+    "slide_names",
+    "slide_of_row",
+    "slide_um_per_px",
+    "table_region_keys",
+    "tiles_alone",
+]

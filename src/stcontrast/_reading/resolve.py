@@ -6,38 +6,63 @@ Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the squar
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stcontrast._keys import UNS
-from stcontrast._reading.elements import image_of_element, images_over, shape_centers
-from stcontrast._reading.libraries import library_rows, library_slide
 from stcontrast._reading.scale import positive_number, scale_from_spots
-from stcontrast._reading.slide import Slide, Spots, check_finite
-from stcontrast._reading.wsi import slide_element, slide_name, slide_um_per_px
+from stcontrast._reading.sections import Sections, element_slide, library_rows, library_slide, table_region_keys
+from stcontrast._reading.wsi import slide_element
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from stcontrast._reading.sections import Slide
+
 __all__ = [
-    "Slide",
-    "Spots",
+    "Keys",
+    "as_list",
+    "check_images",
     "require_images",
+    "resolve_all",
     "resolve_slides",
     "resolve_table",
     "slide_names",
     "slide_of_row",
-    "table_region_keys",
 ]
 
 logger = logging.getLogger(__name__)
 
 type PerSlide[T] = T | Mapping[str, T] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where things lie in the user's objects; see the parameters of :func:`stcontrast.tl.fit`."""
+
+    batch_key: str | None = None
+    donor_key: str | None = None
+    label_key: str | None = None
+    layer: str | None = None
+    table_key: str | None = None
+    image_key: PerSlide[str] = None
+    slide_key: str | None = None
+    um_per_px: PerSlide[float] = None
+    spot_diameter_um: float | None = None
+
+
+def as_list(data: SpatialData | AnnData | Sequence[SpatialData | AnnData]) -> list[SpatialData | AnnData]:
+    """One object or a sequence of them, as a list."""
+    objects = list(data) if isinstance(data, Sequence) else [data]
+    if not objects:
+        msg = "No data: an empty list was given."
+        raise ValueError(msg)
+    return objects
 
 
 def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) -> AnnData:
@@ -67,25 +92,6 @@ def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) 
         )
         raise KeyError(msg)
     return data.tables[table_key]
-
-
-def table_region_keys(table: AnnData) -> tuple[list[str], str, str]:
-    """Regions that a table annotates, its region column and its instance column."""
-    from spatialdata.models import TableModel, get_table_keys
-
-    if TableModel.ATTRS_KEY not in table.uns:
-        msg = (
-            "The table annotates no shapes: `uns['spatialdata_attrs']` is absent. "
-            "Parse it with `spatialdata.models.TableModel.parse(adata, region=..., region_key=..., instance_key=...)`."
-        )
-        raise ValueError(msg)
-    _, region_key, instance_key = get_table_keys(table)
-    for key in (region_key, instance_key):
-        if key not in table.obs:
-            msg = f"The table's attributes name the column {key!r}, which `obs` lacks; its columns are {sorted(table.obs.columns)}."
-            raise KeyError(msg)
-    # the regions that have rows: a subset table may still name slides that it no longer holds
-    return list(dict.fromkeys(table.obs[region_key].astype(str))), region_key, instance_key
 
 
 def slide_names(
@@ -123,7 +129,7 @@ def resolve_slides(
     um_per_px: PerSlide[float] = None,
     spot_diameter_um: float | None = None,
     library_key: str | None = None,
-) -> Spots:
+) -> Sections:
     """Resolve table, shapes, image and transformations of every slide into plain arrays.
 
     Parameters
@@ -147,7 +153,7 @@ def resolve_slides(
 
     Returns
     -------
-    The table and its slides, in order of appearance.
+    The object, its table and its slides, in order of appearance.
 
     Raises
     ------
@@ -184,7 +190,7 @@ def resolve_slides(
         # the image that a grid was laid on, to which its µm per pixel refer
         laid_on = {s: i for s, i in table.uns.get(UNS, {}).get("image_key", {}).items() if i in data.images}
         slides = [
-            _element_slide(
+            element_slide(
                 data,
                 table,
                 name,
@@ -196,24 +202,18 @@ def resolve_slides(
             for name in regions
         ]
         keys = (region_key, instance_key)
-    unknown = sorted(
-        {key for given in (um_per_px, image_key) if isinstance(given, Mapping) for key in given}
-        - {s.name for s in slides}
-    )
-    if unknown:
-        msg = f"`um_per_px` or `image_key` names slides that are absent: {unknown}. Slides: {[s.name for s in slides]}."
-        raise KeyError(msg)
+    _check_slides_exist([slide.name for slide in slides], um_per_px=um_per_px, image_key=image_key)
     scaled = [
         _scaled(slide, given=_of_slide(um_per_px, slide.name), stored=stored, spot_diameter_um=spot_diameter_um)
         for slide in slides
     ]
     _report_overlap(scaled)
-    return Spots(table, scaled, *keys)
+    return Sections(data, table, scaled, *keys)
 
 
-def require_images(spots: Spots) -> None:
+def require_images(sections: Sections) -> None:
     """Raise unless every slide has an image and a known µm per pixel: before any work is done."""
-    bare = [slide.name for slide in spots.slides if slide.image is None]
+    bare = [slide.name for slide in sections.slides if slide.image is None]
     if bare:
         msg = (
             f"No image lies under the spots of {bare}. Every slide needs an RGB image that shares a coordinate system "
@@ -221,13 +221,60 @@ def require_images(spots: Spots) -> None:
             "an AnnData object holds it as scanpy does (`uns['spatial'][slide]['images']`). Or drop those slides."
         )
         raise ValueError(msg)
-    unscaled = [slide.name for slide in spots.slides if slide.um_per_px is None]
+    unscaled = [slide.name for slide in sections.slides if slide.um_per_px is None]
     if unscaled:
         msg = (
             f"µm per pixel is unknown for {unscaled}: the spots form no lattice of a known platform. Give `um_per_px` "
             "(a number, or a mapping from slide to number) or `spot_diameter_um` (55 for Visium, 100 for legacy ST)."
         )
         raise ValueError(msg)
+
+
+def resolve_all(data: SpatialData | AnnData | Sequence[SpatialData | AnnData], keys: Keys) -> list[Sections]:
+    """Resolve table and slides of one object or of every object of a list.
+
+    Raises
+    ------
+    KeyError
+        If something that is named is absent, slides in a mapping included; the message lists what is there.
+    """
+    objects = as_list(data)
+    names = [slide_names(item, table_key=keys.table_key, library_key=keys.slide_key) for item in objects]
+    known = [name for of_one in names for name in of_one]
+    _check_slides_exist(known, um_per_px=keys.um_per_px, image_key=keys.image_key)
+    return [
+        resolve_slides(
+            item,
+            table_key=keys.table_key,
+            # a mapping may name slides of the other objects too
+            image_key=_restricted(keys.image_key, of_one),
+            um_per_px=_restricted(keys.um_per_px, of_one),
+            spot_diameter_um=keys.spot_diameter_um,
+            library_key=keys.slide_key,
+        )
+        for item, of_one in zip(objects, names, strict=True)
+    ]
+
+
+def check_images(sources: Sequence[Sections], *, obsm_key: str) -> None:
+    """Raise where image features are absent and cannot be made: no image, or µm per pixel unknown."""
+    for source in sources:
+        if obsm_key not in source.table.obsm:
+            require_images(source)
+
+
+def _check_slides_exist(known: Sequence[str], **given: PerSlide[Any]) -> None:
+    for argument, per_slide in given.items():
+        absent = sorted(set(per_slide) - set(known)) if isinstance(per_slide, Mapping) else []
+        if absent:
+            msg = f"`{argument}` names slides that are absent: {absent}. Slides: {list(known)}."
+            raise KeyError(msg)
+
+
+def _restricted[T](given: PerSlide[T], names: Sequence[str]) -> PerSlide[T]:
+    if not isinstance(given, Mapping):
+        return given
+    return {name: value for name, value in given.items() if name in names}
 
 
 def _of_slide[T](given: PerSlide[T], name: str) -> T | None:
@@ -262,63 +309,3 @@ def _report_overlap(slides: list[Slide]) -> None:
                     "Slides %r and %r lie on top of each other on image %r. If it is the image of only one of them, "
                     "give each slide a coordinate system of its own.", one.name, other.name, one.image.name,
                 )  # fmt: skip
-
-
-def _element_slide(
-    sdata: SpatialData,
-    table: AnnData,
-    name: str,
-    rows: NDArray[np.intp],
-    instance_key: str,
-    *,
-    image_key: str | None,
-    in_file: Mapping[str, Any],
-) -> Slide:
-    shapes = sdata.shapes[name]
-    if not shapes.index.is_unique:
-        repeated = [str(i) for i in shapes.index[shapes.index.duplicated()].unique()[:5]]
-        msg = f"The index of shapes {name!r} holds some names more than once ({repeated}, ...): rows cannot be matched."
-        raise ValueError(msg)
-    instances = table.obs[instance_key].to_numpy()[rows]
-    positions = shapes.index.get_indexer(instances)
-    if (positions < 0).any():
-        lost = [str(i) for i in instances[positions < 0][:5]]
-        msg = (
-            f"{int((positions < 0).sum())} rows of the table have no shape in {name!r} (`{instance_key}`: {lost}, ...); "
-            f"the shapes are indexed {[str(i) for i in shapes.index[:5]]}, ..."
-        )
-        raise ValueError(msg)
-    centers, diameter = shape_centers(shapes)
-    centers, diameters = centers[positions], diameter[positions]
-    check_finite(centers, name)
-    images = {**sdata.images, **in_file}
-    if image_key is not None and image_key not in images:
-        msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(images)}."
-        raise KeyError(msg)
-    if image_key is not None:
-        found = images_over(sdata, name, centers, images={image_key: images[image_key]})
-    else:
-        # the slide's file before what wsidata attaches of it as elements: a thumbnail, or all of its pixels
-        found = images_over(sdata, name, centers, images=in_file) or images_over(
-            sdata, name, centers, images=sdata.images
-        )
-    if image_key is not None and found is None:
-        msg = (
-            f"Image {image_key!r} lies elsewhere than the spots of {name!r}, or shares no coordinate system with them, "
-            "or is not RGB. Check `spatialdata.transformations.get_transformation(element, get_all=True)` of both."
-        )
-        raise ValueError(msg)
-    if found is None:
-        from spatialdata.transformations import get_transformation
-
-        first = next(iter(get_transformation(shapes, get_all=True)), None)
-        return Slide(name, rows, centers, float(np.median(diameters)), None, None, first)
-    return Slide(
-        name,
-        rows,
-        found.to_pixels(centers),
-        float(np.median(diameters)) * found.pixels_per_unit,
-        image_of_element(images[found.name], found.name),
-        slide_um_per_px(sdata) if found.name == slide_name(sdata) else None,
-        found.coordinate_system,
-    )

@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from stcontrast._keys import CLASS, HELD_OUT_R, PREDICTION_TABLE
-from stcontrast._reading.resolve import resolve_slides, resolve_table, table_region_keys
+from stcontrast._reading import resolve_slides, resolve_table, table_region_keys
 
 if TYPE_CHECKING:
     from pathlib import Path

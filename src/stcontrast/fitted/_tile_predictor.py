@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES, UNS
-from stcontrast._reading.resolve import require_images, resolve_slides
-from stcontrast._reading.wsi import add_tile_table, tiles_alone
+from stcontrast._reading import add_tile_table, require_images, resolve_slides, tiles_alone
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._encoding import recipe_of
 from stcontrast.pp._image_features import encode_spots

@@ -54,7 +54,7 @@ class GeneLatent(Learns):
 
     def fit(self, spots: Spots) -> None:
         """Train on the measured spots."""
-        from stcontrast._models.batch_vae._fitting import fit_vae
+        from stcontrast._models.batch_vae import fit_vae
 
         measured = spots.take(np.flatnonzero(spots.measured))
         labels = [measured.classes[i] if i >= 0 else None for i in measured.label] if self.guided else None
@@ -97,7 +97,7 @@ class GeneLatent(Learns):
 
     def restore(self, state: State) -> None:
         """Take what :meth:`state` gave: the VAE is set up on empty spots with the same names, and given its weights."""
-        from stcontrast._models.batch_vae._fitting import make_vae
+        from stcontrast._models.batch_vae import make_vae
 
         if not state:
             return

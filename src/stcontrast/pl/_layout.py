@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from stcontrast._reading.resolve import Slide
+    from stcontrast._reading import Slide
 
 __all__ = ["COLORS", "choose_slides", "finish", "make_panels", "one_panel"]
 

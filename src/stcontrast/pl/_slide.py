@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import dask.array as da
 import numpy as np
 
-from stcontrast._reading.scale import lattice_pitch
+from stcontrast._reading import lattice_pitch
 from stcontrast.pp._crops.reader import pick_level
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import PolyCollection
     from numpy.typing import NDArray
 
-    from stcontrast._reading.resolve import Slide
+    from stcontrast._reading import Slide
 
 __all__ = ["MISSING", "Picture", "draw_picture", "draw_scale_bar", "draw_spots", "read_picture", "scale_bar_um"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stcontrast._keys import CLASS
-from stcontrast._reading.resolve import resolve_slides
+from stcontrast._reading import resolve_slides
 from stcontrast.pl._layout import choose_slides, finish, make_panels
 from stcontrast.pl._slide import MISSING, draw_picture, draw_scale_bar, draw_spots, read_picture
 

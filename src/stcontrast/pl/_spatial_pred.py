@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from stcontrast._keys import PREDICTION_TABLE, UNS
-from stcontrast._reading.resolve import resolve_slides, table_region_keys
+from stcontrast._reading import resolve_slides, table_region_keys
 from stcontrast.metrics import gene_correlation
 from stcontrast.pl._layout import choose_slides, finish, make_panels
 from stcontrast.pl._slide import draw_picture, draw_scale_bar, draw_spots, read_picture
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading.resolve import Slide, Spots
+    from stcontrast._reading import Sections, Slide
 
 __all__ = ["spatial_pred"]
 
@@ -253,7 +253,7 @@ def _observed_expression(table: AnnData, gene: str, *, layer: str | None) -> NDA
         return np.where(total > 0, np.log1p(1e4 * counts / total), np.nan)
 
 
-def _predicted_expression(prediction: AnnData, gene: str, spots: Spots) -> NDArray[np.float64]:
+def _predicted_expression(prediction: AnnData, gene: str, spots: Sections) -> NDArray[np.float64]:
     """Prediction for every spot of the measured table; NaN where there is none."""
     _, region_key, instance_key = table_region_keys(prediction)
     predicted = _column(prediction, prediction.X, gene)

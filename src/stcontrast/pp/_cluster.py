@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._reading.resolve import Slide
+    from stcontrast._reading import Slide
     from stcontrast.pp._encoding import FeatureRecipe
 
 __all__ = ["encode_on_cluster", "running_client"]

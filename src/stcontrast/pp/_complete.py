@@ -10,8 +10,7 @@ from scipy import sparse
 
 from stcontrast._data.genes import choose_genes, log_normalize_sparse
 from stcontrast._keys import UNS
-from stcontrast._reading.counts import raw_counts, shared_genes
-from stcontrast._reading.resolve import resolve_slides
+from stcontrast._reading import raw_counts, resolve_slides, shared_genes
 from stcontrast._records import VERSION
 from stcontrast.pp._completion import Completer
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading.resolve import Spots
+    from stcontrast._reading import Sections
 
 __all__ = ["complete"]
 
@@ -188,7 +187,7 @@ def _chosen(names: list[str], genes: Sequence[str] | None) -> NDArray[np.intp] |
     return np.array([position[gene] for gene in dict.fromkeys(genes)], dtype=np.intp)
 
 
-def _slides_and_centers(found: list[Spots]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _slides_and_centers(found: list[Sections]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     n_obs = sum(spots.table.n_obs for spots in found)
     slide, xy = np.full(n_obs, -1, dtype=np.int64), np.zeros((n_obs, 2))
     start, code = 0, 0

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._reading.elements import SlideImage
-    from stcontrast._reading.resolve import Slide
+    from stcontrast._reading import Slide, SlideImage
     from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.pp._stain import StainNormalizer
 

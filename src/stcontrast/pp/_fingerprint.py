@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._reading.elements import SlideImage
-    from stcontrast._reading.resolve import Slide
+    from stcontrast._reading import Slide, SlideImage
     from stcontrast.pp._encoding import FeatureRecipe
 
 __all__ = ["slide_fingerprint"]

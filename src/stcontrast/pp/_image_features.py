@@ -9,7 +9,7 @@ import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES, UNS
 from stcontrast._progress import progress
-from stcontrast._reading.resolve import require_images, resolve_slides
+from stcontrast._reading import require_images, resolve_slides
 from stcontrast._records import VERSION
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._encoding import FeatureRecipe, encode_slides
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading.resolve import Spots
+    from stcontrast._reading import Sections
     from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.pp._stain import StainNormalizer
 
@@ -137,7 +137,7 @@ def image_features(  # noqa: PLR0913
 
 
 def encode_spots(
-    spots: Spots, recipe: FeatureRecipe, *, there: Any = None, record: Mapping[str, Any] | None = None
+    spots: Sections, recipe: FeatureRecipe, *, there: Any = None, record: Mapping[str, Any] | None = None
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Features of all slides, in the table's order, and what is written beside them.
 
@@ -181,7 +181,7 @@ def encode_spots(
     return features, feature_record(spots, recipe) | {"fingerprint": prints}
 
 
-def feature_record(spots: Spots, recipe: FeatureRecipe) -> dict[str, Any]:
+def feature_record(spots: Sections, recipe: FeatureRecipe) -> dict[str, Any]:
     """What made the features, compared when they are used again."""
     return recipe.record | {
         "um_per_px": {slide.name: float(slide.um_per_px or np.nan) for slide in spots.slides},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
-from stcontrast._reading.elements import SlideImage, image_of_element, rgb_size
+from stcontrast._reading import SlideImage, image_of_element, rgb_size
 from stcontrast.pp._tissue.sample import TISSUE_DENSITY, as_uint8, is_black, on_white, tissue_sample
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class StainNormalizer:
     Examples
     --------
     >>> import stcontrast as stc
-    >>> from stcontrast._reading.resolve import resolve_slides
+    >>> from stcontrast._reading import resolve_slides
     >>> sdata = stc.datasets.toy(n_donors=1, n_spots=30)
     >>> slide = resolve_slides(sdata).slides[0]
     >>> stain = stc.pp.StainNormalizer("macenko").fit_slide(slide.image)

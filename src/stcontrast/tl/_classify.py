@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from stcontrast._data.gather import depth_of
-from stcontrast._data.inputs import Keys, resolve_sources
 from stcontrast._keys import CLASS, UNS
+from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.tl._features import check_features, features_for
@@ -94,7 +94,7 @@ def classify(  # noqa: PLR0913
         table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
-    sources = resolve_sources(data, keys)
+    sources = resolve_all(data, keys)
     check_donor_key(sources, donor_key)
     for source in sources:
         _check_slots(source.table, key_added)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from stcontrast._data.inputs import as_list
 from stcontrast._keys import UNS, VAE_LATENT
-from stcontrast._models.batch_vae._fitting import fit_vae
-from stcontrast._reading.resolve import resolve_table
+from stcontrast._models.batch_vae import fit_vae
+from stcontrast._reading import as_list, resolve_table
 from stcontrast._records import VERSION
 from stcontrast.methods._gene_latent import CLASS_WEIGHT
 from stcontrast.tl._gene_encoder import GeneEncoder

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES, TUNED_FEATURES, UNS
-from stcontrast._reading.resolve import require_images
+from stcontrast._reading import require_images
 from stcontrast.pp._encoders.resolve import ColorEncoder, TextureEncoder, identity
 from stcontrast.pp._encoders.texture import N_COLOR
 from stcontrast.pp._encoding import FeatureRecipe, recipe_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.inputs import Source
+    from stcontrast._reading import Sections
     from stcontrast.pp._encoders.resolve import Encoder
 
 __all__ = [
@@ -42,7 +42,7 @@ def slot_of(record: dict[str, Any]) -> str:
     return TUNED_FEATURES if record["encoder"]["kind"] == "tuned" else IMAGE_FEATURES
 
 
-def keep_features(source: Source, features: NDArray[np.float32], record: dict[str, Any]) -> None:
+def keep_features(source: Sections, features: NDArray[np.float32], record: dict[str, Any]) -> None:
     """Write features and what made them into the table, each in its slot."""
     slot = slot_of(record)
     source.table.obsm[slot] = features
@@ -55,7 +55,7 @@ def _record_key(slot: str) -> str:
 
 
 def features_to_fit(
-    sources: Sequence[Source],
+    sources: Sequence[Sections],
     *,
     encoder: Encoder | None,
     fields: tuple[float, ...] | None,
@@ -106,11 +106,11 @@ def features_to_fit(
         raise ValueError(msg)
     for source in sources:
         if obsm_key not in source.table.obsm:
-            keep_features(source, *encode_spots(source.spots, FeatureRecipe(chosen, fields)))
+            keep_features(source, *encode_spots(source, FeatureRecipe(chosen, fields)))
     return _stack([np.asarray(source.table.obsm[obsm_key], dtype=np.float32) for source in sources]), records[0]
 
 
-def check_features(sources: Sequence[Source], record: dict[str, Any], *, encoder: Encoder | None) -> None:
+def check_features(sources: Sequence[Sections], record: dict[str, Any], *, encoder: Encoder | None) -> None:
     """Raise where features of the kind that a model wants are absent and cannot be made."""
     obsm_key = slot_of(record)
     if record["encoder"]["kind"] == "tuned" and (encoder is None or encoder.spec != record["encoder"]):
@@ -129,10 +129,10 @@ def check_features(sources: Sequence[Source], record: dict[str, Any], *, encoder
                 f"({record['encoder']['n_features']} a spot), found {found}. Put features made the same way there."
             )
             raise ValueError(msg)
-        require_images(source.spots)
+        require_images(source)
 
 
-def features_for(source: Source, record: dict[str, Any], *, encoder: Encoder | None) -> NDArray[np.float32]:
+def features_for(source: Sections, record: dict[str, Any], *, encoder: Encoder | None) -> NDArray[np.float32]:
     """Features of one object as a model wants them: those that are there if they fit, else made.
 
     New features are kept in the table where the slot is free; a slot that holds others is left as it is.
@@ -143,19 +143,19 @@ def features_for(source: Source, record: dict[str, Any], *, encoder: Encoder | N
     if found is not None:
         return found
     check_features([source], record, encoder=encoder)
-    features, written = encode_spots(source.spots, recipe_of(record, encoder=encoder))
+    features, written = encode_spots(source, recipe_of(record, encoder=encoder))
     if not present:
         keep_features(source, features, written)
     return features
 
 
-def features_there(source: Source, record: dict[str, Any]) -> NDArray[np.float32] | None:
+def features_there(source: Sections, record: dict[str, Any]) -> NDArray[np.float32] | None:
     """Features of one object that are there as a model wants them; `None` where they have to be made."""
     return _present(source, record, slot_of(record))
 
 
 def color_features(
-    sources: Sequence[Source], features: NDArray[np.float32], record: dict[str, Any]
+    sources: Sequence[Sections], features: NDArray[np.float32], record: dict[str, Any]
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Plain colour statistics of all spots at the fields of their features, for the colour baseline.
 
@@ -177,12 +177,12 @@ def color_features(
     encoder: Encoder = ColorEncoder()
     fields = tuple(record["field_um"]) or DEFAULT_FIELDS_UM
     for source in sources:
-        require_images(source.spots)
-    parts = [encode_spots(source.spots, FeatureRecipe(encoder, fields))[0] for source in sources]
+        require_images(source)
+    parts = [encode_spots(source, FeatureRecipe(encoder, fields))[0] for source in sources]
     return _stack(parts), {"encoder": encoder.spec, "field_um": list(fields)}
 
 
-def _present(source: Source, record: dict[str, Any], obsm_key: str) -> NDArray[np.float32] | None:
+def _present(source: Sections, record: dict[str, Any], obsm_key: str) -> NDArray[np.float32] | None:
     """Features that are there as a model wants them, or hold them; `None` otherwise."""
     if obsm_key not in source.table.obsm:
         return None
@@ -202,7 +202,7 @@ def _color_part(features: NDArray[np.float32], record: dict[str, Any]) -> tuple[
     return fields[..., :N_COLOR].reshape(len(features), -1), {**record, "encoder": encoder.spec}
 
 
-def describe(source: Source, obsm_key: str) -> dict[str, Any]:
+def describe(source: Sections, obsm_key: str) -> dict[str, Any]:
     """What made the features of an object: our record, or "given" for features of the user's own."""
     record = source.table.uns.get(UNS, {}).get(_record_key(obsm_key))
     width = int(np.asarray(source.table.obsm[obsm_key]).shape[1])

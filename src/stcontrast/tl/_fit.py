@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stcontrast._data.gather import gather
-from stcontrast._data.inputs import Keys, check_images, resolve_sources
 from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
+from stcontrast._reading import Keys, check_images, resolve_all
 from stcontrast._records import VERSION
 from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, spots_of_model
 from stcontrast.methods._base import get_method
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast._data.design import Standardize
-    from stcontrast._data.inputs import Source
     from stcontrast._data.spots import Spots
     from stcontrast._models.image_tower import TunedEncoder
+    from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor
     from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.tl._tune import ImageTowerKind
@@ -178,7 +178,7 @@ def fit(  # noqa: PLR0913
     )
     chosen = None if encoder is None or tuning is not None else resolve_encoder(encoder)
     uses_color = get_method(method, options=options).uses_color
-    sources = resolve_sources(data, keys)
+    sources = resolve_all(data, keys)
     for source in sources:
         check_prediction_slot(source, PREDICTION_TABLE)
     if tuning is None:
@@ -210,7 +210,7 @@ def fit(  # noqa: PLR0913
 
 
 def _write_embeddings(
-    sources: Sequence[Source], model: Predictor, embeddings: Mapping[str, NDArray[np.float32]]
+    sources: Sequence[Sections], model: Predictor, embeddings: Mapping[str, NDArray[np.float32]]
 ) -> None:
     if not embeddings:
         return
@@ -233,7 +233,7 @@ def _write_embeddings(
 
 
 def _write_predictions(
-    sources: Sequence[Source],
+    sources: Sequence[Sections],
     spots: Spots,
     model: Predictor,
     *,
@@ -247,7 +247,7 @@ def _write_predictions(
         stop = start + source.table.n_obs
         if source.is_spatialdata:
             rows = np.arange(start, stop)
-            provenance = {slide.name: "in-sample" for slide in source.spots.slides}
+            provenance = {slide.name: "in-sample" for slide in source.slides}
             table = prediction_table(source, model, prediction, rows, provenance=provenance, donor_key=donor_key)
             source.write_table(PREDICTION_TABLE, table)
         start = stop

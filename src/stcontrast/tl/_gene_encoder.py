@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stcontrast._reading.counts import raw_counts
-from stcontrast._reading.resolve import slide_of_row
+from stcontrast._reading import raw_counts, slide_of_row
 from stcontrast._training import seeded
 from stcontrast.methods._gene_latent import GeneLatent
 
@@ -104,7 +103,7 @@ class GeneEncoder:
         ]
 
     def _counts(self, table: AnnData, *, layer: str | None, fill_missing: bool) -> tuple[Any, NDArray[np.bool_]]:
-        from stcontrast._models.batch_vae._counts import align_genes
+        from stcontrast._models.batch_vae.counts import align_genes
 
         if table.n_vars == 0:
             return None, np.zeros(table.n_obs, dtype=bool)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from stcontrast._data.gather import stack_tables, stacked_column
 from stcontrast._data.genes import choose_genes
-from stcontrast._reading.resolve import slide_of_row, table_region_keys
+from stcontrast._reading import slide_of_row, table_region_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stcontrast._data.gather import depth_of
-from stcontrast._data.inputs import Keys, resolve_sources
 from stcontrast._keys import PREDICTION_TABLE
+from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
 from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._encoding import recipe_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._data.inputs import Source
+    from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor
     from stcontrast.pp._encoders.resolve import Encoder
 
@@ -109,7 +109,7 @@ def predict_expression(  # noqa: PLR0913
         table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
-    sources = resolve_sources(data, keys)
+    sources = resolve_all(data, keys)
     for source in sources:
         check_prediction_slot(source, key_added)
     check_donor_key(sources, donor_key)
@@ -138,14 +138,14 @@ def predict_expression(  # noqa: PLR0913
     return returned[0] if returned else None
 
 
-def _hand_over(source: Source, key_added: str, table: AnnData, returned: list[AnnData]) -> None:
+def _hand_over(source: Sections, key_added: str, table: AnnData, returned: list[AnnData]) -> None:
     if source.is_spatialdata:
         source.write_table(key_added, table)
     else:
         returned.append(table)
 
 
-def _check_store(path: Path, sources: Sequence[Source], model: Predictor) -> None:
+def _check_store(path: Path, sources: Sequence[Sections], model: Predictor) -> None:
     if path.suffix != ".zarr":
         msg = f"`store` must be the path of a zarr store, ending in '.zarr', found {str(path)!r}."
         raise ValueError(msg)

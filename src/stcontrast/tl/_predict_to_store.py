@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast._data.inputs import Source
-    from stcontrast._reading.resolve import Slide
+    from stcontrast._reading import Sections, Slide
     from stcontrast.fitted import Predictor
     from stcontrast.pp._encoding import FeatureRecipe
 
@@ -41,7 +40,7 @@ UNWRITTEN: Final = 2048
 
 
 def predict_to_store(
-    source: Source,
+    source: Sections,
     model: Predictor,
     path: Path,
     *,
@@ -74,7 +73,7 @@ def predict_to_store(
     description = {
         "model_id": model.model_id,
         "spots": content_hash([source.table.obs_names.astype(str).tolist()])[:32],
-        "features": None if recipe is None else [slide_fingerprint(slide, recipe) for slide in source.spots.slides],
+        "features": None if recipe is None else [slide_fingerprint(slide, recipe) for slide in source.slides],
         "donor_key": donor_key,
     }
     store = ResumableStore(path.with_name(f"{path.name}.partial"), description, argument="store")
@@ -91,12 +90,12 @@ def predict_to_store(
     return _lazy(path, frame)
 
 
-def _encode(source: Source, store: ResumableStore, recipe: FeatureRecipe) -> Any:
+def _encode(source: Sections, store: ResumableStore, recipe: FeatureRecipe) -> Any:
     """Image features of all spots, on disk; those that are there are not made again."""
     file = RowsFile(store.folder / "features.npy", n_rows=source.table.n_obs)
     done = store.flags("encoded", source.table.n_obs)
     n_fields = len(recipe.fields_um)
-    remaining = [_some_spots(slide, ~done[slide.rows]) for slide in source.spots.slides]
+    remaining = [_some_spots(slide, ~done[slide.rows]) for slide in source.slides]
     remaining = [slide for slide in remaining if len(slide.rows)]
     waiting: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
 
@@ -125,7 +124,7 @@ def _some_spots(slide: Slide, chosen: NDArray[np.bool_]) -> Slide:
     return replace(slide, rows=slide.rows[chosen], centers=slide.centers[chosen])
 
 
-def _predict(source: Source, model: Predictor, store: ResumableStore, features: Any) -> None:
+def _predict(source: Sections, model: Predictor, store: ResumableStore, features: Any) -> None:
     import zarr
 
     n_spots, n_genes, table = source.table.n_obs, len(model.genes), store.folder / TABLE
@@ -138,7 +137,7 @@ def _predict(source: Source, model: Predictor, store: ResumableStore, features: 
     size = CHUNK if model.method.spotwise else n_spots
     done, known = store.flags("predicted", -(-n_spots // size)), store.flags("known", n_spots)
     slide, xy = source.slide_and_xy()
-    designs = [_SlideDesign(model, store, features, code, item) for code, item in enumerate(source.spots.slides)]
+    designs = [_SlideDesign(model, store, features, code, item) for code, item in enumerate(source.slides)]
     group = zarr.open_group(table, mode="r+", use_consolidated=False)
     arrays: dict[str, Any] = {"X": group["X"], LOWER: group[f"layers/{LOWER}"], UPPER: group[f"layers/{UPPER}"]}
     with progress(total=n_spots, initial=int(done.sum()) * size, description="predictions", unit="spot") as bar:

@@ -10,7 +10,7 @@ import numpy as np
 
 from stcontrast._data.folds import inner_folds
 from stcontrast._keys import TUNED_FEATURES
-from stcontrast._reading.resolve import require_images
+from stcontrast._reading import require_images
 from stcontrast.fitted._fit import training_spots
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders.resolve import TimmEncoder, resolve_encoder
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.inputs import Source
     from stcontrast._data.spots import Spots
     from stcontrast._models.image_tower import TowerOptions, TunedEncoder
-    from stcontrast._models.image_tower._crop_store import CropStore
+    from stcontrast._models.image_tower.crop_store import CropStore
+    from stcontrast._reading import Sections
     from stcontrast.fitted._fit import FitSpec
     from stcontrast.pp._encoders.resolve import Encoder
 
@@ -118,10 +118,10 @@ class Tuning:
         """A record of the fields, for baselines that look at the same ones without an encoder."""
         return {"encoder": self.base.spec, "field_um": list(self.fields)}
 
-    def check_sources(self, sources: Sequence[Source]) -> None:
+    def check_sources(self, sources: Sequence[Sections]) -> None:
         """Raise where an image is missing, or the slot of the tuned features holds something else."""
         for source in sources:
-            require_images(source.spots)
+            require_images(source)
             if TUNED_FEATURES not in source.table.obsm:
                 continue
             found = describe(source, TUNED_FEATURES)["encoder"]
@@ -132,11 +132,11 @@ class Tuning:
                 )
                 raise ValueError(msg)
 
-    def cut(self, sources: Sequence[Source]) -> CropStore:
+    def cut(self, sources: Sequence[Sections]) -> CropStore:
         """Crops of all spots; close them after use."""
-        from stcontrast._models.image_tower._crop_store import CropStore
+        from stcontrast._models.image_tower.crop_store import CropStore
 
-        return CropStore.cut([source.spots for source in sources], self.fields, self.base.size_px)
+        return CropStore.cut(sources, self.fields, self.base.size_px)
 
     def run(
         self, store: CropStore, spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec, *, name: str = ""
@@ -160,8 +160,8 @@ class Tuning:
         -------
         Features; and the encoder that made those of all spots.
         """
-        from stcontrast._models.image_tower._crop_store import CropRows
-        from stcontrast._models.image_tower._cross_fit import cross_fit, encode
+        from stcontrast._models.image_tower.crop_store import CropRows
+        from stcontrast._models.image_tower.cross_fit import cross_fit, encode
 
         data, crops = training_spots(spots, rows, fit_spec), CropRows(store, rows)
         options, kept = self.options, self.options.checkpoint_dir
@@ -178,14 +178,14 @@ class Tuning:
         )
         return features, found.encoder
 
-    def write(self, sources: Sequence[Source], encoder: TunedEncoder) -> NDArray[np.float32]:
+    def write(self, sources: Sequence[Sections], encoder: TunedEncoder) -> NDArray[np.float32]:
         """Write the features of all objects into their tables; all of them (n_spots, n_features).
 
         They are made as those of a new slide will be, in the same batches: a training slide is recognised by them.
         """
         parts = []
         for source in sources:
-            features, record = encode_spots(source.spots, FeatureRecipe(encoder, self.fields))
+            features, record = encode_spots(source, FeatureRecipe(encoder, self.fields))
             keep_features(source, features, record)
             parts.append(features)
         return np.concatenate(parts)

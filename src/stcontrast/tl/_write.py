@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast._data.inputs import Source
+    from stcontrast._reading import Sections
     from stcontrast.fitted import Prediction, Predictor
 
 __all__ = ["check_donor_key", "check_prediction_slot", "prediction_frame", "prediction_table", "provenance_of"]
 
 
-def check_prediction_slot(source: Source, key: str) -> None:
+def check_prediction_slot(source: Sections, key: str) -> None:
     """Raise where `key` holds an element that we did not write: nothing of the user's is overwritten."""
     if not source.is_spatialdata or key not in source.data:
         return
@@ -32,7 +32,7 @@ def check_prediction_slot(source: Source, key: str) -> None:
     raise ValueError(msg)
 
 
-def check_donor_key(sources: Sequence[Source], key: str | None) -> None:
+def check_donor_key(sources: Sequence[Sections], key: str | None) -> None:
     """Raise where the column is named and absent."""
     for source in sources:
         if key is not None and key not in source.table.obs:
@@ -41,7 +41,7 @@ def check_donor_key(sources: Sequence[Source], key: str | None) -> None:
 
 
 def provenance_of(
-    source: Source, model: Predictor, features: NDArray[np.float32], *, donor_key: str | None
+    source: Sections, model: Predictor, features: NDArray[np.float32], *, donor_key: str | None
 ) -> dict[str, str]:
     """What the model knows of each slide: "in-sample", "in-donor", "out-of-donor", or "unknown-donor".
 
@@ -49,7 +49,7 @@ def provenance_of(
     """
     known = set(model.spec["slides"].values())
     result = {}
-    for slide in source.spots.slides:
+    for slide in source.slides:
         if fingerprint_of(features, slide.rows) in known:
             result[slide.name] = "in-sample"
         elif donor_key is None:
@@ -61,7 +61,7 @@ def provenance_of(
 
 
 def prediction_table(
-    source: Source,
+    source: Sections,
     model: Predictor,
     prediction: Prediction,
     rows: NDArray[np.intp],
@@ -101,7 +101,7 @@ def prediction_table(
 
 
 def prediction_frame(
-    source: Source,
+    source: Sections,
     model: Predictor,
     in_distribution: NDArray[np.bool_],
     *,
@@ -109,12 +109,11 @@ def prediction_frame(
     donor_key: str | None,
 ) -> dict[str, Any]:
     """What a prediction has beside its numbers: `obs`, `var`, `obsm` and `uns`."""
-    spots = source.spots
-    carried = [key for key in (spots.region_key, spots.instance_key, donor_key) if key and key in spots.table.obs]
-    obs = pd.DataFrame(spots.table.obs[list(dict.fromkeys(carried))].copy(), index=spots.table.obs_names)
+    carried = [key for key in (source.region_key, source.instance_key, donor_key) if key and key in source.table.obs]
+    obs = pd.DataFrame(source.table.obs[list(dict.fromkeys(carried))].copy(), index=source.table.obs_names)
     obs[IN_DISTRIBUTION] = in_distribution
     # an AnnData's own positions, in pixels of the full resolution, not of the image that scanpy kept
-    own = None if source.is_spatialdata else np.asarray(spots.table.obsm["spatial"], dtype=np.float64)[:, :2]
+    own = None if source.is_spatialdata else np.asarray(source.table.obsm["spatial"], dtype=np.float64)[:, :2]
     spec = model.spec
     said = {
         "units": spec["units"],

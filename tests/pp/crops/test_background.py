@@ -6,7 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from stcontrast._reading.elements import SlideImage
+from stcontrast._reading import SlideImage
 from stcontrast.pp._crops.background import background_color
 
 

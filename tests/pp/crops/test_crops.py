@@ -11,7 +11,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Affine, Identity, Scale, Translation
 
 import stcontrast as stc
-from stcontrast._reading.elements import image_from_array
+from stcontrast._reading import image_from_array
 from stcontrast.pp._crops.background import background_color
 from tests.real_data import require
 from tests.slides import olfactory_bulb

@@ -15,7 +15,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine
 
 import stcontrast as stc
-from stcontrast._reading.elements import SlideImage
+from stcontrast._reading import SlideImage
 from stcontrast.pp._crops.reader import iter_crops
 from tests.synthetic import picture
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stcontrast._reading.elements import SlideImage
+from stcontrast._reading import SlideImage
 from stcontrast.pp._crops import reader as _reader
 from stcontrast.pp._crops import tiles as _tiles
 from stcontrast.pp._crops.background import background_color
@@ -178,7 +178,7 @@ from multiprocessing import get_context
 import dask.array as da
 import numpy as np
 
-from stcontrast._reading.elements import SlideImage
+from stcontrast._reading import SlideImage
 from stcontrast.pp._crops.reader import iter_crops
 
 def cut(image):

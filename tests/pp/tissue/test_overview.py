@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast._reading.elements import SlideImage
+from stcontrast._reading import SlideImage
 from stcontrast.pp._tissue import overview as _overview
 from stcontrast.pp._tissue.overview import overview
 from tests.synthetic import picture, smooth_picture

@@ -13,7 +13,7 @@ from spatialdata.models import Labels2DModel, ShapesModel
 from spatialdata.transformations import Affine, Identity, Scale, get_transformation
 
 import stcontrast as stc
-from stcontrast._reading.resolve import resolve_slides
+from stcontrast._reading import resolve_slides
 from stcontrast.pp._crops import tiles as _tiles
 from tests.synthetic import image
 

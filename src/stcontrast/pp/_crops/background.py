@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._reading.elements import SlideImage
+    from stcontrast._reading import SlideImage
 
 __all__ = ["background_color"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stcontrast._progress import progress
-from stcontrast._reading.resolve import require_images, resolve_slides
+from stcontrast._reading import require_images, resolve_slides
 from stcontrast.pp._crops.reader import iter_crops
 
 if TYPE_CHECKING:

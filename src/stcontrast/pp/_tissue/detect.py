@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._reading.elements import affine_matrix
+from stcontrast._reading import affine_matrix
 from stcontrast.pp._tissue.overview import overview
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading.elements import SlideImage
+    from stcontrast._reading import SlideImage
 
 __all__ = ["BLACK", "detect_tissue", "tissue_of_element", "to_image_pixels"]
 

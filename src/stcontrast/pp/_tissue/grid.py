@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import numpy as np
 
 from stcontrast._keys import UNS
-from stcontrast._reading.elements import affine_matrix, check_square_pixels, image_of_element, rgb_size
-from stcontrast._reading.scale import positive_number
-from stcontrast._reading.wsi import slide_element, slide_um_per_px
+from stcontrast._reading import (
+    affine_matrix,
+    check_square_pixels,
+    image_of_element,
+    positive_number,
+    rgb_size,
+    slide_element,
+    slide_um_per_px,
+)
 from stcontrast._records import VERSION
 from stcontrast.pp._tissue.detect import detect_tissue, tissue_of_element, to_image_pixels
 from stcontrast.pp._tissue.elements import RECORD, Grid, grid_shapes, grid_table
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading.elements import SlideImage
+    from stcontrast._reading import SlideImage
 
 __all__ = ["tissue_grid"]
 

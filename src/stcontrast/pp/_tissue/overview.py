@@ -11,7 +11,7 @@ from stcontrast.pp._crops.reader import iter_crops
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._reading.elements import SlideImage
+    from stcontrast._reading import SlideImage
 
 __all__ = ["overview"]
 

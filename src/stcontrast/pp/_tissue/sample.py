@@ -11,7 +11,7 @@ from stcontrast.pp._crops.tiles import Tiles
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._reading.elements import SlideImage
+    from stcontrast._reading import SlideImage
 
 __all__ = ["TISSUE_DENSITY", "as_uint8", "is_black", "on_white", "tissue_sample"]
 

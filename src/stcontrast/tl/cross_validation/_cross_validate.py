@@ -13,9 +13,9 @@ import numpy as np
 from sklearn.model_selection import GroupKFold
 
 from stcontrast._data.gather import gather
-from stcontrast._data.inputs import Keys, check_images, resolve_sources
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
+from stcontrast._reading import Keys, check_images, resolve_all
 from stcontrast.fitted._fit import FitSpec, check_genes
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders.resolve import resolve_encoder
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast._data.design import Standardize
-    from stcontrast._data.inputs import Source
     from stcontrast._data.spots import Spots
+    from stcontrast._reading import Sections
     from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.tl._tune import ImageTowerKind
     from stcontrast.tl.cross_validation._jobs import Fitted
@@ -176,7 +176,7 @@ def cross_validate(  # noqa: PLR0913
         if path is not None and tuning.options.checkpoint_dir is None:
             tuning = replace(tuning, options=replace(tuning.options, checkpoint_dir=path / "towers"))
     chosen = None if encoder is None or tuning is not None else resolve_encoder(encoder)
-    sources = resolve_sources(data, keys)
+    sources = resolve_all(data, keys)
     if tuning is None:
         check_images(sources, obsm_key=IMAGE_FEATURES)
     else:
@@ -232,7 +232,7 @@ def cross_validate(  # noqa: PLR0913
 def _tuned(  # noqa: PLR0917
     jobs: list[Job],
     tuning: Tuning,
-    sources: Sequence[Source],
+    sources: Sequence[Sections],
     inputs: Spots,
     fit_specs: Sequence[FitSpec],
     folder: Path,

@@ -1,4 +1,4 @@
-"""The negative-binomial likelihood of counts: log-gamma terms where a count is not zero, and nowhere else."""
+"""The negative binomial likelihood of counts: log-gamma terms only where a count is not zero."""
 
 from __future__ import annotations
 

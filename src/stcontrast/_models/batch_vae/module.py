@@ -14,8 +14,8 @@ from scvi.module._constants import MODULE_KEYS
 from scvi.module.base import LossOutput, auto_move_data
 from torch.distributions import kl_divergence
 
-from stcontrast._models.batch_vae._likelihood import CountNegativeBinomial, Entries
-from stcontrast._models.batch_vae._minibatches import ENCODER_KEY, ENTRIES_KEY
+from stcontrast._models.batch_vae.likelihood import CountNegativeBinomial, Entries
+from stcontrast._models.batch_vae.minibatches import ENCODER_KEY, ENTRIES_KEY
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution

@@ -1,4 +1,4 @@
-"""Spots on disk as training data: minibatches through annbatch, sets of whole donors, memory that stays bounded."""
+"""Spots on disk as training data: minibatches through annbatch, whole donors held out, memory bounded."""
 
 from __future__ import annotations
 
@@ -11,35 +11,21 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
+import zarr
+from anndata.abc import CSRDataset
 from lightning.pytorch import LightningDataModule
 from pandas.api.types import union_categoricals
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from stcontrast._models.batch_vae._counts import check_genes, not_a_count
-from stcontrast._models.batch_vae._minibatches import EncoderView
-from stcontrast._models.batch_vae._reference import SLIDE_KEY, SlideReference, with_codes
-from stcontrast._models.batch_vae._rows import row_blocks
-from stcontrast._models.batch_vae._stores import (
-    anndatas,
-    check_first_counts,
-    common_genes,
-    first_few,
-    obs_column,
-    opened,
-)
+from stcontrast._models.batch_vae.counts import check_genes, first_few, not_a_count, row_blocks
+from stcontrast._models.batch_vae.minibatches import SLIDE_KEY, EncoderView, SlideReference, with_codes
+from stcontrast._models.batch_vae.model import BatchAgnosticVAE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["SpotsOnDisk"]
-
-
-class _Column(NamedTuple):
-    """A categorical column over all stores: one code a spot."""
-
-    codes: np.ndarray[Any, Any]
-    values: pd.Index
 
 
 class SpotsOnDisk(LightningDataModule):
@@ -156,7 +142,7 @@ class SpotsOnDisk(LightningDataModule):
             genes,
             self.n_obs,
             {"batch_key": batch_key, "labels_key": labels_key, "slide_key": slide_key},
-            {key: column.values for key, column in named if column is not None},
+            {key: column.categories for key, column in named if column is not None},
             {"layer": self._layer, "unlabeled_category": unlabeled_category},
         )
         for store in self._stores:
@@ -200,11 +186,8 @@ class SpotsOnDisk(LightningDataModule):
         >>> spots.groups("slide").value_counts()  # doctest: +SKIP
         """
         if key is None:
-            column = _Column(np.zeros(self.n_obs, dtype=np.int8), pd.Index(["all"]))
-            key = "all spots"
-        else:
-            column = self._column(key, "validation_key")
-        return pd.Series(pd.Categorical.from_codes(column.codes, column.values), name=key)
+            return pd.Series(pd.Categorical(["all"]).repeat(self.n_obs), name="all spots")
+        return pd.Series(self._column(key, "validation_key"), name=key)
 
     def arrange(
         self,
@@ -304,7 +287,7 @@ class SpotsOnDisk(LightningDataModule):
     ) -> _Minibatches:
         from annbatch import Loader
 
-        from stcontrast._models.batch_vae._disk_sampler import ChosenRows
+        from stcontrast._models.batch_vae.disk_sampler import ChosenRows
 
         sampler = ChosenRows(
             rows, batch_size=self._batch_size, chunk_size=self._chunk_size, n_in_memory=self._n_in_memory, rng=rng
@@ -314,21 +297,22 @@ class SpotsOnDisk(LightningDataModule):
         view = EncoderView(self._reference(thin_to), thin_to)
         return _Minibatches(loader, self._codes, view, "X" if self._layer is None else f"layers[{self._layer!r}]")
 
-    def _column(self, key: str, argument: str) -> _Column:
+    def _column(self, key: str, argument: str) -> pd.Categorical:
+        """A column over all stores."""
         parts = [obs_column(store, key, argument) for store in self._stores]
         try:
-            joined = union_categoricals(parts, sort_categories=True, ignore_order=True).remove_unused_categories()
+            joined = union_categoricals(parts, sort_categories=True, ignore_order=True)
+            return joined.remove_unused_categories()
         except TypeError as error:
             kinds = {store.name: str(part.categories.dtype) for store, part in zip(self._stores, parts, strict=True)}
             msg = f"obs[{key!r}] holds values of different kinds in different stores: {kinds}; write one kind in all."
             raise ValueError(msg) from error
-        return _Column(joined.codes, joined.categories)
 
-    def _registered_codes(self, field: str, column: _Column | None) -> np.ndarray[Any, Any]:
+    def _registered_codes(self, field: str, column: pd.Categorical | None) -> np.ndarray[Any, Any]:
         if column is None:
             return np.zeros(self.n_obs, dtype=np.int8)
         mapping = self.registry["field_registries"][field]["state_registry"]["categorical_mapping"]
-        return pd.Index(mapping).get_indexer(column.values).astype(column.codes.dtype)[column.codes]
+        return pd.Index(mapping).get_indexer(column.categories).astype(column.codes.dtype)[column.codes]
 
 
 class _Minibatches:
@@ -373,8 +357,6 @@ def _registry(
     setup_args: dict[str, str | None],
 ) -> dict[str, Any]:
     """Registry of an object in memory with these genes and categories, and empty spots."""
-    from stcontrast._models.batch_vae._model import BatchAgnosticVAE
-
     # scvi-tools warns of a category of fewer than three.
     n_spots = 3 * max([1, *map(len, categories.values())])
     zeros = sparse.csr_matrix((n_spots, len(genes)), dtype=np.float32)
@@ -395,3 +377,114 @@ def _registry(
     counts = registry["field_registries"][REGISTRY_KEYS.X_KEY]
     counts["state_registry"]["n_obs"] = counts["summary_stats"]["n_cells"] = n_obs
     return registry
+
+
+# What is looked at of each store before training; every minibatch is checked when it is read.
+_N_CHECKED_AT_FIRST = 1024
+_COLLECTION = "annbatch-preshuffled"
+
+
+class Store(NamedTuple):
+    """One AnnData on disk."""
+
+    name: str
+    group: Any
+    counts: Any
+
+
+def anndatas(path: Path) -> Iterator[tuple[str, Any]]:
+    """Every AnnData of a store or collection, with its name."""
+    if path.suffix in (".h5ad", ".h5"):
+        msg = (
+            f"{path} is HDF5; training reads zarr. annbatch.DatasetCollection('spots.zarr').add_adatas(['{path}'], "
+            "dataset_size='1GB') makes a store of it without loading it whole."
+        )
+        raise ValueError(msg)
+    if not path.exists():
+        msg = f"{path} is not there."
+        raise FileNotFoundError(msg)
+    try:
+        # Any: what a group holds has a type that only its encoding tells
+        group: Any = zarr.open_group(path, mode="r")
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        msg = f"{path} is no zarr group; AnnData.write_zarr writes one."
+        raise ValueError(msg) from error
+    if group.attrs.get("encoding-type") == _COLLECTION:
+        parts = [name for name in group if name.startswith("dataset_")]
+        yield from ((f"{path}/{name}", group[name]) for name in sorted(parts, key=lambda name: int(name[8:])))
+    elif {"X", "obs", "var"} <= set(group):
+        yield str(path), group
+    else:
+        msg = f"{path} holds no AnnData: it has {sorted(group)}, and needs X, obs and var."
+        raise ValueError(msg)
+
+
+def opened(name: str, group: Any, layer: str | None) -> Store:
+    """One AnnData, its counts as they lie on disk."""
+    layers = sorted(group["layers"]) if "layers" in group else []
+    if layer is not None and layer not in layers:
+        msg = f"layer {layer!r} is not in {name}, which has the layers {layers}. layer=None takes X."
+        raise KeyError(msg)
+    element = group["X"] if layer is None else group["layers"][layer]
+    if isinstance(element, zarr.Array):
+        return Store(name, group, element)
+    kind = element.attrs.get("encoding-type")
+    if kind != "csr_matrix":
+        msg = (
+            f"the counts of {name} are stored as {kind}; training reads rows, from CSR or dense: write them again "
+            "from a matrix.tocsr()."
+        )
+        raise ValueError(msg)
+    return Store(name, group, ad.io.sparse_dataset(element))
+
+
+def common_genes(stores: list[Store]) -> pd.Index:
+    """Genes of all stores; raises where they, or how counts are stored, differ."""
+    genes = _index_of(stores[0].group["var"])
+    for store in stores[1:]:
+        names = _index_of(store.group["var"])
+        if names.equals(genes):
+            continue
+        only = [f"{first_few(extra)} only in {where}" for extra, where in (
+            (genes.difference(names), stores[0].name), (names.difference(genes), store.name)
+        ) if len(extra)]  # fmt: skip
+        msg = (
+            f"genes differ between stores: {'; '.join(only) or f'{store.name} has them in another order'}. Write all "
+            "with the same genes in one order; annbatch.DatasetCollection.add_adatas does so with var_subset=."
+        )
+        raise ValueError(msg)
+    if any(type(store.counts) is not type(stores[0].counts) for store in stores):
+        forms = {store.name: "CSR" if isinstance(store.counts, CSRDataset) else "dense" for store in stores}
+        msg = f"counts are stored in different forms: {forms}; write them all as CSR, or all dense."
+        raise ValueError(msg)
+    return genes
+
+
+def _index_of(frame: Any) -> pd.Index:
+    return pd.Index(ad.io.read_elem(frame[frame.attrs["_index"]]))
+
+
+def obs_column(store: Store, key: str, argument: str) -> pd.Categorical:
+    """A column of `obs`, which must have a value for every spot."""
+    obs = store.group["obs"]
+    columns = list(obs.attrs["column-order"])
+    if key not in columns:
+        msg = f"{argument} {key!r} is not in obs of {store.name}, which has {columns}."
+        raise KeyError(msg)
+    values = pd.Categorical(ad.io.read_elem(obs[key]))
+    if n_missing := int(values.isna().sum()):
+        msg = f"obs[{key!r}] of {store.name} has {n_missing} missing values; {argument} needs a value for every spot."
+        raise ValueError(msg)
+    return values
+
+
+def check_first_counts(store: Store, layer: str | None) -> None:
+    """Raise where the first counts of a store are none."""
+    found = not_a_count(store.counts[:_N_CHECKED_AT_FIRST])
+    if found is not None:
+        where = "X" if layer is None else f"layers[{layer!r}]"
+        msg = (
+            f"{where} of {store.name} does not hold raw counts: it has {found}. BatchAgnosticVAE models counts, not "
+            "normalised values; name the layer that holds them with layer=."
+        )
+        raise ValueError(msg)

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
-from stcontrast._models.contrastive._config import ContrastiveConfig
-from stcontrast._models.contrastive._module import Batch, ContrastiveModule
-from stcontrast._models.contrastive._training import train_module
-from stcontrast._training import seeded
+from stcontrast._models.contrastive.module import Batch, ContrastiveConfig, ContrastiveModule
+from stcontrast._training import fit_quietly, seeded
+from stcontrast.nn import warn_at_chance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
-    import pandas as pd
+    import lightning.pytorch as pl
     from numpy.typing import NDArray
 
 __all__ = ["ContrastiveModel"]
 
 logger = logging.getLogger(__name__)
 
-ENCODED_AT_ONCE = 8192
+# spots at once, to embed and to validate
+ENCODED_AT_ONCE: Final = 8192
+HELD_OUT_AT_ONCE: Final = 4096
 
 
 class ContrastiveModel:
@@ -244,3 +250,90 @@ class ContrastiveModel:
 
 def _or_zeros(values: NDArray[np.float32] | None, shape: tuple[int, int]) -> torch.Tensor:
     return torch.zeros(shape) if values is None else torch.as_tensor(values, dtype=torch.float32)
+
+
+logger = logging.getLogger(__name__)
+
+PATIENCE: Final = 20
+
+
+class History(Callback):
+    """Losses of every epoch, and the weights of the best one."""
+
+    def __init__(self, *, keep_best: bool) -> None:
+        self.keep_best = keep_best
+        self.rows: list[dict[str, float]] = []
+        self.best = (math.inf, 0)
+        self.state: dict[str, torch.Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ContrastiveModule) -> None:
+        """Note the epoch (validation, if any, has run by now)."""
+        metrics = pl_module.epoch_means()
+        pl_module.recorded.clear()
+        self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
+        loss = metrics.get("validation_loss", math.nan)
+        if self.keep_best and loss < self.best[0]:
+            self.best = (loss, trainer.current_epoch + 1)
+            self.state = copy.deepcopy(pl_module.state_dict())
+
+
+class StopAfter(Callback):
+    """Stop after an epoch without shortening the schedule of the learning rate."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop when the epoch is reached."""
+        if trainer.current_epoch + 1 >= self.epoch:
+            trainer.should_stop = True
+
+
+def train_module(
+    module: ContrastiveModule, batch: Batch, validation: NDArray[np.bool_], *, stop_epoch: int | None
+) -> tuple[pd.DataFrame, int]:
+    """Train a module; spots in `validation` are only looked at.
+
+    Returns
+    -------
+    Losses, a row an epoch; and the epoch whose weights the module now has.
+    """
+    config = module.config
+    rows = torch.as_tensor(validation)
+    # a spot that can teach nothing would only dilute the batches
+    teaches = (batch.measured & bool(config.n_targets or config.n_gene)) | ((batch.label >= 0) & bool(config.n_classes))
+    _check_teaching(rows, teaches)
+    watch = bool(rows.any())
+    history = History(keep_best=watch)
+    callbacks: list[Callback] = [history]
+    if watch:
+        callbacks.append(EarlyStopping("validation_loss", patience=PATIENCE))
+    if stop_epoch is not None:
+        callbacks.append(StopAfter(stop_epoch))
+    training = _loader([part[~rows & teaches] for part in batch], config.batch_size, shuffle=True)
+    held_out = _loader([part[rows & teaches] for part in batch], HELD_OUT_AT_ONCE, shuffle=False) if watch else None
+    fit_quietly(module, training, held_out, seed=config.seed, max_epochs=config.max_epochs, callbacks=callbacks)
+    epochs = len(history.rows)
+    if history.state:
+        module.load_state_dict(history.state)
+        epochs = history.best[1]
+    frame = pd.DataFrame(history.rows)
+    n_pairs = min(config.batch_size, int((~rows & batch.measured).sum()))
+    if "train_contrastive" in frame and n_pairs > 1:
+        warn_at_chance(frame["train_contrastive"].tolist(), math.log(n_pairs))
+    return frame, epochs
+
+
+def _check_teaching(held_out: torch.Tensor, teaches: torch.Tensor) -> None:
+    for kind, rows in (("to train on", ~held_out), ("held out", held_out)):
+        if bool(rows.any()) and not bool((rows & teaches).any()):
+            msg = f"None of the {int(rows.sum())} spots {kind} has what the model learns from: counts or a label."
+            raise ValueError(msg)
+
+
+def _loader(parts: list[torch.Tensor], batch_size: int, *, shuffle: bool) -> DataLoader[Any]:
+    dataset = TensorDataset(*parts)
+    order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
+    # the contrast wants full batches; a training smaller than one batch is one batch
+    sampler = BatchSampler(order, batch_size, drop_last=shuffle and len(dataset) >= batch_size)
+    return DataLoader(dataset, sampler=sampler, batch_size=None)

@@ -1,7 +1,8 @@
-"""Two towers, a decoder and a subtype head, and the loss that ties them."""
+"""Hyper-parameters, towers and loss of the contrastive model."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import lightning.pytorch as pl
@@ -9,13 +10,48 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stcontrast.nn._losses import info_nce, similarity_target_loss
-from stcontrast.nn._towers import ProjectionHead
+from stcontrast.nn import ProjectionHead, contrastive_loss
 
 if TYPE_CHECKING:
-    from stcontrast._models.contrastive._config import ContrastiveConfig
+    from stcontrast.nn import Loss
 
-__all__ = ["Batch", "ContrastiveModule"]
+__all__ = ["Batch", "ContrastiveConfig", "ContrastiveModule"]
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastiveConfig:
+    """What a :class:`~stcontrast.models.ContrastiveModel` is built and trained with; see there."""
+
+    n_image: int
+    n_gene: int = 0
+    n_targets: int = 0
+    n_classes: int = 0
+    n_embedding: int = 128
+    dropout: float = 0.3
+    input_dropout: float = 0.1
+    loss: Loss = "info_nce"
+    temperature: float = 0.1
+    contrastive_weight: float = 0.1
+    subtype_weight: float = 1.0
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    max_epochs: int = 60
+    batch_size: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("info_nce", "similarity_target"):
+            msg = f"Unknown loss {self.loss!r}. Valid options are 'info_nce' and 'similarity_target'."
+            raise ValueError(msg)
+        if self.n_image < 1:
+            msg = f"The model needs image features, found {self.n_image}."
+            raise ValueError(msg)
+        if not (self.n_targets or self.n_classes):
+            msg = "Nothing to learn: neither counts nor labels."
+            raise ValueError(msg)
+        if self.temperature <= 0 or self.max_epochs < 1 or self.batch_size < 2:
+            msg = "`temperature` must be positive, `max_epochs` at least 1 and `batch_size` at least 2."
+            raise ValueError(msg)
 
 
 class Batch(NamedTuple):
@@ -71,14 +107,10 @@ class ContrastiveModule(pl.LightningModule):
         # one pair has no negatives
         if self.gene_tower is not None and self.config.contrastive_weight > 0 and int(measured.sum()) > 1:
             gene = self.gene_tower(batch.gene[measured])
-            temperature = self.config.temperature
-            if self.config.loss == "info_nce":
-                parts["contrastive"] = info_nce(gene, image[measured], temperature=temperature)
-            else:
-                inputs = (batch.gene[measured], batch.image[measured])
-                parts["contrastive"] = similarity_target_loss(
-                    gene, image[measured], temperature=temperature, normalize=True, targets_from=inputs
-                )
+            parts["contrastive"] = contrastive_loss(
+                gene, image[measured], loss=self.config.loss, temperature=self.config.temperature,
+                targets_from=(batch.gene[measured], batch.image[measured]),
+            )  # fmt: skip
         labelled = batch.label >= 0
         if self.subtype_head is not None and bool(labelled.any()):
             parts["subtype"] = functional.cross_entropy(self.subtype_head(image[labelled]), batch.label[labelled])

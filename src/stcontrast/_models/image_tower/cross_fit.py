@@ -1,4 +1,4 @@
-"""A tower for every inner fold and one of all training spots: features of held-out spots are of a tower that never saw them."""
+"""One tower for each inner fold and one for all training spots."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stcontrast._files import ResumableStore, content_hash, written_whole
-from stcontrast._models.image_tower._checkpoint import epoch_file
-from stcontrast._models.image_tower._encoder import TunedEncoder, weights_sha256, write_weights
-from stcontrast._models.image_tower._module import ImageTower
-from stcontrast._models.image_tower._targets import TowerTargets
-from stcontrast._models.image_tower._training import Task, train_tower
+from stcontrast._models.image_tower.batches import TowerTargets
+from stcontrast._models.image_tower.encoder import TunedEncoder, weights_sha256, write_weights
+from stcontrast._models.image_tower.module import ImageTower
+from stcontrast._models.image_tower.training import Task, epoch_file, train_tower
 from stcontrast._progress import progress
 
 if TYPE_CHECKING:
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
     from stcontrast._data.folds import Fold
     from stcontrast._data.spots import Spots
-    from stcontrast._models.image_tower._crop_store import CropRows
-    from stcontrast._models.image_tower._options import TowerOptions
+    from stcontrast._models.image_tower.crop_store import CropRows
+    from stcontrast._models.image_tower.options import TowerOptions
     from stcontrast.pp._encoders.resolve import TimmEncoder
 
 __all__ = ["CrossFitted", "cross_fit", "encode"]

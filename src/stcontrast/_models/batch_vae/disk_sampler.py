@@ -1,4 +1,4 @@
-"""The order in which annbatch reads the spots of a set; imported only where annbatch is installed."""
+"""The order in which annbatch reads the spots of a set. Imported only where annbatch is installed."""
 
 from __future__ import annotations
 

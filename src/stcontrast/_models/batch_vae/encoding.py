@@ -10,10 +10,17 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from stcontrast._models.batch_vae._counts import align_genes, check_counts, check_layer, counts_of, not_a_count
-from stcontrast._models.batch_vae._minified import has_no_counts, stored_posterior
-from stcontrast._models.batch_vae._reference import SlideReference, slide_codes, with_codes
-from stcontrast._models.batch_vae._rows import RowsOnDisk, rows_on_disk
+from stcontrast._models.batch_vae.counts import (
+    RowsOnDisk,
+    align_genes,
+    check_counts,
+    check_layer,
+    counts_of,
+    has_no_counts,
+    not_a_count,
+    rows_on_disk,
+)
+from stcontrast._models.batch_vae.minibatches import SlideReference, slide_codes, with_codes
 from stcontrast._training import one_thread
 
 if TYPE_CHECKING:
@@ -134,8 +141,9 @@ class EncodingMixin:
                 adata, indices, give_mean=give_mean, return_dist=return_dist, **kwargs
             )
         if has_no_counts(data := self.adata if adata is None else adata):
-            keys = {"mean_key": self._LATENT_QZM_KEY, "variance_key": self._LATENT_QZV_KEY}
-            mean, variance = stored_posterior(data, indices, **keys)
+            rows = slice(None) if indices is None else list(indices)
+            slots = (self._LATENT_QZM_KEY, self._LATENT_QZV_KEY)
+            mean, variance = (np.array(data.obsm[slot], dtype=np.float32)[rows] for slot in slots)
         else:
             counts = self._counts_to_encode(data, layer=layer, fill_missing=fill_missing)
             codes, n_slides = self._slides_to_encode(data, slide_key)

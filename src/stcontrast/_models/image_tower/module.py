@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stcontrast._models.image_tower._augment import augment
+from stcontrast._models.image_tower.augment import augment
 from stcontrast.nn._losses import info_nce
 from stcontrast.nn._towers import ProjectionHead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stcontrast._models.image_tower._options import TowerOptions
+    from stcontrast._models.image_tower.options import TowerOptions
 
 __all__ = ["ImageTower", "TowerBatch", "TowerHeads", "adapt_batch_norm"]
 

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from stcontrast._models.batch_vae._session import quiet_loggers, quiet_training
+from stcontrast._training import quiet_loggers, quiet_training
 
 
 def test_levels_are_restored_also_after_an_error():

@@ -1,9 +1,10 @@
-"""Lightning training of one image tower."""
+"""Training of one image tower."""
 
 from __future__ import annotations
 
 import logging
-import warnings
+import math
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,33 +13,140 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
-from stcontrast._models.batch_vae._session import quiet_training
-from stcontrast._models.contrastive._training import quiet_trainer
-from stcontrast._models.image_tower._cached import cached_backward
-from stcontrast._models.image_tower._checkpoint import EpochWeights, checkpointing
-from stcontrast._models.image_tower._module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
-from stcontrast._models.image_tower._optimizer import tower_groups, warmup_cosine
-from stcontrast._models.image_tower._sampling import SpotBatches, crop_loader, mixed_seed
-from stcontrast._settings import settings
-from stcontrast._training import seeded
+from stcontrast._models.image_tower.batches import SpotBatches, crop_loader, mixed_seed
+from stcontrast._models.image_tower.module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
+from stcontrast._training import fit_quietly, quiet_training
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import nn
 
-    from stcontrast._models.image_tower._crop_store import CropRows
-    from stcontrast._models.image_tower._options import TowerOptions
-    from stcontrast._models.image_tower._targets import TowerTargets
+    from stcontrast._models.image_tower.batches import TowerTargets
+    from stcontrast._models.image_tower.crop_store import CropRows
+    from stcontrast._models.image_tower.options import TowerOptions
 
-__all__ = ["Task", "TowerTraining", "train_tower"]
+__all__ = [
+    "EpochWeights",
+    "Task",
+    "TowerTraining",
+    "cached_backward",
+    "checkpointing",
+    "epoch_file",
+    "tower_groups",
+    "train_tower",
+    "warmup_cosine",
+]
+
+
+def tower_groups(backbone: nn.Module, options: TowerOptions) -> list[dict[str, Any]]:
+    """Groups of the backbone's parameters, each with the learning rate of its depth; biases and norms do not decay."""
+    from timm.optim import param_groups_layer_decay
+
+    groups = param_groups_layer_decay(backbone, weight_decay=options.weight_decay, layer_decay=options.layer_decay)
+    return [
+        {
+            "params": group["params"],
+            "weight_decay": group["weight_decay"],
+            "lr": options.learning_rate * group["lr_scale"],
+        }
+        for group in groups
+    ]
+
+
+def warmup_cosine(step: int, *, n_steps: int, n_warmup: int) -> float:
+    """Factor on the learning rate at a step, counted from 0: a rise to 1, then a cosine down to 0.
+
+    Examples
+    --------
+    >>> [round(warmup_cosine(step, n_steps=6, n_warmup=2), 3) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if step < n_warmup:
+        return (step + 1) / n_warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - n_warmup) / max(n_steps - n_warmup, 1))
+
+
+def cached_backward(
+    parts: Sequence[Callable[[], Tensor]],
+    backward: Callable[[Tensor], Tensor],
+) -> None:
+    """Back-propagate a loss of the whole batch, with the graph of one micro-batch in memory at a time.
+
+    Every micro-batch is embedded without a graph; the loss of all embeddings gives the gradient on each; every
+    micro-batch is embedded again, with a graph, and its part of that gradient sent through. The result is the gradient
+    of one pass over the whole batch.
+
+    Parameters
+    ----------
+    parts
+        What embeds each micro-batch (n_i, d): the same at every call, random numbers included.
+    backward
+        Given the embeddings of all micro-batches (n, d), back-propagates the loss into whatever it uses of its own,
+        and returns the gradient on the embeddings (n, d).
+
+    References
+    ----------
+    Gao et al. 2021 (GradCache, arXiv 2101.06983).
+    """
+    # one part needs no second pass: its graph is all there is
+    with nullcontext() if len(parts) == 1 else torch.no_grad():
+        embedded = [part() for part in parts]
+    gradient = backward(torch.cat([part.detach() for part in embedded]))
+    if len(parts) == 1:
+        torch.autograd.backward(embedded[0], gradient.to(embedded[0].dtype))
+        return
+    for part, own in zip(parts, torch.split(gradient, [len(part) for part in embedded]), strict=True):
+        again = part()
+        torch.autograd.backward(again, own.to(again.dtype))
+
+
+class EpochWeights(Callback):
+    """Keep the backbone's weights after every epoch.
+
+    Parameters
+    ----------
+    folder
+        Where; made if absent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Write them."""
+        from stcontrast._models.image_tower.encoder import write_weights
+
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_weights(pl_module.tower.backbone, epoch_file(self.folder, trainer.current_epoch + 1))
+
+
+def epoch_file(folder: Path, epoch: int) -> Path:
+    """File of the weights after an epoch, counted from 1."""
+    return folder / f"epoch{epoch:04d}.safetensors"
+
+
+def checkpointing(folder: Path | None) -> tuple[list[Callback], Path | None]:
+    """What writes checkpoints, and the one to go on from, if there is one."""
+    if folder is None:
+        return [], None
+    folder.mkdir(parents=True, exist_ok=True)
+    # the one before is deleted only once the next is there: a killed run may leave two
+    found = {
+        int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"epoch=(\d+)\.ckpt", path.name))
+    }
+    writer = ModelCheckpoint(folder, filename="{epoch}", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True)
+    return [writer], found[max(found)] if found else None
+
 
 logger = logging.getLogger(__name__)
 
-# what Lightning says of batch normalisation that stays frozen, and of a folder that a training is taken up from
-_MEANT = (r"Found \d+ module\(s\) in eval mode", r"Checkpoint directory .* exists and is not empty")
 # crops that batch normalisation is adapted to, at most
 ADAPTED_TO = 2048
 
@@ -247,9 +355,8 @@ def train_tower(
     rows = task.teaching
     batches = SpotBatches(rows, options.batch_size, seed=task.seed)
     n_features = _n_features(tower, task.crops)
-    with seeded(task.seed), quiet_training(), quiet_trainer(), warnings.catch_warnings():
-        for message in _MEANT:
-            warnings.filterwarnings("ignore", message=message)
+    # convolutions use all threads
+    with quiet_training(task.seed, single_thread=False):
         heads = TowerHeads(
             n_features=n_features, n_components=task.targets.components.shape[1], n_classes=task.targets.n_classes,
             center=task.center, options=options,
@@ -261,27 +368,16 @@ def train_tower(
         if weights_of_epochs is not None:
             callbacks.append(EpochWeights(weights_of_epochs))
         module = TowerTraining(tower, heads, options=options, n_batches=len(batches), seed=task.seed)
-        trainer = pl.Trainer(
-            max_epochs=options.epochs if last_epoch is None else last_epoch,
-            accelerator=options.accelerator,
-            devices=options.devices,
-            strategy=options.strategy,
-            precision=options.precision,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=folder is not None,
-            enable_model_summary=False,
-            enable_progress_bar=settings.progress,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
         watched = None
         if task.held_out is not None and options.stop == "held-out":
             watched = crop_loader(task.crops, task.targets, task.held_out)
-        module.train()
         training = crop_loader(task.crops, task.targets, batches, num_workers=options.num_workers)
-        trainer.fit(module, training, watched, ckpt_path=taken_up)
-    tower.cpu().eval()
+        fit_quietly(
+            module, training, watched, single_thread=False, resume_from=taken_up,
+            max_epochs=options.epochs if last_epoch is None else last_epoch, accelerator=options.accelerator,
+            devices=options.devices, strategy=options.strategy, precision=options.precision, callbacks=callbacks,
+            enable_checkpointing=folder is not None, use_distributed_sampler=False,
+        )  # fmt: skip
     return module.rows
 
 

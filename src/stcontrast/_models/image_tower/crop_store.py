@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._reading.resolve import Spots
+    from stcontrast._reading import Sections
 
 __all__ = ["CropRows", "CropStore"]
 
@@ -65,7 +65,7 @@ class CropStore:
         self._crops: NDArray[np.uint8] | None = np.memmap(self.path, dtype=np.uint8, mode="w+", shape=self.shape)
 
     @classmethod
-    def cut(cls, parts: Sequence[Spots], fields: tuple[float, ...], size_px: int) -> Self:
+    def cut(cls, parts: Sequence[Sections], fields: tuple[float, ...], size_px: int) -> Self:
         """Cut the crops of all slides of some objects, in the order in which the images are stored.
 
         Parameters

@@ -1,0 +1,266 @@
+"""What a slide is, and how one is read from the libraries of an AnnData or the elements of a SpatialData.
+
+Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the square [0, 1) × [0, 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stcontrast._reading.elements import COVERAGE, image_from_array, image_of_element, images_over, shape_centers
+from stcontrast._reading.wsi import slide_name, slide_um_per_px
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from stcontrast._reading.elements import SlideImage
+
+__all__ = ["Sections", "Slide", "element_slide", "library_rows", "library_slide", "table_region_keys"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slide:
+    """One section as plain arrays.
+
+    Attributes
+    ----------
+    name
+        Name of the shapes element (SpatialData) or of the library (AnnData).
+    rows
+        Its rows in the table, shape (n_spots,).
+    centers
+        Centres of the spots, shape (n_spots, 2): x, y in pixels of the image's finest level, or in the units
+        of the shapes where the slide has no image.
+    diameter
+        Median diameter (or side) of the spots, in the units of `centers`; NaN if unknown.
+    image
+        The H&E, lazily; `None` if the slide has none.
+    um_per_px
+        µm per unit of `centers`; `None` if unknown.
+    coordinate_system
+        Coordinate system that spots and image share.
+    """
+
+    name: str
+    rows: NDArray[np.intp]
+    centers: NDArray[np.float64]
+    diameter: float
+    image: SlideImage | None
+    um_per_px: float | None
+    coordinate_system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """One of the user's objects: its table and the slides that the table annotates.
+
+    Attributes
+    ----------
+    data
+        The user's object itself.
+    table
+        Its table, not a copy.
+    slides
+        The slides, in order of appearance.
+    region_key, instance_key
+        Columns of `obs` that name the shapes element of a row and its shape; `None` for an AnnData.
+    """
+
+    data: SpatialData | AnnData
+    table: AnnData
+    slides: list[Slide]
+    region_key: str | None = None
+    instance_key: str | None = None
+
+    @property
+    def is_spatialdata(self) -> bool:
+        """Whether the object is a SpatialData, to which a table can be added."""
+        return self.region_key is not None
+
+    def slide_and_xy(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Slide (n_spots,) and centre (n_spots, 2) of every spot."""
+        slide = np.full(self.table.n_obs, -1, dtype=np.int64)
+        xy = np.zeros((self.table.n_obs, 2))
+        for code, item in enumerate(self.slides):
+            slide[item.rows], xy[item.rows] = code, item.centers
+        return slide, xy
+
+    def write_table(self, key: str, table: AnnData) -> None:
+        """Add a table that annotates the same shapes, in memory."""
+        from spatialdata.models import TableModel
+
+        regions = [slide.name for slide in self.slides]
+        self.data.tables[key] = TableModel.parse(
+            table, region=regions, region_key=self.region_key, instance_key=self.instance_key
+        )
+
+
+def table_region_keys(table: AnnData) -> tuple[list[str], str, str]:
+    """Regions that a table annotates, its region column and its instance column."""
+    from spatialdata.models import TableModel, get_table_keys
+
+    if TableModel.ATTRS_KEY not in table.uns:
+        msg = (
+            "The table annotates no shapes: `uns['spatialdata_attrs']` is absent. "
+            "Parse it with `spatialdata.models.TableModel.parse(adata, region=..., region_key=..., instance_key=...)`."
+        )
+        raise ValueError(msg)
+    _, region_key, instance_key = get_table_keys(table)
+    for key in (region_key, instance_key):
+        if key not in table.obs:
+            msg = f"The table's attributes name the column {key!r}, which `obs` lacks; its columns are {sorted(table.obs.columns)}."
+            raise KeyError(msg)
+    # the regions that have rows: a subset table may still name slides that it no longer holds
+    return list(dict.fromkeys(table.obs[region_key].astype(str))), region_key, instance_key
+
+
+def library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArray[np.intp]]:
+    """Rows of every slide, by name.
+
+    Raises
+    ------
+    KeyError
+        If the column that names the slides is absent.
+    ValueError
+        If there are images of several slides and nothing says which is whose.
+    """
+    if library_key is None and "library_id" in table.obs:
+        library_key = "library_id"
+    libraries = list(table.uns.get("spatial", {}))
+    if library_key is None:
+        if len(libraries) > 1:
+            msg = f"`uns['spatial']` holds the images of {libraries}: give `library_key`, the column of `obs` that names the slide of a spot."
+            raise ValueError(msg)
+        return {(libraries or ["slide"])[0]: np.arange(table.n_obs)}
+    if library_key not in table.obs:
+        msg = f"No column {library_key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
+        raise KeyError(msg)
+    names = table.obs[library_key].astype(str).to_numpy()
+    return {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names)}
+
+
+def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: str | None) -> Slide:
+    """One slide, its centres in pixels of the image that scanpy kept.
+
+    Raises
+    ------
+    KeyError
+        If positions or the named image are absent.
+    ValueError
+        If the image lies elsewhere than the spots.
+    """
+    if "spatial" not in table.obsm:
+        msg = f"No `obsm['spatial']` in the AnnData object; its obsm holds {sorted(table.obsm)}."
+        raise KeyError(msg)
+    centers = np.asarray(table.obsm["spatial"], dtype=np.float64)[rows, :2]
+    _check_finite(centers, name)
+    library = table.uns.get("spatial", {}).get(name, {})
+    factors = library.get("scalefactors", {})
+    diameter = float(factors.get("spot_diameter_fullres", np.nan))
+    # anything else than RGB(A) is no H&E
+    images = {
+        resolution: pixels
+        for resolution, pixels in library.get("images", {}).items()
+        if np.ndim(pixels) == 3 and np.shape(pixels)[-1] in (3, 4) and f"tissue_{resolution}_scalef" in factors
+    }
+    if image_key is not None and image_key not in images:
+        msg = f"No image {image_key!r} with a scale factor in `uns['spatial'][{name!r}]`; its images are {sorted(images)}."
+        raise KeyError(msg)
+    chosen = image_key or next((resolution for resolution in ("hires", "lowres") if resolution in images), None)
+    if chosen is None:
+        return Slide(name, rows, centers, diameter, None, None)
+    factor = float(factors[f"tissue_{chosen}_scalef"])
+    height, width = np.shape(images[chosen])[:2]
+    inside = ((centers * factor >= 0) & (centers * factor <= (width, height))).all(axis=1).mean()
+    if inside < COVERAGE:
+        msg = (
+            f"Image {chosen!r} of {name!r} ({width} × {height} pixels) lies elsewhere than the spots: {inside:.0%} of them "
+            f"fall on it. `obsm['spatial']` must be in pixels of the full-resolution image (scale factor {factor:g})."
+        )
+        raise ValueError(msg)
+    image = image_from_array(images[chosen], f"{name}/{chosen}")
+    return Slide(name, rows, centers * factor, diameter * factor, image, None)
+
+
+def element_slide(
+    sdata: SpatialData,
+    table: AnnData,
+    name: str,
+    rows: NDArray[np.intp],
+    instance_key: str,
+    *,
+    image_key: str | None,
+    in_file: Mapping[str, Any],
+) -> Slide:
+    """One slide, its centres in pixels of the image that lies under its shapes.
+
+    Raises
+    ------
+    KeyError
+        If the named image is absent.
+    ValueError
+        If rows and shapes do not match, or the image does not lie under the spots.
+    """
+    shapes = sdata.shapes[name]
+    if not shapes.index.is_unique:
+        repeated = [str(i) for i in shapes.index[shapes.index.duplicated()].unique()[:5]]
+        msg = f"The index of shapes {name!r} holds some names more than once ({repeated}, ...): rows cannot be matched."
+        raise ValueError(msg)
+    instances = table.obs[instance_key].to_numpy()[rows]
+    positions = shapes.index.get_indexer(instances)
+    if (positions < 0).any():
+        lost = [str(i) for i in instances[positions < 0][:5]]
+        msg = (
+            f"{int((positions < 0).sum())} rows of the table have no shape in {name!r} (`{instance_key}`: {lost}, ...); "
+            f"the shapes are indexed {[str(i) for i in shapes.index[:5]]}, ..."
+        )
+        raise ValueError(msg)
+    centers, diameter = shape_centers(shapes)
+    centers, diameters = centers[positions], diameter[positions]
+    _check_finite(centers, name)
+    images = {**sdata.images, **in_file}
+    if image_key is not None and image_key not in images:
+        msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(images)}."
+        raise KeyError(msg)
+    if image_key is not None:
+        found = images_over(sdata, name, centers, images={image_key: images[image_key]})
+    else:
+        # the slide's file before what wsidata attaches of it as elements: a thumbnail, or all of its pixels
+        found = images_over(sdata, name, centers, images=in_file) or images_over(
+            sdata, name, centers, images=sdata.images
+        )
+    if image_key is not None and found is None:
+        msg = (
+            f"Image {image_key!r} lies elsewhere than the spots of {name!r}, or shares no coordinate system with them, "
+            "or is not RGB. Check `spatialdata.transformations.get_transformation(element, get_all=True)` of both."
+        )
+        raise ValueError(msg)
+    if found is None:
+        from spatialdata.transformations import get_transformation
+
+        first = next(iter(get_transformation(shapes, get_all=True)), None)
+        return Slide(name, rows, centers, float(np.median(diameters)), None, None, first)
+    return Slide(
+        name,
+        rows,
+        found.to_pixels(centers),
+        float(np.median(diameters)) * found.pixels_per_unit,
+        image_of_element(images[found.name], found.name),
+        slide_um_per_px(sdata) if found.name == slide_name(sdata) else None,
+        found.coordinate_system,
+    )
+
+
+def _check_finite(centers: NDArray[np.float64], name: str) -> None:
+    """Raise where a spot has no position."""
+    lost = int((~np.isfinite(centers)).any(axis=1).sum())
+    if lost:
+        msg = f"{lost} spots of {name!r} have no finite position (an empty geometry, or NaN)."
+        raise ValueError(msg)

@@ -10,9 +10,9 @@ from stcontrast._models.batch_vae import fit_vae
 from stcontrast._reading import as_list, resolve_table
 from stcontrast._records import VERSION
 from stcontrast.methods._gene_latent import CLASS_WEIGHT
-from stcontrast.tl._gene_encoder import GeneEncoder
-from stcontrast.tl._gene_spots import (
+from stcontrast.tl._gene_encoder import (
     LABEL,
+    GeneEncoder,
     gather_counts,
     training_data,
     with_named_genes,

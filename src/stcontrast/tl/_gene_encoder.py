@@ -1,16 +1,18 @@
-"""What encodes the counts of tables: a gene latent that was trained here, elsewhere, or as a part of a method."""
+"""The gene latent of tables: the model that encodes them, and the spots to learn it from."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
-from stcontrast._reading import raw_counts, slide_of_row
+from stcontrast._data.gather import stack_tables, stacked_column
+from stcontrast._data.genes import choose_genes
+from stcontrast._reading import raw_counts, slide_of_row, table_region_keys
 from stcontrast._training import seeded
 from stcontrast.methods._gene_latent import GeneLatent
 
@@ -20,20 +22,34 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from stcontrast._data.spots import Spots
     from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast.fitted import Predictor
 
-__all__ = ["GeneEncoder"]
+__all__ = ["LABEL", "GeneEncoder", "gather_counts", "training_data", "with_named_genes", "with_variable_genes"]
+
+# columns of what is trained on, where the user names none
+SLIDE: Final = "slide"
+LABEL: Final = "label"
 
 
-@dataclass(frozen=True, slots=True)
 class GeneEncoder:
-    """A model, the autoencoder in it, the names of its genes and of the classes that guided it."""
+    """What encodes the counts of tables.
 
-    model: BatchAgnosticVAE | Predictor
-    vae: BatchAgnosticVAE
-    genes: list[str]
-    classes: list[str]
+    Parameters
+    ----------
+    model
+        The model that the user gave or that was trained.
+    vae
+        The autoencoder in it.
+    genes, classes
+        Names of its genes, and of the classes that guided it.
+    """
+
+    def __init__(
+        self, model: BatchAgnosticVAE | Predictor, vae: BatchAgnosticVAE, genes: list[str], classes: list[str]
+    ) -> None:
+        self.model, self.vae, self.genes, self.classes = model, vae, genes, classes
 
     @property
     def n_latent(self) -> int:
@@ -136,3 +152,113 @@ def _read(folder: Path) -> BatchAgnosticVAE | Predictor:
         )
         raise FileNotFoundError(msg)
     return BatchAgnosticVAE.load(folder)
+
+
+def gather_counts(
+    tables: Sequence[AnnData],
+    *,
+    layer: str | None,
+    library_key: str | None,
+    batch_key: str | None,
+    label_key: str | None,
+) -> Spots:
+    """All spots of all tables, with counts, slide, batch and label; everything that is named is checked."""
+    if batch_key is not None and batch_key == label_key:
+        msg = f"`batch_key` and `label_key` are both {batch_key!r}: the latent cannot be blind to what guides it."
+        raise ValueError(msg)
+    slides = [slide_of_row(table, library_key=library_key) for table in tables]
+    if batch_key is None:
+        _check_slide_names(slides)
+    named = np.concatenate([[f"{i}/{name}" for name in names] for i, names in enumerate(slides)])
+    names, slide = np.unique(named, return_inverse=True)
+    batch = np.concatenate(slides) if batch_key is None else stacked_column(tables, batch_key, "batch_key")
+    nowhere = np.zeros((len(slide), 2))
+    spots = stack_tables(tables, slide, nowhere, layer=layer, label_key=label_key, slides=names.tolist(), batch=batch)
+    if not spots.has_counts:
+        msg = "Nothing to learn from: no spot has any counts. Name the layer that holds raw counts with `layer`."
+        raise ValueError(msg)
+    if label_key is not None and not (spots.label[spots.measured] >= 0).any():
+        msg = f"`label_key`: column {label_key!r} is empty in all spots with counts."
+        raise ValueError(msg)
+    return spots
+
+
+def with_named_genes(spots: Spots, genes: Sequence[str]) -> Spots:
+    """The same spots with these genes."""
+    wanted = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+    columns = pd.Index(spots.genes).get_indexer(pd.Index(wanted, dtype=object))
+    absent = [gene for gene, column in zip(wanted, columns, strict=True) if column < 0]
+    if absent or not wanted:
+        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. They begin {list(spots.genes[:5])}."
+        raise KeyError(msg)
+    return _with_columns(spots, columns)
+
+
+def with_variable_genes(spots: Spots, n_genes: int) -> Spots:
+    """The same spots with the most variable of the well-expressed genes."""
+    rows = np.flatnonzero(spots.measured)
+    columns = choose_genes(spots.counts[rows], spots.depth[rows], spots.slide[rows], n_genes=n_genes)
+    if len(columns) == 0:
+        msg = "No gene is seen in 10 % of the spots: name the genes to model with `genes`."
+        raise ValueError(msg)
+    return _with_columns(spots, columns)
+
+
+def training_data(
+    spots: Spots,
+    tables: Sequence[AnnData],
+    *,
+    batch_key: str | None,
+    validation_key: str | None,
+    library_key: str | None,
+) -> tuple[AnnData, str, str]:
+    """An object of its own with the spots that have counts: scvi-tools writes into what it is trained on.
+
+    Returns
+    -------
+    The object, and the names of its columns of batches and of slides. The latter is called as in the tables where they
+    agree on it, so that a trained model finds it again.
+    """
+    from anndata import AnnData
+
+    rows = np.flatnonzero(spots.measured)
+    batch_column = batch_key or SLIDE
+    columns = {batch_column: spots.batch}
+    if validation_key is not None:
+        columns[validation_key] = stacked_column(tables, validation_key, "validation_key")
+    slide_column = _slide_column(tables, library_key)
+    while slide_column in columns and not _same_partition(spots.slide, columns[slide_column]):
+        slide_column += "_"
+    columns.setdefault(slide_column, spots.slide.astype(str))
+    obs = pd.DataFrame(
+        {name: pd.Categorical(values[rows]) for name, values in columns.items()}, index=[str(row) for row in rows]
+    )
+    adata = AnnData(spots.counts[rows], obs=obs, var=pd.DataFrame(index=pd.Index(list(spots.genes), dtype=object)))
+    return adata, batch_column, slide_column
+
+
+def _with_columns(spots: Spots, columns: NDArray[np.intp]) -> Spots:
+    return replace(spots, genes=[spots.genes[i] for i in columns], counts=spots.counts[:, columns])
+
+
+def _slide_column(tables: Sequence[AnnData], library_key: str | None) -> str:
+    """Name of the tables' column of slides, with which a model that was trained on them finds it again."""
+    names = {table_region_keys(table)[1] if "spatialdata_attrs" in table.uns else library_key for table in tables}
+    name = names.pop()
+    return SLIDE if names or name is None else name
+
+
+def _same_partition(slide: NDArray[np.int64], other: NDArray[np.str_]) -> bool:
+    pairs = pd.DataFrame({"slide": slide, "other": other}).drop_duplicates()
+    return bool(pairs["slide"].is_unique and pairs["other"].is_unique)
+
+
+def _check_slide_names(slides: Sequence[NDArray[np.str_]]) -> None:
+    names = [name for of_table in slides for name in dict.fromkeys(of_table.tolist())]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = (
+            f"Slides share a name: {twice}, and every slide is to be a batch. Name the batches with `batch_key`, or "
+            "the slides of an AnnData object with `library_key`."
+        )
+        raise ValueError(msg)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._keys import PREDICTION_TABLE, UNS
+from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import resolve_slides
+from stcontrast._records import read_record
 from stcontrast.metrics import gene_correlation
 from stcontrast.pl._expression import find_gene, observed_expression, predicted_expression, prediction_table
 from stcontrast.pl._layout import choose_slides, finish, make_panels
@@ -126,7 +127,7 @@ def spatial_pred(  # noqa: PLR0913
         observed = observed_expression(spots.table, gene, layer=layer)
     chosen = _predicted_slides(choose_slides(spots.slides, slides), predicted, named=slides is not None)
 
-    provenance = prediction.uns.get(UNS, {}).get("prediction", {}).get("provenance", {})
+    provenance = (read_record(prediction, "prediction") or {}).get("provenance", {})
     pictures = [read_picture(slide) for slide in chosen]
     figure, axes = make_panels([picture.aspect for picture in pictures], n_panels=2, ax=ax)
     rows = np.concatenate([slide.rows for slide in chosen])

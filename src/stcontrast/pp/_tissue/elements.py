@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from stcontrast._keys import UNS
+from stcontrast._records import write_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
 
     from stcontrast.pp._tissue.lattice import Geometry, Lattice
 
-__all__ = ["RECORD", "Grid", "grid_shapes", "grid_table"]
-
-# how the grid was made: a table that holds this is ours
-RECORD: Final = "tissue_grid"
+__all__ = ["Grid", "grid_shapes", "grid_table"]
 
 
 class Grid(NamedTuple):
@@ -76,6 +74,6 @@ def grid_table(grids: list[Grid], record: dict[str, Any]) -> AnnData:
     table.uns[UNS] = {
         "um_per_px": {grid.shapes_key: grid.um_per_px for grid in grids},
         "image_key": {grid.shapes_key: grid.image_key for grid in grids},
-        RECORD: record,
     }
+    write_record(table, "tissue_grid", record)
     return TableModel.parse(table, region=slides, region_key="region", instance_key="spot_id")

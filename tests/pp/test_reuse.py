@@ -9,7 +9,7 @@ import pytest
 import spatialdata
 
 import stcontrast as stc
-from stcontrast.pp import _encoding, _image_features
+from stcontrast.pp._features import slides as _slides
 from tests.synthetic import image
 
 
@@ -23,13 +23,13 @@ def sdata():
 @pytest.fixture
 def encoded(monkeypatch) -> list[str]:
     names: list[str] = []
-    encode = _encoding.encode_slides
+    encode = _slides.encode_slides
 
     def counted(slides: Any, recipe: Any) -> Any:
         names.extend(slide.name for slide in slides)
         return encode(slides, recipe)
 
-    monkeypatch.setattr(_image_features, "encode_slides", counted)
+    monkeypatch.setattr(_slides, "encode_slides", counted)
     return names
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._reading import add_tile_table, require_images, resolve_slides, tiles_alone
 from stcontrast._records import read_record, write_record
-from stcontrast.pp._encoders.resolve import resolve_encoder
-from stcontrast.pp._encoding import recipe_of
-from stcontrast.pp._image_features import encode_spots
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._features import encode_spots, recipe_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast.fitted._model import Predictor
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
 
 __all__ = ["TilePredictor"]
 

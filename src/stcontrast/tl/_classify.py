@@ -11,7 +11,7 @@ from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, resolve_all
 from stcontrast._records import read_record, write_record
 from stcontrast.fitted import as_model
-from stcontrast.pp._encoders.resolve import resolve_encoder
+from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.tl._features import check_features, features_for
 from stcontrast.tl._write import check_donor_key, provenance_of
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
 
 __all__ = ["classify"]
 

@@ -11,10 +11,8 @@ import numpy as np
 from stcontrast._keys import IMAGE_FEATURES, TUNED_FEATURES
 from stcontrast._reading import require_images
 from stcontrast._records import read_record, write_record
-from stcontrast.pp._encoders.resolve import ColorEncoder, TextureEncoder, identity
-from stcontrast.pp._encoders.texture import N_COLOR
-from stcontrast.pp._encoding import FeatureRecipe, recipe_of
-from stcontrast.pp._image_features import DEFAULT_FIELDS_UM, encode_spots
+from stcontrast.pp._encoders import N_COLOR, ColorEncoder, TextureEncoder, identity
+from stcontrast.pp._features import DEFAULT_FIELDS_UM, FeatureRecipe, encode_spots, recipe_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._reading import Sections
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
 
 __all__ = [
     "check_features",

@@ -14,8 +14,8 @@ from stcontrast._reading import Keys, check_images, resolve_all
 from stcontrast._records import delete_record
 from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, spots_of_model
 from stcontrast.methods._base import get_method
-from stcontrast.pp._encoders.resolve import resolve_encoder
-from stcontrast.pp._image_features import parse_fields
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._features import parse_fields
 from stcontrast.tl._features import color_features, features_to_fit
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl._write import check_prediction_slot, prediction_table
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stcontrast._models.image_tower import TunedEncoder
     from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
     from stcontrast.tl._tune import ImageTowerKind
 
 __all__ = ["fit"]

@@ -14,8 +14,7 @@ from stcontrast._data.moments import SlideMoments
 from stcontrast._data.spots import Spots
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import progress
-from stcontrast.pp._encoding import encode_slides
-from stcontrast.pp._fingerprint import slide_fingerprint
+from stcontrast.pp._features import encode_slides, slide_fingerprint
 from stcontrast.tl._partial_store import PartialStore, RowsFile
 from stcontrast.tl._write import prediction_frame, provenance_of
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Sections, Slide
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoding import FeatureRecipe
+    from stcontrast.pp._features import FeatureRecipe
 
 __all__ = ["predict_to_store"]
 

@@ -15,8 +15,8 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 from stcontrast.pp import TimmEncoder, TorchvisionEncoder
-from stcontrast.pp._encoders.resolve import encoder_from_spec, resolve_encoder
-from stcontrast.pp._encoders.timm import TORCHVISION_NAMES, TorchvisionWeightsError
+from stcontrast.pp._encoders import encoder_from_spec, resolve_encoder
+from stcontrast.pp._encoders.networks import TORCHVISION_NAMES, TorchvisionWeightsError
 
 if TYPE_CHECKING:
     from pathlib import Path

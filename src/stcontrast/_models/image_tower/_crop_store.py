@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stcontrast._progress import progress
-from stcontrast.pp._crops.reader import iter_batches
+from stcontrast.pp._crops import iter_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast.pp._encoders.resolve import TimmEncoder
+from stcontrast.pp._encoders import TimmEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

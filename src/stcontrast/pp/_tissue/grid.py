@@ -21,8 +21,15 @@ from stcontrast._reading import (
 )
 from stcontrast._records import read_record
 from stcontrast.pp._tissue.detect import detect_tissue, tissue_of_element, to_image_pixels
-from stcontrast.pp._tissue.elements import Grid, grid_shapes, grid_table
-from stcontrast.pp._tissue.lattice import Geometry, Lattice, lattice_points, tissue_fraction
+from stcontrast.pp._tissue.lattice import (
+    Geometry,
+    Grid,
+    Lattice,
+    grid_shapes,
+    grid_table,
+    lattice_points,
+    tissue_fraction,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,24 +11,24 @@ from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
 from stcontrast._reading import require_images, resolve_slides
 from stcontrast._records import read_record, write_record
-from stcontrast.pp._encoders.resolve import resolve_encoder
-from stcontrast.pp._encoding import FeatureRecipe, encode_slides
-from stcontrast.pp._fingerprint import slide_fingerprint
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._features import cluster
+from stcontrast.pp._features.encoding import FeatureRecipe, encode_centers, slide_fingerprint
 from stcontrast.pp._stain import resolve_stain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading import Sections
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast._reading import Sections, Slide
+    from stcontrast.pp._encoders import Encoder
     from stcontrast.pp._stain import StainNormalizer
 
-__all__ = ["encode_spots", "image_features", "parse_fields"]
+__all__ = ["encode_slides", "encode_spots", "image_features", "parse_fields"]
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +192,35 @@ def encode_spots(
     return features, recipe.record | {"um_per_px": scales, "fingerprint": prints}
 
 
+def encode_slides(
+    slides: Sequence[Slide], recipe: FeatureRecipe
+) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.float32]]]:
+    """Encode the spots of slides, on the workers of a running dask client if there is one.
+
+    Parameters
+    ----------
+    slides
+        Slides with an image and known µm per pixel.
+    recipe
+        What the features are made with.
+
+    Yields
+    ------
+    Position of a slide, of some of its spots (n,), and their features (n, n_fields × n_features).
+    """
+    for slide in slides:
+        _warn_if_enlarged(slide, recipe)
+    client = cluster.running_client()
+    if client is not None:
+        yield from cluster.encode_on_cluster(client, slides, recipe)
+        return
+    for code, slide in enumerate(slides):
+        if slide.image is None or slide.um_per_px is None:  # refused at the boundary
+            continue
+        for rows, features in encode_centers(slide.image, slide.centers, slide.um_per_px, recipe):
+            yield code, rows, features
+
+
 def parse_fields(field_um: float | Sequence[float]) -> tuple[float, ...]:
     """One or several fields of view in µm, checked."""
     fields = (float(field_um),) if np.isscalar(field_um) else tuple(float(value) for value in field_um)
@@ -199,3 +228,12 @@ def parse_fields(field_um: float | Sequence[float]) -> tuple[float, ...]:
         msg = f"`field_um` must be one or several positive numbers (µm), found {field_um!r}."
         raise ValueError(msg)
     return fields
+
+
+def _warn_if_enlarged(slide: Slide, recipe: FeatureRecipe) -> None:
+    size_px = recipe.encoder.size_px
+    for field, side in zip(recipe.fields_um, recipe.sides(slide.um_per_px or np.inf), strict=True):
+        if side < size_px / 4:
+            logger.warning(
+                "Slide %s: a field of %g µm is only %.0f pixels wide, enlarged to %d.", slide.name, field, side, size_px
+            )

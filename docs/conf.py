@@ -53,7 +53,7 @@ always_use_bars_union = True
 def public_names() -> dict[str, str]:
     """Where an object is defined → where it is documented: a type that is public links to its page."""
     names = {}
-    for part in ("datasets", "methods", "metrics", "models", "models.batch_vae", "pl", "pp", "tl"):
+    for part in ("datasets", "models", "methods", "metrics", "pl", "pp", "tl"):
         module = import_module(f"stcontrast.{part}")
         for name in getattr(module, "__all__", []):
             thing = getattr(module, name)

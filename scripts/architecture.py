@@ -1,10 +1,11 @@
-"""The rooms of the package and the imports between them, read from the code.
+"""The parts of the package and the imports between them, read from the code.
 
     python scripts/architecture.py                  # print what breaks the rules: circles, imports that run upward
-    python scripts/architecture.py --draw FILE      # draw the rooms as SVG
+    python scripts/architecture.py --draw FILE      # draw the parts as SVG
     python scripts/architecture.py --measure        # print size and shape of the code
 
-``tests/test_architecture.py`` fails where the rules are broken, and where the picture in the documentation is old.
+``tests/test_architecture.py`` fails where the rules are broken, and where the committed picture is not the one that
+``--draw`` draws.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 import argparse
 import ast
 import re
-from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SRC = Path(__file__).parents[1] / "src"
 PACKAGE = "stcontrast"
-# from the user down to the names of slots: a room imports from the rooms of lower rows only
+# from the user down to the names of slots: a part imports from the parts of lower rows only; "" is an empty place
 ROWS = (
     ("cli",),
     ("models", "pl"),
@@ -28,31 +32,41 @@ ROWS = (
     ("pp",),
     ("nn",),
     ("_data",),
-    ("_reading", "datasets"),
+    ("_reading", "", "datasets"),
     ("metrics", "_training", "_files"),
-    ("_progress", "_records"),
+    ("_progress", "_records", "_slides"),
     ("_keys", "_settings"),
 )
+ROW = {part: i for i, parts in enumerate(ROWS) for part in parts if part}
 SAYS = {
     "cli": "command line",
-    "models": "load, trained models",
-    "pl": "pictures",
-    "tl": "fit, predict, classify, cross_validate",
+    "models": "load; trained models",
+    "pl": "figures",
+    "tl": "fit, predict, classify, validate",
     "fitted": "the model that fit returns",
     "methods": "baselines, published, stcontrast",
-    "_models": "batch_vae, contrastive, image_tower",
-    "pp": "crops, encoders, image features, tissue",
-    "nn": "towers, losses",
-    "_data": "Spots: design, genes, folds",
-    "_reading": "SpatialData, AnnData, WSIData → slides",
+    "_models": "gene VAE, two towers, image tower",
+    "pp": "crops, encoders, image features",
+    "nn": "layers, losses",
+    "_data": "spots: design, genes, folds",
+    "_reading": "SpatialData, AnnData, WSIData",
     "datasets": "toy, her2st",
     "metrics": "scores",
-    "_training": "seeds, Lightning",
-    "_files": "stores, hashes",
+    "_training": "seeds, threads, Lightning",
+    "_files": "atomic writes, hashes, stores",
     "_progress": "progress bars",
-    "_records": "what made a slot",
+    "_records": "how a slot was made",
+    "_slides": "rows of every slide",
     "_keys": "names of slots",
     "_settings": "settings",
+}
+# what becomes of the data, from the slides up to the user
+DATA = {
+    "_reading": "read the slides",
+    "_data": "one table of spots and its design",
+    "methods": "a method learns from the training spots",
+    "fitted": "the fitted model predicts",
+    "tl": "write the prediction",
 }
 
 
@@ -71,50 +85,41 @@ def imports(src: Path = SRC) -> dict[str, set[str]]:
     known = modules(src)
     graph = {}
     for name, path in known.items():
-        found = set()
+        found: set[str] = set()
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module is not None:
-                found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+                # `from package import submodule` imports the submodule, `from package import name` the package
+                dotted = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {one if _own(one) in known else node.module for one in dotted}
             elif isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
-        inside = {dotted.removeprefix(PACKAGE).removeprefix(".") for dotted in found if _inside(dotted)}
-        targets = {target for target in inside if target in known and target != name}
-        # `from package import submodule` names both: the submodule is meant
-        graph[name] = {t for t in targets if not any(other.startswith(f"{t}.") for other in targets) or _names(path, t)}
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "stc":
+                found.add(f"{PACKAGE}.{node.attr}")  # of `import stcontrast as stc`
+        graph[name] = {_own(dotted) for dotted in found} & known.keys() - {name}
     return graph
 
 
-def _inside(dotted: str) -> bool:
-    return dotted == PACKAGE or dotted.startswith(f"{PACKAGE}.")
+def _own(dotted: str) -> str | None:
+    """A dotted name without the package's own; None outside the package."""
+    first, _, rest = dotted.partition(".")
+    return rest if first == PACKAGE else None
 
 
-def _names(path: Path, package: str) -> bool:
-    """Whether a name, not a submodule, is imported from a package."""
-    known = modules()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == f"{PACKAGE}.{package}".removesuffix("."):
-            prefix = f"{package}." if package else ""
-            if any(f"{prefix}{alias.name}" not in known for alias in node.names):
-                return True
-    return False
-
-
-def room_of(module: str) -> str:
-    """The room that a module is in: its first part; "" is the package's own `__init__`."""
+def part_of(module: str) -> str:
+    """The part that a module belongs to: the first of its name; "" is the package's own `__init__`."""
     return module.partition(".")[0]
 
 
 def upward(graph: dict[str, set[str]]) -> list[str]:
-    """Imports from a room of the same row or of a row above."""
-    row = {room: i for i, rooms in enumerate(ROWS) for room in rooms}
-    unknown = sorted({room_of(name) for name in graph} - set(row) - {""})
-    found = [f"{room}: no row in scripts/architecture.py" for room in unknown]
+    """Imports from a part of the same row or of a row above."""
+    unknown = sorted({part_of(name) for name in graph} - ROW.keys() - {""})
+    found = [f"{part}: no row in scripts/architecture.py" for part in unknown]
     for name, targets in sorted(graph.items()):
         for target in sorted(targets):
-            here, there = room_of(name), room_of(target)
+            here, there = part_of(name), part_of(target)
             if here in ("", there) or (here == "cli" and there == ""):
                 continue
-            if there == "" or row.get(there, -1) <= row.get(here, -1):
+            if there == "" or ROW.get(there, -1) <= ROW.get(here, -1):
                 found.append(f"{name} imports {target or PACKAGE}")
     return found
 
@@ -148,55 +153,176 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
+def between_parts(graph: dict[str, set[str]]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Imports of a part from parts of lower rows: those of the transitive reduction, and the others."""
+    targets: dict[str, set[str]] = {part: set() for part in ROW}
+    for name, imported in graph.items():
+        for here, there in ((part_of(name), part_of(target)) for target in imported):
+            if ROW.get(here, len(ROWS)) < ROW.get(there, -1):
+                targets[here].add(there)
+    below: dict[str, set[str]] = {}
+    for part in sorted(ROW, key=ROW.__getitem__, reverse=True):
+        below[part] = targets[part].union(*(below[target] for target in targets[part]))
+    steps, others = {}, {}
+    for part, there in targets.items():
+        indirect = set().union(*(below[target] for target in there))
+        steps[part] = [target for target in ROW if target in there - indirect]
+        others[part] = [target for target in ROW if target in there & indirect]
+    return steps, others
+
+
+BOX, HEIGHT, GAP, GUTTER, LANE, TOP = 206, 44, 36, 76, 11, 14
+
+
+class Picture:
+    """Boxes in rows, and lines that run between them: along rows in the gaps, down in the gutters."""
+
+    def __init__(self, left: float) -> None:
+        self.left = left
+        self.column = {part: j for parts in ROWS for j, part in enumerate(parts) if part}
+        self.lines: list[str] = []
+        self.dots: list[str] = []
+        # lines above each row that lead to boxes which have no side at the gutter
+        self.tracks: dict[int, list[tuple[str, str]]] = {}
+
+    def x(self, part: str) -> float:
+        """The left side of a box."""
+        return self.left + self.column[part] * (BOX + GUTTER)
+
+    def y(self, part: str) -> float:
+        """The upper side of a box."""
+        return TOP + ROW[part] * (HEIGHT + GAP)
+
+    def line(self, points: Iterable[tuple[float, float]], kind: str, *, arrow: bool = True) -> None:
+        """A line through these points."""
+        path = " L".join(f"{x:g} {y:g}" for x, y in points)
+        marker = f' marker-end="url(#{kind})"' if arrow else ""
+        self.lines.append(f'<path d="M{path}" class="{kind}"{marker}/>')
+
+    def dot(self, x: float, y: float, kind: str) -> None:
+        """Where a line leaves another; lines that only cross have no dot."""
+        self.dots.append(f'<circle cx="{x:g}" cy="{y:g}" r="{3.2 if kind == "step" else 2.6}" class="{kind}-dot"/>')
+
+    def into(self, part: str, lane: float, kind: str, *, gutter: int) -> float:
+        """Lead from a lane into a box: into its side if the lane is in the gutter next to it, else from above."""
+        x, y = self.x(part), self.y(part)
+        if gutter in (self.column[part] - 1, self.column[part]):
+            from_left = gutter < self.column[part]
+            # boxes on both sides of a gutter: the lines into them lie at different heights
+            height = y + (0.5 if from_left and kind == "step" else 0.3) * HEIGHT
+            self.line([(lane, height), (x if from_left else x + BOX, height)], kind)
+            return height
+        tracks = self.tracks.setdefault(ROW[part], [])
+        shared = (part, kind) in tracks
+        if not shared:
+            tracks.append((part, kind))
+        height = y - 9 - 6 * tracks.index((part, kind))
+        if shared:
+            self.dot(lane, height, kind)
+        port = x + BOX * (0.25 if kind == "other" else 0.68)
+        self.line([(lane, height), (port, height), (port, y)], kind)
+        return height
+
+    def steps(self, targets: dict[str, list[str]]) -> None:
+        """Straight arrows to the next row; else a lane in a gutter for each part that imports."""
+        lanes: dict[int, list[int]] = {}
+        for here in sorted(targets, key=ROW.__getitem__):
+            x, y, column = self.x(here), self.y(here), self.column[here]
+            straight = [t for t in targets[here] if self.column[t] == column and ROW[t] == ROW[here] + 1]
+            for there in straight:
+                self.line([(x + BOX / 2, y + HEIGHT), (x + BOX / 2, self.y(there))], "step")
+            far = sorted((t for t in targets[here] if t not in straight), key=ROW.__getitem__)
+            if not far:
+                continue
+            gutters = [g for g in (column, column - 1) if 0 <= g < max(self.column.values())]
+            gutter = max(gutters, key=lambda g: sum(self.column[t] in (g, g + 1) for t in far))
+            ends = lanes.setdefault(gutter, [])
+            free = next((k for k, end in enumerate(ends) if end < ROW[here]), len(ends))
+            ends[free : free + 1] = [ROW[far[-1]]]
+            lane = self.left + BOX + gutter * (BOX + GUTTER) + 18 + LANE * free
+            start = y + 0.7 * HEIGHT
+            heights = [self.into(there, lane, "step", gutter=gutter) for there in far]
+            self.line(
+                [(x + BOX if gutter == column else x, start), (lane, start), (lane, max(heights))], "step", arrow=False
+            )
+            for height in set(heights) - {max(heights)}:
+                self.dot(lane, height, "step")
+
+    def others(self, targets: dict[str, list[str]]) -> None:
+        """A lane to the left of the boxes for each part that imports, the first row outermost; a dot is an import."""
+        for k, here in enumerate(sorted((part for part in targets if targets[part]), key=ROW.__getitem__)):
+            lane = 12 + LANE * k
+            x, y = self.x(here), self.y(here)
+            start = [(x, y + 0.7 * HEIGHT), (lane, y + 0.7 * HEIGHT)]
+            if self.column[here]:
+                start = [(x + 18, y + HEIGHT), (x + 18, y + HEIGHT + 7), (lane, y + HEIGHT + 7)]
+            heights = [self.into(there, lane, "other", gutter=-1) for there in targets[here]]
+            self.line([*start, (lane, max(heights))], "other", arrow=False)
+            for height in heights:
+                self.dot(lane, height, "other")
+
+    def data(self) -> list[str]:
+        """The way of the data, up the second column."""
+        x = self.left + BOX + GUTTER + 34
+        middle = {part: self.y(part) + HEIGHT / 2 for part in DATA}
+        bottom, top = max(middle.values()) + 12, min(middle.values()) - 12
+        drawn = [
+            f'<path d="M{x:g} {bottom:g}V{top:g}" class="data"/>',
+            f'<path d="M{x - 12:g} {top + 2:g}h24l-12 -16z" class="data-tip"/>',
+        ]
+        for part, text in DATA.items():
+            y = middle[part]
+            drawn.append(f'<path d="M{self.x(part) + BOX + 2:g} {y:g}H{x - 8:g}" class="data-lead"/>')
+            drawn.append(f'<circle cx="{x:g}" cy="{y:g}" r="4.5" class="data-dot"/>')
+            drawn.append(f'<text x="{x + 18:g}" y="{y + 4:g}" class="data-text">{text}</text>')
+        return drawn
+
+
 def draw(graph: dict[str, set[str]]) -> str:
-    """Rooms as boxes, row by row, and every import between two of them as a line, as SVG."""
-    between = Counter(
-        (room_of(name), room_of(target))
-        for name, targets in graph.items()
-        for target in targets
-        if room_of(name) and room_of(target) and room_of(name) != room_of(target)
-    )
-    sizes = Counter(room_of(name) for name in graph)
-    width, height, gap, box = 980, 54, 30, 250
-    place = {}
-    for i, rooms in enumerate(ROWS):
-        for j, room in enumerate(rooms):
-            x = width / 2 + (j - (len(rooms) - 1) / 2) * (box + 40) - box / 2
-            place[room] = (x, 16 + i * (height + gap))
-    total = 16 + len(ROWS) * (height + gap)
-    lines = []
-    for (here, there), n in sorted(between.items()):
-        x0, y0 = place[here][0] + box / 2, place[here][1] + height
-        x1, y1 = place[there][0] + box / 2, place[there][1]
-        # far rooms: a bow to the side, the further the wider
-        rows = round((y1 - y0 + height) / (height + gap))
-        side = 1 if (sorted(between).index((here, there)) % 2) else -1
-        bow = 0 if rows <= 1 else side * (box / 2 + 14 * rows)
-        thick = min(1 + n / 12, 4)
-        lines.append(
-            f'<path d="M{x0:.0f} {y0:.0f} C{x0 + bow:.0f} {y0 + 20:.0f} {x1 + bow:.0f} {y1 - 20:.0f} {x1:.0f} {y1:.0f}" '
-            f'stroke-width="{thick:.1f}" marker-end="url(#arrow)"><title>{here} → {there}: {n} imports</title></path>'
-        )
+    """The parts, the imports between them, and the way of the data, as SVG."""
+    steps, others = between_parts(graph)
+    picture = Picture(left=34 + LANE * sum(map(bool, others.values())))
+    picture.others(others)
+    picture.steps(steps)
     boxes = []
-    for room, (x, y) in place.items():
-        files = f"{sizes[room]} file" + "s" * (sizes[room] != 1)
+    for part in ROW:
+        x, y = picture.x(part), picture.y(part)
         boxes.append(
-            f'<rect x="{x:.0f}" y="{y}" width="{box}" height="{height}" rx="6"/>'
-            f'<text x="{x + box / 2:.0f}" y="{y + 20}" class="room">{room} <tspan class="files">{files}</tspan></text>'
-            f'<text x="{x + box / 2:.0f}" y="{y + 40}" class="says">{SAYS[room]}</text>'
+            f'<rect x="{x:g}" y="{y:g}" width="{BOX}" height="{HEIGHT}" rx="5" class="box"/>'
+            f'<text x="{x + BOX / 2:g}" y="{y + 18:g}" class="part">{part}</text>'
+            f'<text x="{x + BOX / 2:g}" y="{y + 35:g}" class="says">{SAYS[part]}</text>'
         )
+    legend_x, legend = picture.left + BOX + GUTTER, []
+    texts = {
+        "step": "imports from the part that the arrow points to",
+        "other": "further imports, one for each dot",
+        "data": "the way of the data",
+    }
+    for i, (kind, text) in enumerate(texts.items()):
+        y = TOP + 8 + 20 * i
+        tip = "" if kind == "data" else f' marker-end="url(#{kind})"'
+        legend.append(f'<path d="M{legend_x:g} {y}h30" class="{kind}"{tip}/>')
+        legend.append(f'<text x="{legend_x + 40:g}" y="{y + 4}" class="legend">{text}</text>')
+    width = picture.left + 3 * BOX + 2 * GUTTER + 12
+    height = TOP + len(ROWS) * (HEIGHT + GAP) - GAP + TOP
     style = (
-        "text{font-family:sans-serif;text-anchor:middle}.room{font-size:15px;font-weight:bold}"
-        ".files{font-size:11px;font-weight:normal;fill:#666}.says{font-size:12px;fill:#333}"
-        "path{fill:none;stroke:#7a93b0;opacity:.55}rect{fill:#f4f7fb;stroke:#4a6a8f}"
+        "text{font-family:Helvetica,Arial,'DejaVu Sans',sans-serif;fill:#222}.part{font-size:14px;font-weight:bold}"
+        ".part,.says{text-anchor:middle}.says{font-size:11px;fill:#444}.legend{font-size:11px;fill:#444}"
+        ".box{fill:#eef3f9;stroke:#2f5d8c;stroke-width:1.2}path{fill:none}.step{stroke:#2f5d8c;stroke-width:2}"
+        ".other{stroke:#a9b4c0;stroke-width:1}.step-dot{fill:#2f5d8c}.other-dot{fill:#8493a3}"
+        ".data{stroke:#e6a23c;stroke-width:9}.data-tip{fill:#e6a23c}.data-dot{fill:#fff;stroke:#b87412;stroke-width:1.5}"
+        ".data-lead{stroke:#e6a23c;stroke-width:1;stroke-dasharray:2 4}.data-text{font-size:12px;fill:#8a5508}"
+    )
+    tips = "".join(
+        f'<marker id="{kind}" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="{size}" markerHeight="{size}" '
+        f'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z" style="fill:{color}"/></marker>'
+        for kind, size, color in (("step", 10, "#2f5d8c"), ("other", 7, "#8493a3"))
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" width="{width}" height="{total}">'
-        f"<style>{style}</style><defs><marker id='arrow' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='7' "
-        "markerHeight='7' markerUnits='userSpaceOnUse' orient='auto'><path d='M0 0L8 4L0 8z' "
-        "style='fill:#4a6a8f;stroke:none;opacity:1'/></marker></defs>\n"
-        '<rect width="100%" height="100%" style="fill:white;stroke:none"/>\n'
-        + "\n".join([*lines, *boxes])
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}">\n<style>{style}</style>\n<defs>{tips}</defs>\n'
+        '<rect width="100%" height="100%" fill="#fff"/>\n'
+        + "\n".join([*picture.data(), *picture.lines, *picture.dots, *boxes, *legend])
         + "\n</svg>\n"
     )
 
@@ -260,7 +386,7 @@ def main() -> int:
     arguments = parser.parse_args()
     graph = imports(arguments.src)
     if arguments.draw is not None:
-        arguments.draw.write_text(draw(graph))
+        arguments.draw.write_text(draw(graph), encoding="utf-8")
         return 0
     if arguments.measure:
         for name, value in measure(arguments.src).items():

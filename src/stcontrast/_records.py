@@ -13,7 +13,7 @@ from stcontrast._keys import CLASS, COMPLETED, IMAGE_FEATURES, UNS, VAE_LATENT
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["VERSION", "Record", "delete_record", "read_record", "record_key", "write_record"]
+__all__ = ["VERSION", "Record", "read_record", "record_key", "write_record"]
 
 VERSION: Final = version("stcontrast")
 
@@ -42,11 +42,6 @@ def read_record(table: AnnData, record: Record, slot: str | None = None) -> dict
     """What made a slot, as plain values; `None` where stcontrast has not written the slot."""
     found = table.uns.get(UNS, {}).get(record_key(record, slot))
     return None if found is None else _plain(found)
-
-
-def delete_record(table: AnnData, record: Record, slot: str | None = None) -> None:
-    """Remove the record of a slot that has been filled in another way."""
-    table.uns.get(UNS, {}).pop(record_key(record, slot), None)
 
 
 def _plain(value: Any) -> Any:

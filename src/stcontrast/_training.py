@@ -1,27 +1,45 @@
-"""How everything that learns is run: seeded, on one thread, leaving the session as it was."""
+"""How every model is trained: seeded, quiet, and with the session's own state left as it was."""
 
 from __future__ import annotations
 
+import logging
 import random
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import warnings
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
+from stcontrast._settings import settings
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["one_thread", "seeded"]
+    import lightning.pytorch as pl
+
+__all__ = ["fit_quietly", "one_thread", "quiet_loggers", "quiet_training", "seeded"]
+
+TRAINING_LOGGERS: Final = ("lightning.pytorch", "lightning.fabric")
+# What Lightning, torch and scvi-tools warn of although it is intended: loaders without workers, no validation without
+# held-out groups, frozen batch normalisation, a folder that a training is resumed from.
+NOT_FOR_USERS: Final[tuple[tuple[str, type[Warning]], ...]] = (
+    (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
+    (r"The '\w+' does not have many workers which may be a bottleneck", UserWarning),
+    (r"Last batch will have a small size of \d samples", UserWarning),
+    (r"You defined a `validation_step` but have no `val_dataloader`", UserWarning),
+    (r"Found \d+ module\(s\) in eval mode", UserWarning),
+    (r"Checkpoint directory .* exists and is not empty", UserWarning),
+)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed Python, NumPy and torch inside a ``with`` block, and put their states back after it.
+    """Seed Python, NumPy and torch inside a ``with`` block, and restore their states after it.
 
-    Unlike ``scvi.settings.seed`` and ``lightning.seed_everything``, nothing of the user's session changes: no global
-    seed, no environment variable, and the next random number after the block is the one that would have come without
-    it, also when the block raises.
+    Unlike ``scvi.settings.seed`` and ``lightning.seed_everything``, nothing in the user's session changes: no global
+    seed and no environment variable. The next random number after the block is the one that would have come without
+    the block, also if the block raises.
 
     Parameters
     ----------
@@ -68,8 +86,8 @@ def seeded(seed: int) -> Iterator[None]:
 def one_thread() -> Iterator[None]:
     """Run torch on one CPU thread inside a ``with`` block.
 
-    Layers of a few hundred units are too small to share: threads wait for one another, and where another process
-    wants the same cores a step takes ten times as long.
+    Layers of a few hundred units are too small to share: threads wait for one another, and if another process uses
+    the same cores, a step takes ten times as long.
 
     Yields
     ------
@@ -81,3 +99,97 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def quiet_loggers(*names: str, level: int = logging.WARNING) -> Iterator[None]:
+    """Silence loggers below a level inside a ``with`` block.
+
+    Parameters
+    ----------
+    *names
+        Names of the loggers.
+    level
+        Lowest level that is still logged. A logger that is stricter stays as it is.
+
+    Yields
+    ------
+    None
+    """
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(max(logger.level, level))
+    try:
+        yield
+    finally:
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
+
+
+@contextmanager
+def quiet_training(seed: int | None = None, *, single_thread: bool = True) -> Iterator[None]:
+    """Train inside a ``with`` block: on one thread, without Lightning's tips and warnings about intended behaviour.
+
+    Parameters
+    ----------
+    seed
+        Seed of the block, see :func:`seeded`. By default the random state of the session is used.
+    single_thread
+        Run torch on one CPU thread, see :func:`one_thread`.
+
+    Yields
+    ------
+    None
+    """
+    with ExitStack() as stack:
+        if seed is not None:
+            stack.enter_context(seeded(seed))
+        if single_thread:
+            stack.enter_context(one_thread())
+        stack.enter_context(quiet_loggers(*TRAINING_LOGGERS))
+        stack.enter_context(warnings.catch_warnings())
+        for message, category in NOT_FOR_USERS:
+            warnings.filterwarnings("ignore", message=message, category=category)
+        yield
+
+
+def fit_quietly(
+    module: pl.LightningModule,
+    training: Any,
+    held_out: Any = None,
+    *,
+    seed: int | None = None,
+    single_thread: bool = True,
+    resume_from: Any = None,
+    **trainer: Any,
+) -> None:
+    """Train a Lightning module in place; afterwards it is on the CPU, in evaluation mode.
+
+    Parameters
+    ----------
+    module
+        What is trained.
+    training, held_out
+        Loaders of batches to train on and, if any, to validate on.
+    seed, single_thread
+        As in :func:`quiet_training`.
+    resume_from
+        Checkpoint to resume from, if any.
+    **trainer
+        Arguments of :class:`lightning.pytorch.Trainer`. By default nothing is logged or written to disk, and
+        ``settings.progress`` decides about the progress bar.
+    """
+    import lightning.pytorch as pl
+
+    defaults = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": settings.progress,
+        "num_sanity_val_steps": 0,
+    }
+    with quiet_training(seed, single_thread=single_thread):
+        module.train()
+        pl.Trainer(**defaults | trainer).fit(module, training, held_out, ckpt_path=resume_from)
+    module.cpu().eval()

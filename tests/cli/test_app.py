@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 import pytest
 import spatialdata
@@ -13,7 +16,7 @@ runner = CliRunner()
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """Two donors to learn from and one that the model never meets."""
+    """Two donors to train on and one that the model has not seen."""
     folder = tmp_path_factory.mktemp("stores")
     stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30).write(folder / "train.zarr")
     stc.datasets.toy(n_donors=1, n_spots=40, n_genes=30, seed=5).write(folder / "new.zarr")
@@ -54,17 +57,54 @@ def test_evaluate_prints_a_row_a_method_and_writes_every_score(stores, tmp_path)
         (("fit", "nowhere.zarr", "--model", "m"), "No store at 'nowhere.zarr'"),
         (("predict", "nowhere.zarr", "--model", "no-model", "--out", "o.zarr"), "No stcontrast model"),
         (("demo", "--data", "nowhere.zarr"), "No store at 'nowhere.zarr'"),
+        (("fit", "empty", "--model", "m"), "'empty' is not a SpatialData store"),
+        (("demo", "--data", "empty"), "'empty' is not a SpatialData store"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_exit_code_1(arguments, says, tmp_path, monkeypatch):
+def test_a_wrong_input_is_one_line_and_exit_code_1(arguments, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     result = run(*arguments)
     assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
     assert says in result.output
-    assert "Traceback" not in result.output
+    assert len(result.output.splitlines()) == 1
 
 
-def test_an_unknown_column_is_named_beside_those_that_are_there(stores, tmp_path):
+@pytest.mark.parametrize(
+    ("body", "on_purpose"),
+    [
+        ("raise KeyError('No column')", True),
+        ("raise TypeError('Expected a SpatialData object')", True),
+        ("return {}['x']", False),
+        ("return [][0]", False),
+        ("return pandas.DataFrame()['x']", False),
+        ("return int('x')", False),
+        ("return 'x'.absent", False),
+    ],
+)
+def test_only_an_error_that_the_package_raises_itself_is_the_user_s(body, on_purpose, stores, tmp_path, monkeypatch):
+    made_up: dict[str, Any] = {"pandas": pd}
+    exec(compile(f"def fit(*_, **__):\n    {body}", str(Path(stc.__file__).parent / "made_up.py"), "exec"), made_up)
+    monkeypatch.setattr(stc.tl, "fit", made_up["fit"])
+    result = run("fit", stores / "train.zarr", "--model", tmp_path / "m")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit) == on_purpose
+    assert result.output.startswith("Error: ") == on_purpose
+    if not on_purpose:
+        assert "Please report it" in result.exception.__notes__[0]
+
+
+def test_an_error_raised_outside_the_package_keeps_its_traceback(stores, tmp_path, monkeypatch):
+    def fit(*_: Any, **__: Any) -> None:
+        raise ValueError("x")
+
+    monkeypatch.setattr(stc.tl, "fit", fit)
+    result = run("fit", stores / "train.zarr", "--model", tmp_path / "m")
+    assert isinstance(result.exception, ValueError)
+
+
+def test_an_unknown_column_is_named_with_those_that_exist(stores, tmp_path):
     result = run("fit", stores / "train.zarr", "--model", tmp_path / "m", "--batch-key", "patient")
     assert result.exit_code == 1
     assert "'patient'" in result.output

@@ -5,7 +5,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.fitted._out_of_distribution import InDistribution
+from stcontrast.fitted._calibration import InDistribution
 from tests.methods.synthetic import training_data
 
 

@@ -6,8 +6,7 @@ import torch
 
 from stcontrast._training import seeded
 from stcontrast.methods._pair_training import embed_pairs, train_pairs
-from stcontrast.nn._head_pair import HeadPair
-from stcontrast.nn._pairs import Contrast, SpotTable
+from stcontrast.nn._pairs import Contrast, HeadPair, SpotTable
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast.metrics import _retrieval, retrieval_recall
+from stcontrast.metrics import _embeddings, retrieval_recall
 
 
 def embeddings(n: int = 60, d: int = 8, *, noise: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +121,7 @@ def test_chunks_change_nothing(monkeypatch):
     image, gene = embeddings(101)
     expected = retrieval_recall(image, gene, one_slide(101), k=5)
     for chunk in (1, 101 * 7, 101 * 100):
-        monkeypatch.setattr(_retrieval, "CHUNK", chunk)
+        monkeypatch.setattr(_embeddings, "CHUNK", chunk)
         pd.testing.assert_frame_equal(retrieval_recall(image, gene, one_slide(101), k=5), expected)
 
 

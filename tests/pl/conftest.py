@@ -14,10 +14,19 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
+    from stcontrast.tl import CrossValidation
+
 mpl.use("Agg")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def cv() -> CrossValidation:
+    """Scores and subtypes of three methods on two donors; tests draw it and change copies only."""
+    sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    return stc.tl.cross_validate(sdata, donor_key="donor", label_key="subtype", methods=["knn", "ridge", "mean"])
+
+
+@pytest.fixture(scope="session")
 def predicted_toy() -> SpatialData:
     """Three slides of toy data; the prediction is another table, in another order, of some of the genes."""
     sdata = stc.datasets.toy(n_donors=3, n_spots=30, n_genes=20)
@@ -33,7 +42,7 @@ def predicted_toy() -> SpatialData:
 
 @pytest.fixture
 def sdata(predicted_toy: SpatialData) -> SpatialData:
-    """Tables of one's own, images and shapes shared."""
+    """Copies of the tables, which a test may change; images and shapes are shared."""
     from spatialdata import SpatialData
 
     tables = {name: deepcopy(table) for name, table in predicted_toy.tables.items()}

@@ -20,12 +20,6 @@ def calibration(*args: Any, **kwargs: Any) -> Any:
     return stc.pl.calibration(*args, **kwargs)
 
 
-@pytest.fixture(scope="module")
-def cv() -> CrossValidation:
-    sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
-    return stc.tl.cross_validate(sdata, donor_key="donor", label_key="subtype", methods=["knn", "ridge", "mean"])
-
-
 def legend_of(ax: Any) -> dict[str, str]:
     return dict(text.get_text().rsplit(": ", 1) for text in ax.get_legend().get_texts())
 

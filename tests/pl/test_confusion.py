@@ -20,12 +20,6 @@ def confusion(*args: Any, **kwargs: Any) -> Any:
     return stc.pl.confusion(*args, **kwargs)
 
 
-@pytest.fixture(scope="module")
-def cv() -> CrossValidation:
-    sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
-    return stc.tl.cross_validate(sdata, donor_key="donor", label_key="subtype", methods=["knn", "ridge", "mean"])
-
-
 def cells_of(ax: Any) -> np.ndarray:
     (image,) = ax.images
     return np.ma.filled(image.get_array(), np.nan)

@@ -18,12 +18,6 @@ def cv_summary(*args: Any, **kwargs: Any) -> Any:
     return stc.pl.cv_summary(*args, **kwargs)
 
 
-@pytest.fixture(scope="module")
-def cv() -> CrossValidation:
-    sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
-    return stc.tl.cross_validate(sdata, donor_key="donor", label_key="subtype", methods=["knn", "ridge", "mean"])
-
-
 def dots_of(ax: Any) -> dict[str, np.ndarray]:
     return {c.get_label(): c.get_offsets() for c in ax.collections if str(c.get_label()).startswith("donor")}
 

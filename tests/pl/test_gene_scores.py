@@ -21,12 +21,6 @@ def gene_scores(*args: Any, **kwargs: Any) -> Any:
     return stc.pl.gene_scores(*args, **kwargs)
 
 
-@pytest.fixture(scope="module")
-def cv() -> CrossValidation:
-    sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
-    return stc.tl.cross_validate(sdata, donor_key="donor", label_key="subtype", methods=["knn", "ridge", "mean"])
-
-
 def dots_of(ax: Any) -> np.ndarray:
     (dots,) = ax.collections
     return np.asarray(dots.get_offsets())

@@ -7,10 +7,9 @@ import dask.array as da
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import Normalize
 
 from stcontrast._reading import Slide, SlideImage
-from stcontrast.pl._slide import draw_picture, draw_scale_bar, draw_values, read_picture, scale_bar_um
+from stcontrast.pl._slide import draw_picture, draw_scale_bar, draw_spots, read_picture, scale_bar_um
 
 XY = np.stack(np.meshgrid(np.arange(6), np.arange(5)), axis=-1).reshape(-1, 2) * np.float64(100) + 150
 
@@ -69,7 +68,7 @@ def test_slide_without_image_or_scale():
     ax = plt.figure().add_subplot()
     picture = read_picture(bare)
     draw_picture(ax, picture, title="")
-    draw_values(ax, bare, np.arange(30.0), cmap="viridis", norm=Normalize(0, 30))
+    draw_spots(ax, bare, np.ones(30, dtype=bool), array=np.arange(30.0))
     draw_scale_bar(ax, bare)
     assert picture.aspect == pytest.approx(550 / 650)
     assert not ax.images
@@ -80,7 +79,7 @@ def test_slide_without_image_or_scale():
 @pytest.mark.parametrize(("diameter", "corners"), [(50.0, 36), (100.0, 4), (float("nan"), 36)])
 def test_bins_are_squares(diameter: float, corners: int):
     ax = plt.figure().add_subplot()
-    drawn = draw_values(ax, slide(diameter=diameter), np.arange(30.0), cmap="viridis", norm=Normalize(0, 30))
+    drawn = draw_spots(ax, slide(diameter=diameter), np.ones(30, dtype=bool), array=np.arange(30.0))
     outline: Any = drawn.get_paths()[7].vertices
     assert len(outline) == corners + 1
     width = {50.0: 50.0, 100.0: 100.0}.get(diameter, 55.0)

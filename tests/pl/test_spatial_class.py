@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
 import stcontrast as stc
-from stcontrast.pl._class_colors import class_colors
+from stcontrast.pl._spatial_class import class_colors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

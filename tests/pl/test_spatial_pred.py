@@ -246,3 +246,43 @@ def test_real_slide():
     # true diameter: 100 µm
     width = np.ptp(filled(figure.axes[0])[0].get_paths()[0].vertices[:, 0])
     assert width * 1000 / length_px == pytest.approx(100, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("gene", "message"),
+    [
+        ("gene3", r"not among the 10 genes of the prediction.*nor among the 20 measured.*Close matches: \['GENE3'"),
+        ("GENE15", r"it was measured, but is not modelled.*Close matches"),
+        ("xyz", r"'xyz' is.*The first of them: \['GENE1'"),
+    ],
+)
+def test_unknown_gene(sdata: SpatialData, gene: str, message: str):
+    with pytest.raises(KeyError, match=message):
+        spatial_pred(sdata, gene, show=False)
+
+
+def test_layer_of_counts(sdata: SpatialData):
+    table = sdata["table"]
+    table.layers["counts"] = table.X.copy()
+    table.X = table.X.multiply(0.5).tocsr()
+    counts = table.layers["counts"].toarray()
+    expected = np.log1p(counts[:, 0] / counts.sum(axis=1) * 1e4)
+    axes = spatial_pred(sdata, "GENE1", layer="counts", show=False)
+    drawn = np.concatenate([filled(left)[0].get_array() for left, _ in axes])
+    np.testing.assert_allclose(drawn, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"`X` holds no raw counts.*`layer`"):
+        spatial_pred(sdata, "GENE1", show=False)
+    with pytest.raises(KeyError, match=r"No layer 'raw'.*'counts'"):
+        spatial_pred(sdata, "GENE1", layer="raw", show=False)
+
+
+def test_gene_named_twice(sdata: SpatialData):
+    sdata["stc_pred"].var_names = ["GENE1", "GENE1", *sdata["stc_pred"].var_names[2:]]
+    with pytest.raises(ValueError, match="var_names_make_unique"):
+        spatial_pred(sdata, "GENE1", show=False)
+
+
+def test_table_without_matrix(sdata: SpatialData):
+    sdata["table"].X = None
+    with pytest.raises(ValueError, match=r"no `X`.*`layer`"):
+        spatial_pred(sdata, "GENE1", show=False)

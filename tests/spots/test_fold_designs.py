@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stcontrast._data.folds import Folds, inner_folds
-from stcontrast.fitted._out_of_distribution import InDistribution
+from stcontrast.fitted._calibration import InDistribution
 from stcontrast.methods._base import METHODS
 from tests.methods.quick import QUICK
 from tests.methods.synthetic import training_data

@@ -213,7 +213,7 @@ def test_a_killed_process_loses_nothing_that_was_written(toy, tmp_path: Path):
     same(sdata["stc_pred"], expected["stc_pred"])
 
 
-def test_another_prediction_is_not_gone_on_with(ridge, toy, tmp_path, monkeypatch):
+def test_another_prediction_is_not_resumed(ridge, toy, tmp_path, monkeypatch):
     sdata = parts_of(copied(toy), "donor3")
     monkeypatch.setattr(type(ridge), "predict_view", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -222,8 +222,40 @@ def test_another_prediction_is_not_gone_on_with(ridge, toy, tmp_path, monkeypatc
         stc.tl.predict_expression(sdata, ridge, donor_key="donor", store=tmp_path / "pred.zarr")
     half = parts_of(copied(toy), "donor3")
     half.tables.data["table"] = half["table"][:20].copy()
-    with pytest.raises(ValueError, match=r"broken off and differs in \['spots'\]"):
+    with pytest.raises(ValueError, match=r"interrupted work that differs in \['spots'\]"):
         stc.tl.predict_expression(half, ridge, store=tmp_path / "pred.zarr")
+
+
+def test_the_prediction_of_another_model_is_not_resumed(ridge, toy, tmp_path, monkeypatch):
+    sdata = parts_of(copied(toy), "donor3")
+    other = stc.tl.fit(parts_of(copied(toy), "donor1"), batch_key="donor", method="ridge")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(ridge), "predict_view", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            stc.tl.predict_expression(sdata, ridge, store=tmp_path / "pred.zarr")
+    with pytest.raises(ValueError, match=r"interrupted work that differs in \['model_id'\]"):
+        stc.tl.predict_expression(sdata, other, store=tmp_path / "pred.zarr")
+    assert not (tmp_path / "pred.zarr").exists()
+
+
+@pytest.mark.parametrize("changed", ["pixels", "scale", "encoder"])
+def test_the_prediction_of_another_image_is_not_resumed(toy, tmp_path, changed):
+    train = without_features(toy, "donor1", "donor2")
+    fitted = stc.tl.fit(train, batch_key="donor", method="ridge", encoder=stc.pp.ColorEncoder(), field_um=100)
+    sdata = without_features(toy, "donor3")
+    with pytest.raises(KeyboardInterrupt):
+        stc.tl.predict_expression(sdata, fitted, encoder=Counting(0), store=tmp_path / "pred.zarr")
+    arguments: dict[str, Any] = {"encoder": Counting(10**6)}
+    if changed == "pixels":
+        image = sdata.images["donor3_a_he"].copy()
+        image["scale0"] = image["scale0"].dataset.map(lambda values: 255 - values, keep_attrs=True)
+        sdata.images["donor3_a_he"] = image
+    elif changed == "scale":
+        arguments["um_per_px"] = 0.75
+    else:
+        arguments["encoder"].inner = stc.pp.ColorEncoder(32)
+    with pytest.raises(ValueError, match=r"interrupted work that differs in \['features'\]"):
+        stc.tl.predict_expression(sdata, fitted, store=tmp_path / "pred.zarr", **arguments)
 
 
 def test_wrong_stores_are_refused_before_any_work(ridge, toy, tmp_path):

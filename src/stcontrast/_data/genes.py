@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from stcontrast._slides import rows_by_slide
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -69,9 +71,8 @@ def choose_genes(
     eligible = np.flatnonzero(seen >= min_fraction)
     expression = log_normalize(counts[:, eligible], total)
     variance = np.zeros(len(eligible))
-    for code in np.unique(slide):
-        rows = slide == code
-        variance += rows.mean() * expression[rows].var(axis=0, dtype=np.float64)
+    for rows in rows_by_slide(slide):
+        variance += len(rows) / len(slide) * expression[rows].var(axis=0, dtype=np.float64)
     # ties are settled by the order of the genes, so that the choice does not depend on the sort
     order = np.argsort(-variance, kind="stable")
     chosen = order[variance[order] > 0][:n_genes]

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from stcontrast._data.design import TIES
+from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +31,7 @@ def lattice_coordinates(xy: NDArray[np.float64], slide: NDArray[np.int64]) -> ND
     Coordinates (n_spots, 2), at least 0. The pitch is the median distance to the nearest other spot.
     """
     lattice = np.zeros(xy.shape, dtype=np.float32)
-    for code in np.unique(slide):
-        rows = np.flatnonzero(slide == code)
+    for rows in rows_by_slide(slide):
         here = xy[rows]
         places = np.unique(here, axis=0)
         pitch = float(np.median(cKDTree(places).query(places, k=2)[0][:, 1])) if len(places) > 1 else 1.0
@@ -54,11 +54,10 @@ def nearest_spots(lattice: NDArray[np.float32], slide: NDArray[np.int64], *, n_n
     Returns
     -------
     Rows (n_spots, n_nearest), the spot first, then by distance; of those equally far, the one more to the top, then
-    to the left, so that the order of the spots does not matter. Where a slide has fewer, the spot stands again.
+    to the left, so that the order of the spots does not matter. Where a slide has fewer, the spot itself fills the rest.
     """
     nearest = np.repeat(np.arange(len(slide))[:, None], n_nearest, axis=1)
-    for code in np.unique(slide):
-        rows = np.flatnonzero(slide == code)
+    for rows in rows_by_slide(slide):
         k = min(n_nearest, len(rows))
         if k < 2:
             continue
@@ -93,7 +92,7 @@ def sequences(lattice: NDArray[np.float32], slide: NDArray[np.int64], *, max_len
     -------
     Disjoint rows, together all. How a slide is cut depends on that slide alone.
     """
-    waiting = [np.flatnonzero(slide == code) for code in np.unique(slide)]
+    waiting = rows_by_slide(slide)
     done = []
     while waiting:
         rows = waiting.pop(0)

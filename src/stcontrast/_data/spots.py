@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import sparse
 
 from stcontrast._data.design import build_design
 from stcontrast._data.genes import log_normalize
+from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +25,7 @@ __all__ = ["Prediction", "Spots"]
 NAMES = ("slides", "genes", "classes")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Spots:
     """Spots of all slides, one under another.
 
@@ -87,17 +89,17 @@ class Spots:
     def __len__(self) -> int:
         return len(self.slide)
 
-    @property
+    @cached_property
     def measured(self) -> NDArray[np.bool_]:
         """Whether a spot has counts (n_spots,)."""
         return self.depth > 0
 
-    @property
+    @cached_property
     def has_counts(self) -> bool:
         """Whether any spot has counts."""
         return bool(self.measured.any())
 
-    @property
+    @cached_property
     def has_labels(self) -> bool:
         """Whether any spot is annotated."""
         return bool((self.label >= 0).any())
@@ -175,8 +177,7 @@ class Spots:
         values = self.target if values is None else values
         of_spot = np.zeros_like(values)
         means = []
-        for code in np.unique(self.slide[self.measured]):
-            rows = np.flatnonzero((self.slide == code) & self.measured)
+        for rows in rows_by_slide(self.slide, np.flatnonzero(self.measured)):
             means.append(values[rows].mean(axis=0))
             of_spot[rows] = means[-1]
         return np.mean(means, axis=0, dtype=np.float32), of_spot

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dis
 import logging
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from spatialdata import SpatialData
 
 __all__ = ["app"]
+
+PACKAGE: Final = Path(__file__).parents[1]
+UNEXPECTED: Final = "stcontrast did not expect this error. Please report it with this traceback."
 
 app = typer.Typer(
     help="Expression and tissue subtypes from H&E, learnt from your own spatial transcriptomics.",
@@ -50,8 +57,9 @@ def demo(
     """Hold one donor out: fit, predict it from its H&E, name subtypes, cross-validate."""
     from stcontrast.cli._demo import run_demo
 
-    with _clear_errors():
-        typer.echo(run_demo(data, out, donor_key=donor_key, label_key=label_key, sections=sections, seed=seed))
+    with _errors_for_the_user():
+        sdata = _demo_data(data, sections=sections, seed=seed)
+        typer.echo(run_demo(sdata, out, donor_key=donor_key, label_key=label_key, seed=seed))
 
 
 @app.command()
@@ -69,7 +77,7 @@ def fit(
     """Learn from slides and save the model. The stores are left as they are."""
     import stcontrast as stc
 
-    with _clear_errors():
+    with _errors_for_the_user():
         _refuse_existing(model)
         fitted = stc.tl.fit(
             [_read(store) for store in stores], batch_key=batch_key, label_key=label_key, method=method,
@@ -99,7 +107,7 @@ def predict(
     """Predict expression and subtype of a store's slides into a new store."""
     import stcontrast as stc
 
-    with _clear_errors():
+    with _errors_for_the_user():
         _refuse_existing(out)
         fitted = stc.models.load(model)
         sdata = _read(store)
@@ -129,7 +137,7 @@ def evaluate(  # noqa: PLR0913
     """Leave donors out in turn and print ours beside the baselines."""
     import stcontrast as stc
 
-    with _clear_errors():
+    with _errors_for_the_user():
         if out is not None and not out.parent.is_dir():
             msg = f"No folder {str(out.parent)!r} for the scores."
             raise FileNotFoundError(msg)
@@ -143,13 +151,31 @@ def evaluate(  # noqa: PLR0913
         cv.scores.to_csv(out, index=False)
 
 
+def _demo_data(data: str | None, *, sections: str, seed: int) -> SpatialData:
+    import stcontrast as stc
+
+    if data is None:
+        return stc.datasets.toy(seed=seed)
+    if data == "her2st":
+        return stc.datasets.her2st([name.strip() for name in sections.split(",")])
+    if not Path(data).exists():
+        msg = f"No store at {data!r}; `--data` takes a SpatialData store or 'her2st'."
+        raise FileNotFoundError(msg)
+    return _read(Path(data))
+
+
 def _read(store: Path) -> SpatialData:
     import spatialdata
+    from zarr.errors import GroupNotFoundError
 
     if not store.exists():
         msg = f"No store at {str(store)!r}."
         raise FileNotFoundError(msg)
-    return spatialdata.read_zarr(store)
+    try:
+        return spatialdata.read_zarr(store)
+    except GroupNotFoundError as error:
+        msg = f"{str(store)!r} is not a SpatialData store: no zarr group was found in it. Give a folder that SpatialData wrote."
+        raise ValueError(msg) from error
 
 
 def _refuse_existing(path: Path) -> None:
@@ -158,15 +184,32 @@ def _refuse_existing(path: Path) -> None:
         raise FileExistsError(msg)
 
 
-class _clear_errors:
-    """Print what is wrong with the input as one line; anything else keeps its traceback."""
+@contextmanager
+def _errors_for_the_user() -> Iterator[None]:
+    """Print an error that the package raised on purpose as one line; any other keeps its traceback."""
+    try:
+        yield
+    except Exception as error:
+        if not _raised_on_purpose(error):
+            error.add_note(UNEXPECTED)
+            raise
+        # a KeyError shows its message in quotes
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        typer.echo(f"Error: {' '.join(text.split())}", err=True)
+        raise typer.Exit(1) from error
 
-    def __enter__(self) -> None:
-        return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, KeyError | ValueError | FileNotFoundError | FileExistsError):
-            # a KeyError shows its message in quotes; an OSError of the system has its number first
-            text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-            typer.echo(f"Error: {' '.join(text.split())}", err=True)
-            raise typer.Exit(1) from error
+def _raised_on_purpose(error: Exception) -> bool:
+    """Whether a `raise` statement in the package's own code made the error.
+
+    A missing key of a dict, or an error inside another package, is not raised by such a statement. An AttributeError is
+    how a module says that it lacks a name, which is no mistake of the user.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or isinstance(error, AttributeError):
+        return False
+    code = trace.tb_frame.f_code
+    raised = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return raised and Path(code.co_filename).is_relative_to(PACKAGE)

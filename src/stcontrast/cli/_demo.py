@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stcontrast._keys import CLASS, HELD_OUT_R, PREDICTION_TABLE
-from stcontrast._reading import resolve_table
+from stcontrast._reading import resolve_slides, resolve_table, table_region_keys
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from spatialdata import SpatialData
 
@@ -23,19 +24,17 @@ logger = logging.getLogger(__name__)
 WRITTEN = ("model", "held-out.zarr", "summary.csv", "expression.png", "subtypes.png")
 
 
-def run_demo(data: str | None, out: Path, *, donor_key: str, label_key: str | None, sections: str, seed: int) -> str:
+def run_demo(sdata: SpatialData, out: Path, *, donor_key: str, label_key: str | None, seed: int) -> str:
     """Run the main job and leave its results in a folder.
 
     Parameters
     ----------
-    data
-        SpatialData store, ``"her2st"``, or `None` for synthetic slides.
+    sdata
+        Slides with H&E and counts, of several donors or of one.
     out
         Folder; results of an earlier demo in it are replaced, nothing else is touched.
     donor_key, label_key
         Columns of `obs`.
-    sections
-        her2st: sections, separated by commas.
     seed
         Seed of everything random.
 
@@ -45,7 +44,7 @@ def run_demo(data: str | None, out: Path, *, donor_key: str, label_key: str | No
     """
     import stcontrast as stc
 
-    sdata = _load(data, sections=sections, seed=seed)
+    sdata = _with_image(sdata)
     table = resolve_table(sdata)
     if label_key not in table.obs or table.obs[label_key].isna().all():
         label_key = None
@@ -88,22 +87,7 @@ def run_demo(data: str | None, out: Path, *, donor_key: str, label_key: str | No
     return "\n".join(lines)
 
 
-def _load(data: str | None, *, sections: str, seed: int) -> SpatialData:
-    import spatialdata
-
-    import stcontrast as stc
-
-    if data is None:
-        return stc.datasets.toy(seed=seed)
-    if data == "her2st":
-        sdata = stc.datasets.her2st([name.strip() for name in sections.split(",")])
-    else:
-        if not Path(data).exists():
-            msg = f"No store at {data!r}; `--data` takes a SpatialData store or 'her2st'."
-            raise FileNotFoundError(msg)
-        sdata = spatialdata.read_zarr(data)
-    from stcontrast._reading import resolve_slides
-
+def _with_image(sdata: SpatialData) -> SpatialData:
     with_image = [slide.name for slide in resolve_slides(sdata).slides if slide.image is not None]
     if len(with_image) < 2:
         msg = f"The demo needs two slides with an image; found {with_image}."
@@ -122,8 +106,6 @@ def _held_out_unit(sdata: SpatialData, donor_key: str) -> tuple[str, str]:
 
 
 def _regions(sdata: SpatialData) -> list[str]:
-    from stcontrast._reading import table_region_keys
-
     return table_region_keys(resolve_table(sdata))[0]
 
 
@@ -134,8 +116,6 @@ def _slides(sdata: SpatialData, key: str, value: str) -> list[str]:
 
 
 def _subset(sdata: SpatialData, slides: list[str]) -> SpatialData:
-    from stcontrast._reading import resolve_slides
-
     images = [slide.image.name for slide in resolve_slides(sdata).slides if slide.name in slides and slide.image]
     return sdata.subset([*slides, *images], filter_tables=True)
 

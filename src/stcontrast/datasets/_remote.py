@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+from stcontrast._files import file_sha256
+
 __all__ = ["RemoteFile", "fetch", "read_registry"]
 
 _ABSENT = (404, 410)
@@ -103,10 +105,10 @@ def _download(file: RemoteFile, *, source: str, cache: Path, progress: bool) -> 
 
 
 def _check(path: Path, file: RemoteFile) -> None:
-    content = path.read_bytes()
     if file.sha256:
-        expected, found = file.sha256, hashlib.sha256(content).hexdigest()
+        expected, found = file.sha256, file_sha256(path)
     else:
+        content = path.read_bytes()
         blob = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
         blob.update(content)
         expected, found = file.git_blob, blob.hexdigest()

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from string import ascii_lowercase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from stcontrast._keys import UNS
-from stcontrast.datasets._toy_counts import MIN_GENES, DonorEffect, draw_counts, expected_fraction, gene_truth
-from stcontrast.datasets._toy_histology import Stain, draw_histology
-from stcontrast.datasets._toy_layout import SPOT_RADIUS_UM, SUBTYPES, draw_layout
+from stcontrast.datasets._toy_slide import SPOT_RADIUS_UM, SUBTYPES, Layout, Stain, draw_histology, draw_layout
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast.datasets._toy_layout import Layout
-
 __all__ = ["toy"]
 
-_MIN_SPOTS = 12
-_UNANNOTATED = 0.15
-_COMPOSITION = (8.0, 8.0, 5.0, 8.0)
+_MIN_SPOTS: Final = 12
+_UNANNOTATED: Final = 0.15
+_COMPOSITION: Final = (8.0, 8.0, 5.0, 8.0)
 _GENES, _DONOR, _SLIDE = range(3)
+_ROLE_CYCLE: Final = (
+    *("marker",) * 4, "programme", "gradient", "donor", "housekeeping", "noise",
+    *("marker",) * 4, "programme", "noise", "donor", "noise", "noise", "gradient", "noise",
+)  # fmt: skip
+# with fewer genes some role would have none
+_MIN_GENES: Final = 9
+_COUNTS_PER_GENE: Final = 8.0
+_DONOR_SD: Final = {"donor": 0.8, "housekeeping": 0.05}
+_LOG_EXPRESSION: Final = {"housekeeping": 1.8, "noise": -0.8}
 
 
 def toy(
@@ -106,37 +112,40 @@ def toy(
     _check_range("n_donors", n_donors, low=1)
     _check_range("slides_per_donor", slides_per_donor, low=1, high=len(ascii_lowercase))
     _check_range("n_spots", n_spots, low=_MIN_SPOTS)
-    _check_range("n_genes", n_genes, low=MIN_GENES)
+    _check_range("n_genes", n_genes, low=_MIN_GENES)
     _check_range("seed", seed, low=0)
 
-    genes = gene_truth(n_genes, _rng(seed, _GENES))
+    genes = _gene_truth(n_genes, _rng(seed, _GENES))
     images: dict[str, Any] = {}
     shapes: dict[str, Any] = {}
     tables: list[AnnData] = []
-    effects: list[DonorEffect] = []
+    depths: list[float] = []
+    shifts: list[NDArray[np.float64]] = []
     donors = [f"donor{i + 1}" for i in range(n_donors)]
     for i, donor in enumerate(donors):
         rng = _rng(seed, _DONOR, i)
         stain = Stain.of_donor(i, rng)
         composition = rng.dirichlet(_COMPOSITION)
-        effects.append(DonorEffect.of_donor(i, genes, rng))
+        depth, log_shift = _donor_effect(i, genes, rng)
+        depths.append(depth)
+        shifts.append(log_shift)
         for j in range(slides_per_donor):
             slide = f"{donor}_{ascii_lowercase[j]}"
             rng = _rng(seed, _SLIDE, i, j)
             layout = draw_layout(n_spots, composition=composition, rng=rng)
             picture = draw_histology(layout, stain, rng)
             images[f"{slide}_he"], shapes[slide] = _elements(layout, picture, slide=slide, arrangement=i + j)
-            fraction = expected_fraction(genes, layout)
-            counts = draw_counts(fraction, layout, genes=genes, donor=effects[-1], rng=rng)
+            fraction = _expected_fraction(genes, layout)
+            counts = _draw_counts(fraction, layout, genes=genes, depth=depth, log_shift=log_shift, rng=rng)
             tables.append(_slide_table(layout, counts, fraction, donor=donor, slide=slide, genes=genes, rng=rng))
     truth = {
         "seed": seed,
         "donors": np.array(donors),
         "subtypes": np.array(SUBTYPES),
-        "donor_depth": np.array([effect.depth for effect in effects]),
+        "donor_depth": np.array(depths),
     }
     table = _table(tables, genes)
-    table.varm["donor_log_shift"] = np.stack([effect.log_shift for effect in effects], axis=1)
+    table.varm["donor_log_shift"] = np.stack(shifts, axis=1)
     table.uns["stcontrast_toy"] = truth
     return SpatialData(images=images, shapes=shapes, tables={"table": table})
 
@@ -236,3 +245,67 @@ def _table(tables: list[AnnData], genes: pd.DataFrame) -> AnnData:
     slides = list(table.obs["slide"].cat.categories)
     table.uns[UNS] = {"um_per_px": dict.fromkeys(slides, 1.0)}
     return TableModel.parse(table, region=slides, region_key="region", instance_key="spot_id")
+
+
+def _donor_effect(donor: int, genes: pd.DataFrame, rng: np.random.Generator) -> tuple[float, NDArray[np.float64]]:
+    """Factor on a donor's depth, spread over a factor of five, and the shift of each gene's log expression."""
+    spread = ((donor + 1) * 0.6180) % 1 - 0.5
+    sd = genes["role"].astype(str).map(_DONOR_SD).fillna(0.15).to_numpy(dtype=np.float64)
+    return float(5**spread), rng.normal(0, sd)
+
+
+def _gene_truth(n_genes: int, rng: np.random.Generator) -> pd.DataFrame:
+    """A row for each gene with its role, the subtype that it marks, its effect, mean and inverse dispersion."""
+    role = np.array([_ROLE_CYCLE[i % len(_ROLE_CYCLE)] for i in range(n_genes)])
+    is_marker = role == "marker"
+    marker_of = np.full(n_genes, None, dtype=object)
+    marker_of[is_marker] = np.resize(np.array(SUBTYPES, dtype=object), int(is_marker.sum()))
+    sign = rng.choice([-1.0, 1.0], n_genes)
+    effect = np.zeros(n_genes)
+    effect[is_marker] = rng.uniform(0.9, 2.0, n_genes)[is_marker]
+    for name, low, high in (("programme", 0.8, 1.6), ("gradient", 0.4, 0.8)):
+        effect[role == name] = (sign * rng.uniform(low, high, n_genes))[role == name]
+    base = pd.Series(role).map(_LOG_EXPRESSION).fillna(0.0).to_numpy(dtype=np.float64)
+    return pd.DataFrame(
+        {
+            "role": pd.Categorical(role),
+            "marker_of": pd.Categorical(marker_of, categories=SUBTYPES),
+            "effect": effect,
+            "log_mean": base + rng.normal(0, 0.8, n_genes) * (role != "housekeeping"),
+            "dispersion": rng.lognormal(np.log(8), 0.4, n_genes),
+        },
+        index=[f"GENE{i + 1}" for i in range(n_genes)],
+    )
+
+
+def _expected_fraction(genes: pd.DataFrame, layout: Layout) -> NDArray[np.float64]:
+    """Share of each gene in the RNA of each spot, before donor and depth; rows sum to 1, (n_spots, n_genes)."""
+    effect, role = genes["effect"].to_numpy(), genes["role"].astype(str).to_numpy()
+    log_profile = genes["log_mean"].to_numpy() + effect * np.stack(
+        [(genes["marker_of"] == subtype).to_numpy() for subtype in SUBTYPES]
+    )
+    mixture = layout.spot_fraction @ softmax(log_profile, axis=1)
+    log_effect = np.multiply.outer(2 * layout.spot_cellularity - 1, effect * (role == "programme"))
+    log_effect += np.multiply.outer(layout.spot_gradient, effect * (role == "gradient"))
+    fraction = mixture * np.exp(log_effect)
+    return fraction / fraction.sum(axis=1, keepdims=True)
+
+
+def _draw_counts(
+    fraction: NDArray[np.float64],
+    layout: Layout,
+    *,
+    genes: pd.DataFrame,
+    depth: float,
+    log_shift: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Draw negative-binomial counts, (n_spots, n_genes), float32 whole numbers."""
+    seen = fraction * np.exp(log_shift)
+    seen /= seen.sum(axis=1, keepdims=True)
+    # cells hold RNA: empty fat gives little, crowded tissue gives much.
+    cells = (1 - 0.6 * layout.spot_fraction[:, SUBTYPES.index("fat")]) * (0.6 + 0.8 * layout.spot_cellularity)
+    size = _COUNTS_PER_GENE * len(genes) * depth * cells * rng.lognormal(0, 0.3, len(cells))
+    dispersion = genes["dispersion"].to_numpy()
+    rate = rng.gamma(dispersion, seen * size[:, None] / dispersion)
+    return rng.poisson(rate).astype(np.float32)

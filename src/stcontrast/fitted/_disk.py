@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Never
 
 import numpy as np
 
+from stcontrast._files import written_whole
 from stcontrast.methods._base import METHODS
 
 if TYPE_CHECKING:
@@ -38,18 +37,12 @@ def write_model(
     if target.exists() and not ours and any(target.iterdir()):
         msg = f"{str(target)!r} holds something that is no stcontrast model: it is left alone."
         raise FileExistsError(msg)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # written next to it, then moved: a save that fails half-way leaves the old model
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        folder = Path(scratch) / "model"
+    with written_whole(target) as folder:
         folder.mkdir()
         write_state(folder, state)
         if tower is not None:
             tower.save(folder / TOWER)
         (folder / SPEC).write_text(json.dumps({"format": FORMAT, **spec}, indent=2))
-        if target.exists():
-            shutil.rmtree(target)
-        folder.rename(target)
 
 
 def read_spec(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 
 from stcontrast._data.folds import inner_folds
 from stcontrast._data.genes import choose_genes
+from stcontrast._files import content_hash
 from stcontrast.fitted._calibration import LEVEL
 from stcontrast.fitted._model import Predictor
 from stcontrast.methods._base import get_method
@@ -167,10 +167,7 @@ def slide_fingerprints(features: NDArray[np.float32], slide: NDArray[np.int64]) 
 def fingerprint_of(features: NDArray[np.float32], rows: NDArray[np.intp]) -> str:
     """Hash of some rows of features, in any order; they may lie on disk, and are read in parts."""
     last = np.concatenate([block[:, : -SORTED_BY - 1 : -1] for block in _rounded(features, rows)])
-    digest = hashlib.sha256()
-    for block in _rounded(features, rows[np.lexsort(last.T)]):
-        digest.update(block.tobytes())
-    return digest.hexdigest()[:16]
+    return content_hash(_rounded(features, rows[np.lexsort(last.T)]))[:16]
 
 
 def _rounded(features: NDArray[np.float32], rows: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stcontrast._data.spots import Prediction, Spots
+from stcontrast._files import content_hash
 from stcontrast.fitted._calibration import Calibration
 from stcontrast.fitted._disk import read_spec, read_state, read_tower, write_model
 from stcontrast.methods._base import METHODS
@@ -113,7 +112,7 @@ class Predictor(Learns):
     @property
     def model_id(self) -> str:
         """Hash of the spec, which tells this model from another."""
-        return sha256(json.dumps(self.spec, sort_keys=True).encode()).hexdigest()[:12]
+        return content_hash([self.spec])[:12]
 
     @property
     def has_expression(self) -> bool:

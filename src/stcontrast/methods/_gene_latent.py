@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from stcontrast._slides import rows_by_slide
 from stcontrast._training import seeded
 from stcontrast.methods._state import Learns, State, module_state, restore_module
 
@@ -25,6 +26,7 @@ __all__ = ["GeneLatent"]
 # against a log-likelihood of hundreds: the order of scANVI's classification ratio
 CLASS_WEIGHT: Final = 50.0
 BATCH: Final = "batch"
+SLIDE: Final = "slide"
 
 
 class GeneLatent(Learns):
@@ -52,24 +54,24 @@ class GeneLatent(Learns):
 
     def fit(self, spots: Spots) -> None:
         """Train on the measured spots."""
-        from stcontrast._models.batch_vae._fitting import fit_vae
+        from stcontrast._models.batch_vae import fit_vae
 
         measured = spots.take(np.flatnonzero(spots.measured))
         labels = [measured.classes[i] if i >= 0 else None for i in measured.label] if self.guided else None
         self.vae = fit_vae(
-            _adata(measured.counts, measured.batch, measured.genes), batch_key=BATCH, labels=labels, class_weight=CLASS_WEIGHT, n_latent=self.n_latent,
-            max_epochs=self.max_epochs, seed=self.seed,
+            _adata(measured.counts, measured.batch, measured.slide, measured.genes), batch_key=BATCH, labels=labels, class_weight=CLASS_WEIGHT, n_latent=self.n_latent,
+            max_epochs=self.max_epochs, slide_key=SLIDE, seed=self.seed,
         )  # fmt: skip
         # what the modelled genes are of the whole library: a mean over slides, which count alike
         of_spot = np.asarray(measured.counts.sum(axis=1)).ravel() / np.maximum(measured.depth, 1.0)
-        slide = measured.slide
-        self.share = np.float32(np.mean([of_spot[slide == code].mean() for code in np.unique(slide)]))
+        self.share = np.float32(np.mean([of_spot[rows].mean() for rows in rows_by_slide(measured.slide)]))
 
     def encode(self, spots: Spots) -> NDArray[np.float32]:
-        """Latent of the spots with counts (n_measured, n_latent)."""
+        """Latent of the spots with counts (n_measured, n_latent), each against its own slide, which should be whole."""
         # the posterior mean is not random, but scvi-tools draws a sample as well
         with seeded(self.seed):
-            return self.fitted().encode_counts(spots.counts[np.flatnonzero(spots.measured)])
+            rows = np.flatnonzero(spots.measured)
+            return self.fitted().encode_counts(spots.counts[rows], slide=spots.slide[rows].astype(str))
 
     def decode(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000), averaged over the batches."""
@@ -95,7 +97,7 @@ class GeneLatent(Learns):
 
     def restore(self, state: State) -> None:
         """Take what :meth:`state` gave: the VAE is set up on empty spots with the same names, and given its weights."""
-        from stcontrast._models.batch_vae._fitting import make_vae
+        from stcontrast._models.batch_vae import make_vae
 
         if not state:
             return
@@ -105,16 +107,19 @@ class GeneLatent(Learns):
         batch = np.resize(np.array(batches, dtype=np.str_), n)
         labels = [*classes, *[None] * (n - len(classes))] if classes else None
         self.vae = make_vae(
-            _adata(empty, batch, state["genes"]), batch_key=BATCH, labels=labels,
-            class_weight=CLASS_WEIGHT, n_latent=self.n_latent, seed=self.seed,
+            _adata(empty, batch, np.zeros(n, dtype=np.int64), state["genes"]), batch_key=BATCH, labels=labels,
+            class_weight=CLASS_WEIGHT, n_latent=self.n_latent, slide_key=SLIDE, seed=self.seed,
         )  # fmt: skip
         restore_module(self.vae.module, state["weights"])
         self.vae.is_trained_ = True
         self.share = np.float32(state["share"])
 
 
-def _adata(counts: sparse.csr_matrix, batch: NDArray[np.str_], genes: Sequence[str]) -> AnnData:
+def _adata(
+    counts: sparse.csr_matrix, batch: NDArray[np.str_], slide: NDArray[np.int64], genes: Sequence[str]
+) -> AnnData:
     from anndata import AnnData
 
-    obs = pd.DataFrame({BATCH: pd.Categorical(batch)}, index=[str(i) for i in range(counts.shape[0])])
+    columns = {BATCH: pd.Categorical(batch), SLIDE: pd.Categorical(slide.astype(str))}
+    obs = pd.DataFrame(columns, index=[str(i) for i in range(counts.shape[0])])
     return AnnData(counts, obs=obs, var=pd.DataFrame(index=pd.Index(list(genes), dtype=object)))

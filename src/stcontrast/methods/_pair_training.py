@@ -9,10 +9,8 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from stcontrast._models.batch_vae._session import quiet_training
-from stcontrast._models.contrastive._training import LONG_ENOUGH, quiet_trainer, warn_at_chance
-from stcontrast._settings import settings
-from stcontrast._training import one_thread
+from stcontrast._training import fit_quietly, one_thread
+from stcontrast.nn import warn_at_chance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from stcontrast.nn._pairs import PairModule, SpotTable
+    from stcontrast.nn import PairModule, SpotTable
 
 __all__ = ["embed_pairs", "train_pairs"]
 
@@ -41,7 +39,7 @@ class _Epochs(IterableDataset[Any]):
 
 
 class _Training(pl.LightningModule):
-    """The loop round a :class:`PairModule`."""
+    """The training loop of a :class:`~stcontrast.nn.PairModule`."""
 
     def __init__(
         self,
@@ -108,21 +106,10 @@ def train_pairs(
     Losses, a row an epoch. A warning tells where the contrast stayed at chance.
     """
     training = _Training(module, table, optimizer)
-    with quiet_training(), quiet_trainer(), one_thread():
-        trainer = pl.Trainer(
-            max_epochs=max_epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=settings.progress,
-            num_sanity_val_steps=0,
-        )
-        module.train()
-        trainer.fit(training, DataLoader(_Epochs(module, table, batch_size), batch_size=None))
-    module.cpu().eval()
+    fit_quietly(training, DataLoader(_Epochs(module, table, batch_size), batch_size=None), max_epochs=max_epochs)
     history = pd.DataFrame(training.rows)
-    if len(history) >= LONG_ENOUGH and "contrastive" in history:
-        warn_at_chance(float(history["contrastive"].iloc[-1]), float(history["chance"].iloc[-1]))
+    if "contrastive" in history:
+        warn_at_chance(history["contrastive"].tolist(), float(history["chance"].iloc[-1]))
     return history
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from stcontrast.metrics._ceiling import correlation_ceiling
 from stcontrast.metrics._classes import calibration_error
-from stcontrast.metrics._correlation import gene_correlation, mean_slide_correlation, rmse
-from stcontrast.metrics._mixing import batch_mixing, lisi
-from stcontrast.metrics._retrieval import retrieval_recall
-from stcontrast.metrics._structure import gene_rank_correlation, moran_difference, variance_ratio
+from stcontrast.metrics._embeddings import batch_mixing, lisi, retrieval_recall
+from stcontrast.metrics._genes import (
+    correlation_ceiling,
+    gene_correlation,
+    gene_rank_correlation,
+    mean_slide_correlation,
+    moran_difference,
+    rmse,
+    variance_ratio,
+)
 
 __all__ = [
     "batch_mixing",

@@ -2,11 +2,78 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from typing import TYPE_CHECKING, Final, Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["fused_nce", "info_nce", "similarity_target_loss"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Loss", "contrastive_loss", "fused_nce", "info_nce", "similarity_target_loss", "warn_at_chance"]
+
+logger = logging.getLogger(__name__)
+
+type Loss = Literal["info_nce", "similarity_target"]
+
+# a loss this close to that of chance has not told a single pair apart
+CHANCE_MARGIN: Final = 0.02
+# epochs after which it should have
+LONG_ENOUGH: Final = 10
+
+
+def contrastive_loss(
+    gene: Tensor,
+    image: Tensor,
+    *,
+    loss: Loss,
+    temperature: float | Tensor,
+    normalize: bool = True,
+    targets_from: tuple[Tensor, Tensor] | None = None,
+    target_temperature: float = 0.1,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    """Contrastive loss by its name.
+
+    Parameters
+    ----------
+    gene, image
+        Paired embeddings, shape (n, d).
+    loss
+        ``"info_nce"``, see :func:`info_nce`, or ``"similarity_target"``, see :func:`similarity_target_loss`.
+    temperature, normalize, targets_from, target_temperature, allowed
+        As in these functions. InfoNCE has no targets and ignores theirs.
+
+    Returns
+    -------
+    Mean loss of a pair.
+    """
+    if loss == "info_nce":
+        return info_nce(gene, image, temperature=temperature, normalize=normalize, allowed=allowed)
+    return similarity_target_loss(
+        gene, image, temperature=temperature, normalize=normalize, targets_from=targets_from,
+        target_temperature=target_temperature, allowed=allowed,
+    )  # fmt: skip
+
+
+def warn_at_chance(losses: Sequence[float], chance: float) -> None:
+    """Warn if a contrastive loss ends within 2 % of chance: the towers tell no pair from another.
+
+    Parameters
+    ----------
+    losses
+        Contrastive loss of every epoch. With fewer than ten epochs, nothing is said.
+    chance
+        Loss of towers that tell nothing apart, ln of the number of pairs that are compared.
+    """
+    if len(losses) >= LONG_ENOUGH and losses[-1] > (1 - CHANCE_MARGIN) * chance:
+        logger.warning(
+            "The contrastive loss stays at %.2f, within 2 %% of ln(%.0f): image and genes are not being aligned.",
+            losses[-1], math.exp(chance),
+        )  # fmt: skip
 
 
 def info_nce(

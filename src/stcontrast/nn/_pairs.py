@@ -1,4 +1,4 @@
-"""Pairs of image and genes: the spots as tensors, what is compared with what, and the interface of two towers."""
+"""Two towers and their contrast: spots as tensors, pairs that are compared, the interface of a pair of towers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from stcontrast._data.lattice import lattice_coordinates, nearest_spots
-from stcontrast.nn._losses import info_nce, similarity_target_loss
+from stcontrast.nn._losses import Loss, contrastive_loss
+from stcontrast.nn._towers import ProjectionHead
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Contrast", "Loss", "Negatives", "PairModule", "SpotTable", "Targets"]
+__all__ = ["Contrast", "HeadPair", "Negatives", "PairModule", "SpotTable", "Targets"]
 
-type Loss = Literal["info_nce", "similarity_target"]
 type Negatives = Literal["all", "within-slide", "exclude-neighbours"]
 type Targets = Literal["embedding", "input"]
 
@@ -166,14 +166,12 @@ class Contrast(nn.Module):
     def forward(self, gene: Tensor, image: Tensor, table: SpotTable, rows: Tensor) -> Tensor:
         """Loss of a batch: embeddings (n, d) of the spots `rows` (n,) of a table."""
         allowed, temperature = self.allowed(table, rows), self.temperature
-        if self.loss == "info_nce":
-            return info_nce(gene, image, temperature=temperature, normalize=self.normalize, allowed=allowed)
         inputs = None
         if self.targets == "input":
             of_gene, of_image = (part[rows] for part in (table.gene, table.image))
             inputs = (of_gene - of_gene.mean(dim=0), of_image - of_image.mean(dim=0))
-        return similarity_target_loss(
-            gene, image, temperature=temperature, normalize=self.normalize, targets_from=inputs,
+        return contrastive_loss(
+            gene, image, loss=self.loss, temperature=temperature, normalize=self.normalize, targets_from=inputs,
             target_temperature=self.target_temperature, allowed=allowed,
         )  # fmt: skip
 
@@ -224,3 +222,32 @@ class PairModule(nn.Module, ABC):
     def evaluation_batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
         """Rows of all spots, in order, in batches of at most `batch_size`."""
         return list(torch.arange(len(table)).split(batch_size))  # type: ignore[no-untyped-call]
+
+
+class HeadPair(PairModule):
+    """A projection head for each modality and nothing else.
+
+    Parameters
+    ----------
+    contrast
+        The loss.
+    n_image, n_gene
+        Numbers of inputs.
+    n_embedding, dropout
+        Of both heads.
+    """
+
+    def __init__(self, contrast: Contrast, *, n_image: int, n_gene: int, n_embedding: int, dropout: float) -> None:
+        super().__init__(contrast)
+        self.image_head = ProjectionHead(n_image, n_embedding, dropout=dropout)
+        self.gene_head = ProjectionHead(n_gene, n_embedding, dropout=dropout)
+
+    def embed_image(self, table: SpotTable, rows: Tensor) -> Tensor:
+        """Image embedding (n, d)."""
+        embedding: Tensor = self.image_head(table.image[rows])
+        return embedding
+
+    def embed_genes(self, table: SpotTable, rows: Tensor) -> Tensor:
+        """Gene embedding (n, d)."""
+        embedding: Tensor = self.gene_head(table.gene[rows])
+        return embedding

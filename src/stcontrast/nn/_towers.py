@@ -1,11 +1,22 @@
-"""Towers: what turns a modality's input into an embedding."""
+"""Encoders of one modality: projection head, transformer, cross-attention, hypergraph."""
 
 from __future__ import annotations
 
+from typing import Final
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ProjectionHead"]
+__all__ = [
+    "N_POSITIONS",
+    "CrossEncoder",
+    "HypergraphConvolution",
+    "HypergraphEncoder",
+    "ProjectionHead",
+    "SpotTransformer",
+    "hyperedges",
+]
 
 
 class ProjectionHead(nn.Module):
@@ -43,3 +54,211 @@ class ProjectionHead(nn.Module):
         hidden: Tensor = self.dropout(self.hidden(functional.gelu(projected)))
         normed: Tensor = self.norm(hidden + projected)
         return normed
+
+
+class _CrossBlock(nn.Module):
+    def __init__(self, n_model: int, *, n_heads: int, mlp_ratio: float, dropout: float) -> None:
+        super().__init__()
+        hidden = int(mlp_ratio * n_model)
+        self.query_norm = nn.LayerNorm(n_model)
+        self.context_norm = nn.LayerNorm(n_model)
+        self.attention = nn.MultiheadAttention(n_model, n_heads, dropout=dropout, batch_first=True)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(n_model), nn.Linear(n_model, hidden), nn.GELU(), nn.Dropout(dropout),
+            nn.Linear(hidden, n_model), nn.Dropout(dropout),
+        )  # fmt: skip
+
+    def forward(self, query: Tensor, context: Tensor) -> Tensor:
+        context = self.context_norm(context)
+        attended = self.attention(self.query_norm(query), context, context, need_weights=False)[0]
+        query = query + attended
+        out: Tensor = query + self.feed_forward(query)
+        return out
+
+
+class CrossEncoder(nn.Module):
+    """Pre-norm cross-attention and feed-forward with residuals, and a layer norm at the end.
+
+    Parameters
+    ----------
+    n_model
+        Dimension of the tokens.
+    n_layers, n_heads
+        Blocks and heads.
+    mlp_ratio
+        Width of the feed-forward, in model dimensions.
+    dropout
+        Dropout in attention and feed-forward.
+
+    References
+    ----------
+    Qu et al. 2025 (NH²ST).
+    """
+
+    def __init__(
+        self, n_model: int, *, n_layers: int = 1, n_heads: int = 8, mlp_ratio: float = 1.0, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            _CrossBlock(n_model, n_heads=n_heads, mlp_ratio=mlp_ratio, dropout=dropout) for _ in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(n_model)
+
+    def forward(self, query: Tensor, context: Tensor) -> Tensor:
+        """Tokens (n, n_query, n_model) that look at a context (n, n_context, n_model)."""
+        for block in self.blocks:
+            query = block(query, context)
+        out: Tensor = self.norm(query)
+        return out
+
+
+# half pitches along a side: 78 rows of Visium are 135 of them
+N_POSITIONS: Final = 512
+
+
+class _SelfBlock(nn.Module):
+    def __init__(self, n_genes: int, *, n_heads: int, n_per_head: int) -> None:
+        super().__init__()
+        inner = n_heads * n_per_head
+        self.n_heads = n_heads
+        self.attention_norm = nn.LayerNorm(n_genes)
+        self.query_key_value = nn.Linear(n_genes, 3 * inner, bias=False)
+        self.output = nn.Linear(inner, n_genes)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(n_genes), nn.Linear(n_genes, n_genes), nn.GELU(), nn.Linear(n_genes, n_genes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.n_heads, -1)).transpose(0, 1) for part in parts)
+        attended = functional.scaled_dot_product_attention(query, key, value).transpose(0, 1).flatten(1)
+        x = x + self.output(attended)
+        out: Tensor = x + self.feed_forward(x)
+        return out
+
+
+class SpotTransformer(nn.Module):
+    """Expression of the spots of one slide, each informed by the others.
+
+    ``e = expression + Emb_x[x] + Emb_y[y]``, then blocks of pre-norm self-attention (queries, keys and values
+    without bias) and a pre-norm feed-forward of the same width, both with a residual. The model dimension is the
+    number of genes.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes.
+    n_layers, n_heads, n_per_head
+        Blocks, heads, and dimensions of a head.
+    n_positions
+        Rows of each table of positions.
+
+    References
+    ----------
+    Min et al. 2024 (mclSTExp, Briefings in Bioinformatics bbae551).
+    """
+
+    def __init__(
+        self, n_genes: int, *, n_layers: int = 2, n_heads: int = 8, n_per_head: int = 64, n_positions: int = N_POSITIONS
+    ) -> None:
+        super().__init__()
+        self.x_position = nn.Embedding(n_positions, n_genes)
+        self.y_position = nn.Embedding(n_positions, n_genes)
+        for table in (self.x_position, self.y_position):
+            # the default deviation of 1 would drown expression, which is of that size
+            nn.init.normal_(table.weight, std=0.02)
+        blocks = [_SelfBlock(n_genes, n_heads=n_heads, n_per_head=n_per_head) for _ in range(n_layers)]
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, expression: Tensor, lattice: Tensor) -> Tensor:
+        """Inform the spots of one slide.
+
+        Parameters
+        ----------
+        expression
+            (n_spots, n_genes).
+        lattice
+            Positions from the slide's corner, in pitches (n_spots, 2); read to half a pitch.
+
+        Returns
+        -------
+        (n_spots, n_genes).
+        """
+        position = (2 * lattice).round().long().clamp(0, self.x_position.num_embeddings - 1)
+        informed: Tensor = self.blocks(expression + self.x_position(position[:, 0]) + self.y_position(position[:, 1]))
+        return informed
+
+
+def hyperedges(features: Tensor, *, n_similar: int = 3) -> Tensor:
+    """Join every node with those most similar to it, by cosine.
+
+    Parameters
+    ----------
+    features
+        Features of the nodes (n, n_nodes, n_features).
+    n_similar
+        Most similar other nodes that join a node's hyperedge.
+
+    Returns
+    -------
+    Incidence (n, n_nodes, n_nodes), float: ``[:, v, e]`` is 1 where node v lies in hyperedge e. Hyperedge e holds
+    node e and its most similar ones.
+
+    References
+    ----------
+    Qu et al. 2025 (NH²ST).
+    """
+    n_nodes = features.shape[1]
+    unit = functional.normalize(features, dim=-1)
+    itself = torch.eye(n_nodes, dtype=torch.bool, device=features.device)
+    similarity = (unit @ unit.transpose(1, 2)).masked_fill(itself, -torch.inf)
+    similar = similarity.topk(min(n_similar, n_nodes - 1), dim=-1).indices
+    joined = torch.zeros_like(similarity).scatter_(-1, similar, 1.0) + itself
+    return joined.clamp(max=1.0).transpose(1, 2)
+
+
+class HypergraphConvolution(nn.Module):
+    r"""One step along the hyperedges: :math:`D^{-1} H B^{-1} H^\top X \Theta + b`.
+
+    D has the degrees of the nodes, B those of the hyperedges.
+
+    Parameters
+    ----------
+    n_input, n_output
+        Features of a node before and after.
+
+    References
+    ----------
+    Bai et al. 2021 (Hypergraph convolution and hypergraph attention), without attention.
+    """
+
+    def __init__(self, n_input: int, n_output: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_input, n_output, bias=False)
+        self.bias = nn.Parameter(torch.zeros(n_output))
+
+    def forward(self, nodes: Tensor, incidence: Tensor) -> Tensor:
+        """Nodes (n, n_nodes, n_input) with their incidence (n, n_nodes, n_edges), to (n, n_nodes, n_output)."""
+        of_edge = incidence.transpose(1, 2) @ self.linear(nodes) / incidence.sum(dim=1).unsqueeze(-1)
+        out: Tensor = incidence @ of_edge / incidence.sum(dim=2).unsqueeze(-1) + self.bias
+        return out
+
+
+class HypergraphEncoder(nn.Module):
+    """Two convolutions, each followed by a ReLU.
+
+    Parameters
+    ----------
+    n_input, n_hidden, n_output
+        Features of a node: before, between, after.
+    """
+
+    def __init__(self, n_input: int, n_hidden: int, n_output: int) -> None:
+        super().__init__()
+        self.first = HypergraphConvolution(n_input, n_hidden)
+        self.second = HypergraphConvolution(n_hidden, n_output)
+
+    def forward(self, nodes: Tensor, incidence: Tensor) -> Tensor:
+        """Nodes (n, n_nodes, n_input) to (n, n_nodes, n_output)."""
+        hidden = functional.relu(self.first(nodes, incidence))
+        return functional.relu(self.second(hidden, incidence))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from stcontrast.pl._calibration import calibration
-from stcontrast.pl._confusion import confusion
-from stcontrast.pl._cv_summary import cv_summary
-from stcontrast.pl._gene_scores import gene_scores
+from stcontrast.pl._cv_classes import calibration, confusion
+from stcontrast.pl._cv_scores import cv_summary, gene_scores
 from stcontrast.pl._spatial_class import spatial_class
 from stcontrast.pl._spatial_pred import spatial_pred
 

@@ -1,4 +1,4 @@
-"""Panels of a figure, and what a plotting function returns."""
+"""Panels and colours of a figure, and what a plotting function returns."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Slide
 
-__all__ = ["choose_slides", "finish", "finish_one", "make_panels", "one_panel"]
+__all__ = ["COLORS", "choose_slides", "finish", "make_panels", "one_panel"]
 
+# Petroff 2021 (Accessible color sequences for data visualization), told apart with any colour vision
+COLORS: Final = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#94a4a2", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
 PANEL_IN: Final = 3.4
 GAP: Final = 0.06
 
@@ -85,16 +89,14 @@ def make_panels(
     return figure, np.array(axes, dtype=object)
 
 
-def finish(
-    figure: Figure, axes: NDArray[Any], *, show: bool | None, return_fig: bool, own_figure: bool
-) -> Figure | NDArray[Any] | None:
+def finish[T](figure: Figure, axes: T, *, show: bool | None, return_fig: bool, own_figure: bool) -> Figure | T | None:
     """Return the figure, or show it, or return its axes: scanpy's conventions."""
     if return_fig:
         return figure
     if show is None:
         from scanpy import settings
 
-        # a figure of the user's is theirs to show
+        # the user shows a figure that the user made
         show = own_figure and settings.autoshow
     if not show:
         return axes
@@ -119,11 +121,3 @@ def one_panel(ax: Axes | None, *, size: tuple[float, float]) -> tuple[Figure, Ax
         figure, panel = plt.subplots(figsize=size, layout="constrained")
         return figure, panel
     return cast("Figure", ax.get_figure()), ax
-
-
-def finish_one(
-    figure: Figure, panel: Axes, *, show: bool | None, return_fig: bool, own_figure: bool
-) -> Figure | Axes | None:
-    """As :func:`finish`, of a figure with one panel: that panel, where axes are returned."""
-    shown = finish(figure, np.array([[panel]], dtype=object), show=show, return_fig=return_fig, own_figure=own_figure)
-    return panel if isinstance(shown, np.ndarray) else shown

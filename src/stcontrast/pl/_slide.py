@@ -1,7 +1,7 @@
 """One slide on one panel: H&E, spots, scale bar.
 
-Drawn from the boundary's arrays rather than through spatialdata-plot: that warns wherever a table annotates more
-slides than one, and knows neither µm per pixel nor where the spots lie in the picture (it shows the whole scan).
+Drawn from the arrays that the package reads, not by spatialdata-plot. That package warns where a table annotates more
+than one slide. It knows neither µm per pixel nor where the spots lie in the picture, and shows the whole scan.
 """
 
 from __future__ import annotations
@@ -16,16 +16,13 @@ from stcontrast._reading import lattice_pitch
 from stcontrast.pp._crops import pick_level
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.collections import PolyCollection
-    from matplotlib.colors import Normalize
     from numpy.typing import NDArray
 
     from stcontrast._reading import Slide
 
-__all__ = ["Picture", "draw_classes", "draw_picture", "draw_scale_bar", "draw_values", "read_picture", "scale_bar_um"]
+__all__ = ["MISSING", "Picture", "draw_picture", "draw_scale_bar", "draw_spots", "read_picture", "scale_bar_um"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,18 +97,16 @@ def draw_picture(ax: Axes, picture: Picture, *, title: str) -> None:
     ax.set_title(title, loc="left", fontsize=10)
 
 
-def draw_values(ax: Axes, slide: Slide, values: NDArray[np.float64], *, cmap: Any, norm: Normalize) -> PolyCollection:
-    """Fill every spot with the colour of its value; spots without one are outlined."""
-    known = np.isfinite(values)
-    _outline(ax, slide, ~known)
-    return _fill(ax, slide, known, array=values[known], cmap=cmap, norm=norm)
+def draw_spots(ax: Axes, slide: Slide, known: NDArray[np.bool_], **colors: Any) -> PolyCollection:
+    """Fill the spots whose value or class is known with `colors` (options of a collection); outline the others."""
+    from matplotlib.patheffects import withStroke
 
-
-def draw_classes(ax: Axes, slide: Slide, names: Sequence[str | None], *, colors: Mapping[str, Any]) -> PolyCollection:
-    """Fill every spot with the colour of its class; spots without one are outlined."""
-    known = np.array([name is not None for name in names], dtype=bool)
-    _outline(ax, slide, ~known)
-    return _fill(ax, slide, known, facecolors=[colors[name] for name in names if name is not None])
+    if not known.all():
+        outlines = _fill(ax, slide, ~known, facecolors="none", edgecolors=MISSING)
+        # thinner where spots are many and small; the white halo keeps grey visible on purple
+        width = min(1.0, 15 / np.sqrt(len(known)))
+        outlines.set(linewidth=width, alpha=1.0, path_effects=[withStroke(linewidth=2.2 * width, foreground="white")])
+    return _fill(ax, slide, known, **colors)
 
 
 def draw_scale_bar(ax: Axes, slide: Slide) -> None:
@@ -178,17 +173,6 @@ def _fill(ax: Axes, slide: Slide, chosen: NDArray[np.bool_], **colors: Any) -> P
     )
     ax.add_collection(filled, autolim=False)
     return filled
-
-
-def _outline(ax: Axes, slide: Slide, chosen: NDArray[np.bool_]) -> None:
-    from matplotlib.patheffects import withStroke
-
-    if not chosen.any():
-        return
-    outlines = _fill(ax, slide, chosen, facecolors="none", edgecolors=MISSING)
-    # thinner where spots are many and small; the white halo keeps grey visible on purple
-    width = min(1.0, 15 / np.sqrt(len(chosen)))
-    outlines.set(linewidth=width, alpha=1.0, path_effects=[withStroke(linewidth=2.2 * width, foreground="white")])
 
 
 def _as_uint8(block: da.Array, dtype: np.dtype[Any]) -> NDArray[np.uint8]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from stcontrast._keys import CLASS
 from stcontrast._reading import resolve_slides
-from stcontrast.pl._class_colors import class_colors
 from stcontrast.pl._layout import choose_slides, finish, make_panels
-from stcontrast.pl._slide import MISSING, draw_classes, draw_picture, draw_scale_bar, read_picture
+from stcontrast.pl._slide import MISSING, draw_picture, draw_scale_bar, draw_spots, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-__all__ = ["spatial_class"]
+__all__ = ["class_colors", "spatial_class"]
 
 
 def spatial_class(  # noqa: PLR0913
@@ -105,7 +105,8 @@ def spatial_class(  # noqa: PLR0913
         for panel, column in zip(panels, columns, strict=True):
             names = [columns[column][row] for row in slide.rows]
             draw_picture(panel, picture, title=_title(column, slide.name, key=key, label_key=label_key))
-            draw_classes(panel, slide, names, colors=colors)
+            known = np.array([name is not None for name in names], dtype=bool)
+            draw_spots(panel, slide, known, facecolors=[colors[name] for name in names if name is not None])
             drawn.update(names)
         draw_scale_bar(panels[0], slide)
     missing = "no class" if label_key is None else "not annotated"
@@ -149,3 +150,40 @@ def _legend_spot(name: str, color: str | None) -> Line2D:
     return Line2D(
         [], [], marker="o", linestyle="none", markersize=7, markerfacecolor=face, markeredgecolor=edge, label=name
     )
+
+
+def class_colors(table: AnnData, keys: Sequence[str]) -> dict[str, str]:
+    """Colours of the categories of some columns of `obs`.
+
+    Parameters
+    ----------
+    table
+        Table that holds the columns, and perhaps their colours in ``uns[f"{key}_colors"]``; it is not changed.
+    keys
+        The columns; where two name a category alike, the colour of the first holds.
+
+    Returns
+    -------
+    A colour for every category. Those without a colour of their own take the next free ones of scanpy's palette.
+    """
+    from matplotlib.colors import to_hex
+    from scanpy.plotting import palettes
+
+    names: list[str] = []
+    colors: dict[str, str] = {}
+    for key in keys:
+        categories = [str(name) for name in pd.Categorical(table.obs[key]).categories]
+        names += [name for name in categories if name not in names]
+        # written for other categories: scanpy ignores such colours as well
+        stored = list(table.uns.get(f"{key}_colors", []))
+        if len(stored) == len(categories):
+            colors = {name: to_hex(color) for name, color in zip(categories, stored, strict=True)} | colors
+    palette = next(
+        (p for p in (palettes.default_20, palettes.default_28, palettes.default_102) if len(p) >= len(names)),
+        palettes.default_102,
+    )
+    taken = set(colors.values())
+    free = [color for color in map(to_hex, palette) if color not in taken] or [to_hex("0.5")]
+    rest = [name for name in names if name not in colors]
+    colors |= {name: free[i % len(free)] for i, name in enumerate(rest)}
+    return {name: colors[name] for name in names}

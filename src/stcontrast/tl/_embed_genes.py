@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from stcontrast._keys import VAE_LATENT
-from stcontrast._models.batch_vae._fitting import fit_vae
+from stcontrast._models.batch_vae import fit_vae
 from stcontrast._reading import as_list, resolve_table
 from stcontrast._records import read_record, write_record
 from stcontrast.methods._gene_latent import CLASS_WEIGHT

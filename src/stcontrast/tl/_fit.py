@@ -11,7 +11,7 @@ import numpy as np
 from stcontrast._data.gather import gather
 from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
 from stcontrast._reading import Keys, check_images, resolve_all
-from stcontrast._records import delete_record
+from stcontrast._records import write_record
 from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, spots_of_model
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders import resolve_encoder
@@ -131,7 +131,8 @@ def fit(  # noqa: PLR0913
     The model: ``predict``, ``save``, ``card``. Written to every table: ``obsm["X_image"]`` and
     ``uns["stcontrast"]["image_features"]`` if they were absent (fine-tuned ones in ``obsm["X_image_tuned"]`` and
     ``uns["stcontrast"]["image_features_X_image_tuned"]`` instead); by a contrastive method ``obsm["X_stc_image"]`` and,
-    with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts). To a SpatialData
+    with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts; a
+    spot against its slide, as :func:`embed_genes` makes it) and ``uns["stcontrast"]["embed_genes"]``. To a SpatialData
     also the table ``"stc_pred"``: predictions for the training slides, marked in-sample.
 
     Raises
@@ -219,8 +220,13 @@ def _write_embeddings(
             source.table.obsm[key] = value[start:stop]
         source.table.uns.setdefault(UNS, {})["model_id"] = model.model_id
         if VAE_LATENT in embeddings:
-            # the record described the latent that has just been replaced
-            delete_record(source.table, "embed_genes")
+            # what `embed_genes` writes about a latent of its own
+            record = {
+                "genes": model.genes, "n_latent": embeddings[VAE_LATENT].shape[1], "within_slide": True,
+                "key_added": VAE_LATENT, "trained_on_these_spots": True, "method": model.method.name,
+                "model_id": model.model_id,
+            }  # fmt: skip
+            write_record(source.table, "embed_genes", record)
         start = stop
     logger.info("Added obsm %s.", sorted(embeddings))
 

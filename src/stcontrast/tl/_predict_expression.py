@@ -15,7 +15,6 @@ from stcontrast.fitted import as_model
 from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.pp._features import recipe_of
 from stcontrast.tl._features import check_features, features_for, features_there
-from stcontrast.tl._partial_store import check_store
 from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import check_donor_key, check_prediction_slot, prediction_table, provenance_of
 
@@ -147,7 +146,12 @@ def _hand_over(source: Sections, key_added: str, table: AnnData, returned: list[
 
 
 def _check_store(path: Path, sources: Sequence[Sections], model: Predictor) -> None:
-    check_store(path)
+    if path.suffix != ".zarr":
+        msg = f"`store` must be the path of a zarr store, ending in '.zarr', found {str(path)!r}."
+        raise ValueError(msg)
+    if path.exists():
+        msg = f"{str(path)!r} exists: read it with `anndata.read_zarr`, remove it, or give another `store`."
+        raise FileExistsError(msg)
     if len(sources) > 1:
         msg = f"`store` takes the prediction of one object, found {len(sources)}: predict them one by one."
         raise ValueError(msg)

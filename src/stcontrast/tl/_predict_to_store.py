@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._data.design import set_out, surroundings
-from stcontrast._data.moments import SlideMoments
+from stcontrast._data.design import SlideMoments, set_out, surroundings
 from stcontrast._data.spots import Spots
+from stcontrast._files import ResumableStore, RowsFile, content_hash, written_whole
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import progress
 from stcontrast.pp._features import encode_slides, slide_fingerprint
-from stcontrast.tl._partial_store import PartialStore, RowsFile
 from stcontrast.tl._write import prediction_frame, provenance_of
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ __all__ = ["predict_to_store"]
 
 logger = logging.getLogger(__name__)
 
+TABLE: Final = "table.zarr"
 # spots that are predicted at once, and written as one chunk
 CHUNK: Final = 2048
 # encoded spots that may be lost when the process dies
@@ -69,30 +69,30 @@ def predict_to_store(
     The prediction, its numbers lazy.
     """
     n_spots = source.table.n_obs
-    names = hashlib.sha256("\n".join(source.table.obs_names.astype(str)).encode()).hexdigest()[:32]
-    plan = {
+    description = {
         "model_id": model.model_id,
-        "spots": names,
+        "spots": content_hash([source.table.obs_names.astype(str).tolist()])[:32],
         "features": None if recipe is None else [slide_fingerprint(slide, recipe) for slide in source.slides],
         "donor_key": donor_key,
     }
-    store = PartialStore(path, plan, n_spots=n_spots)
+    store = ResumableStore(path.with_name(f"{path.name}.partial"), description, argument="store")
     if store.resumed:
-        logger.info("Going on with the prediction in %s.", store.folder)
+        logger.info("Continuing the prediction in %s.", store.folder)
     on_disk: Any = features if recipe is None else _encode(source, store, recipe)
     _predict(source, model, store, on_disk)
     provenance = provenance_of(source, model, on_disk, donor_key=donor_key)
     frame = prediction_frame(source, model, store.flags("known", n_spots), provenance=provenance, donor_key=donor_key)
-    _write_frame(store.table, frame)
-    store.finish()
+    _write_frame(store.folder / TABLE, frame)
+    (store.folder / TABLE).rename(path)
+    shutil.rmtree(store.folder)
     logger.info("Wrote the prediction to %s.", path)
     return _lazy(path, frame)
 
 
-def _encode(source: Sections, store: PartialStore, recipe: FeatureRecipe) -> Any:
+def _encode(source: Sections, store: ResumableStore, recipe: FeatureRecipe) -> Any:
     """Image features of all spots, on disk; those that are there are not made again."""
-    file = RowsFile(store.folder / "features.npy", n_rows=store.n_spots)
-    done = store.flags("encoded", store.n_spots)
+    file = RowsFile(store.folder / "features.npy", n_rows=source.table.n_obs)
+    done = store.flags("encoded", source.table.n_obs)
     n_fields = len(recipe.fields_um)
     remaining = [_some_spots(slide, ~done[slide.rows]) for slide in source.slides]
     remaining = [slide for slide in remaining if len(slide.rows)]
@@ -123,12 +123,12 @@ def _some_spots(slide: Slide, chosen: NDArray[np.bool_]) -> Slide:
     return replace(slide, rows=slide.rows[chosen], centers=slide.centers[chosen])
 
 
-def _predict(source: Sections, model: Predictor, store: PartialStore, features: Any) -> None:
+def _predict(source: Sections, model: Predictor, store: ResumableStore, features: Any) -> None:
     import zarr
 
-    n_spots, n_genes = store.n_spots, len(model.genes)
-    if not store.table.exists():
-        _make_table(store, n_spots, n_genes)
+    n_spots, n_genes, table = source.table.n_obs, len(model.genes), store.folder / TABLE
+    if not table.exists():
+        _make_table(table, n_spots, n_genes)
     if not model.method.spotwise:
         logger.warning(
             "The method %r looks at a slide as a whole: memory grows with the spots of a slide.", model.method.name
@@ -137,7 +137,7 @@ def _predict(source: Sections, model: Predictor, store: PartialStore, features: 
     done, known = store.flags("predicted", -(-n_spots // size)), store.flags("known", n_spots)
     slide, xy = source.slide_and_xy()
     designs = [_SlideDesign(model, store, features, code, item) for code, item in enumerate(source.slides)]
-    group = zarr.open_group(store.table, mode="r+", use_consolidated=False)
+    group = zarr.open_group(table, mode="r+", use_consolidated=False)
     arrays: dict[str, Any] = {"X": group["X"], LOWER: group[f"layers/{LOWER}"], UPPER: group[f"layers/{UPPER}"]}
     with progress(total=n_spots, initial=int(done.sum()) * size, description="predictions", unit="spot") as bar:
         for part in np.flatnonzero(~done).tolist():
@@ -166,7 +166,7 @@ def _predict(source: Sections, model: Predictor, store: PartialStore, features: 
 class _SlideDesign:
     """The design of some spots of a slide at a time, standardised within the whole of it."""
 
-    def __init__(self, model: Predictor, store: PartialStore, features: Any, code: int, slide: Slide) -> None:
+    def __init__(self, model: Predictor, store: ResumableStore, features: Any, code: int, slide: Slide) -> None:
         from scipy.spatial import cKDTree
 
         self._features, self._slide = features, slide
@@ -187,7 +187,7 @@ class _SlideDesign:
         block = set_out(features, self._slide.centers[area], n_neighbors=self._n_neighbors)
         return block[np.searchsorted(area, spots)]
 
-    def _gathered(self, store: PartialStore, code: int) -> SlideMoments:
+    def _gathered(self, store: ResumableStore, code: int) -> SlideMoments:
         """Mean and deviation over all spots of the slide, in one walk over it."""
         kept = store.load(f"moments{code}")
         if kept is not None:
@@ -206,7 +206,7 @@ class _SlideDesign:
         return moments
 
 
-def _make_table(store: PartialStore, n_spots: int, n_genes: int) -> None:
+def _make_table(table: Path, n_spots: int, n_genes: int) -> None:
     """An AnnData store whose numbers are still to come."""
     import dask.array as da
     import zarr
@@ -214,10 +214,9 @@ def _make_table(store: PartialStore, n_spots: int, n_genes: int) -> None:
     from anndata.io import write_elem
 
     empty = da.zeros((n_spots, n_genes), chunks=(CHUNK, n_genes), dtype=np.float32)
-    scratch = store.folder / "new.zarr"
-    # not `write_zarr`, which lists all elements in the root, for good
-    write_elem(zarr.open_group(scratch, mode="w"), "/", AnnData(empty, layers={LOWER: empty, UPPER: empty}))
-    scratch.rename(store.table)
+    with written_whole(table) as scratch:
+        # not `write_zarr`, which lists all elements in the root, for good
+        write_elem(zarr.open_group(scratch, mode="w"), "/", AnnData(empty, layers={LOWER: empty, UPPER: empty}))
 
 
 def _write_frame(table: Path, frame: dict[str, Any]) -> None:

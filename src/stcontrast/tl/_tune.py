@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from stcontrast._data.spots import Spots
     from stcontrast._models.image_tower import TowerOptions, TunedEncoder
-    from stcontrast._models.image_tower._crop_store import CropStore
+    from stcontrast._models.image_tower.crop_store import CropStore
     from stcontrast._reading import Sections
     from stcontrast.fitted._fit import FitSpec
     from stcontrast.pp._encoders import Encoder
@@ -133,7 +133,7 @@ class Tuning:
 
     def cut(self, sources: Sequence[Sections]) -> CropStore:
         """Crops of all spots; close them after use."""
-        from stcontrast._models.image_tower._crop_store import CropStore
+        from stcontrast._models.image_tower.crop_store import CropStore
 
         return CropStore.cut(sources, self.fields, self.base.size_px)
 
@@ -159,8 +159,8 @@ class Tuning:
         -------
         Features; and the encoder that made those of all spots.
         """
-        from stcontrast._models.image_tower._crop_store import CropRows
-        from stcontrast._models.image_tower._cross_fit import cross_fit, encode
+        from stcontrast._models.image_tower.crop_store import CropRows
+        from stcontrast._models.image_tower.cross_fit import cross_fit, encode
 
         data, crops = training_spots(spots, rows, fit_spec), CropRows(store, rows)
         options, kept = self.options, self.options.checkpoint_dir

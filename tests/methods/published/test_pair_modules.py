@@ -11,10 +11,9 @@ from scipy.special import erf
 
 from stcontrast.methods.published._mclstexp import SlidePair
 from stcontrast.methods.published._nh2st import DualScalePair
-from stcontrast.nn._head_pair import HeadPair
-from stcontrast.nn._hypergraph import hyperedges
 from stcontrast.nn._losses import fused_nce, info_nce, similarity_target_loss
-from stcontrast.nn._pairs import Contrast, PairModule, SpotTable
+from stcontrast.nn._pairs import Contrast, HeadPair, PairModule, SpotTable
+from stcontrast.nn._towers import hyperedges
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from stcontrast._models.batch_vae._counts import align_genes, check_categories, check_genes, counts_of, not_a_count
+from stcontrast._models.batch_vae.counts import align_genes, check_categories, check_genes, counts_of, not_a_count
 
 GENES = pd.Index([f"G{i}" for i in range(6)])
 

@@ -76,11 +76,11 @@ def test_latents_of_an_unseen_donor_decode_close_to_its_own_proportions(model: B
 
 
 def test_points_are_decoded_one_by_one(model: BatchAgnosticVAE, monkeypatch: pytest.MonkeyPatch):
-    from stcontrast._models.batch_vae import _decoding
+    from stcontrast._models.batch_vae import decoding
 
     whole = model.decode_latent(points())
     np.testing.assert_allclose(model.decode_latent(points()[7:8]), whole[7:8], atol=1e-6)
-    monkeypatch.setattr(_decoding, "_DECODED_AT_ONCE", 3)
+    monkeypatch.setattr(decoding, "_DECODED_AT_ONCE", 3)
     np.testing.assert_allclose(model.decode_latent(points()), whole, atol=1e-6)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("annbatch")
 
-from stcontrast._models.batch_vae._disk_sampler import ChosenRows
+from stcontrast._models.batch_vae.disk_sampler import ChosenRows
 
 
 def minibatches(sampler: ChosenRows) -> list[np.ndarray[Any, Any]]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scvi.distributions import NegativeBinomial
 
-from stcontrast._models.batch_vae._likelihood import CountNegativeBinomial, Entries
+from stcontrast._models.batch_vae.likelihood import CountNegativeBinomial, Entries
 
 N_SPOTS, N_GENES = 7, 5
 

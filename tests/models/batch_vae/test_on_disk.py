@@ -343,7 +343,7 @@ def test_columns_that_will_not_do(tmp_path: Path):
 
 
 def test_what_is_not_a_count_is_found_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stcontrast._models.batch_vae._stores._N_CHECKED_AT_FIRST", 5)
+    monkeypatch.setattr("stcontrast._models.batch_vae.on_disk._N_CHECKED_AT_FIRST", 5)
     adata = make_adata("A", n_spots=20)
     adata.X[15, 2] = 0.5
     spots = SpotsOnDisk(write(adata, tmp_path / "a.zarr"))
@@ -385,7 +385,7 @@ def test_without_annbatch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tm
 
 @pytest.mark.parametrize("thin_to", [(), (0.5,)])
 def test_slides_are_the_reference_on_disk_as_in_memory(tmp_path: Path, thin_to: tuple[float, ...]):
-    from stcontrast._models.batch_vae._minibatches import ENCODER_KEY, SpotLoader
+    from stcontrast._models.batch_vae.minibatches import ENCODER_KEY, SpotLoader
 
     adata = make_adata("ABC", n_spots=40)
     spots = SpotsOnDisk(stores_of(adata, tmp_path), batch_key="donor", slide_key="slide")

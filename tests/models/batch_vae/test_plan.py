@@ -4,7 +4,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from stcontrast._models.batch_vae import BatchAgnosticVAEModule
-from stcontrast._models.batch_vae._plan import HeldOutBatchPlan
+from stcontrast._models.batch_vae.training import HeldOutBatchPlan
 
 
 def make_batch(codes: list[int]) -> dict[str, torch.Tensor]:

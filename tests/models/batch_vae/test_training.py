@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stcontrast._models.batch_vae._training import default_max_epochs
+from stcontrast._models.batch_vae.training import default_max_epochs
 from stcontrast.models import BatchAgnosticVAE
 from tests.models.batch_vae.synthetic import make_adata
 

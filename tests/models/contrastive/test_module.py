@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from stcontrast._models.contrastive import ContrastiveModule
-from stcontrast._models.contrastive._config import ContrastiveConfig
-from stcontrast._models.contrastive._module import Batch
+from stcontrast._models.contrastive.module import Batch, ContrastiveConfig
 from stcontrast._training import seeded
 from stcontrast.nn._losses import info_nce, similarity_target_loss
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 import stcontrast as stc
-from stcontrast._models.image_tower import _training
-from stcontrast._models.image_tower._options import TowerOptions
+from stcontrast._models.image_tower import training
+from stcontrast._models.image_tower.options import TowerOptions
 from tests.models.image_tower.synthetic import QUICK, spots, store_of, task_of, tower
 
 
-class Plain(_training.TowerTraining):
+class Plain(training.TowerTraining):
     """Plain steps along the gradient: Adam would hide a gradient that is too large by a factor."""
 
     def configure_optimizers(self) -> Any:
@@ -26,14 +26,14 @@ def trained(**how: Any) -> tuple[dict[str, torch.Tensor], float]:
     data = spots()
     with store_of(data) as store:
         part = tower(options)
-        rows = _training.train_tower(part, task_of(data, store), options)
+        rows = training.train_tower(part, task_of(data, store), options)
     return {name: value.clone() for name, value in part.backbone.state_dict().items()}, rows[-1]["loss"]
 
 
 def main() -> None:
     stc.settings.progress = False
     torch.set_num_threads(1)
-    _training.TowerTraining = Plain  # type: ignore[misc]
+    training.TowerTraining = Plain  # type: ignore[misc]
     first = tower(TowerOptions()).backbone.state_dict()
     one, loss = trained()
     two, loss_of_two = trained(strategy="ddp_fork", devices=2)

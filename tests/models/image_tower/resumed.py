@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 import stcontrast as stc
-from stcontrast._models.image_tower import _training
-from stcontrast._models.image_tower._options import TowerOptions
+from stcontrast._models.image_tower import training
+from stcontrast._models.image_tower.options import TowerOptions
 from tests.models.image_tower.synthetic import QUICK, spots, store_of, task_of, tower
 
 
-class Slow(_training.TowerTraining):
+class Slow(training.TowerTraining):
     """Takes its time over a step, so that it can be killed between two."""
 
     def training_step(self, batch: Any) -> None:
@@ -25,8 +25,8 @@ class Slow(_training.TowerTraining):
 def main(folder: str) -> None:
     stc.settings.progress = False
     torch.set_num_threads(1)
-    _training.TowerTraining = Slow  # type: ignore[misc]
+    training.TowerTraining = Slow  # type: ignore[misc]
     options = TowerOptions(**{**QUICK, "epochs": 5})
     data = spots()
     with store_of(data) as store:
-        _training.train_tower(tower(options), task_of(data, store), options, folder=Path(folder))
+        training.train_tower(tower(options), task_of(data, store), options, folder=Path(folder))

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._models.image_tower._crop_store import CropRows, CropStore
-from stcontrast._models.image_tower._module import ImageTower
-from stcontrast._models.image_tower._targets import TowerTargets
-from stcontrast._models.image_tower._training import Task
+from stcontrast._models.image_tower.batches import TowerTargets
+from stcontrast._models.image_tower.crop_store import CropRows, CropStore
+from stcontrast._models.image_tower.module import ImageTower
+from stcontrast._models.image_tower.training import Task
 from stcontrast.pp import TimmEncoder
 from tests.methods.synthetic import training_data
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stcontrast._data.spots import Spots
-    from stcontrast._models.image_tower._options import TowerOptions
+    from stcontrast._models.image_tower.options import TowerOptions
 
 SIZE = 32
 QUICK: dict[str, Any] = {"accelerator": "cpu", "n_components": 4, "n_embedding": 8, "batch_size": 24, "micro_batch": 24}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from stcontrast._models.image_tower._augment import augment, jitter_color, jitter_stain, turn
+from stcontrast._models.image_tower.augment import augment, jitter_color, jitter_stain, turn
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stcontrast._models.image_tower._augment import augment
-from stcontrast._models.image_tower._cached import cached_backward
+from stcontrast._models.image_tower.augment import augment
+from stcontrast._models.image_tower.training import cached_backward
 from stcontrast.nn._losses import info_nce
 
 

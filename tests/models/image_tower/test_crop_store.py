@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import stcontrast as stc
-from stcontrast._models.image_tower._crop_store import CropRows, CropStore
+from stcontrast._models.image_tower.crop_store import CropRows, CropStore
 from stcontrast._reading import resolve_slides
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_a_failure_while_cutting_leaves_no_file(tmp_path: Path, monkeypatch: pyt
         msg = "unreadable"
         raise OSError(msg)
 
-    monkeypatch.setattr("stcontrast._models.image_tower._crop_store.iter_batches", broken)
+    monkeypatch.setattr("stcontrast._models.image_tower.crop_store.iter_batches", broken)
     with pytest.raises(OSError, match="unreadable"):
         CropStore.cut([resolve_slides(stc.datasets.toy(n_donors=1, n_spots=12, n_genes=9))], (100.0,), 16)
     assert not list(tmp_path.iterdir())

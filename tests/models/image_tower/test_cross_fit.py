@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from stcontrast._data.folds import inner_folds
-from stcontrast._models.image_tower._crop_store import CropRows
-from stcontrast._models.image_tower._cross_fit import CrossFitted, cross_fit, encode
-from stcontrast._models.image_tower._encoder import weights_sha256
-from stcontrast._models.image_tower._options import TowerOptions
-from stcontrast._models.image_tower._targets import TowerTargets
-from stcontrast._models.image_tower._training import Task, train_tower
+from stcontrast._models.image_tower.batches import TowerTargets
+from stcontrast._models.image_tower.crop_store import CropRows
+from stcontrast._models.image_tower.cross_fit import CrossFitted, cross_fit, encode
+from stcontrast._models.image_tower.encoder import weights_sha256
+from stcontrast._models.image_tower.options import TowerOptions
+from stcontrast._models.image_tower.training import Task, train_tower
 from tests.models.image_tower.synthetic import QUICK, encoder, spots, store_of, tower
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def test_a_broken_cross_fit_keeps_the_towers_that_are_finished(tmp_path: Path, m
         return train_tower(*args, **kwargs)
 
     rest: list[int] = []
-    monkeypatch.setattr("stcontrast._models.image_tower._cross_fit.train_tower", counted)
+    monkeypatch.setattr("stcontrast._models.image_tower.cross_fit.train_tower", counted)
     with pytest.raises(TimeoutError):
         fitted(epochs=1, checkpoint_dir=tmp_path)
 
@@ -89,7 +89,7 @@ def test_a_broken_cross_fit_keeps_the_towers_that_are_finished(tmp_path: Path, m
         rest.append(1)
         return train_tower(*args, **kwargs)
 
-    monkeypatch.setattr("stcontrast._models.image_tower._cross_fit.train_tower", noted)
+    monkeypatch.setattr("stcontrast._models.image_tower.cross_fit.train_tower", noted)
     found = fitted(epochs=1, checkpoint_dir=tmp_path)
     assert len(rest) == 2
     unbroken = fitted(epochs=1)

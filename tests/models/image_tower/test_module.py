@@ -8,10 +8,10 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
-from stcontrast._models.image_tower._module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
-from stcontrast._models.image_tower._optimizer import tower_groups
-from stcontrast._models.image_tower._options import TowerOptions
-from stcontrast._models.image_tower._targets import TowerTargets
+from stcontrast._models.image_tower.batches import TowerTargets
+from stcontrast._models.image_tower.module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
+from stcontrast._models.image_tower.options import TowerOptions
+from stcontrast._models.image_tower.training import tower_groups
 from tests.models.image_tower.synthetic import QUICK, encoder, spots
 
 OPTIONS = TowerOptions(**{**QUICK, "contrastive_weight": 0.3, "class_weight": 2.0})

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.color import hed2rgb, rgb2hed
 
-from stcontrast._models.image_tower._stain import hed_to_rgb, rgb_to_hed
+from stcontrast._models.image_tower.augment import hed_to_rgb, rgb_to_hed
 
 
 @given(seed=st.integers(0, 2**16), leading=st.sampled_from([(), (2,), (2, 3)]))

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from stcontrast._models.image_tower._options import TowerOptions
-from stcontrast._models.image_tower._sampling import SpotBatches
-from stcontrast._models.image_tower._training import train_tower
+from stcontrast._models.image_tower.batches import SpotBatches
+from stcontrast._models.image_tower.options import TowerOptions
+from stcontrast._models.image_tower.training import train_tower
 from tests.models.image_tower.synthetic import QUICK, spots, store_of, task_of, tower
 
 if TYPE_CHECKING:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from stcontrast._models.batch_vae._model import BatchAgnosticVAE
-from stcontrast._models.batch_vae._module import BatchAgnosticVAEModule
-from stcontrast._models.batch_vae._on_disk import SpotsOnDisk
+from stcontrast._models.batch_vae.counts import align_genes
+from stcontrast._models.batch_vae.model import BatchAgnosticVAE, fit_vae, make_vae
+from stcontrast._models.batch_vae.module import BatchAgnosticVAEModule
+from stcontrast._models.batch_vae.on_disk import SpotsOnDisk
 
-__all__ = ["BatchAgnosticVAE", "BatchAgnosticVAEModule", "SpotsOnDisk"]
+__all__ = ["BatchAgnosticVAE", "BatchAgnosticVAEModule", "SpotsOnDisk", "align_genes", "fit_vae", "make_vae"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stcontrast._models.contrastive._model import ContrastiveModel
-from stcontrast._models.contrastive._module import ContrastiveModule
+from stcontrast._models.contrastive.model import ContrastiveModel
+from stcontrast._models.contrastive.module import ContrastiveModule
 
 __all__ = ["ContrastiveModel", "ContrastiveModule"]

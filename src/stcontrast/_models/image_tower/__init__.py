@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stcontrast._models.image_tower._encoder import TunedEncoder
-from stcontrast._models.image_tower._options import TowerOptions
+from stcontrast._models.image_tower.encoder import TunedEncoder
+from stcontrast._models.image_tower.options import TowerOptions
 
 __all__ = ["TowerOptions", "TunedEncoder"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from stcontrast._slides import rows_by_slide
 from stcontrast.methods.baselines._ridge import Ridge
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class Depth(Ridge):
             msg = "The oracle needs the measured depth of the spots."
             raise ValueError(msg)
         depth = np.log1p(spots.depth)
-        for code in np.unique(spots.slide):
-            rows = spots.slide == code
+        for rows in rows_by_slide(spots.slide):
             depth[rows] -= depth[rows].mean()
             depth[rows] /= max(depth[rows].std(), 1e-6)
         return depth[:, None].astype(np.float32)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.nn._head_pair import HeadPair
-from stcontrast.nn._pairs import Loss  # noqa: TC001 (read at run time, to check options)
+from stcontrast.nn import (
+    HeadPair,
+    Loss,
+)
 
 if TYPE_CHECKING:
-    from stcontrast.nn._pairs import PairModule
+    from stcontrast.nn import PairModule
 
 __all__ = ["Bleep", "BleepOptions"]
 

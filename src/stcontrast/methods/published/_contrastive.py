@@ -17,7 +17,7 @@ from stcontrast.methods._linear import LinearClassifier, standardizer
 from stcontrast.methods._retrieval import Distance, Neighbors, Weighting, combine, retrieve
 from stcontrast.methods._state import State, fitted, module_state, restore_module
 from stcontrast.methods.published._decoders import Decoder, RegressionDecoder, RetrievalDecoder
-from stcontrast.nn._pairs import Contrast, Loss, Negatives, PairModule, SpotTable, Targets
+from stcontrast.nn import Contrast, Loss, Negatives, PairModule, SpotTable, Targets
 
 if TYPE_CHECKING:
     import pandas as pd

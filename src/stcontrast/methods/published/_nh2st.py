@@ -10,10 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.nn._cross_attention import CrossEncoder
-from stcontrast.nn._hypergraph import HypergraphEncoder, hyperedges
 from stcontrast.nn._losses import fused_nce
 from stcontrast.nn._pairs import Contrast, PairModule, SpotTable
+from stcontrast.nn._towers import CrossEncoder, HypergraphEncoder, hyperedges
 
 if TYPE_CHECKING:
     from torch import Tensor

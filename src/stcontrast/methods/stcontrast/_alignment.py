@@ -9,14 +9,13 @@ import torch
 from stcontrast._training import seeded
 from stcontrast.methods._linear import standardizer
 from stcontrast.methods._state import Learns, State, module_state, restore_module
-from stcontrast.nn._head_pair import HeadPair
-from stcontrast.nn._pairs import Contrast, SpotTable
+from stcontrast.nn import Contrast, HeadPair, SpotTable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stcontrast.nn._pairs import Loss, PairModule
+    from stcontrast.nn import Loss, PairModule
 
 __all__ = ["Alignment"]
 

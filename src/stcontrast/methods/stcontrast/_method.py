@@ -225,15 +225,20 @@ class Stcontrast(Method):
         held_out
             Rows that nothing is fitted on; the networks stop by their loss on them.
         """
-        rows = np.arange(len(spots))
-        train = spots.take(rows if held_out is None else np.setdiff1d(rows, held_out))
+        stop_rows = np.zeros(0, dtype=np.intp) if held_out is None else held_out
+        train_rows = np.setdiff1d(np.arange(len(spots)), stop_rows)
+        train = spots.take(train_rows)
         gene = None
         shaping = self.contrastive_weight > 0
         # a latent that does not shape the image side is not needed to tell how well that predicts
         if train.has_counts and (shaping or held_out is None):
             self.latent.fit(train)
-            gene = np.zeros((len(rows), self.n_latent), dtype=np.float32)
-            gene[spots.measured] = self.latent.encode(spots)
+            gene = np.zeros((len(spots), self.n_latent), dtype=np.float32)
+            # a spot is encoded against its slide: where blocks of one are held out, not against those
+            for rows in (train_rows, stop_rows):
+                here = spots.take(rows)
+                if here.has_counts:
+                    gene[rows[here.measured]] = self.latent.encode(here)
         seen = gene if shaping else None
         epochs = [
             network.fit(spots, gene=seen, held_out=held_out, stop_epoch=self.stop_epoch) for network in self.networks

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy.optimize import nnls
 
+from stcontrast._slides import rows_by_slide
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -46,8 +48,7 @@ def stack_expression(
     scale = np.zeros(observed.shape[1])
     gram, product = np.zeros((len(predictions), len(predictions))), np.zeros(len(predictions))
     centered = []
-    for code in np.unique(slide[rows]):
-        here = rows[slide[rows] == code]
+    for here in rows_by_slide(slide, rows):
         parts = [part[here].astype(np.float64) for part in (*predictions, observed)]
         centered.append([part - part.mean(axis=0) for part in parts])
         scale += (centered[-1][-1] ** 2).sum(axis=0)
@@ -85,8 +86,7 @@ def calibration_slope(
     """
     rows = np.flatnonzero(np.isfinite(predicted).all(axis=1))
     product, square = np.zeros(observed.shape[1]), np.zeros(observed.shape[1])
-    for code in np.unique(slide[rows]):
-        here = rows[slide[rows] == code]
+    for here in rows_by_slide(slide, rows):
         claimed, true = (part[here] - part[here].mean(axis=0, dtype=np.float64) for part in (predicted, observed))
         product += (claimed * true).sum(axis=0)
         square += (claimed**2).sum(axis=0)

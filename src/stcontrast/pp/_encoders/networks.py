@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from stcontrast._files import file_sha256
 from stcontrast.pp._encoders.cards import EncoderCard, encoder_names, find_card, timm_card, warn_of_licence
-from stcontrast.pp._encoders.torch import NamedNetwork, downloads, file_sha256, fit_state, read_state, require_file
+from stcontrast.pp._encoders.torch import NamedNetwork, downloads, fit_state, read_state, require_file
 
 __all__ = ["TimmEncoder", "TorchvisionEncoder", "TorchvisionWeightsError"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from stcontrast._files import content_hash
 from stcontrast.pp._encoders.cards import (
     find_card,
     is_lazyslide_model,
@@ -156,7 +156,7 @@ def fingerprint(encoder: Encoder) -> str:
     >>> fingerprint(stc.pp.ColorEncoder()) == fingerprint(stc.pp.ColorEncoder(32))
     False
     """
-    return hashlib.sha256(json.dumps(identity(encoder.spec), sort_keys=True).encode()).hexdigest()
+    return content_hash([identity(encoder.spec)])
 
 
 def _named(name: str, *, weights: str | Path | None, pretrained: bool, size_px: int | None) -> Encoder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from stcontrast.pp._encoders.cards import EncoderCard
 
-__all__ = ["NamedNetwork", "TorchEncoder", "downloads", "file_sha256", "fit_state", "read_state", "require_file"]
+__all__ = ["NamedNetwork", "TorchEncoder", "downloads", "fit_state", "read_state", "require_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +36,6 @@ def require_file(weights: str | Path | None) -> None:
     if weights is not None and not Path(weights).is_file():
         msg = f"No weights at {str(weights)!r}."
         raise FileNotFoundError(msg)
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 from contextlib import closing
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast._files import content_hash
 from stcontrast.pp._crops import Tiles, iter_batches
 from stcontrast.pp._encoders import encoder_from_spec, identity
 from stcontrast.pp._stain import stain_from_spec
@@ -194,19 +193,15 @@ def slide_fingerprint(slide: Slide, recipe: FeatureRecipe) -> str:
         "um_per_px": slide.um_per_px,
         "levels": [[int(size) for size in level.shape] for level in image.levels],
         "downsampling": list(image.downsampling),
-        "centers": hashlib.sha256(np.round(slide.centers, 3).tobytes()).hexdigest(),
-        "pixels": _sample(image, slide.centers).hex(),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return content_hash([facts, np.round(slide.centers, 3), *_windows(image, slide.centers)])[:32]
 
 
-def _sample(image: SlideImage, centers: NDArray[np.float64]) -> bytes:
+def _windows(image: SlideImage, centers: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
     finest = Tiles(image.levels[0])
-    digest = hashlib.sha256()
     for x, y in centers[np.unique(np.linspace(0, len(centers) - 1, N_WINDOWS).astype(int))]:
         along_x, along_y = (_around(middle, side) for middle, side in ((x, finest.shape[1]), (y, finest.shape[0])))
-        digest.update(finest.window(along_y, along_x).tobytes())
-    return digest.digest()
+        yield finest.window(along_y, along_x)
 
 
 def _around(middle: float, side: int) -> slice:

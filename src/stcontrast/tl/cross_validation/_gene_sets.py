@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from stcontrast._data.genes import choose_genes, log_normalize_sparse
-from stcontrast.metrics._structure import N_NEAREST
+from stcontrast.metrics._genes import N_NEAREST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

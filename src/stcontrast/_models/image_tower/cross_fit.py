@@ -1,0 +1,213 @@
+"""One tower for each inner fold and one for all training spots."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import tempfile
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stcontrast._files import ResumableStore, content_hash, written_whole
+from stcontrast._models.image_tower.batches import TowerTargets
+from stcontrast._models.image_tower.encoder import TunedEncoder, weights_sha256, write_weights
+from stcontrast._models.image_tower.module import ImageTower
+from stcontrast._models.image_tower.training import Task, epoch_file, train_tower
+from stcontrast._progress import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Spots
+    from stcontrast._models.image_tower.crop_store import CropRows
+    from stcontrast._models.image_tower.options import TowerOptions
+    from stcontrast.pp._encoders import TimmEncoder
+
+__all__ = ["CrossFitted", "cross_fit", "encode"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CrossFitted:
+    """Tuned encoders.
+
+    Attributes
+    ----------
+    encoder
+        Tuned on all training spots.
+    of_fold
+        One for every inner fold, tuned without its held-out group.
+    losses
+        Losses of each training, a row an epoch, by its name ("fold0", ..., "final").
+    """
+
+    encoder: TunedEncoder
+    of_fold: list[TunedEncoder]
+    losses: dict[str, list[dict[str, float]]]
+
+
+def cross_fit(
+    base: TimmEncoder,
+    crops: CropRows,
+    data: Spots,
+    folds: Sequence[Fold],
+    options: TowerOptions,
+    *,
+    center: bool,
+    seed: int,
+) -> CrossFitted:
+    """Tune an encoder without each inner held-out group, and on all training spots.
+
+    Parameters
+    ----------
+    base
+        The encoder to start from; it is not changed.
+    crops
+        Crops of the training spots.
+    data
+        The training spots; their design is not looked at.
+    folds
+        Inner folds.
+    options
+        How to tune.
+    center
+        Centre the features within the slide before the heads, as the method's design will be.
+    seed
+        Seed of everything random.
+
+    Raises
+    ------
+    ValueError
+        If `checkpoint_dir` holds a training of something else, or fewer than two spots are left to learn from.
+    """
+    tasks = {
+        f"fold{i}": _task(crops, data, fold.train, fold.held_out, options, center, seed) for i, fold in enumerate(folds)
+    }
+    tasks["final"] = _task(crops, data, np.arange(len(crops)), None, options, center, seed)
+    for name, task in tasks.items():
+        if len(task.teaching) < 2:
+            msg = f"Fine-tuning needs at least two spots with counts or a label; {name} has {len(task.teaching)}."
+            raise ValueError(msg)
+    kept = options.checkpoint_dir
+    with tempfile.TemporaryDirectory(prefix="stcontrast-tower-") if kept is None else nullcontext(kept) as folder:
+        if kept is not None:
+            description = _description(base, tasks, options, center=center, seed=seed)
+            ResumableStore(Path(folder), description, argument="checkpoint_dir")
+        tuning = _Tuning(base, options, Path(folder), keep=kept is not None)
+        bar = progress(
+            [name for name in tasks if name != "final"],
+            description=f"towers without held-out {folds[0].unit}s",
+            unit="tower",
+        )
+        losses = {name: tuning.run(name, tasks[name]) for name in bar}
+        epoch = _best_epoch(list(losses.values())) if options.stop == "held-out" else None
+        losses["final"] = tuning.run("final", tasks["final"], last_epoch=epoch)
+        of_fold = [tuning.encoder(name, epoch) for name in tasks if name != "final"]
+        return CrossFitted(tuning.encoder("final", None), of_fold, losses)
+
+
+def encode(encoder: TunedEncoder, crops: CropRows) -> NDArray[np.float32]:
+    """Features (n_spots, n_fields × n_features) of all crops, the fields side by side."""
+    parts = []
+    for batch in crops.batches():
+        n, n_fields, *shape = batch.shape
+        parts.append(encoder(batch.reshape(n * n_fields, *shape)).reshape(n, -1))
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tuning:
+    """Trainings in a folder; one that is finished there is read."""
+
+    base: TimmEncoder
+    options: TowerOptions
+    folder: Path
+    keep: bool
+
+    def run(self, name: str, task: Task, *, last_epoch: int | None = None) -> list[dict[str, float]]:
+        """Train a tower, or go on with it; its losses."""
+        folder = self.folder / name
+        done = folder / "losses.json"
+        if done.exists():
+            logger.info("The tower %r is read from %s.", name, folder)
+            losses: list[dict[str, float]] = json.loads(done.read_text())
+            return losses
+        logger.info("Tuning %s (%s) on %d spots.", self.base.name, name, len(task.teaching))
+        backbone = copy.deepcopy(self.base._model).requires_grad_()
+        tower = ImageTower(backbone, mean=self.base.mean or (), std=self.base.std or (), options=self.options)
+        each = folder / "epochs" if task.held_out is not None and self.options.stop == "held-out" else None
+        losses = train_tower(
+            tower,
+            task,
+            self.options,
+            folder=folder if self.keep else None,
+            weights_of_epochs=each,
+            last_epoch=last_epoch,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_weights(tower.backbone, folder / "tower.safetensors")
+        with written_whole(done) as scratch:
+            scratch.write_text(json.dumps(losses))
+        for checkpoint in folder.glob("*.ckpt"):
+            checkpoint.unlink(missing_ok=True)
+        return losses
+
+    def encoder(self, name: str, epoch: int | None) -> TunedEncoder:
+        """The tuned encoder, after an epoch or after the last."""
+        from safetensors.torch import load_file
+
+        folder = self.folder / name
+        path = folder / "tower.safetensors" if epoch is None else epoch_file(folder / "epochs", epoch)
+        return TunedEncoder(self.base, load_file(path))
+
+
+def _task(  # noqa: PLR0917
+    crops: CropRows,
+    data: Spots,
+    train: NDArray[np.intp],
+    held_out: NDArray[np.intp] | None,
+    options: TowerOptions,
+    center: bool,  # noqa: FBT001
+    seed: int,
+) -> Task:
+    targets = TowerTargets.of(data, train, n_components=options.n_components)
+    return Task(crops, targets, train, held_out, center, seed)
+
+
+def _best_epoch(losses: list[list[dict[str, float]]]) -> int:
+    """The epoch whose held-out loss is the least in the mean over folds, counted from 1."""
+    means = np.nanmean([[row.get("held_out_loss", np.nan) for row in of_fold] for of_fold in losses], axis=0)
+    epoch = int(np.nanargmin(means)) + 1
+    logger.info("Stopping after epoch %d of %d, by held-out groups.", epoch, len(means))
+    return epoch
+
+
+def _description(
+    base: TimmEncoder, tasks: dict[str, Task], options: TowerOptions, *, center: bool, seed: int
+) -> dict[str, Any]:
+    """What the trainings depend on."""
+    found = {
+        "format": FORMAT,
+        "encoder": f"{base.name} {base.mean} {base.std} {base.size_px} {weights_sha256(base._model)[:16]}",
+        "options": options.of_result,
+        "centred": center,
+        "seed": seed,
+        "crops": tasks["final"].crops.fingerprint()[:16],
+    }
+    for name, task in tasks.items():
+        targets = task.targets
+        rows = [task.train] if task.held_out is None else [task.train, task.held_out]
+        of_task = [targets.components, targets.measured, targets.label, targets.slide, *rows]
+        found[f"targets of {name}"] = content_hash(of_task)[:16]
+    return found

@@ -1,0 +1,174 @@
+"""Backbone and heads of an image tower, and its loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stcontrast._models.image_tower.augment import augment
+from stcontrast.nn._losses import info_nce
+from stcontrast.nn._towers import ProjectionHead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stcontrast._models.image_tower.options import TowerOptions
+
+__all__ = ["ImageTower", "TowerBatch", "TowerHeads", "adapt_batch_norm"]
+
+
+class TowerBatch(NamedTuple):
+    """Spots of a step.
+
+    Attributes
+    ----------
+    crops
+        (n, n_fields, size, size, 3), uint8.
+    components
+        Components of expression (n, k).
+    measured
+        Whether a spot has counts (n,).
+    label
+        Class (n,), -1 for none.
+    slide
+        Code of the slide (n,).
+    """
+
+    crops: Tensor
+    components: Tensor
+    measured: Tensor
+    label: Tensor
+    slide: Tensor
+
+
+class ImageTower(nn.Module):
+    """A backbone on crops of one or several fields, with shared weights; the fields' features lie side by side.
+
+    Batch normalisation in it is never in training mode: its statistics would depend on who else is in the micro-batch.
+
+    Parameters
+    ----------
+    backbone
+        From crops (n, 3, size, size) to features (n, n_features).
+    mean, std
+        Normalisation of RGB in [0, 1].
+    options
+        Of the augmentation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, *, mean: Iterable[float], std: Iterable[float], options: TowerOptions
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.options = options
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(list(values)).reshape(3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> ImageTower:  # noqa: FBT001, FBT002 (torch's signature)
+        """Training mode, batch normalisation left in evaluation mode."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Features (n, n_fields × n_features) of crops (n, n_fields, size, size, 3), uint8; augmented in training."""
+        pictures = crops.permute(0, 1, 4, 2, 3).to(self.mean.dtype) / 255
+        if self.training and self.options.augment:
+            pictures = augment(pictures, stain=self.options.stain_jitter, color=self.options.color_jitter)
+        normalised = ((pictures - self.mean) / self.std).flatten(0, 1)
+        features: Tensor = self.backbone(normalised).flatten(1)
+        return features.reshape(len(crops), -1)
+
+
+class TowerHeads(nn.Module):
+    """What teaches the tower: contrast with the genes, regression of expression, classes.
+
+    The heads see the features of the whole batch at once, centred within the slide as a method will see them, and
+    brought to unit deviation over the batch.
+
+    Parameters
+    ----------
+    n_features, n_components, n_classes
+        Numbers of inputs and of targets; heads without a target are absent.
+    center
+        Centre the features within the slide.
+    options
+        Weights of the losses, temperature, width of the embedding.
+    """
+
+    def __init__(
+        self, *, n_features: int, n_components: int, n_classes: int, center: bool, options: TowerOptions
+    ) -> None:
+        super().__init__()
+        self.center = center
+        self.options = options
+        self.norm = nn.BatchNorm1d(n_features, affine=False)
+        self.expression = nn.Linear(n_features, n_components) if n_components else None
+        self.classes = nn.Linear(n_features, n_classes) if n_classes else None
+        contrasted = n_components > 0 and options.contrastive_weight > 0
+        width = options.n_embedding
+        # no dropout: the loss of a batch must not depend on how many processes work it out
+        self.image = ProjectionHead(n_features, width, dropout=0.0) if contrasted else None
+        self.gene = ProjectionHead(n_components, width, dropout=0.0) if contrasted else None
+        if self.expression is not None:
+            # an untrained tower predicts the mean
+            nn.init.zeros_(self.expression.weight)
+            nn.init.zeros_(self.expression.bias)
+
+    def losses(self, features: Tensor, batch: TowerBatch) -> dict[str, Tensor]:
+        """Parts of the loss on the features (n, n_features) of a whole batch; parts it cannot give are absent."""
+        if self.center:
+            features = _centered(features, batch.slide)
+        features = self.norm(features)
+        parts: dict[str, Tensor] = {}
+        seen = batch.measured
+        if self.expression is not None and bool(seen.any()):
+            error = self.expression(features[seen]) - batch.components[seen]
+            parts["expression"] = error.square().sum(dim=1).mean()
+        # one pair has no negatives
+        if self.image is not None and self.gene is not None and int(seen.sum()) > 1:
+            gene = self.gene(batch.components[seen] * batch.components.shape[1] ** 0.5)
+            image = self.image(features[seen])
+            parts["contrastive"] = info_nce(gene, image, temperature=self.options.temperature)
+        known = batch.label >= 0
+        if self.classes is not None and bool(known.any()):
+            parts["class"] = functional.cross_entropy(self.classes(features[known]), batch.label[known])
+        return parts
+
+    def total(self, parts: dict[str, Tensor]) -> Tensor:
+        """Weighted sum of the parts."""
+        weights = {name: getattr(self.options, f"{name}_weight") for name in parts}
+        return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+
+
+def adapt_batch_norm(tower: ImageTower, crops: Iterable[Tensor]) -> None:
+    """Set the statistics of batch normalisation to those of crops, batches (n, n_fields, size, size, 3) that count alike."""
+    norms = [module for module in tower.backbone.modules() if isinstance(module, _BatchNorm)]
+    momenta = [module.momentum for module in norms]
+    tower.eval()
+    for module in norms:
+        module.reset_running_stats()
+        module.momentum = None  # the plain mean over batches
+        module.train()
+    with torch.no_grad():
+        for part in crops:
+            tower(part)
+    for module, momentum in zip(norms, momenta, strict=True):
+        module.momentum = momentum
+        module.eval()
+
+
+def _centered(features: Tensor, slide: Tensor) -> Tensor:
+    codes, place, count = torch.unique(slide, return_inverse=True, return_counts=True)
+    sums = features.new_zeros(len(codes), features.shape[1]).index_add(0, place, features)
+    return features - (sums / count[:, None])[place]

@@ -1,0 +1,391 @@
+"""Training of one image tower."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from stcontrast._models.image_tower.batches import SpotBatches, crop_loader, mixed_seed
+from stcontrast._models.image_tower.module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
+from stcontrast._training import fit_quietly, quiet_training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from stcontrast._models.image_tower.batches import TowerTargets
+    from stcontrast._models.image_tower.crop_store import CropRows
+    from stcontrast._models.image_tower.options import TowerOptions
+
+__all__ = [
+    "EpochWeights",
+    "Task",
+    "TowerTraining",
+    "cached_backward",
+    "checkpointing",
+    "epoch_file",
+    "tower_groups",
+    "train_tower",
+    "warmup_cosine",
+]
+
+
+def tower_groups(backbone: nn.Module, options: TowerOptions) -> list[dict[str, Any]]:
+    """Groups of the backbone's parameters, each with the learning rate of its depth; biases and norms do not decay."""
+    from timm.optim import param_groups_layer_decay
+
+    groups = param_groups_layer_decay(backbone, weight_decay=options.weight_decay, layer_decay=options.layer_decay)
+    return [
+        {
+            "params": group["params"],
+            "weight_decay": group["weight_decay"],
+            "lr": options.learning_rate * group["lr_scale"],
+        }
+        for group in groups
+    ]
+
+
+def warmup_cosine(step: int, *, n_steps: int, n_warmup: int) -> float:
+    """Factor on the learning rate at a step, counted from 0: a rise to 1, then a cosine down to 0.
+
+    Examples
+    --------
+    >>> [round(warmup_cosine(step, n_steps=6, n_warmup=2), 3) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if step < n_warmup:
+        return (step + 1) / n_warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - n_warmup) / max(n_steps - n_warmup, 1))
+
+
+def cached_backward(
+    parts: Sequence[Callable[[], Tensor]],
+    backward: Callable[[Tensor], Tensor],
+) -> None:
+    """Back-propagate a loss of the whole batch, with the graph of one micro-batch in memory at a time.
+
+    Every micro-batch is embedded without a graph; the loss of all embeddings gives the gradient on each; every
+    micro-batch is embedded again, with a graph, and its part of that gradient sent through. The result is the gradient
+    of one pass over the whole batch.
+
+    Parameters
+    ----------
+    parts
+        What embeds each micro-batch (n_i, d): the same at every call, random numbers included.
+    backward
+        Given the embeddings of all micro-batches (n, d), back-propagates the loss into whatever it uses of its own,
+        and returns the gradient on the embeddings (n, d).
+
+    References
+    ----------
+    Gao et al. 2021 (GradCache, arXiv 2101.06983).
+    """
+    # one part needs no second pass: its graph is all there is
+    with nullcontext() if len(parts) == 1 else torch.no_grad():
+        embedded = [part() for part in parts]
+    gradient = backward(torch.cat([part.detach() for part in embedded]))
+    if len(parts) == 1:
+        torch.autograd.backward(embedded[0], gradient.to(embedded[0].dtype))
+        return
+    for part, own in zip(parts, torch.split(gradient, [len(part) for part in embedded]), strict=True):
+        again = part()
+        torch.autograd.backward(again, own.to(again.dtype))
+
+
+class EpochWeights(Callback):
+    """Keep the backbone's weights after every epoch.
+
+    Parameters
+    ----------
+    folder
+        Where; made if absent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Write them."""
+        from stcontrast._models.image_tower.encoder import write_weights
+
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_weights(pl_module.tower.backbone, epoch_file(self.folder, trainer.current_epoch + 1))
+
+
+def epoch_file(folder: Path, epoch: int) -> Path:
+    """File of the weights after an epoch, counted from 1."""
+    return folder / f"epoch{epoch:04d}.safetensors"
+
+
+def checkpointing(folder: Path | None) -> tuple[list[Callback], Path | None]:
+    """What writes checkpoints, and the one to go on from, if there is one."""
+    if folder is None:
+        return [], None
+    folder.mkdir(parents=True, exist_ok=True)
+    # the one before is deleted only once the next is there: a killed run may leave two
+    found = {
+        int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"epoch=(\d+)\.ckpt", path.name))
+    }
+    writer = ModelCheckpoint(folder, filename="{epoch}", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True)
+    return [writer], found[max(found)] if found else None
+
+
+logger = logging.getLogger(__name__)
+
+# crops that batch normalisation is adapted to, at most
+ADAPTED_TO = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One tower to train.
+
+    Attributes
+    ----------
+    crops, targets
+        Crops and targets of all spots.
+    train
+        Rows to learn from.
+    held_out
+        Rows to watch the loss on; none by default.
+    center
+        Centre the features within the slide before the heads.
+    seed
+        Seed of heads, batches, augmentation and dropout.
+    """
+
+    crops: CropRows
+    targets: TowerTargets
+    train: NDArray[np.intp]
+    held_out: NDArray[np.intp] | None
+    center: bool
+    seed: int
+
+    @property
+    def teaching(self) -> NDArray[np.intp]:
+        """Training rows that have something to teach: counts or a label."""
+        targets = self.targets
+        useful = targets.measured | (targets.label >= 0)
+        return self.train[useful[self.train]]
+
+
+class TowerTraining(pl.LightningModule):
+    """The loop round a tower and its heads.
+
+    The loss is that of the whole batch over all processes, worked out by each of them on the features of all; every
+    process sends the gradient through its own crops, and the tower's gradients are summed. Random numbers depend on seed,
+    step, process and micro-batch alone: the second pass repeats the first, and a training that is taken up again goes on
+    as it would have.
+
+    Parameters
+    ----------
+    tower, heads
+        What is trained.
+    options
+        How.
+    n_batches
+        Batches an epoch.
+    seed
+        Seed of augmentation and dropout.
+    """
+
+    def __init__(
+        self, tower: ImageTower, heads: TowerHeads, *, options: TowerOptions, n_batches: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.tower = tower
+        self.heads = heads
+        self.options = options
+        self.n_batches = n_batches
+        self.seed = seed
+        self.rows: list[dict[str, float]] = []
+        self._seen: list[dict[str, float]] = []
+        self._held_out: list[tuple[Tensor, TowerBatch]] = []
+
+    def training_step(self, batch: TowerBatch) -> None:
+        """One step on a batch."""
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        optimizer.zero_grad()
+        parts = [
+            partial(self._embed, crops, mixed_seed(self.seed, self.global_step, self.global_rank, i))
+            for i, crops in enumerate(torch.split(batch.crops, self.options.micro_batch))
+        ]
+        whole = TowerBatch(batch.crops, *(self._gathered(part) for part in batch[1:]))
+        # gradients are brought together below, once
+        with self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else nullcontext():
+            cached_backward(parts, partial(self._backward, batch=whole))
+        self._sum_over_processes()
+        optimizer.step()
+        schedule.step()
+
+    def _embed(self, crops: Tensor, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        features: Tensor = self.tower(crops)
+        return features
+
+    def _backward(self, features: Tensor, *, batch: TowerBatch) -> Tensor:
+        """Back-propagate into the heads; the gradient on this process's own features."""
+        n, start = len(features), len(features) * self.global_rank
+        whole = self._gathered(features.to(self.tower.mean.dtype)).detach().requires_grad_()
+        with torch.autocast(self.device.type, enabled=False):
+            parts = self.heads.losses(whole, batch)
+            total = self.heads.total(parts)
+        if not bool(torch.isfinite(total)):
+            msg = (
+                f"The loss of the image tower is {float(total.detach())} in epoch {self.current_epoch + 1}: take a lower "
+                f"`learning_rate` than {self.options.learning_rate:g}, or another `precision` than "
+                f"{self.options.precision!r}."
+            )
+            raise FloatingPointError(msg)
+        self.manual_backward(total)
+        self._seen.append(
+            {**{name: float(part.detach()) for name, part in parts.items()}, "loss": float(total.detach())}
+        )
+        gradient = torch.zeros_like(whole) if whole.grad is None else whole.grad
+        return gradient[start : start + n]
+
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Rows of all processes, in their order."""
+        if self.trainer.world_size == 1:
+            return values
+        gathered = [torch.empty_like(values) for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather(gathered, values.contiguous())
+        return torch.cat(gathered)
+
+    def _sum_over_processes(self) -> None:
+        # the heads' gradients are those of the whole batch in every process already
+        if self.trainer.world_size > 1:
+            for weight in self.tower.parameters():
+                if weight.grad is not None:
+                    torch.distributed.all_reduce(weight.grad)
+
+    def on_train_epoch_end(self) -> None:
+        """Note the mean losses of the epoch (held-out groups, if any, have been looked at by now)."""
+        names = sorted({name for seen in self._seen for name in seen})
+        means = {name: float(np.mean([seen[name] for seen in self._seen if name in seen])) for name in names}
+        held_out = self._held_out_loss()
+        self.rows.append({"epoch": float(self.current_epoch + 1), **means, **held_out})
+        self._seen.clear()
+        logger.info("Epoch %d of %d: %s.", self.current_epoch + 1, self.options.epochs, _brief(self.rows[-1]))
+
+    def validation_step(self, batch: TowerBatch) -> None:
+        """Features of held-out spots."""
+        self._held_out.append(
+            (self.tower(batch.crops).to(self.tower.mean.dtype), batch._replace(crops=batch.crops[:, :0]))
+        )
+
+    def _held_out_loss(self) -> dict[str, float]:
+        """Loss on all held-out spots; the contrast depends on how many there are, and is left out."""
+        if not self._held_out:
+            return {}
+        features = torch.cat([features for features, _ in self._held_out])
+        batch = TowerBatch(*(torch.cat(part) for part in zip(*(batch for _, batch in self._held_out), strict=True)))
+        self._held_out.clear()
+        self.heads.eval()
+        with torch.no_grad():
+            parts = self.heads.losses(features, batch)
+        self.heads.train()
+        judged = {name: part for name, part in parts.items() if name != "contrastive"} or parts
+        return {"held_out_loss": float(self.heads.total(judged))}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with learning rates by depth; they rise, then fall as a cosine."""
+        options = self.options
+        groups = [*tower_groups(self.tower.backbone, options), {"params": list(self.heads.parameters())}]
+        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
+        n_steps = options.epochs * self.n_batches
+        factor = partial(warmup_cosine, n_steps=n_steps, n_warmup=round(options.warmup * n_steps))
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factor)]
+
+    def get_extra_state(self) -> list[dict[str, float]]:
+        """The losses of the epochs: they go into checkpoints, and come back from other processes, with the weights."""
+        return self.rows
+
+    def set_extra_state(self, state: list[dict[str, float]]) -> None:
+        """Take them up again."""
+        self.rows = list(state)
+
+
+def train_tower(
+    tower: ImageTower,
+    task: Task,
+    options: TowerOptions,
+    *,
+    folder: Path | None = None,
+    weights_of_epochs: Path | None = None,
+    last_epoch: int | None = None,
+) -> list[dict[str, float]]:
+    """Train a tower in place.
+
+    Parameters
+    ----------
+    tower
+        The tower, at its first weights.
+    task
+        What it learns from.
+    options
+        How.
+    folder
+        Where checkpoints are kept, and taken up from; nowhere by default.
+    weights_of_epochs
+        Folder for the backbone's weights after every epoch; none are kept by default.
+    last_epoch
+        Stop after this epoch, its learning rate being what it is in the whole schedule; all by default.
+
+    Returns
+    -------
+    Losses, a row an epoch.
+    """
+    rows = task.teaching
+    batches = SpotBatches(rows, options.batch_size, seed=task.seed)
+    n_features = _n_features(tower, task.crops)
+    # convolutions use all threads
+    with quiet_training(task.seed, single_thread=False):
+        heads = TowerHeads(
+            n_features=n_features, n_components=task.targets.components.shape[1], n_classes=task.targets.n_classes,
+            center=task.center, options=options,
+        )  # fmt: skip
+        callbacks, taken_up = checkpointing(folder)
+        if options.batch_norm == "adapted" and taken_up is None:
+            some = np.sort(np.random.default_rng(task.seed).permutation(rows)[:ADAPTED_TO])
+            adapt_batch_norm(tower, (batch.crops for batch in crop_loader(task.crops, task.targets, some)))
+        if weights_of_epochs is not None:
+            callbacks.append(EpochWeights(weights_of_epochs))
+        module = TowerTraining(tower, heads, options=options, n_batches=len(batches), seed=task.seed)
+        watched = None
+        if task.held_out is not None and options.stop == "held-out":
+            watched = crop_loader(task.crops, task.targets, task.held_out)
+        training = crop_loader(task.crops, task.targets, batches, num_workers=options.num_workers)
+        fit_quietly(
+            module, training, watched, single_thread=False, resume_from=taken_up,
+            max_epochs=options.epochs if last_epoch is None else last_epoch, accelerator=options.accelerator,
+            devices=options.devices, strategy=options.strategy, precision=options.precision, callbacks=callbacks,
+            enable_checkpointing=folder is not None, use_distributed_sampler=False,
+        )  # fmt: skip
+    return module.rows
+
+
+def _n_features(tower: ImageTower, crops: CropRows) -> int:
+    tower.eval()
+    with torch.inference_mode():
+        return int(tower(torch.from_numpy(crops[np.zeros(1, dtype=np.intp)])).shape[1])
+
+
+def _brief(row: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")

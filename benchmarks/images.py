@@ -38,8 +38,8 @@ from spatialdata.transformations import Identity
 
 import stcontrast as stc
 from stcontrast._reading import image_from_array, resolve_slides
-from stcontrast.pp._crops.reader import iter_batches
-from stcontrast.pp._encoding import FeatureRecipe, encode_centers
+from stcontrast.pp._crops import iter_batches
+from stcontrast.pp._features import FeatureRecipe, encode_centers
 
 SIZE_PX = 224
 CHUNK = 1024

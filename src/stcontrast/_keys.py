@@ -6,6 +6,7 @@ from typing import Final
 
 __all__ = [
     "CLASS",
+    "COMPLETED",
     "GENE_EMBEDDING",
     "HELD_OUT_R",
     "IMAGE_EMBEDDING",
@@ -27,6 +28,9 @@ TUNED_FEATURES: Final = "X_image_tuned"
 VAE_LATENT: Final = "X_stc_vae"
 GENE_EMBEDDING: Final = "X_stc_gene"
 IMAGE_EMBEDDING: Final = "X_stc_image"
+
+# layer of the measured table
+COMPLETED: Final = "stc_completed"
 
 # the prediction: a table of its own
 PREDICTION_TABLE: Final = "stc_pred"

@@ -12,7 +12,7 @@ import pytest
 import spatialdata
 
 import stcontrast as stc
-from stcontrast.pp import _cluster
+from stcontrast.pp._features import cluster as _cluster
 
 distributed = pytest.importorskip("distributed", reason="distributed is not installed")
 

@@ -13,8 +13,9 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Identity, get_transformation
 
 import stcontrast as stc
-from stcontrast.pp import TextureEncoder, TimmEncoder, _encoding
-from stcontrast.pp._image_features import parse_fields
+from stcontrast.pp import TextureEncoder, TimmEncoder
+from stcontrast.pp._features import encoding as _encoding
+from stcontrast.pp._features import parse_fields
 from tests.real_data import require
 from tests.slides import olfactory_bulb
 from tests.synthetic import circles, image, picture, points, slide, table, visium_adata

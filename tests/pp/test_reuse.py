@@ -9,7 +9,7 @@ import pytest
 import spatialdata
 
 import stcontrast as stc
-from stcontrast.pp import _encoding, _image_features
+from stcontrast.pp._features import slides as _slides
 from tests.synthetic import image
 
 
@@ -23,13 +23,13 @@ def sdata():
 @pytest.fixture
 def encoded(monkeypatch) -> list[str]:
     names: list[str] = []
-    encode = _encoding.encode_slides
+    encode = _slides.encode_slides
 
     def counted(slides: Any, recipe: Any) -> Any:
         names.extend(slide.name for slide in slides)
         return encode(slides, recipe)
 
-    monkeypatch.setattr(_image_features, "encode_slides", counted)
+    monkeypatch.setattr(_slides, "encode_slides", counted)
     return names
 
 
@@ -55,7 +55,6 @@ def test_nothing_has_changed(sdata, encoded, tmp_path):
         {"size_px": 32},
         {"stain": "macenko"},
         {"um_per_px": 1.1},
-        {"overwrite": True},
     ],
     ids=lambda given: next(iter(given)),
 )
@@ -94,6 +93,17 @@ def test_a_callable_may_have_changed(sdata, encoded):
     for _ in range(2):
         stc.pp.image_features(sdata, encoder=lambda crops: crops.mean(axis=(1, 2)), field_um=50, size_px=8)
     assert encoded == BOTH + BOTH
+
+
+def test_features_of_the_user_are_replaced_only_with_overwrite(sdata, encoded):
+    table = sdata["table"]
+    table.obsm["X_own"] = own = np.ones((table.n_obs, 2))
+    with pytest.raises(ValueError, match=r"`obsm\['X_own'\]` holds something.*`overwrite=True`"):
+        stc.pp.image_features(sdata, field_um=50, key_added="X_own")
+    assert table.obsm["X_own"] is own
+    assert encoded == []
+    stc.pp.image_features(sdata, field_um=50, key_added="X_own", overwrite=True)
+    np.testing.assert_array_equal(table.obsm["X_own"], table.obsm["X_image"])
 
 
 def test_a_second_slot_is_its_own(sdata, encoded):

@@ -23,6 +23,7 @@ def test_slots(unseen, model):
     np.testing.assert_array_equal(table.obs["stc_class_confidence"], proba.max(axis=1))
     assert table.uns["stcontrast"]["classification"] == {
         "classes": model.classes, "model_id": model.model_id, "provenance": {"donor3_a": "out-of-donor"},
+        "version": stc.__version__,
     }  # fmt: skip
     after = snapshot(unseen)["table"]
     assert set(after["obsm"]) - set(before["obsm"]) == {"X_image", "stc_class_proba"}

@@ -29,14 +29,14 @@ def test_the_colour_in_texture_is_that_of_the_encoder(textured):
     found, record = color_features([], table.obsm["X_image"], table.uns["stcontrast"]["image_features"])
     assert found.shape == (table.n_obs, 70)
     np.testing.assert_array_equal(found, table.obsm["X_color"])
-    made = table.uns["stcontrast"]["X_color"]
+    made = table.uns["stcontrast"]["image_features_X_color"]
     assert (record["encoder"], record["field_um"]) == (made["encoder"], made["field_um"])
     np.testing.assert_array_equal(table.obsm["X_image"], before)
 
 
 def test_features_of_colour_are_taken_as_they_are(textured):
     table = textured["table"]
-    record = table.uns["stcontrast"]["X_color"]
+    record = table.uns["stcontrast"]["image_features_X_color"]
     found, same = color_features([], table.obsm["X_color"], record)
     assert found is table.obsm["X_color"]
     assert same is record
@@ -48,7 +48,7 @@ def test_the_colour_baseline_is_the_same_and_wants_no_image(textured):
     of_color = copied(textured)
     table = of_color["table"]
     table.obsm["X_image"] = table.obsm.pop("X_color")
-    table.uns["stcontrast"]["image_features"] = table.uns["stcontrast"].pop("X_color")
+    table.uns["stcontrast"]["image_features"] = table.uns["stcontrast"].pop("image_features_X_color")
     expected = stc.tl.fit(of_color, batch_key="donor", method="color")
     assert model.spec["image_features"]["encoder"] == expected.spec["image_features"]["encoder"]
     # the slot that holds texture is of no use to the first: it makes its colours again

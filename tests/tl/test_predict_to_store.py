@@ -124,7 +124,7 @@ class Counting:
 
 
 def test_what_was_encoded_is_not_encoded_again(toy, tmp_path, monkeypatch):
-    from stcontrast.pp import _encoding
+    from stcontrast.pp._features import encoding as _encoding
 
     monkeypatch.setattr(_encoding, "BATCH", 8)
     encoder = stc.pp.ColorEncoder()
@@ -170,7 +170,7 @@ SCRIPT = """
 import sys, time
 import spatialdata
 import stcontrast as stc
-from stcontrast.pp import _encoding
+from stcontrast.pp._features import encoding as _encoding
 from stcontrast.tl import _predict_to_store
 
 _predict_to_store.UNWRITTEN, _encoding.BATCH = 8, 4

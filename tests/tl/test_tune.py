@@ -41,7 +41,7 @@ def test_tuned_features_are_written_beside_the_user_s_own(toy, model_and_data):
     table = train["table"]
     assert table.obsm["X_image_tuned"].shape == (80, 96)
     np.testing.assert_array_equal(table.obsm["X_image"], parts_of(toy, "donor1", "donor2")["table"].obsm["X_image"])
-    record = table.uns["stcontrast"]["X_image_tuned"]
+    record = table.uns["stcontrast"]["image_features_X_image_tuned"]
     assert record["encoder"] == model.spec["image_features"]["encoder"] == model.tower.spec
     assert record["encoder"]["kind"] == "tuned"
     assert record["field_um"] == [200.0]
@@ -75,7 +75,7 @@ def test_features_of_another_tower_are_not_taken_for_its_own(model_and_data, uns
     expected = unseen["stc_pred"].X
     table = unseen["table"]
     table.obsm["X_image_tuned"] = np.zeros_like(table.obsm["X_image_tuned"])
-    table.uns["stcontrast"]["X_image_tuned"]["encoder"] = {**model.tower.spec, "sha256": "another"}
+    table.uns["stcontrast"]["image_features_X_image_tuned"]["encoder"] = {**model.tower.spec, "sha256": "another"}
     stc.tl.predict_expression(unseen, model)
     np.testing.assert_array_equal(unseen["stc_pred"].X, expected)
     assert not table.obsm["X_image_tuned"].any()

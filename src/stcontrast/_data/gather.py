@@ -44,18 +44,11 @@ def gather(sources: Sequence[Sections], keys: Keys) -> Spots:
         )
         raise ValueError(msg)
     donor_key, batch_key = keys.donor_key or keys.batch_key, keys.batch_key or keys.donor_key
-    slide: list[NDArray[np.int64]] = []
-    xy = []
-    n_slides = 0
-    for source in sources:
-        of_spot, centers = source.slide_and_xy()
-        slide.append(of_spot + n_slides)
-        n_slides += len(source.slides)
-        xy.append(centers)
-        if donor_key is not None:
+    if donor_key is not None:
+        for source in sources:
             _check_one_donor_a_slide(source, donor_key, named=keys.slide_key is not None)
     tables = [source.table for source in sources]
-    code = np.concatenate(slide)
+    code, xy = stack_positions(sources)
     # without a donor, every slide counts as one
     columns = {"donor": np.array(names, dtype=np.str_)[code], "batch": np.array(names, dtype=np.str_)[code]}
     named = {"donor": donor_key, "batch": batch_key}
@@ -63,9 +56,15 @@ def gather(sources: Sequence[Sections], keys: Keys) -> Spots:
         if key is not None:
             given = "donor_key" if key == keys.donor_key else "batch_key"
             columns[column] = stacked_column(tables, key, given)
-    return stack_tables(
-        tables, code, np.concatenate(xy), layer=keys.layer, label_key=keys.label_key, slides=names, **columns
-    )
+    return stack_tables(tables, code, xy, layer=keys.layer, label_key=keys.label_key, slides=names, **columns)
+
+
+def stack_positions(sources: Sequence[Sections]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Slide (n_spots,) and centre (n_spots, 2) of the spots of several objects, one under another."""
+    positions = [source.slide_and_xy() for source in sources]
+    first = np.cumsum([0, *(len(source.slides) for source in sources)])
+    slide = np.concatenate([code + start for (code, _), start in zip(positions, first, strict=False)])
+    return slide, np.concatenate([xy for _, xy in positions])
 
 
 def stack_tables(

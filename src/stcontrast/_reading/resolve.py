@@ -16,6 +16,7 @@ from stcontrast._keys import UNS
 from stcontrast._reading.scale import positive_number, scale_from_spots
 from stcontrast._reading.sections import Sections, element_slide, library_rows, library_slide, table_region_keys
 from stcontrast._reading.wsi import slide_element
+from stcontrast._records import read_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -81,7 +82,7 @@ def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) 
     if not isinstance(data, SpatialData):
         msg = f"Expected a SpatialData or an AnnData object, found {type(data).__name__}."
         raise TypeError(msg)
-    names = [name for name, table in data.tables.items() if "prediction" not in table.uns.get(UNS, {})]
+    names = [name for name, table in data.tables.items() if read_record(table, "prediction") is None]
     if table_key is None:
         if len(names) == 1:
             return data.tables[names[0]]

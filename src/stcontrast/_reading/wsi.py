@@ -136,12 +136,12 @@ def tiles_alone(wsi: SpatialData, tile_key: str) -> SpatialData:
     tiles = wsi.shapes[tile_key]
     bare = SpatialData(images=dict(wsi.images.items()), shapes={tile_key: tiles})
     alone = type(wsi).from_spatialdata(bare, wsi.reader)
-    add_tile_table(alone, "table", tile_key, np.empty((len(tiles), 0), dtype=np.float32), {})
+    add_tile_table(alone, "table", tile_key, np.empty((len(tiles), 0), dtype=np.float32))
     return alone
 
 
-def add_tile_table(wsi: SpatialData, key: str, tile_key: str, values: NDArray[np.float32], uns: dict[str, Any]) -> None:
+def add_tile_table(wsi: SpatialData, key: str, tile_key: str, values: NDArray[np.float32]) -> None:
     """Add a table that annotates tiles the way wsidata does, its values (n_tiles, n_values) in `X`."""
     from wsidata.io import add_features
 
-    add_features(wsi, key=key, tile_key=tile_key, features=values, uns=uns)
+    add_features(wsi, key=key, tile_key=tile_key, features=values, uns={})

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from stcontrast._keys import IMAGE_FEATURES, UNS
+from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._reading import add_tile_table, require_images, resolve_slides, tiles_alone
-from stcontrast.pp._encoders.resolve import resolve_encoder
-from stcontrast.pp._encoding import recipe_of
-from stcontrast.pp._image_features import encode_spots
+from stcontrast._records import read_record, write_record
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._features import encode_spots, recipe_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast.fitted._model import Predictor
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
 
 __all__ = ["TilePredictor"]
 
@@ -137,7 +137,7 @@ class TilePredictor:
         """
         key = f"{self.features_model_name}_{tile_key}"
         alone = tiles_alone(wsi, tile_key)
-        ours = key in wsi.tables and "image_features" in wsi.tables[key].uns.get(UNS, {})
+        ours = key in wsi.tables and read_record(wsi.tables[key], "image_features") is not None
         if key in wsi and not ours:
             msg = f"The WSIData holds something else under {key!r}: give this predictor another `name`."
             raise ValueError(msg)
@@ -154,7 +154,8 @@ class TilePredictor:
         features, record = encode_spots(spots, recipe)
         if ours:
             del wsi.tables[key]
-        add_tile_table(wsi, key, tile_key, features, {UNS: {"image_features": record}})
+        add_tile_table(wsi, key, tile_key, features)
+        write_record(wsi.tables[key], "image_features", record)
         wsi.tables[key].obsm[IMAGE_FEATURES] = features
 
     def predict(self, features: ArrayLike, coords: ArrayLike | None = None) -> dict[str, NDArray[np.float32]]:

@@ -13,7 +13,7 @@ import dask.array as da
 import numpy as np
 
 from stcontrast._reading import lattice_pitch
-from stcontrast.pp._crops.reader import pick_level
+from stcontrast.pp._crops import pick_level
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stcontrast._keys import PREDICTION_TABLE, UNS
+from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import resolve_slides, table_region_keys
+from stcontrast._records import read_record
 from stcontrast.metrics import gene_correlation
 from stcontrast.pl._layout import choose_slides, finish, make_panels
 from stcontrast.pl._slide import draw_picture, draw_scale_bar, draw_spots, read_picture
@@ -129,7 +130,7 @@ def spatial_pred(  # noqa: PLR0913
         observed = _observed_expression(spots.table, gene, layer=layer)
     chosen = _predicted_slides(choose_slides(spots.slides, slides), predicted, named=slides is not None)
 
-    provenance = prediction.uns.get(UNS, {}).get("prediction", {}).get("provenance", {})
+    provenance = (read_record(prediction, "prediction") or {}).get("provenance", {})
     pictures = [read_picture(slide) for slide in chosen]
     figure, axes = make_panels([picture.aspect for picture in pictures], n_panels=2, ax=ax)
     rows = np.concatenate([slide.rows for slide in chosen])

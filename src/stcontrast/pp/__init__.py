@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stcontrast.pp._complete import complete
-from stcontrast.pp._crops.crops import crops
-from stcontrast.pp._encoders.resolve import (
+from stcontrast.pp._crops import crops
+from stcontrast.pp._encoders import (
     ColorEncoder,
     Encoder,
     EncoderCard,
@@ -14,9 +14,9 @@ from stcontrast.pp._encoders.resolve import (
     TorchvisionEncoder,
     encoders,
 )
-from stcontrast.pp._image_features import image_features
+from stcontrast.pp._features import image_features
 from stcontrast.pp._stain import SlideStain, StainNormalizer
-from stcontrast.pp._tissue.grid import tissue_grid
+from stcontrast.pp._tissue import tissue_grid
 
 __all__ = [
     "ColorEncoder",

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy import sparse
 
+from stcontrast._data.gather import stack_positions, stack_tables
 from stcontrast._data.genes import choose_genes, log_normalize_sparse
-from stcontrast._keys import UNS
-from stcontrast._reading import raw_counts, resolve_slides, shared_genes
-from stcontrast._records import VERSION
+from stcontrast._keys import COMPLETED
+from stcontrast._reading import Keys, raw_counts, resolve_all
+from stcontrast._records import read_record, write_record
 from stcontrast.pp._completion import Completer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading import Sections
-
 __all__ = ["complete"]
 
-LAYER: Final = "stc_completed"
-RECORD: Final = "completion"
 USE: Final = "Completed values are smooth and easy to predict: for training targets only, never for what is scored."
 
 
@@ -34,11 +32,12 @@ def complete(  # noqa: PLR0913
     layer: str | None = None,
     n_genes: int = 1000,
     genes: Sequence[str] | None = None,
-    key_added: str = LAYER,
+    key_added: str = COMPLETED,
     table_key: str | None = None,
     library_key: str | None = None,
     max_steps: int = 1000,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Fill what dropped out of the counts, as targets for training.
 
@@ -62,7 +61,7 @@ def complete(  # noqa: PLR0913
     genes
         Genes to complete, instead.
     key_added
-        Layer to write. It may be there only if this function has written it.
+        Layer to write.
     table_key
         Table that holds the spots; the only one by default.
     library_key
@@ -71,6 +70,8 @@ def complete(  # noqa: PLR0913
         Training steps at most.
     seed
         Seed of everything random; the session's own random state is left as it was.
+    overwrite
+        Replace a layer that was not written by stcontrast. One that stcontrast wrote is renewed without it.
 
     Returns
     -------
@@ -106,32 +107,27 @@ def complete(  # noqa: PLR0913
     if n_genes < 1:
         msg = f"`n_genes` must be at least 1, found {n_genes}."
         raise ValueError(msg)
-    found = [
-        resolve_slides(item, table_key=table_key, library_key=library_key)
-        for item in (data if isinstance(data, Sequence) else [data])
-    ]
-    tables = [spots.table for spots in found]
-    _check_objects(tables, key_added)
-    names = shared_genes(tables)
-    counts = [raw_counts(table, layer) for table in tables]
-    total = [np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel() for matrix in counts]
-    slide, xy = _slides_and_centers(found)
-    measured = np.concatenate(total) > 0
+    sources = resolve_all(data, Keys(table_key=table_key, slide_key=library_key))
+    tables = [source.table for source in sources]
+    _check_objects(tables, key_added, overwrite=overwrite)
+    slide, xy = stack_positions(sources)
+    spots = stack_tables(tables, slide, xy, layer=layer, label_key=None)
+    names, measured = list(spots.genes), spots.measured
     if not measured.any():
         msg = "Nothing to complete: no spot has any counts."
         raise ValueError(msg)
-    shared = sparse.vstack(
-        [matrix[:, table.var_names.get_indexer(names)] for matrix, table in zip(counts, tables, strict=True)],
-        format="csr",
-    )
     chosen = _chosen(names, genes)
     if chosen is None:
-        chosen = choose_genes(shared[measured], np.concatenate(total)[measured], slide[measured], n_genes=n_genes)
+        chosen = choose_genes(spots.counts[measured], spots.depth[measured], slide[measured], n_genes=n_genes)
         if len(chosen) == 0:
             msg = "No gene is seen in 10 % of the spots: name the genes to complete with `genes`."
             raise ValueError(msg)
     # never dense: these are all the genes of the table
-    normalized = [log_normalize_sparse(matrix, depth) for matrix, depth in zip(counts, total, strict=True)]
+    ends = np.cumsum([table.n_obs for table in tables])[:-1]
+    depths = np.split(spots.depth, ends)
+    normalized = [
+        log_normalize_sparse(raw_counts(table, layer), depth) for table, depth in zip(tables, depths, strict=True)
+    ]
     of_genes = [names[i] for i in chosen]
     columns = [table.var_names.get_indexer(of_genes) for table in tables]
     dense = [matrix[:, here].toarray() for matrix, here in zip(normalized, columns, strict=True)]
@@ -141,35 +137,30 @@ def complete(  # noqa: PLR0913
     filled = np.zeros((len(measured), len(of_genes)), dtype=np.float32)
     filled[measured] = completer.complete(expression, slide[measured], xy[measured])
     filled[measured] *= expression == 0
-    ends = np.cumsum([table.n_obs for table in tables])[:-1]
     for table, matrix, part, here in zip(tables, normalized, np.split(filled, ends), columns, strict=True):
         added = _spread(part, here, table.n_vars)
         table.layers[key_added] = sparse.csr_matrix(matrix + added)
-        table.uns.setdefault(UNS, {})[_record_key(key_added)] = {
+        record = {
             "layer": key_added,
             "genes": of_genes,
             "n_filled": int(added.nnz),
             "max_steps": int(max_steps),
             "seed": int(seed),
             "use": USE,
-            "version": VERSION,
         }
+        write_record(table, "completion", record, key_added)
 
 
-def _record_key(key_added: str) -> str:
-    return RECORD if key_added == LAYER else f"{RECORD}_{key_added}"
-
-
-def _check_objects(tables: list[AnnData], key_added: str) -> None:
-    if not tables:
-        msg = "No data: an empty list was given."
-        raise ValueError(msg)
+def _check_objects(tables: list[AnnData], key_added: str, *, overwrite: bool) -> None:
     if len({id(table) for table in tables}) < len(tables):
         msg = "An object is given twice."
         raise ValueError(msg)
     for table in tables:
-        if key_added in table.layers and _record_key(key_added) not in table.uns.get(UNS, {}):
-            msg = f"`layers[{key_added!r}]` holds something else already: choose another `key_added`."
+        if not overwrite and key_added in table.layers and read_record(table, "completion", key_added) is None:
+            msg = (
+                f"`layers[{key_added!r}]` holds something that stcontrast has not written: give another `key_added`, or "
+                "`overwrite=True` to replace it."
+            )
             raise ValueError(msg)
 
 
@@ -185,18 +176,6 @@ def _chosen(names: list[str], genes: Sequence[str] | None) -> NDArray[np.intp] |
         msg = "`genes` is empty."
         raise ValueError(msg)
     return np.array([position[gene] for gene in dict.fromkeys(genes)], dtype=np.intp)
-
-
-def _slides_and_centers(found: list[Sections]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    n_obs = sum(spots.table.n_obs for spots in found)
-    slide, xy = np.full(n_obs, -1, dtype=np.int64), np.zeros((n_obs, 2))
-    start, code = 0, 0
-    for spots in found:
-        for item in spots.slides:
-            slide[start + item.rows], xy[start + item.rows] = code, item.centers
-            code += 1
-        start += spots.table.n_obs
-    return slide, xy
 
 
 def _spread(values: NDArray[np.float32], columns: NDArray[np.intp], n_vars: int) -> sparse.csr_matrix:

@@ -8,14 +8,27 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 
 from stcontrast._reading import SlideImage, image_of_element, rgb_size
-from stcontrast.pp._tissue.sample import TISSUE_DENSITY, as_uint8, is_black, on_white, tissue_sample
+from stcontrast.pp._crops import Tiles
+from stcontrast.pp._tissue import is_black
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+
 __all__ = ["SlideStain", "StainMethod", "StainNormalizer", "resolve_stain", "stain_from_spec"]
+
+# tissue has at least this optical density (natural logarithm, mean of the channels), as in Macenko et al.
+TISSUE_DENSITY: Final = 0.15
+# a slide's sample: windows on a regular grid, and a denser one where the first finds little tissue
+WINDOW_PX: Final = 128
+WINDOWS_ALONG: Final = (12, 36)
+ENOUGH_PX: Final = 20_000
+FEWEST_PX: Final = 1_000
+MOST_PX: Final = 200_000
+GLASS_PERCENTILE: Final = 99.0
+DARKEST_GLASS: Final = 180.0
 
 type StainMethod = Literal["macenko", "reinhard"]
 
@@ -161,7 +174,7 @@ class SlideStain:
         from squidpy.experimental.im import _stain
         from xarray import DataArray
 
-        rgb = DataArray(on_white(crops, self.glass), dims=("n", "y", "x", "c"))
+        rgb = DataArray(_on_white(crops, self.glass), dims=("n", "y", "x", "c"))
         white = np.full(3, 255.0)
         density = _stain.rgb_to_sda(rgb, white)
         if self.method == "macenko":
@@ -170,7 +183,7 @@ class SlideStain:
             recolored = _stain.lab_ruderman_to_rgb(self._mapped(_stain.rgb_to_lab_ruderman(rgb))).data
             share = np.clip(density.data.mean(axis=-1, keepdims=True) / (TISSUE_DENSITY * _SDA), 0, 1)
             normalized = share * recolored + (1 - share) * rgb.data
-        return np.where(is_black(crops)[..., None], crops, as_uint8(normalized))
+        return np.where(is_black(crops)[..., None], crops, _as_uint8(normalized))
 
     def _mapped(self, colors: Any) -> Any:
         matrix, shift = self.matrix.astype(np.float32), self.shift.astype(np.float32)
@@ -231,7 +244,7 @@ def _fitted(image: SlideImage, method: StainMethod) -> tuple[dict[str, list[Any]
     from spatialdata import SpatialData
     from spatialdata.models import Image2DModel, Labels2DModel
 
-    pixels, glass = tissue_sample(image)
+    pixels, glass = _tissue_sample(image)
     sample = SpatialData(
         images={"sample": Image2DModel.parse(pixels.T[:, None], dims=("c", "y", "x"))},
         labels={"sample_tissue": Labels2DModel.parse(np.ones((1, len(pixels)), np.uint8), dims=("y", "x"))},
@@ -260,3 +273,71 @@ def _completed(stains: list[Any]) -> NDArray[np.float64]:
     both = np.asarray(stains) / np.linalg.norm(stains, axis=0)
     rest = np.cross(both[:, 0], both[:, 1])
     return np.column_stack([both, rest / np.linalg.norm(rest)])
+
+
+def _tissue_sample(image: SlideImage) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Pixels of tissue from windows all over a slide: always the same, never the whole slide.
+
+    Parameters
+    ----------
+    image
+        The slide; of its finest level, 12 × 12 windows of 128 pixels are read, and 36 × 36 more where these hold little
+        tissue.
+
+    Returns
+    -------
+    Colours (n, 3) as they are where the glass is white, at most 200 000; and the colour of the glass (3,).
+
+    Raises
+    ------
+    ValueError
+        If there is next to no tissue in the windows.
+    """
+    finest = Tiles(image.levels[0])
+    height, width = finest.shape
+    found, n_windows, sampled = 0, 0, np.empty((0, 3), dtype=np.uint8)
+    for n in WINDOWS_ALONG:
+        # one window at a time: what lies between them is not read
+        windows = [finest.window(y, x).reshape(3, -1).T for y in _along(height, n) for x in _along(width, n)]
+        sampled = np.concatenate([sampled, *windows])
+        n_windows += len(windows)
+        glass = _glass(sampled)
+        pixels = _tissue_pixels(sampled, glass)
+        found = len(pixels)
+        if found >= ENOUGH_PX or max(height, width) <= n * WINDOW_PX:
+            break
+    if found < FEWEST_PX:
+        msg = (
+            f"Image {image.name!r} holds next to no tissue ({found} pixels in {n_windows} windows all over it): its "
+            "stain cannot be estimated. Drop the slide, or leave out `stain`."
+        )
+        raise ValueError(msg)
+    return _as_uint8(_on_white(pixels[:: -(-found // MOST_PX)], glass)), glass
+
+
+def _along(side: int, n: int) -> list[slice]:
+    """Windows along a side: as many as have room, at most n."""
+    n = min(n, -(-side // WINDOW_PX))
+    starts = np.rint(np.clip((np.arange(n) + 0.5) / n * side - WINDOW_PX / 2, 0, max(side - WINDOW_PX, 0))).astype(int)
+    return [slice(start, min(start + WINDOW_PX, side)) for start in starts.tolist()]
+
+
+def _glass(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Colour of the glass: the brightest that there is, unless tissue fills the slide; then white."""
+    glass = np.percentile(pixels[::7], GLASS_PERCENTILE, axis=0)
+    return glass if glass.min() >= DARKEST_GLASS else np.full(3, 255.0)
+
+
+def _on_white(rgb: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Colours as they are where the glass is white."""
+    return np.minimum(rgb * (255.0 / glass).astype(np.float32), np.float32(255))
+
+
+def _tissue_pixels(pixels: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.uint8]:
+    density = -np.log((_on_white(pixels, glass) + 1) / 256).mean(axis=-1)
+    return pixels[(density > TISSUE_DENSITY) & ~is_black(pixels)]
+
+
+def _as_uint8(rgb: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Rounded and clipped."""
+    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from stcontrast._data.gather import depth_of
-from stcontrast._keys import CLASS, UNS
+from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, resolve_all
+from stcontrast._records import read_record, write_record
 from stcontrast.fitted import as_model
-from stcontrast.pp._encoders.resolve import resolve_encoder
+from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.tl._features import check_features, features_for
 from stcontrast.tl._write import check_donor_key, provenance_of
 
@@ -24,11 +25,9 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
 
 __all__ = ["classify"]
-
-RECORD: Final = "classification"
 
 
 def classify(  # noqa: PLR0913
@@ -110,20 +109,17 @@ def classify(  # noqa: PLR0913
         table.obs[key_added] = pd.Categorical.from_codes(codes, categories=pd.Index(model.classes))
         table.obs[f"{key_added}_confidence"] = proba.max(axis=1)
         table.obsm[f"{key_added}_proba"] = proba
-        table.uns.setdefault(UNS, {})[_record_key(key_added)] = {
+        record = {
             "classes": model.classes,
             "model_id": model.model_id,
             "provenance": provenance_of(source, model, features, donor_key=donor_key),
         }
-
-
-def _record_key(key_added: str) -> str:
-    return RECORD if key_added == CLASS else f"{RECORD}_{key_added}"
+        write_record(table, "classification", record, key_added)
 
 
 def _check_slots(table: AnnData, key_added: str) -> None:
     """Raise where a slot is there that this function has not written."""
-    if key_added == CLASS or _record_key(key_added) in table.uns.get(UNS, {}):
+    if key_added == CLASS or read_record(table, "classification", key_added) is not None:
         return
     taken = [f"obs[{name!r}]" for name in (key_added, f"{key_added}_confidence") if name in table.obs]
     taken += [f"obsm[{name!r}]" for name in (f"{key_added}_proba",) if name in table.obsm]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from stcontrast._keys import UNS, VAE_LATENT
+from stcontrast._keys import VAE_LATENT
 from stcontrast._models.batch_vae import fit_vae
 from stcontrast._reading import as_list, resolve_table
-from stcontrast._records import VERSION
+from stcontrast._records import read_record, write_record
 from stcontrast.methods._gene_latent import CLASS_WEIGHT
 from stcontrast.tl._gene_encoder import (
     LABEL,
@@ -29,11 +29,9 @@ if TYPE_CHECKING:
     from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast.fitted import Predictor
 
-__all__ = ["RECORD", "embed_genes", "record_key"]
+__all__ = ["embed_genes"]
 
 logger = logging.getLogger(__name__)
-
-RECORD: Final = "embed_genes"
 
 
 def embed_genes(  # noqa: PLR0913
@@ -169,18 +167,13 @@ def embed_genes(  # noqa: PLR0913
     latents = encoder.encode(tables, layer=layer, library_key=library_key, fill_missing=fill_missing, seed=seed)
     record = {
         "genes": encoder.genes, "classes": encoder.classes, "n_latent": encoder.n_latent, "layer": layer or "X",
-        "key_added": key_added, "trained_on_these_spots": model is None, "version": VERSION, **training,
+        "key_added": key_added, "trained_on_these_spots": model is None, **training,
     }  # fmt: skip
     for table, latent in zip(tables, latents, strict=True):
         table.obsm[key_added] = latent
-        table.uns.setdefault(UNS, {})[record_key(key_added)] = dict(record)
+        write_record(table, "embed_genes", record, key_added)
     logger.info("Added obsm[%r]: %d spots, %d dimensions.", key_added, sum(map(len, latents)), encoder.n_latent)
     return encoder.model
-
-
-def record_key(key_added: str) -> str:
-    """Where in ``uns["stcontrast"]`` it is written what made a slot."""
-    return RECORD if key_added == VAE_LATENT else f"{RECORD}_{key_added}"
 
 
 def _check_tables(tables: Sequence[AnnData], key_added: str) -> None:
@@ -188,7 +181,7 @@ def _check_tables(tables: Sequence[AnnData], key_added: str) -> None:
         msg = "An object is given twice: its spots would count twice."
         raise ValueError(msg)
     for table in tables:
-        ours = key_added == VAE_LATENT or record_key(key_added) in table.uns.get(UNS, {})
+        ours = key_added == VAE_LATENT or read_record(table, "embed_genes", key_added) is not None
         if key_added in table.obsm and not ours:
             msg = f"`obsm[{key_added!r}]` holds something that this function has not written: give another `key_added`."
             raise ValueError(msg)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._keys import IMAGE_FEATURES, TUNED_FEATURES, UNS
+from stcontrast._keys import IMAGE_FEATURES, TUNED_FEATURES
 from stcontrast._reading import require_images
-from stcontrast.pp._encoders.resolve import ColorEncoder, TextureEncoder, identity
-from stcontrast.pp._encoders.texture import N_COLOR
-from stcontrast.pp._encoding import FeatureRecipe, recipe_of
-from stcontrast.pp._image_features import DEFAULT_FIELDS_UM, encode_spots
+from stcontrast._records import read_record, write_record
+from stcontrast.pp._encoders import N_COLOR, ColorEncoder, TextureEncoder, identity
+from stcontrast.pp._features import DEFAULT_FIELDS_UM, FeatureRecipe, encode_spots, recipe_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._reading import Sections
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
 
 __all__ = [
     "check_features",
@@ -46,12 +44,8 @@ def keep_features(source: Sections, features: NDArray[np.float32], record: dict[
     """Write features and what made them into the table, each in its slot."""
     slot = slot_of(record)
     source.table.obsm[slot] = features
-    source.table.uns.setdefault(UNS, {})[_record_key(slot)] = record
-    logger.info("Added obsm[%r] and uns[%r][%r].", slot, UNS, _record_key(slot))
-
-
-def _record_key(slot: str) -> str:
-    return "image_features" if slot == IMAGE_FEATURES else slot
+    write_record(source.table, "image_features", record, slot)
+    logger.info("Added obsm[%r] and what made it.", slot)
 
 
 def features_to_fit(
@@ -90,7 +84,7 @@ def features_to_fit(
         if not same_features(record, asked):
             msg = (
                 f"`obsm[{obsm_key!r}]` holds {brief(record)}, but {brief(asked)} were asked for. Call "
-                "`stc.pp.image_features` to replace them, or leave out `encoder` and `field_um` to use them."
+                "`stc.pp.image_features` to replace them (your own with `overwrite=True`), or leave out `encoder` and `field_um` to use them."
             )
             raise ValueError(msg)
     chosen: Encoder = encoder or TextureEncoder()
@@ -204,12 +198,12 @@ def _color_part(features: NDArray[np.float32], record: dict[str, Any]) -> tuple[
 
 def describe(source: Sections, obsm_key: str) -> dict[str, Any]:
     """What made the features of an object: our record, or "given" for features of the user's own."""
-    record = source.table.uns.get(UNS, {}).get(_record_key(obsm_key))
+    record = read_record(source.table, "image_features", obsm_key)
     width = int(np.asarray(source.table.obsm[obsm_key]).shape[1])
     if record is None:
         return {"encoder": {"kind": "given", "name": obsm_key, "n_features": width}, "field_um": []}
-    found = {"encoder": _plain(record["encoder"]), "field_um": [float(value) for value in record["field_um"]]}
-    return found | {"stain": _plain(record["stain"])} if "stain" in record else found
+    found = {"encoder": record["encoder"], "field_um": [float(value) for value in record["field_um"]]}
+    return found | {"stain": record["stain"]} if "stain" in record else found
 
 
 def same_features(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -225,13 +219,6 @@ def brief(record: dict[str, Any]) -> str:
 
 def _identity(record: dict[str, Any]) -> str:
     return json.dumps([identity(record["encoder"]), record["field_um"], record.get("stain")], sort_keys=True)
-
-
-def _plain(value: Any) -> Any:
-    # zarr gives arrays back for lists, and numpy scalars for numbers
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _stack(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -11,12 +11,11 @@ import numpy as np
 from stcontrast._data.gather import gather
 from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
 from stcontrast._reading import Keys, check_images, resolve_all
-from stcontrast._records import VERSION
+from stcontrast._records import write_record
 from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, spots_of_model
 from stcontrast.methods._base import get_method
-from stcontrast.pp._encoders.resolve import resolve_encoder
-from stcontrast.pp._image_features import parse_fields
-from stcontrast.tl._embed_genes import record_key
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._features import parse_fields
 from stcontrast.tl._features import color_features, features_to_fit
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl._write import check_prediction_slot, prediction_table
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from stcontrast._models.image_tower import TunedEncoder
     from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
     from stcontrast.tl._tune import ImageTowerKind
 
 __all__ = ["fit"]
@@ -131,7 +130,7 @@ def fit(  # noqa: PLR0913
     -------
     The model: ``predict``, ``save``, ``card``. Written to every table: ``obsm["X_image"]`` and
     ``uns["stcontrast"]["image_features"]`` if they were absent (fine-tuned ones in ``obsm["X_image_tuned"]`` and
-    ``uns["stcontrast"]["X_image_tuned"]`` instead); by a contrastive method ``obsm["X_stc_image"]`` and,
+    ``uns["stcontrast"]["image_features_X_image_tuned"]`` instead); by a contrastive method ``obsm["X_stc_image"]`` and,
     with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts; a
     spot against its slide, as :func:`embed_genes` makes it) and ``uns["stcontrast"]["embed_genes"]``. To a SpatialData
     also the table ``"stc_pred"``: predictions for the training slides, marked in-sample.
@@ -219,15 +218,15 @@ def _write_embeddings(
         stop = start + source.table.n_obs
         for key, value in embeddings.items():
             source.table.obsm[key] = value[start:stop]
-        ours = source.table.uns.setdefault(UNS, {})
-        ours["model_id"] = model.model_id
+        source.table.uns.setdefault(UNS, {})["model_id"] = model.model_id
         if VAE_LATENT in embeddings:
             # what `embed_genes` writes about a latent of its own
-            ours[record_key(VAE_LATENT)] = {
+            record = {
                 "genes": model.genes, "n_latent": embeddings[VAE_LATENT].shape[1], "within_slide": True,
                 "key_added": VAE_LATENT, "trained_on_these_spots": True, "method": model.method.name,
-                "model_id": model.model_id, "version": VERSION,
+                "model_id": model.model_id,
             }  # fmt: skip
+            write_record(source.table, "embed_genes", record)
         start = stop
     logger.info("Added obsm %s.", sorted(embeddings))
 

@@ -12,8 +12,8 @@ from stcontrast._data.gather import depth_of
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
-from stcontrast.pp._encoders.resolve import resolve_encoder
-from stcontrast.pp._encoding import recipe_of
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._features import recipe_of
 from stcontrast.tl._features import check_features, features_for, features_there
 from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import check_donor_key, check_prediction_slot, prediction_table, provenance_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
 
 __all__ = ["predict_expression"]
 

@@ -14,8 +14,7 @@ from stcontrast._data.spots import Spots
 from stcontrast._files import ResumableStore, RowsFile, content_hash, written_whole
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import progress
-from stcontrast.pp._encoding import encode_slides
-from stcontrast.pp._fingerprint import slide_fingerprint
+from stcontrast.pp._features import encode_slides, slide_fingerprint
 from stcontrast.tl._write import prediction_frame, provenance_of
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Sections, Slide
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoding import FeatureRecipe
+    from stcontrast.pp._features import FeatureRecipe
 
 __all__ = ["predict_to_store"]
 

@@ -13,9 +13,8 @@ from stcontrast._keys import TUNED_FEATURES
 from stcontrast._reading import require_images
 from stcontrast.fitted._fit import training_spots
 from stcontrast.methods._base import get_method
-from stcontrast.pp._encoders.resolve import TimmEncoder, resolve_encoder
-from stcontrast.pp._encoding import FeatureRecipe
-from stcontrast.pp._image_features import encode_spots
+from stcontrast.pp._encoders import TimmEncoder, resolve_encoder
+from stcontrast.pp._features import FeatureRecipe, encode_spots
 from stcontrast.tl._features import describe, keep_features
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from stcontrast._models.image_tower.crop_store import CropStore
     from stcontrast._reading import Sections
     from stcontrast.fitted._fit import FitSpec
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
 
 __all__ = ["ImageTowerKind", "TunedFeatures", "Tuning", "check_image_tower"]
 

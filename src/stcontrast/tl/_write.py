@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stcontrast._keys import HELD_OUT_R, IN_DISTRIBUTION, LOWER, UNS, UPPER
+from stcontrast._records import read_record
 from stcontrast.fitted._fit import fingerprint_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def check_prediction_slot(source: Sections, key: str) -> None:
     """Raise where `key` holds an element that we did not write: nothing of the user's is overwritten."""
     if not source.is_spatialdata or key not in source.data:
         return
-    if key in source.data.tables and "prediction" in source.data.tables[key].uns.get(UNS, {}):
+    if key in source.data.tables and read_record(source.data.tables[key], "prediction") is not None:
         return
     msg = f"{key!r} is taken by an element that is no prediction of stcontrast: rename it, or give another `key_added`."
     raise ValueError(msg)

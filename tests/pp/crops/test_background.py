@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stcontrast._reading import SlideImage
-from stcontrast.pp._crops.background import background_color
+from stcontrast.pp._crops import background_color
 
 
 def slide(pixels: np.ndarray, *more: np.ndarray) -> SlideImage:

@@ -12,7 +12,7 @@ from spatialdata.transformations import Affine, Identity, Scale, Translation
 
 import stcontrast as stc
 from stcontrast._reading import image_from_array
-from stcontrast.pp._crops.background import background_color
+from stcontrast.pp._crops import background_color
 from tests.real_data import require
 from tests.slides import olfactory_bulb
 from tests.synthetic import circles, image, picture, points, polygons, slide, smooth_picture, table, visium_adata

@@ -16,7 +16,7 @@ from spatialdata.transformations import Affine
 
 import stcontrast as stc
 from stcontrast._reading import SlideImage
-from stcontrast.pp._crops.reader import iter_crops
+from stcontrast.pp._crops import iter_crops
 from tests.synthetic import picture
 
 GLASS = 231

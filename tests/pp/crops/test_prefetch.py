@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stcontrast.pp._crops.prefetch import prefetched
+from stcontrast.pp._features import prefetched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stcontrast._reading import SlideImage
+from stcontrast.pp._crops import background_color, iter_batches, iter_crops, pick_level
 from stcontrast.pp._crops import reader as _reader
 from stcontrast.pp._crops import tiles as _tiles
-from stcontrast.pp._crops.background import background_color
-from stcontrast.pp._crops.reader import iter_batches, iter_crops, pick_level
 from tests.synthetic import picture, points, smooth_picture
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ import dask.array as da
 import numpy as np
 
 from stcontrast._reading import SlideImage
-from stcontrast.pp._crops.reader import iter_crops
+from stcontrast.pp._crops import iter_crops
 
 def cut(image):
     return [crop.tobytes() for _, crop in iter_crops(image, np.array([[40.0, 40.0], [90.0, 20.0]]), side=8, size_px=8)]

@@ -9,8 +9,8 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stcontrast.pp._crops import Tiles
 from stcontrast.pp._crops import tiles as _tiles
-from stcontrast.pp._crops.tiles import Tiles
 from tests.synthetic import picture
 
 if TYPE_CHECKING:

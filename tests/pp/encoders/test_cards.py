@@ -9,9 +9,16 @@ import torch
 import torchvision
 
 import stcontrast as stc
-from stcontrast.pp._encoders import cards
-from stcontrast.pp._encoders import timm as _timm_encoder
-from stcontrast.pp._encoders.cards import PATHOLOGY, TIMM, TORCHVISION, EncoderCard, find_card, warn_of_licence
+from stcontrast.pp._encoders import (
+    PATHOLOGY,
+    TIMM,
+    TORCHVISION,
+    EncoderCard,
+    cards,
+    find_card,
+    networks,
+    warn_of_licence,
+)
 
 COLUMNS = ["name", "source", "n_features", "size_px", "um_per_px", "licence", "gated", "commercial"]
 
@@ -22,7 +29,7 @@ def on_meta(name: str, **arguments: Any) -> torch.nn.Module:
 
 
 def arguments(card: EncoderCard) -> dict[str, Any]:
-    return {key: _timm_encoder._class_named(value) for key, value in card.model_args.items()}
+    return {key: networks._class_named(value) for key, value in card.model_args.items()}
 
 
 def test_the_table_has_a_row_for_every_name() -> None:
@@ -126,7 +133,7 @@ def test_gated_weights_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> N
 def test_licences_of_timm_are_read(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     card = cards.timm_card("vit_base_patch16_224.mae")
     assert (card.licence, card.commercial) == ("cc-by-nc-4.0", False)
-    monkeypatch.setattr(_timm_encoder, "timm_card", lambda _: card)
+    monkeypatch.setattr(networks, "timm_card", lambda _: card)
     with caplog.at_level(logging.WARNING):
         stc.pp.TimmEncoder("test_resnet", pretrained=False, device="cpu")
     assert not caplog.records, "random weights have no licence"

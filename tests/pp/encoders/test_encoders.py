@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import stcontrast as stc
 from stcontrast.pp import ColorEncoder, Encoder, TextureEncoder, TimmEncoder
-from stcontrast.pp._encoders.resolve import CallableEncoder, encoder_from_spec, resolve_encoder
+from stcontrast.pp._encoders import CallableEncoder, encoder_from_spec, resolve_encoder
 from tests.real_data import require
 
 if TYPE_CHECKING:

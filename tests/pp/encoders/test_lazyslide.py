@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import v2
 
 from stcontrast.pp import LazySlideEncoder
-from stcontrast.pp._encoders.resolve import CallableEncoder, encoder_from_spec, resolve_encoder
+from stcontrast.pp._encoders import CallableEncoder, encoder_from_spec, resolve_encoder
 
 base: Any = pytest.importorskip("lazyslide_models.base")
 transformers: Any = pytest.importorskip("transformers")

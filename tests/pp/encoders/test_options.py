@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from stcontrast.pp import ColorEncoder, TimmEncoder, TorchvisionEncoder
-from stcontrast.pp._encoders.resolve import CallableEncoder, encoder_from_spec, fingerprint
+from stcontrast.pp._encoders import CallableEncoder, encoder_from_spec, fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path

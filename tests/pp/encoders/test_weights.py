@@ -15,8 +15,7 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 from stcontrast.pp import TimmEncoder, TorchvisionEncoder
-from stcontrast.pp._encoders.resolve import encoder_from_spec, resolve_encoder
-from stcontrast.pp._encoders.timm import TORCHVISION_NAMES, TorchvisionWeightsError
+from stcontrast.pp._encoders import TORCHVISION_NAMES, TorchvisionWeightsError, encoder_from_spec, resolve_encoder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
 from stcontrast._reading import lattice_pitch
-from stcontrast.pp._tissue.lattice import Geometry, lattice_points, tissue_fraction
+from stcontrast.pp._tissue import Geometry, lattice_points, tissue_fraction
 
 GEOMETRIES = st.sampled_from(["visium", "square"])
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stcontrast._reading import SlideImage
-from stcontrast.pp._tissue import overview as _overview
-from stcontrast.pp._tissue.overview import overview
+from stcontrast.pp._tissue import detect as _detect
+from stcontrast.pp._tissue import overview
 from tests.synthetic import picture, smooth_picture
 
 
@@ -20,7 +20,7 @@ def lazy(pixels: np.ndarray) -> SlideImage:
 def test_tiles_fit_together(height: int, width: int, tile: int) -> None:
     pixels = picture(height, width)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_overview, "TILE_PX", tile)
+        patch.setattr(_detect, "TILE_PX", tile)
         np.testing.assert_array_equal(overview(lazy(pixels), 1), pixels)
 
 

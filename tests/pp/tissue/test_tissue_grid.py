@@ -205,21 +205,29 @@ def test_from_h_and_e_to_a_written_prediction(tmp_path: Path) -> None:
     sdata.write(tmp_path / "new.zarr")
     again = read_zarr(tmp_path / "new.zarr")
     assert resolve_slides(again, table_key="table").slides[0].um_per_px == 1.0
-    stc.pp.tissue_grid(again, um_per_px=1.0, overwrite=True)
+    stc.pp.tissue_grid(again, um_per_px=1.0)
     np.testing.assert_array_equal(again["table"].obsm["spatial"], sdata["table"].obsm["spatial"])
 
 
-def test_only_own_grids_are_replaced() -> None:
+def test_an_earlier_grid_is_renewed_and_anything_else_only_with_overwrite() -> None:
     sdata = slide()
     stc.pp.tissue_grid(sdata, um_per_px=5.0)
     first = sdata["table"]
+    stc.pp.tissue_grid(sdata, um_per_px=5.0, pitch_um=200)
+    grid = sdata["table"]
+    assert grid.n_obs == len(sdata["he_spots"]) < first.n_obs / 3
+    del grid.uns["stcontrast"]["tissue_grid"]
     with pytest.raises(ValueError, match=r"\['he_spots', 'table'\] are taken.*`overwrite=True`"):
         stc.pp.tissue_grid(sdata, um_per_px=5.0)
-    with pytest.raises(ValueError, match=r"\['he'\] are no grid of stcontrast"):
+    assert sdata["table"] is grid
+    stc.pp.tissue_grid(sdata, um_per_px=5.0, overwrite=True)
+    assert sdata["table"].n_obs == len(sdata["he_spots"]) == first.n_obs
+
+
+def test_an_image_is_never_replaced_by_a_grid() -> None:
+    sdata = slide()
+    with pytest.raises(ValueError, match=r"\['he'\] are taken by elements that are no grid"):
         stc.pp.tissue_grid(sdata, um_per_px=5.0, shapes_key="he", overwrite=True)
-    assert sdata["table"] is first
-    stc.pp.tissue_grid(sdata, um_per_px=5.0, pitch_um=200, overwrite=True)
-    assert sdata["table"].n_obs == len(sdata["he_spots"]) < first.n_obs / 3
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_written() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from stcontrast._files import content_hash
 from stcontrast._progress import progress
-from stcontrast.pp._crops.reader import iter_batches
+from stcontrast.pp._crops import iter_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

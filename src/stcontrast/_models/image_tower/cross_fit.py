@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stcontrast._data.spots import Spots
     from stcontrast._models.image_tower.crop_store import CropRows
     from stcontrast._models.image_tower.options import TowerOptions
-    from stcontrast.pp._encoders.resolve import TimmEncoder
+    from stcontrast.pp._encoders import TimmEncoder
 
 __all__ = ["CrossFitted", "cross_fit", "encode"]
 

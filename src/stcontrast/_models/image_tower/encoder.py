@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from stcontrast._files import content_hash, written_whole
-from stcontrast.pp._encoders.resolve import TimmEncoder
+from stcontrast.pp._encoders import TimmEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
-from stcontrast.pp._crops.background import background_color
-from stcontrast.pp._crops.tiles import Tiles
+from stcontrast.pp._crops.tiles import Tiles, background_color
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence

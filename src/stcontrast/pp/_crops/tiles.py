@@ -1,4 +1,4 @@
-"""Tiles of one level of a pyramid: what is stored, read a chunk at a time, on threads."""
+"""Tiles of one level of a pyramid, read a chunk at a time on threads; and the colour of the slide without tissue."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-__all__ = ["Tiles", "as_uint8"]
+    from stcontrast._reading import SlideImage
+
+__all__ = ["Tiles", "as_uint8", "background_color"]
 
 # smaller chunks are read several at a time: a read has a cost of its own
 TILE_PX: Final = 1024
 TASKS_A_CHUNK: Final = 8
 # a larger level stays lazy: slow to read, but bounded in memory
 COMPUTED_BYTES: Final = 2**30
+
+# of the image's frame, which is read and no more
+THICKNESS_PX: Final = 8
+# a frame of one colour is empty glass, or a mask
+SPREAD: Final = 12
+LIGHTEST: Final = 0.1
 
 
 class Tiles:
@@ -152,3 +162,41 @@ def as_uint8(block: NDArray[Any]) -> NDArray[np.uint8]:
         return np.clip(np.rint(np.nan_to_num(block, nan=1.0) * 255.0), 0, 255).astype(np.uint8)
     msg = f"An RGB image must be uint8, uint16 or floating (0 to 1), found {block.dtype}."
     raise ValueError(msg)
+
+
+def background_color(image: SlideImage) -> NDArray[np.uint8]:
+    """Colour of the slide where there is no tissue.
+
+    It is looked for in the frame of the coarsest level, eight pixels wide: the median, where most of the frame has that
+    colour (glass, or the black of a masked image); else, where tissue is cut off, the median of its lightest tenth.
+
+    Parameters
+    ----------
+    image
+        The pyramid.
+
+    Returns
+    -------
+    Red, green and blue (3,).
+    """
+    level = int(np.argmax(image.downsampling))
+    coarsest = Tiles(image.levels[level], computed=level > 0)
+    frame = np.concatenate([coarsest.window(y, x).reshape(3, -1) for y, x in _pieces(*coarsest.shape)], axis=1)
+    median = np.median(frame, axis=1)
+    if (np.abs(frame - median[:, None]).max(axis=0) <= SPREAD).mean() <= 0.5:
+        lightness = frame.sum(axis=0, dtype=np.int64)
+        median = np.median(frame[:, lightness >= np.quantile(lightness, 1 - LIGHTEST)], axis=1)
+    return np.rint(median).astype(np.uint8)
+
+
+def _pieces(height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """The frame in pieces no longer than a tile: y and x."""
+    thick_y, thick_x = min(THICKNESS_PX, height), min(THICKNESS_PX, width)
+    for start in range(0, width, TILE_PX):
+        along = slice(start, min(start + TILE_PX, width))
+        yield slice(0, thick_y), along
+        yield slice(height - thick_y, height), along
+    for start in range(0, height, TILE_PX):
+        along = slice(start, min(start + TILE_PX, height))
+        yield along, slice(0, thick_x)
+        yield along, slice(width - thick_x, width)

@@ -1,1 +1,26 @@
-"""Image encoders."""
+"""Frozen encoders: a batch of crops in, numbers out."""
+
+from __future__ import annotations
+
+from stcontrast.pp._encoders.cards import EncoderCard, encoders
+from stcontrast.pp._encoders.lazyslide import LazySlideEncoder
+from stcontrast.pp._encoders.networks import TimmEncoder, TorchvisionEncoder
+from stcontrast.pp._encoders.plain import N_COLOR, CallableEncoder, ColorEncoder, TextureEncoder
+from stcontrast.pp._encoders.resolve import Encoder, encoder_from_spec, fingerprint, identity, resolve_encoder
+
+__all__ = [
+    "N_COLOR",
+    "CallableEncoder",
+    "ColorEncoder",
+    "Encoder",
+    "EncoderCard",
+    "LazySlideEncoder",
+    "TextureEncoder",
+    "TimmEncoder",
+    "TorchvisionEncoder",
+    "encoder_from_spec",
+    "encoders",
+    "fingerprint",
+    "identity",
+    "resolve_encoder",
+]

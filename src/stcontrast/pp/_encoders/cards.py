@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,17 @@ from stcontrast.pp._encoders.plain import PLAIN
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["EncoderCard", "encoder_names", "encoders", "find_card", "lazyslide_card", "timm_card", "warn_of_licence"]
+__all__ = [
+    "EncoderCard",
+    "encoder_names",
+    "encoders",
+    "find_card",
+    "is_lazyslide_model",
+    "lazyslide_card",
+    "lazyslide_models",
+    "timm_card",
+    "warn_of_licence",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -191,8 +202,6 @@ def encoders() -> pd.DataFrame:
 
 def encoder_names() -> list[str]:
     """Names in :func:`encoders`."""
-    from stcontrast.pp._encoders.lazyslide import lazyslide_models
-
     own = [card.name for card in PATHOLOGY]
     return [*PLAIN, *TIMM, *(f"torchvision/{name}" for name in TORCHVISION), *own, *lazyslide_models()]
 
@@ -222,6 +231,20 @@ def timm_card(name: str) -> EncoderCard:
         commercial=_commercial(licence),
         model=f"hf-hub:{config.hf_hub_id}" if config is not None and config.hf_hub_id else "",
     )
+
+
+def lazyslide_models() -> dict[str, Any]:
+    """Image models (classes) of the installed lazyslide-models by name; none where it is not installed."""
+    if importlib.util.find_spec("lazyslide_models") is None:
+        return {}
+    from lazyslide_models import MODEL_REGISTRY
+
+    return {name: model for name, model in MODEL_REGISTRY.items() if is_lazyslide_model(model)}
+
+
+def is_lazyslide_model(model: object) -> bool:
+    """Whether an object, or a class, has the methods of lazyslide-models' image models."""
+    return all(callable(getattr(model, name, None)) for name in ("encode_image", "get_transform"))
 
 
 def lazyslide_card(name: str, model: Any) -> EncoderCard:
@@ -277,7 +300,5 @@ def _torchvision_cards() -> Iterator[EncoderCard]:
 
 
 def _lazyslide_cards() -> Iterator[EncoderCard]:
-    from stcontrast.pp._encoders.lazyslide import lazyslide_models
-
     own = {card.name for card in PATHOLOGY}
     return (lazyslide_card(name, model) for name, model in lazyslide_models().items() if name not in own)

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
+from stcontrast.pp._encoders.cards import is_lazyslide_model
 from stcontrast.pp._encoders.torch import TorchEncoder
 
-__all__ = ["LazySlideEncoder", "is_lazyslide_model", "lazyslide_models"]
+__all__ = ["LazySlideEncoder"]
 
 # transforms are asked with flat images of these colours, and must answer with a flat image each
 # no network's input size, so that what comes back at this size was not resized
 PROBE_PX: Final = 509
 PROBES: Final = np.array([(0, 0, 0), (255, 255, 255), (60, 130, 200), (210, 40, 110)], dtype=np.uint8)
-
-
-def lazyslide_models() -> dict[str, Any]:
-    """Image models (classes) of the installed lazyslide-models by name; none where it is not installed."""
-    if importlib.util.find_spec("lazyslide_models") is None:
-        return {}
-    from lazyslide_models import MODEL_REGISTRY
-
-    return {name: model for name, model in MODEL_REGISTRY.items() if is_lazyslide_model(model)}
-
-
-def is_lazyslide_model(model: object) -> bool:
-    """Whether an object, or a class, has the methods of lazyslide-models' image models."""
-    return all(callable(getattr(model, name, None)) for name in ("encode_image", "get_transform"))
 
 
 @dataclass

@@ -7,13 +7,17 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from stcontrast._files import content_hash
-from stcontrast.pp._encoders.callable import CallableEncoder
-from stcontrast.pp._encoders.cards import EncoderCard, encoders, find_card, lazyslide_card, warn_of_licence
-from stcontrast.pp._encoders.lazyslide import LazySlideEncoder, is_lazyslide_model, lazyslide_models
-from stcontrast.pp._encoders.plain import PLAIN, ColorEncoder, TextureEncoder
-from stcontrast.pp._encoders.timm import TimmEncoder, TorchvisionWeightsError
-from stcontrast.pp._encoders.torchvision import PREFIX, TorchvisionEncoder
-from stcontrast.pp._encoders.weights import downloads
+from stcontrast.pp._encoders.cards import (
+    find_card,
+    is_lazyslide_model,
+    lazyslide_card,
+    lazyslide_models,
+    warn_of_licence,
+)
+from stcontrast.pp._encoders.lazyslide import LazySlideEncoder
+from stcontrast.pp._encoders.networks import PREFIX, TimmEncoder, TorchvisionEncoder, TorchvisionWeightsError
+from stcontrast.pp._encoders.plain import PLAIN, CallableEncoder
+from stcontrast.pp._encoders.torch import downloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,22 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "PLAIN",
-    "CallableEncoder",
-    "ColorEncoder",
-    "Encoder",
-    "EncoderCard",
-    "LazySlideEncoder",
-    "TextureEncoder",
-    "TimmEncoder",
-    "TorchvisionEncoder",
-    "encoder_from_spec",
-    "encoders",
-    "fingerprint",
-    "identity",
-    "resolve_encoder",
-]
+__all__ = ["Encoder", "encoder_from_spec", "fingerprint", "identity", "resolve_encoder"]
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +152,7 @@ def fingerprint(encoder: Encoder) -> str:
     Examples
     --------
     >>> import stcontrast as stc
-    >>> from stcontrast.pp._encoders.resolve import fingerprint
+    >>> from stcontrast.pp._encoders import fingerprint
     >>> fingerprint(stc.pp.ColorEncoder()) == fingerprint(stc.pp.ColorEncoder(32))
     False
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stcontrast._reading import affine_matrix
-from stcontrast.pp._tissue.overview import overview
+from stcontrast.pp._crops import iter_crops
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import SlideImage
 
-__all__ = ["BLACK", "detect_tissue", "tissue_of_element", "to_image_pixels"]
+
+__all__ = ["detect_tissue", "is_black", "overview", "tissue_of_element", "to_image_pixels"]
+
+# pixels of the finest level along the side of a tile
+TILE_PX: Final = 4096
 
 # no dye is that dark in all three colours: it is where a scanner saw nothing, or what was masked
 BLACK: Final = 30
@@ -30,6 +34,34 @@ MIN_COLOR: Final = 0.05
 MIN_CONTRAST: Final = 12.0
 # tissue is searched for in pieces, of which the smallest is ten spots of the lattice
 PIECE_SPOTS: Final = 10
+
+
+def overview(image: SlideImage, downsampling: int) -> NDArray[np.uint8]:
+    """Average an image down by a whole factor.
+
+    Parameters
+    ----------
+    image
+        The pyramid. The coarsest level that is fine enough is read; without one, the whole image is read once, in
+        tiles.
+    downsampling
+        Pixels of the finest level along the side of a pixel of the result, at least 1.
+
+    Returns
+    -------
+    uint8 RGB (height, width, 3), its first pixel over the first pixels of the image; what leaves the image is white.
+    """
+    height, width = image.levels[0].shape[1:]
+    shape = -(-height // downsampling), -(-width // downsampling)
+    size_px = min(max(1, TILE_PX // downsampling), max(shape))
+    rows, columns = (-(-n // size_px) for n in shape)
+    corners = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2) * size_px
+    centers = (corners + size_px / 2) * downsampling
+    picture = np.empty((rows * size_px, columns * size_px, 3), dtype=np.uint8)
+    for i, tile in iter_crops(image, centers, side=float(size_px * downsampling), size_px=size_px):
+        x, y = corners[i]
+        picture[y : y + size_px, x : x + size_px] = tile
+    return picture[: shape[0], : shape[1]]
 
 
 def detect_tissue(image: SlideImage, *, downsampling: int, pitch: float) -> NDArray[np.bool_]:
@@ -61,7 +93,7 @@ def detect_tissue(image: SlideImage, *, downsampling: int, pitch: float) -> NDAr
 
     picture = overview(image, downsampling)
     glass = _glass(picture)
-    black = (picture < BLACK).all(axis=-1)
+    black = is_black(picture)
     picture[np.ptp(picture / glass.astype(np.float32), axis=-1) < MIN_COLOR] = glass
     picture[black] = 255
     spot = (pitch / downsampling) ** 2 / picture[..., 0].size
@@ -106,9 +138,14 @@ def _quiet() -> Iterator[None]:
         steps.setLevel(level)
 
 
+def is_black(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a scanner saw nothing, or what was masked."""
+    return (rgb < BLACK).all(axis=-1)
+
+
 def _glass(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The common colour of the brightest quarter of what is not black."""
-    seen = picture[(picture >= BLACK).any(axis=-1)]
+    seen = picture[~is_black(picture)]
     if len(seen) == 0:
         return np.full(3, 255, dtype=np.uint8)
     lightness = seen.mean(axis=-1, dtype=np.float32)

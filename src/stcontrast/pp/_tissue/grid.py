@@ -19,10 +19,17 @@ from stcontrast._reading import (
     slide_element,
     slide_um_per_px,
 )
-from stcontrast._records import VERSION
+from stcontrast._records import read_record
 from stcontrast.pp._tissue.detect import detect_tissue, tissue_of_element, to_image_pixels
-from stcontrast.pp._tissue.elements import RECORD, Grid, grid_shapes, grid_table
-from stcontrast.pp._tissue.lattice import Geometry, Lattice, lattice_points, tissue_fraction
+from stcontrast.pp._tissue.lattice import (
+    Geometry,
+    Grid,
+    Lattice,
+    grid_shapes,
+    grid_table,
+    lattice_points,
+    tissue_fraction,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +52,8 @@ MASK_PX: Final = 4_000_000
 
 def tissue_grid(  # noqa: PLR0913
     sdata: SpatialData,
-    image_key: str | Sequence[str] | None = None,
     *,
+    image_key: str | Sequence[str] | None = None,
     um_per_px: PerImage[float] | None = None,
     pitch_um: float = 100.0,
     spot_diameter_um: float = 55.0,
@@ -97,7 +104,8 @@ def tissue_grid(  # noqa: PLR0913
     table_key
         Name of the table. One table annotates the spots of all images.
     overwrite
-        Replace the table of an earlier call and shapes that it annotates. Elements of other origin are never replaced.
+        Replace a table and shapes that were not written by stcontrast. An earlier grid is renewed without it. Elements of
+        another kind, such as images, are never replaced.
 
     Returns
     -------
@@ -199,7 +207,6 @@ def tissue_grid(  # noqa: PLR0913
         "min_tissue": float(min_tissue),
         # "" for `None`, which zarr cannot keep
         "tissue": {names[image]: element or "" for image, element in masks.items()},
-        "version": VERSION,
     }
     shapes = {grid.shapes_key: grid_shapes(seen, grid, spot_diameter_um / grid.um_per_px, geometry) for grid in grids}
     table = grid_table(grids, record)
@@ -269,15 +276,16 @@ def _check_free(sdata: SpatialData, shapes: list[str], table_key: str, *, overwr
     if len(set(wanted)) < len(wanted):
         msg = f"Shapes and table need names of their own, found {wanted}."
         raise ValueError(msg)
-    own: set[str] = set()
-    if overwrite and table_key in sdata.tables and RECORD in sdata.tables[table_key].uns.get(UNS, {}):
-        own = {table_key, *sdata.tables[table_key].uns[UNS][RECORD]["tissue"]}
-    taken = [name for name in wanted if name in sdata and name not in own]
+    record = read_record(sdata.tables[table_key], "tissue_grid") if table_key in sdata.tables else None
+    free = set() if record is None else {table_key, *record["tissue"]}
+    if overwrite:
+        free |= {table_key} & set(sdata.tables) | set(shapes) & set(sdata.shapes)
+    taken = [name for name in wanted if name in sdata and name not in free]
     if taken:
-        hint = "are no grid of stcontrast" if overwrite else "are taken"
+        replace = " or `overwrite=True` to replace shapes and tables" * (not overwrite)
         msg = (
-            f"The names {taken} {hint}: give another `table_key` or `shapes_key`"
-            f"{'' if overwrite else ', or `overwrite=True` to replace an earlier grid'}."
+            f"The names {taken} are taken by elements that are no grid of stcontrast: give another `table_key` or "
+            f"`shapes_key`{',' * bool(replace)}{replace}."
         )
         raise ValueError(msg)
 

@@ -18,8 +18,8 @@ from stcontrast._progress import progress
 from stcontrast._reading import Keys, check_images, resolve_all
 from stcontrast.fitted._fit import FitSpec, check_genes
 from stcontrast.methods._base import get_method
-from stcontrast.pp._encoders.resolve import resolve_encoder
-from stcontrast.pp._image_features import parse_fields
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._features import parse_fields
 from stcontrast.tl._features import color_features, features_to_fit
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl.cross_validation._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from stcontrast._data.design import Standardize
     from stcontrast._data.spots import Spots
     from stcontrast._reading import Sections
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import Encoder
     from stcontrast.tl._tune import ImageTowerKind
     from stcontrast.tl.cross_validation._jobs import Fitted
 

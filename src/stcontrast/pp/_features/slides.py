@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._keys import IMAGE_FEATURES, UNS
+from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
 from stcontrast._reading import require_images, resolve_slides
-from stcontrast._records import VERSION
-from stcontrast.pp._encoders.resolve import resolve_encoder
-from stcontrast.pp._encoding import FeatureRecipe, encode_slides
-from stcontrast.pp._fingerprint import slide_fingerprint
+from stcontrast._records import read_record, write_record
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._features import cluster
+from stcontrast.pp._features.encoding import FeatureRecipe, encode_centers, slide_fingerprint
 from stcontrast.pp._stain import resolve_stain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading import Sections
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast._reading import Sections, Slide
+    from stcontrast.pp._encoders import Encoder
     from stcontrast.pp._stain import StainNormalizer
 
-__all__ = ["encode_spots", "feature_record", "image_features", "parse_fields"]
+__all__ = ["encode_slides", "encode_spots", "image_features", "parse_fields"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,9 @@ def image_features(  # noqa: PLR0913
     (with `stain`, on its slide). All fields are cut in one pass over the image, while the encoder runs. Where a
     ``distributed.Client`` runs, its workers share the slides, and bands of their spots.
 
-    Called again, it encodes only slides that have changed: whose encoder (weights by content), fields, stain
-    normalisation, µm per pixel, spots, or image (its size, and its pixels around eight of the spots) are not the same.
+    The slot is a cache. Called again, the function encodes only slides that have changed: those whose encoder (weights by
+    content), fields, stain normalisation, µm per pixel, spots, or image (its size, and its pixels around eight of the
+    spots) are not the same. Delete the slot to encode all slides.
 
     Parameters
     ----------
@@ -96,18 +97,22 @@ def image_features(  # noqa: PLR0913
     key_added
         Slot of `obsm` to write.
     overwrite
-        Encode all slides anew, whether they have changed or not.
+        Replace what is in the slot and was not written by stcontrast. Features that stcontrast wrote are renewed without
+        it.
 
     Returns
     -------
     `None`. Writes ``obsm[key_added]``, float32 (n_spots, n_features); and ``uns["stcontrast"]["image_features"]``:
-    encoder, fields in µm, stain, µm/px and fingerprint of each slide, version (``uns["stcontrast"][key_added]`` where `key_added` is not
-    the default, so that a second set of features does not pass for the first).
+    encoder, fields in µm, stain, µm per pixel and fingerprint of each slide, version
+    (``uns["stcontrast"]["image_features_<key_added>"]`` where `key_added` is not the default).
 
     Raises
     ------
-    KeyError, ValueError
-        As :func:`crops`, before any work is done.
+    KeyError
+        If a table, image or column is absent.
+    ValueError
+        If a slide has no image, an image does not lie under its spots, µm per pixel is unknown, or the slot holds
+        something that stcontrast has not written. Before any work is done.
 
     Examples
     --------
@@ -118,7 +123,7 @@ def image_features(  # noqa: PLR0913
     (30, 126)
     """
     fields = parse_fields(field_um)
-    spots = resolve_slides(
+    sections = resolve_slides(
         data,
         table_key=table_key,
         image_key=image_key,
@@ -126,24 +131,29 @@ def image_features(  # noqa: PLR0913
         spot_diameter_um=spot_diameter_um,
         library_key=library_key,
     )
-    require_images(spots)
+    require_images(sections)
     chosen = resolve_encoder(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
     recipe = FeatureRecipe(chosen, fields, resolve_stain(stain))
-    record_key = "image_features" if key_added == IMAGE_FEATURES else key_added
-    there = None if overwrite else spots.table.obsm.get(key_added)
-    features, record = encode_spots(spots, recipe, there=there, record=spots.table.uns.get(UNS, {}).get(record_key))
-    spots.table.obsm[key_added] = features
-    spots.table.uns.setdefault(UNS, {})[record_key] = record
+    there, record = sections.table.obsm.get(key_added), read_record(sections.table, "image_features", key_added)
+    if there is not None and record is None and not overwrite:
+        msg = (
+            f"`obsm[{key_added!r}]` holds something that stcontrast has not written: give another `key_added`, or "
+            "`overwrite=True` to replace it."
+        )
+        raise ValueError(msg)
+    features, record = encode_spots(sections, recipe, there=there, record=record)
+    sections.table.obsm[key_added] = features
+    write_record(sections.table, "image_features", record, key_added)
 
 
 def encode_spots(
-    spots: Sections, recipe: FeatureRecipe, *, there: Any = None, record: Mapping[str, Any] | None = None
+    sections: Sections, recipe: FeatureRecipe, *, there: Any = None, record: Mapping[str, Any] | None = None
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Features of all slides, in the table's order, and what is written beside them.
 
     Parameters
     ----------
-    spots
+    sections
         The slides.
     recipe
         What the features are made with.
@@ -155,19 +165,19 @@ def encode_spots(
     -------
     Features (n_spots, n_fields × n_features), and the record.
     """
-    prints = {slide.name: slide_fingerprint(slide, recipe) for slide in spots.slides}
+    prints = {slide.name: slide_fingerprint(slide, recipe) for slide in sections.slides}
     kept = dict((record or {}).get("fingerprint", {})) if there is not None else {}
-    to_do = [slide for slide in spots.slides if not prints[slide.name] or kept.get(slide.name) != prints[slide.name]]
+    to_do = [slide for slide in sections.slides if not prints[slide.name] or kept.get(slide.name) != prints[slide.name]]
     features = None
-    if len(to_do) < len(spots.slides):
+    if len(to_do) < len(sections.slides):
         features = np.array(there, dtype=np.float32)
-        logger.info("Image features of %d slides are reused: nothing has changed.", len(spots.slides) - len(to_do))
+        logger.info("Image features of %d slides are reused: nothing has changed.", len(sections.slides) - len(to_do))
     n_fields = len(recipe.fields_um)
     total = sum(len(slide.rows) for slide in to_do) * n_fields
     with progress(total=total, description="image features", unit="crop") as bar:
         for code, rows, part in encode_slides(to_do, recipe):
             if features is None:
-                features = np.empty((spots.table.n_obs, part.shape[1]), dtype=np.float32)
+                features = np.empty((sections.table.n_obs, part.shape[1]), dtype=np.float32)
             if part.shape[1] != features.shape[1]:
                 msg = (
                     f"The encoder {recipe.encoder.spec['name']!r} returned {part.shape[1] // n_fields} features for slide "
@@ -178,15 +188,37 @@ def encode_spots(
             bar.update(len(rows) * n_fields)
     if features is None:  # a table without spots is refused at the boundary
         features = np.empty((0, 0), dtype=np.float32)
-    return features, feature_record(spots, recipe) | {"fingerprint": prints}
+    scales = {slide.name: float(slide.um_per_px or np.nan) for slide in sections.slides}
+    return features, recipe.record | {"um_per_px": scales, "fingerprint": prints}
 
 
-def feature_record(spots: Sections, recipe: FeatureRecipe) -> dict[str, Any]:
-    """What made the features, compared when they are used again."""
-    return recipe.record | {
-        "um_per_px": {slide.name: float(slide.um_per_px or np.nan) for slide in spots.slides},
-        "version": VERSION,
-    }
+def encode_slides(
+    slides: Sequence[Slide], recipe: FeatureRecipe
+) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.float32]]]:
+    """Encode the spots of slides, on the workers of a running dask client if there is one.
+
+    Parameters
+    ----------
+    slides
+        Slides with an image and known µm per pixel.
+    recipe
+        What the features are made with.
+
+    Yields
+    ------
+    Position of a slide, of some of its spots (n,), and their features (n, n_fields × n_features).
+    """
+    for slide in slides:
+        _warn_if_enlarged(slide, recipe)
+    client = cluster.running_client()
+    if client is not None:
+        yield from cluster.encode_on_cluster(client, slides, recipe)
+        return
+    for code, slide in enumerate(slides):
+        if slide.image is None or slide.um_per_px is None:  # refused at the boundary
+            continue
+        for rows, features in encode_centers(slide.image, slide.centers, slide.um_per_px, recipe):
+            yield code, rows, features
 
 
 def parse_fields(field_um: float | Sequence[float]) -> tuple[float, ...]:
@@ -196,3 +228,12 @@ def parse_fields(field_um: float | Sequence[float]) -> tuple[float, ...]:
         msg = f"`field_um` must be one or several positive numbers (µm), found {field_um!r}."
         raise ValueError(msg)
     return fields
+
+
+def _warn_if_enlarged(slide: Slide, recipe: FeatureRecipe) -> None:
+    size_px = recipe.encoder.size_px
+    for field, side in zip(recipe.fields_um, recipe.sides(slide.um_per_px or np.inf), strict=True):
+        if side < size_px / 4:
+            logger.warning(
+                "Slide %s: a field of %g µm is only %.0f pixels wide, enlarged to %d.", slide.name, field, side, size_px
+            )

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast.pp._features.encoding import encode_centers
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from stcontrast._reading import Slide
-    from stcontrast.pp._encoding import FeatureRecipe
+    from stcontrast.pp._features.encoding import FeatureRecipe
 
 __all__ = ["encode_on_cluster", "running_client"]
 
@@ -62,7 +64,7 @@ def encode_on_cluster(
     client
         A :class:`distributed.Client`.
     slides, recipe
-        As in :func:`~stcontrast.pp._encoding.encode_slides`.
+        As in :func:`~stcontrast.pp._features.encode_slides`.
 
     Yields
     ------
@@ -118,8 +120,6 @@ def _encode_shards(
 
 
 def _encode_shard(image: bytes, centers: NDArray[np.float64], um_per_px: float, recipe: bytes) -> NDArray[np.float32]:
-    from stcontrast.pp._encoding import encode_centers
-
     parts = list(encode_centers(_loaded(image), centers, um_per_px, _loaded(recipe)))
     features = np.concatenate([part for _, part in parts])
     ordered = np.empty_like(features)

@@ -1,0 +1,209 @@
+"""Crops of all fields of view through an encoder, encoded while the next are cut; and what the features depend on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import closing
+from dataclasses import dataclass
+from queue import Full, Queue
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stcontrast._files import content_hash
+from stcontrast.pp._crops import Tiles, iter_batches
+from stcontrast.pp._encoders import encoder_from_spec, identity
+from stcontrast.pp._stain import stain_from_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from stcontrast._reading import Slide, SlideImage
+    from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._stain import StainNormalizer
+
+
+__all__ = ["FeatureRecipe", "encode_centers", "prefetched", "recipe_of", "slide_fingerprint"]
+
+logger = logging.getLogger(__name__)
+
+POLL_S: Final = 0.1
+# crops that an encoder is given at once
+BATCH: Final = 64
+# windows of the image that the fingerprint looks at
+N_WINDOWS: Final = 8
+WINDOW_PX: Final = 32
+# an encoder that is known by its name alone may have changed
+UNKNOWN: Final = ("callable",)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRecipe:
+    """What image features are made with.
+
+    Attributes
+    ----------
+    encoder
+        The encoder.
+    fields_um
+        Sides of the crops in µm.
+    stain
+        How the stain is normalised before encoding; `None` if it is not.
+    """
+
+    encoder: Encoder
+    fields_um: tuple[float, ...]
+    stain: StainNormalizer | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """It as plain values, to be written beside the features."""
+        record = {"encoder": self.encoder.spec, "field_um": [float(value) for value in self.fields_um]}
+        return record if self.stain is None else record | {"stain": self.stain.spec}
+
+    def sides(self, um_per_px: float) -> list[float]:
+        """Sides of the crops in pixels."""
+        return [field / um_per_px for field in self.fields_um]
+
+
+def recipe_of(record: Mapping[str, Any], *, encoder: Encoder | None = None) -> FeatureRecipe:
+    """What a record says that features are made with; `encoder` where the record cannot bring it back."""
+    stain = stain_from_spec(record["stain"]) if record.get("stain") else None
+    return FeatureRecipe(encoder or encoder_from_spec(record["encoder"]), tuple(record["field_um"]), stain)
+
+
+def encode_centers(
+    image: SlideImage, centers: NDArray[np.float64], um_per_px: float, recipe: FeatureRecipe
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Encode the squares around some points of one slide.
+
+    Parameters
+    ----------
+    image
+        The slide; its stain is estimated from the whole of it, whatever the points.
+    centers
+        x, y in pixels of its finest level (n_spots, 2).
+    um_per_px
+        µm per pixel of that level.
+    recipe
+        What the features are made with.
+
+    Yields
+    ------
+    Positions of points (n,) and their features (n, n_fields × n_features), in the order in which the image is read.
+
+    Raises
+    ------
+    ValueError
+        If the encoder returns something else than finite features of one shape.
+    """
+    stain = None if recipe.stain is None else recipe.stain.fit_slide(image)
+    encoder, n_fields = recipe.encoder, len(recipe.fields_um)
+    batches = iter_batches(
+        image, centers, sides=recipe.sides(um_per_px), size_px=encoder.size_px, batch=max(1, BATCH // n_fields)
+    )
+    width = None
+    with closing(prefetched(batches)) as ahead:
+        for rows, crops in ahead:
+            flat = crops.reshape(-1, *crops.shape[2:])
+            features = encoder(flat if stain is None else stain.apply(flat))
+            width = features.shape[-1] if width is None else width
+            if features.shape != (len(flat), width):
+                msg = (
+                    f"The encoder {encoder.spec['name']!r} returned shape {features.shape} for {len(flat)} crops, "
+                    f"expected ({len(flat)}, {width})."
+                )
+                raise ValueError(msg)
+            if not np.isfinite(features).all():
+                msg = f"The encoder {encoder.spec['name']!r} returned values that are not finite."
+                raise ValueError(msg)
+            yield rows, np.asarray(features, dtype=np.float32).reshape(len(rows), n_fields * width)
+
+
+def prefetched[T](items: Iterable[T], *, depth: int = 2) -> Generator[T]:
+    """Make items on a thread, at most `depth` of them ahead of who takes them.
+
+    Parameters
+    ----------
+    items
+        What is made.
+    depth
+        Items that may wait.
+
+    Yields
+    ------
+    The items in their order. What is raised while one is made is raised here; the thread stops when the iterator is
+    closed.
+    """
+    queue: Queue[tuple[str, T | BaseException | None]] = Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(kind: str, item: T | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                queue.put((kind, item), timeout=POLL_S)
+            except Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stopped.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - handed over to who takes the items
+            put("error", error)
+        else:
+            put("end", None)
+
+    thread = threading.Thread(target=work, name="stcontrast-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, item = queue.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise item  # type: ignore[misc]
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+def slide_fingerprint(slide: Slide, recipe: FeatureRecipe) -> str:
+    """Hash of all that a slide's features depend on; empty for an encoder that is known by its name alone.
+
+    That is: the encoder (weights by content, not by path), fields, stain normalisation, µm per pixel, the centres of the
+    spots in the table's order (to a thousandth of a pixel), size and levels of the image, and its pixels around eight of
+    the spots.
+    """
+    if slide.image is None or recipe.encoder.spec["kind"] in UNKNOWN:
+        return ""
+    image = slide.image
+    facts = {
+        "recipe": recipe.record | {"encoder": identity(recipe.encoder.spec)},
+        "um_per_px": slide.um_per_px,
+        "levels": [[int(size) for size in level.shape] for level in image.levels],
+        "downsampling": list(image.downsampling),
+    }
+    return content_hash([facts, np.round(slide.centers, 3), *_windows(image, slide.centers)])[:32]
+
+
+def _windows(image: SlideImage, centers: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
+    finest = Tiles(image.levels[0])
+    for x, y in centers[np.unique(np.linspace(0, len(centers) - 1, N_WINDOWS).astype(int))]:
+        along_x, along_y = (_around(middle, side) for middle, side in ((x, finest.shape[1]), (y, finest.shape[0])))
+        yield finest.window(along_y, along_x)
+
+
+def _around(middle: float, side: int) -> slice:
+    start = int(np.clip(np.rint(middle) - WINDOW_PX // 2, 0, max(side - WINDOW_PX, 0)))
+    return slice(start, min(start + WINDOW_PX, side))

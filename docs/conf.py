@@ -68,7 +68,7 @@ xref_overrides = public_names()
 
 myst_heading_anchors = 6
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "html_admonition", "html_image"]
-# Notebooks are committed with their output: a build needs neither data nor an hour.
+# Notebooks are committed with their output, so that a build needs no data and is quick.
 nb_execution_mode = "off"
 nb_output_stderr = "remove"
 nb_merge_streams = True
@@ -96,12 +96,12 @@ other_projects = {
     "torch": "https://docs.pytorch.org/docs/stable/",
     "xarray": "https://docs.xarray.dev/en/stable/",
 }
-# Links into their pages need the network at build time. Without it the build is the same, minus those links:
-# only on Read the Docs, or where DOCS_ONLINE=1 is set, are their inventories fetched.
+# Links to their pages need the network at build time. Inventories are fetched only on Read the Docs or with DOCS_ONLINE=1;
+# elsewhere the build has no such links.
 online = "READTHEDOCS" in os.environ or os.environ.get("DOCS_ONLINE") == "1"
 intersphinx_mapping = {name: (url, None) for name, url in other_projects.items()} if online else {}
 
-# A link to something of ours that is not there is an error; what others have moved is not ours to mend.
+# A link to a missing object of this package is an error; links to other projects may be outdated.
 nitpicky = True
 _others = "|".join(
     sorted(
@@ -122,8 +122,8 @@ _others = "|".join(
 nitpick_ignore_regex = [
     (r"py:.*", rf"({_others})(\..*)?"),
     (r"py:.*", "|".join(name for name in dir(builtins) if not name.startswith("_"))),
-    # A type that is not public may stand in the signature of a method that users do not call.
-    (r"py:(class|type)", r"stcontrast\.(\w+\.)*_\w+\..*"),
+    # A type that is not public may be in the signature of a method that users do not call.
+    (r"py:(class|type)", r"stcontrast\.((\w+\.)*_\w+|nn)\..*"),
 ]
 
 # -- HTML --------------------------------------------------------------------------------------------------------------

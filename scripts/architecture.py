@@ -95,7 +95,8 @@ def imports(src: Path = SRC) -> dict[str, set[str]]:
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "stc":
                 found.add(f"{PACKAGE}.{node.attr}")  # of `import stcontrast as stc`
-        graph[name] = {_own(dotted) for dotted in found} & known.keys() - {name}
+        inside = {own for own in map(_own, found) if own is not None}
+        graph[name] = inside & (known.keys() - {name})
     return graph
 
 
@@ -164,10 +165,10 @@ def between_parts(graph: dict[str, set[str]]) -> tuple[dict[str, list[str]], dic
     for part in sorted(ROW, key=ROW.__getitem__, reverse=True):
         below[part] = targets[part].union(*(below[target] for target in targets[part]))
     steps, others = {}, {}
-    for part, there in targets.items():
-        indirect = set().union(*(below[target] for target in there))
-        steps[part] = [target for target in ROW if target in there - indirect]
-        others[part] = [target for target in ROW if target in there & indirect]
+    for part, reached in targets.items():
+        indirect: set[str] = set().union(*(below[target] for target in reached))
+        steps[part] = [target for target in ROW if target in reached - indirect]
+        others[part] = [target for target in ROW if target in reached & indirect]
     return steps, others
 
 

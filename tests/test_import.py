@@ -25,7 +25,7 @@ def test_import_is_quick_and_brings_no_heavy_package() -> None:
     assert min(float(run[0]) for run in runs) < 0.3
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     assert set(stc.__all__) <= set(dir(stc))
     for name in stc.__all__:
         assert getattr(stc, name) is not None

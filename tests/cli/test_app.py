@@ -40,7 +40,7 @@ def test_fit_then_predict_writes_a_new_store(stores, tmp_path):
     assert "stc_pred" not in spatialdata.read_zarr(stores / "new.zarr").tables
 
 
-def test_evaluate_prints_a_row_a_method_and_writes_every_score(stores, tmp_path):
+def test_evaluate_prints_a_row_per_method_and_writes_every_score(stores, tmp_path):
     csv = tmp_path / "scores.csv"
     result = run("evaluate", stores / "train.zarr", "--label-key", "subtype", "--methods", "ridge, mean", "--out", csv)
     assert result.exit_code == 0, result.output
@@ -83,7 +83,7 @@ def test_a_wrong_input_is_one_line_and_exit_code_1(arguments, says, tmp_path, mo
         ("return 'x'.absent", False),
     ],
 )
-def test_only_an_error_that_the_package_raises_itself_is_the_user_s(body, on_purpose, stores, tmp_path, monkeypatch):
+def test_only_an_error_that_the_package_raises_on_purpose_is_one_line(body, on_purpose, stores, tmp_path, monkeypatch):
     made_up: dict[str, Any] = {"pandas": pd}
     exec(compile(f"def fit(*_, **__):\n    {body}", str(Path(stc.__file__).parent / "made_up.py"), "exec"), made_up)
     monkeypatch.setattr(stc.tl, "fit", made_up["fit"])
@@ -112,7 +112,7 @@ def test_an_unknown_column_is_named_with_those_that_exist(stores, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-def test_an_existing_model_is_left_alone(stores, tmp_path):
+def test_an_existing_model_is_not_replaced(stores, tmp_path):
     (tmp_path / "model").mkdir()
     result = run("fit", stores / "train.zarr", "--model", tmp_path / "model")
     assert result.exit_code == 1

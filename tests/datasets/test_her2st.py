@@ -128,7 +128,7 @@ def test_tables_are_joined_by_spot_and_gene(repository: Path) -> None:
     assert (table.obs["spot_id"] == [f"{x}x{y}" for x, y in xy]).all()
 
 
-def test_labels_are_joined_by_rounding_and_undetermined_is_no_class(repository: Path) -> None:
+def test_labels_are_joined_by_rounded_position_and_undetermined_is_missing(repository: Path) -> None:
     obs = stc.datasets.her2st(["X1", "Y1"], mirror=repository)["table"].obs
     assert obs["subtype"].cat.categories.tolist() == ["breast glands", "invasive cancer"]
     assert obs.loc[obs["slide"] == "Y1", "subtype"].isna().all()
@@ -191,14 +191,16 @@ def test_a_reduced_image_is_not_attached(
     assert "slide.jpg has 103×101 pixels, but spots lie up to x=280, y=280" in caplog.text
 
 
-def test_large_images_are_read_and_pillows_limit_is_put_back(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_read_and_the_limit_of_pillow_is_restored(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert set(stc.datasets.her2st("X1", mirror=repository).images) == {"X1_he"}
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 @pytest.mark.parametrize("name", ["data/ST-cnts/X1.tsv.gz", "data/ST-imgs/X/X1/slide.jpg"], ids=["sha256", "git"])
-def test_a_corrupted_file_in_a_mirror_is_refused_and_left_alone(repository: Path, name: str) -> None:
+def test_a_corrupted_file_in_a_mirror_is_an_error_and_is_not_deleted(repository: Path, name: str) -> None:
     path = repository / name
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"?")
@@ -213,7 +215,7 @@ def test_absent_counts_are_an_error(repository: Path) -> None:
         stc.datasets.her2st("X1", mirror=repository)
 
 
-def test_unknown_sections_are_refused_with_a_list(repository: Path) -> None:
+def test_unknown_sections_are_an_error_with_a_list(repository: Path) -> None:
     with pytest.raises(ValueError, match=r"There is no section 'Z9'; available: X1, Y1\."):
         stc.datasets.her2st(["X1", "Z9"], mirror=repository)
     with pytest.raises(ValueError, match=r"No section is given; available: X1, Y1\."):
@@ -254,7 +256,7 @@ def test_a_corrupted_download_is_deleted_and_an_error(
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["sha256", "git"])
-def test_a_damaged_cache_is_mended(
+def test_a_damaged_file_in_the_cache_is_downloaded_again(
     server: tuple[str, list[str]], repository: Path, tmp_path: Path, known: bool
 ) -> None:
     name = "data/ST-cnts/X1.tsv.gz"
@@ -270,7 +272,7 @@ def test_a_server_that_cannot_be_reached_is_not_an_absent_image(repository: Path
         stc.datasets.her2st("X1", mirror="http://127.0.0.1:9")
 
 
-def test_it_survives_zarr(repository: Path, tmp_path: Path) -> None:
+def test_it_can_be_written_to_zarr_and_read(repository: Path, tmp_path: Path) -> None:
     sdata = stc.datasets.her2st(["X1", "Y1"], mirror=repository)
     sdata.write(tmp_path / "her2st.zarr")
     back = sd.read_zarr(tmp_path / "her2st.zarr")

@@ -92,7 +92,7 @@ def test_every_slide_has_every_subtype() -> None:
     assert (pd.crosstab(table.obs["slide"], table.obs["subtype_truth"]) > 0).all(axis=None)
 
 
-def test_circles_meet_the_pixels_they_were_placed_on(sdata: sd.SpatialData, table: AnnData) -> None:
+def test_circles_and_image_are_aligned(sdata: sd.SpatialData, table: AnnData) -> None:
     kinds = set()
     for slide in sdata.shapes:
         circles, image = sdata[slide], sdata[f"{slide}_he"]
@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_data_and_another_does_not() -> None:
     assert not one["table"].var.equals(other["table"].var)
 
 
-def test_more_donors_and_slides_leave_the_first_ones_alone() -> None:
+def test_more_donors_and_slides_do_not_change_the_first_ones() -> None:
     few, many = small(), small(n_donors=2, slides_per_donor=2)
     kept = many["table"][many["table"].obs["slide"] == "donor1_a"]
     np.testing.assert_array_equal(few["table"].X.toarray(), kept.X.toarray())
@@ -153,7 +153,7 @@ def test_markers_mark_their_subtype(table: AnnData) -> None:
 
 
 @pytest.mark.parametrize(("role", "follows"), [("programme", "cellularity"), ("gradient", "gradient")])
-def test_programmes_and_gradients_follow_what_they_should_within_a_subtype(
+def test_programmes_follow_cellularity_and_gradients_position_within_a_subtype(
     table: AnnData, role: str, follows: str
 ) -> None:
     expression = log_fraction(table)
@@ -188,7 +188,7 @@ def test_donors_differ_in_depth_and_in_the_genes_that_should(table: AnnData) -> 
     assert np.corrcoef((means[:, 0] - means[:, 1])[shifted], (planted[:, 0] - planted[:, 1])[shifted])[0, 1] > 0.9
 
 
-def test_truth_is_the_expected_share(table: AnnData) -> None:
+def test_truth_is_the_expected_fraction(table: AnnData) -> None:
     truth = table.layers["truth"]
     np.testing.assert_allclose(truth.sum(axis=1), 1, rtol=1e-5)
     steady = np.isin(table.var["role"], ["marker", "housekeeping"])
@@ -244,7 +244,7 @@ def test_stain_differs_between_donors_more_than_between_their_slides() -> None:
     assert hue.groupby(donor).mean().var().sum() > 4 * hue.groupby(donor).var().mean().sum()
 
 
-def test_it_survives_zarr(tmp_path: Path) -> None:
+def test_it_can_be_written_to_zarr_and_read(tmp_path: Path) -> None:
     sdata = small(n_donors=3)
     sdata.write(tmp_path / "toy.zarr")
     back = sd.read_zarr(tmp_path / "toy.zarr")
@@ -284,7 +284,7 @@ def bad(name: str, value: Any, message: str) -> Any:
         bad("n_donors", True, "`n_donors` must be a whole number, got True"),
     ],
 )
-def test_bad_numbers_are_refused(name: str, value: Any, message: str) -> None:
+def test_numbers_out_of_range_are_an_error(name: str, value: Any, message: str) -> None:
     make: Callable[..., sd.SpatialData] = stc.datasets.toy
     with pytest.raises(ValueError, match=message):
         make(**{name: value})

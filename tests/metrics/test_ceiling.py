@@ -14,8 +14,8 @@ def sampled(n_spots: int, rate: np.ndarray, rest: float, seed: int = 0):
     return csr_matrix(counts.astype(np.float32)), counts.sum(axis=1) + rng.poisson(rest, n_spots).astype(np.float64)
 
 
-def test_it_is_what_the_truth_itself_scores():
-    """A predictor that knows the rates before counting reaches the ceiling, and no more."""
+def test_the_ceiling_is_the_score_of_the_true_rates():
+    """A predictor that knows the true rates reaches the ceiling, and not more."""
     rng = np.random.default_rng(1)
     shape = np.exp(rng.normal(size=(1500, 6)) * 0.6)
     rate = shape * np.array([30.0, 10.0, 3.0, 1.0, 0.5, 5.0])
@@ -28,7 +28,7 @@ def test_it_is_what_the_truth_itself_scores():
     assert (np.diff(ceiling[:5]) < 0).all()
 
 
-def test_noise_has_no_ceiling_to_speak_of_and_what_is_not_seen_has_none():
+def test_noise_has_a_low_ceiling_and_an_unseen_gene_has_none():
     counts, depth = sampled(400, np.column_stack([np.full(400, 2.0), np.zeros(400)]), 5000.0)
     ceiling = correlation_ceiling(counts, depth)
     assert ceiling[0] < 0.35
@@ -36,7 +36,7 @@ def test_noise_has_no_ceiling_to_speak_of_and_what_is_not_seen_has_none():
 
 
 def test_depth_alone_is_no_signal():
-    """Spots that differ in depth and in nothing else agree in nothing else."""
+    """Spots that differ only in depth have a low ceiling."""
     rng = np.random.default_rng(2)
     depth = rng.lognormal(8, 1, 600)
     counts, total = sampled(600, 0.02 * depth[:, None], 0.98 * depth)
@@ -44,7 +44,7 @@ def test_depth_alone_is_no_signal():
     assert correlation_ceiling(counts, total)[0] < 0.5
 
 
-def test_a_seed_decides():
+def test_the_seed_decides_the_result():
     counts, depth = sampled(60, np.random.default_rng(0).gamma(2, 2, size=(60, 3)), 500.0)
     np.testing.assert_array_equal(
         correlation_ceiling(counts, depth, seed=3), correlation_ceiling(counts, depth, seed=3)

@@ -14,13 +14,13 @@ def test_by_hand():
     assert calibration_error(proba, label) == pytest.approx(expected)
 
 
-def test_a_calibrated_classifier_has_little():
+def test_a_calibrated_classifier_has_a_small_error():
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.5, 1.0, 20_000)
     label = (rng.uniform(size=20_000) > confidence).astype(int)
     assert calibration_error(np.column_stack([confidence, 1 - confidence]), label) < 0.02
 
 
-def test_a_class_that_is_not_known_is_never_right():
+def test_an_unknown_class_is_always_wrong():
     assert calibration_error(np.array([[1.0, 0.0]]), np.array([-1])) == 1.0
     assert calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0.0

@@ -16,7 +16,7 @@ def expression(n: int = 30, n_genes: int = 4, seed: int = 0) -> tuple[np.ndarray
 
 
 @given(n=st.integers(3, 40), seed=st.integers(0, 99))
-def test_correlation_is_scipy_s(n, seed):
+def test_correlation_equals_that_of_scipy(n, seed):
     predicted, observed = expression(n, seed=seed)
     expected = [
         pearsonr(p, o).statistic for p, o in zip(predicted.T.astype(float), observed.T.astype(float), strict=True)
@@ -28,7 +28,7 @@ def test_correlation_is_scipy_s(n, seed):
 
 
 @given(seed=st.integers(0, 99), gain=st.floats(0.01, 100), offset=st.floats(-100, 100))
-def test_correlation_knows_no_unit(seed, gain, offset):
+def test_correlation_does_not_depend_on_scale_or_offset(seed, gain, offset):
     predicted, observed = expression(seed=seed)
     moved = gain * predicted.astype(np.float64) + offset
     np.testing.assert_allclose(gene_correlation(moved, observed), gene_correlation(predicted, observed), atol=1e-5)

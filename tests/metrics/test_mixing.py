@@ -47,7 +47,7 @@ def test_by_hand(seed, k):
 
 
 @pytest.mark.parametrize("shuffled", [True, False])
-def test_batches_apart_are_1_and_shuffled_ones_what_is_expected(shuffled):
+def test_separate_batches_score_1_and_shuffled_ones_the_expected_fraction(shuffled):
     rng = np.random.default_rng(0)
     batch = np.repeat([0, 1, 2], [300, 400, 800])
     label = rng.choice(["x", "y"], 1500)
@@ -63,7 +63,7 @@ def test_batches_apart_are_1_and_shuffled_ones_what_is_expected(shuffled):
     np.testing.assert_allclose(table["label_expected"], 0.5, atol=0.03)
 
 
-def test_labels_that_mean_nothing_agree_as_expected():
+def test_random_labels_agree_as_expected():
     rng = np.random.default_rng(0)
     table = batch_mixing(rng.normal(size=(2000, 5)), rng.integers(0, 2, 2000), label=rng.choice(3, 2000))
     np.testing.assert_allclose(table["label_agreement"], table["label_expected"], atol=0.01)
@@ -89,7 +89,7 @@ def test_neither_order_nor_rotation_matters(seed):
     pd.testing.assert_frame_equal(turned, expected)
 
 
-def test_what_is_missing_is_left_out():
+def test_missing_values_are_left_out():
     embedding, batch, label = spots()
     label = label.astype(object)
     batch = batch.astype(object)
@@ -121,7 +121,7 @@ def test_more_neighbors_than_spots_are_all():
     np.testing.assert_allclose(table["label_agreement"], table["label_expected"])
 
 
-def test_what_does_not_fit_is_an_error():
+def test_wrong_arguments_are_an_error():
     embedding, batch, label = spots()
     with pytest.raises(ValueError, match=r"`embedding` has shape \(480,\)"):
         batch_mixing(embedding.ravel(), batch)
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_an_error():
         batch_mixing(embedding, batch, label=label[1:])
     with pytest.raises(ValueError, match="`n_neighbors` is 0"):
         batch_mixing(embedding, batch, n_neighbors=0)
-    with pytest.raises(ValueError, match="are of 1"):
+    with pytest.raises(ValueError, match="are from 1"):
         batch_mixing(embedding, np.zeros(120))
 
 
@@ -150,7 +150,7 @@ class TestLisi:
     def _installed(self):
         pytest.importorskip("scib_metrics")
 
-    def test_apart_is_0_and_mixed_nearly_1(self):
+    def test_separate_batches_score_0_and_mixed_ones_nearly_1(self):
         rng = np.random.default_rng(0)
         batch = np.repeat(["a", "b"], 300)
         label = np.tile(["x", "y"], 300)
@@ -171,7 +171,7 @@ class TestLisi:
         expected = (np.median(1 / (share**2).sum(axis=1)) - 1) / 2
         assert lisi(np.eye(24), batch)["ilisi"] == pytest.approx(expected, rel=1e-5)
 
-    def test_it_is_scib_s_where_that_does_not_underflow(self):
+    def test_values_equal_those_of_scib_metrics(self):
         from scib_metrics import clisi_knn, ilisi_knn
         from scib_metrics.nearest_neighbors import NeighborsResults
         from sklearn.neighbors import NearestNeighbors
@@ -189,7 +189,7 @@ class TestLisi:
         rng = np.random.default_rng(0)
         assert lisi(scale * rng.normal(size=(300, 2000)), np.tile(["a", "b"], 150))["ilisi"] > 0.9
 
-    def test_spots_without_a_label_do_not_count_for_it(self):
+    def test_spots_without_a_label_are_left_out(self):
         embedding, batch, label = spots()
         some = label.astype(object)
         some[:40] = None
@@ -206,5 +206,5 @@ class TestLisi:
         embedding, batch, _ = spots()
         with pytest.raises(ValueError, match="5 neighbours are too few"):
             lisi(embedding, batch, n_neighbors=5)
-        with pytest.raises(ValueError, match="are of 1"):
+        with pytest.raises(ValueError, match="are from 1"):
             lisi(embedding, np.zeros(120))

@@ -37,7 +37,7 @@ def test_by_hand(n, k, seed):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
-def test_its_own_embedding_is_found_whatever_its_length(scale):
+def test_the_own_embedding_is_found_at_any_length(scale):
     _, gene = embeddings(200)
     assert retrieval_recall(scale * gene, gene, one_slide(200), k=1)["recall"].tolist() == [1.0]
 
@@ -84,7 +84,7 @@ def test_neither_order_nor_rotation_nor_length_matters(seed, k):
     pd.testing.assert_frame_equal(retrieval_recall(image @ rotation * length, gene @ rotation, slide, k=k), expected)
 
 
-def test_a_slide_knows_nothing_of_another():
+def test_slides_are_searched_separately():
     image, gene = embeddings(90)
     slide = np.repeat(["c", "a", "b"], [20, 30, 40])
     table = retrieval_recall(image, gene, slide, k=5)
@@ -98,7 +98,7 @@ def test_a_slide_knows_nothing_of_another():
     assert retrieval_recall(image + far, gene + far, slide, k=5).loc["b", "recall"] == table.loc["b", "recall"]
 
 
-def test_spots_without_an_embedding_or_a_slide_are_neither_searched_nor_searched_for():
+def test_spots_without_an_embedding_or_a_slide_are_left_out():
     image, gene = embeddings(50)
     slide = np.repeat(["a", "b"], [40, 10]).astype(object)
     gene[:5] = np.nan
@@ -111,13 +111,13 @@ def test_spots_without_an_embedding_or_a_slide_are_neither_searched_nor_searched
     assert table.loc["a", "recall"] == pytest.approx(by_hand(image[9:40], gene[9:40], 5))
 
 
-def test_nothing_left_is_an_empty_table():
+def test_no_usable_spot_gives_an_empty_table():
     table = retrieval_recall(np.full((3, 2), np.nan), np.ones((3, 2)), one_slide(3))
     assert table.empty
     assert table.columns.tolist() == ["recall", "chance", "n_spots"]
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_the_result_does_not_depend_on_the_chunks(monkeypatch):
     image, gene = embeddings(101)
     expected = retrieval_recall(image, gene, one_slide(101), k=5)
     for chunk in (1, 101 * 7, 101 * 100):
@@ -125,7 +125,7 @@ def test_chunks_change_nothing(monkeypatch):
         pd.testing.assert_frame_equal(retrieval_recall(image, gene, one_slide(101), k=5), expected)
 
 
-def test_what_does_not_fit_is_an_error():
+def test_wrong_arguments_are_an_error():
     image, gene = embeddings()
     with pytest.raises(ValueError, match=r"`image` has shape \(60, 8\), `gene` \(60, 7\)"):
         retrieval_recall(image, gene[:, :7], one_slide(60))

@@ -12,7 +12,7 @@ def values(seed: int, shape: tuple[int, int] = (40, 5)) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def test_ranks_are_scipy_s():
+def test_rank_correlation_equals_that_of_scipy():
     predicted, observed = np.round(values(0), 1), np.round(values(1), 1)
     expected = [spearmanr(predicted[:, i], observed[:, i]).statistic for i in range(5)]
     np.testing.assert_allclose(gene_rank_correlation(predicted, observed), expected, atol=1e-6)

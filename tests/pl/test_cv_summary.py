@@ -52,7 +52,7 @@ def test_dots_and_bars_are_the_scores(cv: CrossValidation, metric: str):
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
 
 
-def test_slides_of_a_donor_count_alike(cv: CrossValidation):
+def test_slides_of_a_donor_have_equal_weight(cv: CrossValidation):
     row = {"method": "knn", "donor": "donor1", "metric": "pearson"}
     values = [("a", "g1", 0.0), ("a", "g2", 0.2), ("a", "g3", 0.4), ("b", "g1", 1.0), ("b", "g2", np.nan)]
     rows = [{**row, "slide": slide, "gene": gene, "value": value} for slide, gene, value in values]

@@ -52,7 +52,7 @@ def test_colors_on_the_spots(sdata: SpatialData):
     assert legend_of(axes[0, 0].figure) == palette
 
 
-def test_annotation_beside(sdata: SpatialData):
+def test_annotation_and_prediction(sdata: SpatialData):
     axes = spatial_class(sdata, label_key="subtype", show=False)
     assert axes.shape == (3, 2)
     labels = sdata["table"].obs["subtype"]
@@ -106,7 +106,7 @@ def test_spots_without_a_class(sdata: SpatialData):
     assert "no class" in legend_of(axes[0, 0].figure)
 
 
-def test_nothing_of_the_user_changes(sdata: SpatialData):
+def test_the_data_do_not_change(sdata: SpatialData):
     table = sdata["table"]
     obs, uns = table.obs.copy(), sorted(table.uns)
     spatial_class(sdata, label_key="subtype", show=False)

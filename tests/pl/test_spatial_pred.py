@@ -176,7 +176,7 @@ def test_spots_without_a_prediction_are_outlined(sdata: SpatialData):
         spatial_pred(sdata, "GENE1", slides=["donor1_a", "donor2_a"], show=False)
 
 
-def test_nothing_of_the_user_changes(sdata: SpatialData):
+def test_the_data_do_not_change(sdata: SpatialData):
     def state() -> dict[str, Any]:
         return {
             name: (table.X.copy(), table.obs.copy(), sorted(table.uns), sorted(table.obsm), sorted(map(str, table.layers)))
@@ -276,7 +276,7 @@ def test_layer_of_counts(sdata: SpatialData):
         spatial_pred(sdata, "GENE1", layer="raw", show=False)
 
 
-def test_gene_named_twice(sdata: SpatialData):
+def test_duplicate_gene_name(sdata: SpatialData):
     sdata["stc_pred"].var_names = ["GENE1", "GENE1", *sdata["stc_pred"].var_names[2:]]
     with pytest.raises(ValueError, match="var_names_make_unique"):
         spatial_pred(sdata, "GENE1", show=False)

@@ -36,7 +36,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
 @app.callback()
-def main(*, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is being done.")] = False) -> None:
+def main(*, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is being done.")] = False) -> None:
     """Set up logging for the command line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("stcontrast").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -54,7 +54,7 @@ def demo(
     sections: Annotated[str, typer.Option(help="her2st: sections, separated by commas.")] = "C2,C3,C4,C5,C6",
     seed: Seed = 0,
 ) -> None:
-    """Hold one donor out: fit, predict it from its H&E, name subtypes, cross-validate."""
+    """Hold out one donor: fit, predict its expression and subtypes from its H&E, cross-validate."""
     from stcontrast.cli._demo import run_demo
 
     with _errors_for_the_user():
@@ -67,14 +67,16 @@ def fit(
     stores: Annotated[list[Path], typer.Argument(help="SpatialData stores (.zarr) to learn from.")],
     *,
     model: Annotated[Path, typer.Option(help="Folder to save the model in.")],
-    batch_key: Annotated[str, typer.Option(help="Column of obs that the gene model is blind to.")] = "donor",
+    batch_key: Annotated[
+        str, typer.Option(help="Column of obs with the batch, which the encoder of the gene model does not see.")
+    ] = "donor",
     label_key: LabelKey = None,
     method: Annotated[str, typer.Option(help="Method.")] = "stcontrast",
     table_key: TableKey = None,
     um_per_px: UmPerPx = None,
     seed: Seed = 0,
 ) -> None:
-    """Learn from slides and save the model. The stores are left as they are."""
+    """Learn from slides and save the model. The stores are not changed."""
     import stcontrast as stc
 
     with _errors_for_the_user():
@@ -99,7 +101,8 @@ def predict(
     model: Annotated[Path, typer.Option(help="Folder of a saved model.")],
     out: Annotated[Path, typer.Option(help="Store to write: slides with predictions.")],
     donor_key: Annotated[
-        str | None, typer.Option(help="Column of obs with patient or animal, to say whether the model has met it.")
+        str | None,
+        typer.Option(help="Column of obs with patient or animal, to record whether the model was trained on it."),
     ] = None,
     table_key: TableKey = None,
     um_per_px: UmPerPx = None,
@@ -131,10 +134,10 @@ def evaluate(  # noqa: PLR0913
     table_key: TableKey = None,
     um_per_px: UmPerPx = None,
     n_jobs: Annotated[int | None, typer.Option(help="Processes to fit in; by cores and memory by default.")] = None,
-    directory: Annotated[Path | None, typer.Option(help="Folder for finished fits, to go on from.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="Folder for finished fits, to resume from.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Leave donors out in turn and print ours beside the baselines."""
+    """Hold out donors in turn, and print the scores of the methods."""
     import stcontrast as stc
 
     with _errors_for_the_user():

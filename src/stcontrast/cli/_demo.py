@@ -1,4 +1,4 @@
-"""The demo: the main job from slides to a table, on synthetic or real data."""
+"""The demo: from slides to a table of scores, on synthetic or real data."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ WRITTEN = ("model", "held-out.zarr", "summary.csv", "expression.png", "subtypes.
 
 
 def run_demo(sdata: SpatialData, out: Path, *, donor_key: str, label_key: str | None, seed: int) -> str:
-    """Run the main job and leave its results in a folder.
+    """Fit, predict, classify and cross-validate, and write the results into a folder.
 
     Parameters
     ----------
     sdata
         Slides with H&E and counts, of several donors or of one.
     out
-        Folder; results of an earlier demo in it are replaced, nothing else is touched.
+        Folder; results of an earlier demo in it are replaced, other files are not touched.
     donor_key, label_key
         Columns of `obs`.
     seed
@@ -81,9 +81,7 @@ def run_demo(sdata: SpatialData, out: Path, *, donor_key: str, label_key: str | 
         f"Written to {out}/: {', '.join(path.name for path in sorted(out.iterdir()))}",
     ]
     if unit == "slide":
-        lines.insert(
-            1, "There is one donor only: its slides are held out, which says nothing about a donor never seen."
-        )
+        lines.insert(1, "There is only one donor: its slides are held out, which says nothing about other donors.")
     return "\n".join(lines)
 
 
@@ -121,7 +119,7 @@ def _subset(sdata: SpatialData, slides: list[str]) -> SpatialData:
 
 
 def _without_counts(sdata: SpatialData) -> SpatialData:
-    """The same slides as one gets them from the scanner: H&E and spots, no genes."""
+    """The same slides with H&E and spots, but without genes."""
     from anndata import AnnData
     from spatialdata import SpatialData as Container
 
@@ -134,7 +132,7 @@ def _without_counts(sdata: SpatialData) -> SpatialData:
 
 
 def _best_gene(sdata: SpatialData) -> str:
-    """The gene that held-out training donors say is predicted best: chosen without a look at the test donor."""
+    """The gene with the highest correlation on held-out training donors: chosen without the test donor."""
     return str(sdata.tables[PREDICTION_TABLE].var[HELD_OUT_R].idxmax())
 
 

@@ -196,7 +196,7 @@ def _read_table(section: str, paths: _SectionFiles) -> AnnData:
 
 
 def _read_labels(path: Path) -> pd.Series:
-    # This file's own pixel positions refer to another image; its lattice positions are a little off whole numbers.
+    # the pixel positions of this file refer to another image; its lattice positions are not exactly whole numbers
     labels = pd.read_csv(path, sep="\t").dropna(subset=["x", "y"])
     position = labels[["x", "y"]].round().astype(int).astype(str)
     label = labels["label"].where(labels["label"] != _NO_CLASS, None)
@@ -230,7 +230,7 @@ def _read_image(path: Path, centres: NDArray[np.float64], *, section: str) -> An
     from spatialdata.transformations import Identity
 
     limit = Image.MAX_IMAGE_PIXELS
-    # These slides are larger than what Pillow takes for an attack; their content has been checked.
+    # these slides are larger than Pillow's limit against attacks; their content has been checked
     Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(path) as picture:
@@ -253,7 +253,7 @@ def _read_image(path: Path, centres: NDArray[np.float64], *, section: str) -> An
         chunks=_CHUNKS,
         transformations={section: Identity()},
     )
-    # Left to itself, every look at a coarse level would average the full resolution anew.
+    # otherwise every read of a coarse level would average the full resolution again
     for k, level in enumerate(levels[1:], start=1):
         node = image[f"scale{k}"]
         _, height, width = node["image"].shape

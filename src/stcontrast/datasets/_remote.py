@@ -1,4 +1,4 @@
-"""Files of a public repository: fetched once, checked always."""
+"""Files of a public repository: downloaded once, checked at every use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ABSENT = (404, 410)
 
 
 class RemoteFile(NamedTuple):
-    """A file and what is known of its content."""
+    """A file and the checksums of its content."""
 
     path: str
     """Address below the root of the repository."""
@@ -26,21 +26,21 @@ class RemoteFile(NamedTuple):
 
 
 def read_registry(name: str) -> dict[str, RemoteFile]:
-    """Read the registry `name` that lies in this package: a tab-separated table with the fields of `RemoteFile`."""
+    """Read the registry `name` of this package: a tab-separated table with the fields of `RemoteFile`."""
     lines = files("stcontrast.datasets").joinpath(name).read_text(encoding="utf-8").splitlines()
     entries = (RemoteFile(*line.split("\t")) for line in lines[1:])
     return {entry.path: entry for entry in entries}
 
 
 def fetch(file: RemoteFile, *, source: str, cache: Path, progress: bool) -> Path:
-    """Give the local path of a file whose content has been checked.
+    """Path of a local copy of a file, with checked content.
 
     Parameters
     ----------
     file
         The file.
     source
-        Address or local folder that stands for the root of the repository. A local folder is read in place.
+        Address or local folder of the root of the repository. A local folder is read in place.
     cache
         Folder for what is downloaded.
     progress
@@ -55,7 +55,7 @@ def fetch(file: RemoteFile, *, source: str, cache: Path, progress: bool) -> Path
     FileNotFoundError
         If the source does not have the file.
     ValueError
-        If the content is not what the registry says. A download is deleted, a file in a local folder is left alone.
+        If the content differs from the registry. A download is deleted; a file in a local folder is not touched.
     OSError
         If the download fails for another reason.
     """

@@ -44,8 +44,8 @@ def toy(
 ) -> SpatialData:
     """Make Visium-like slides of several donors, with H&E, counts and a known truth.
 
-    Four tissue subtypes (tumour, stroma, fat, glands) are drawn so that an eye can tell them apart, in a stain that
-    differs from donor to donor. Genes follow the subtype, the density of nuclei (visible in the picture), the
+    Four tissue subtypes (tumour, stroma, fat, glands) are drawn so that they look different, in a stain that differs
+    between donors. Genes follow the subtype, the density of nuclei (visible in the image), the
     position from left to right (not visible), the donor, or nothing. A gene's truth depends on `seed` and `n_genes`
     only, and a slide does not change when donors or slides are added.
 
@@ -64,8 +64,8 @@ def toy(
 
     Returns
     -------
-    For each slide `s` an image `s_he` (uint8 RGB, three scales, 1 µm a pixel) and circles `s`, both in a coordinate
-    system `s` of their own; there is no "global" one. Some slides are translated or scaled in theirs. One table,
+    For each slide `s` an image `s_he` (uint8 RGB, three scales, 1 µm a pixel) and circles `s`, both in their own
+    coordinate system `s`; there is no "global" one. Some slides are translated or scaled in theirs. One table,
     `table`, annotates all circles:
 
     `X`
@@ -164,7 +164,7 @@ def _check_range(name: str, value: int, *, low: int, high: int | None = None) ->
 
 
 def _elements(layout: Layout, picture: NDArray[np.uint8], *, slide: str, arrangement: int) -> tuple[Any, Any]:
-    """Image and circles of a slide; `arrangement` takes turns between three ways to lie in the coordinate system."""
+    """Image and circles of a slide; `arrangement` chooses one of three placements in the coordinate system."""
     from spatialdata.models import Image2DModel, ShapesModel
     from spatialdata.transformations import Identity, Scale, Sequence, Translation
 
@@ -279,7 +279,7 @@ def _gene_truth(n_genes: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _expected_fraction(genes: pd.DataFrame, layout: Layout) -> NDArray[np.float64]:
-    """Share of each gene in the RNA of each spot, before donor and depth; rows sum to 1, (n_spots, n_genes)."""
+    """Fraction of each gene in the RNA of each spot, before donor and depth; rows sum to 1, (n_spots, n_genes)."""
     effect, role = genes["effect"].to_numpy(), genes["role"].astype(str).to_numpy()
     log_profile = genes["log_mean"].to_numpy() + effect * np.stack(
         [(genes["marker_of"] == subtype).to_numpy() for subtype in SUBTYPES]

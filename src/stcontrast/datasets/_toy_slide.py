@@ -1,4 +1,4 @@
-"""A toy slide as one sees it: spots, tissue and regions, and an H&E-like picture of them."""
+"""A toy slide: its spots, tissue and regions, and an H&E-like image of them."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _regions(
     composition: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> NDArray[np.int8]:
-    """Voronoi cells with wavy borders; every subtype owns at least one."""
+    """Voronoi cells with wavy borders; every subtype has at least one."""
     n_regions = max(len(SUBTYPES), round(len(centres) / _SPOTS_PER_REGION))
     seeds = [int(rng.integers(len(centres)))]
     nearest = np.full(len(centres), np.inf)
@@ -206,7 +206,7 @@ class Stain(NamedTuple):
 
 
 def draw_histology(layout: Layout, stain: Stain, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """RGB picture of a slide, (3, height, width), 1 µm a pixel."""
+    """RGB image of a slide, (3, height, width), 1 µm a pixel."""
     shape = (layout.tissue.shape[0], layout.tissue.shape[1])
     mottle = _tiled(_smooth_noise(rng, (509, 509), 2.5), shape)
     across, fibres = _fibres(shape, rng)
@@ -243,7 +243,7 @@ def _through_light(
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
     shape = (tissue.shape[0], tissue.shape[1])
-    # Sections are not evenly thick: the same tissue takes up more or less dye from place to place.
+    # sections are not evenly thick: the same tissue takes up more or less dye at different places
     thickness = np.where(tissue, np.exp(0.12 * _smooth_noise(rng, shape, 220.0)), 0)
     amounts = [
         _blur(dye * thickness * np.float32(np.log(10) * strength), stain.blur_px)
@@ -261,7 +261,7 @@ def _through_light(
 
 
 def _blur(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Three taps an axis: all that a point spread below a pixel needs, and several times as fast as a Gaussian."""
+    """Three taps per axis: enough for a point spread below a pixel, and several times as fast as a Gaussian."""
     side = np.float32(sigma**2 / 2)
     for _ in range(2):
         blurred = plane * (1 - 2 * side)
@@ -277,7 +277,7 @@ def _tiled(tile: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.floa
 
 
 def _fibres(shape: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Wavy collagen: a coordinate that runs across the fibres, in pixels, and how much of a fibre lies there."""
+    """Wavy collagen: a coordinate across the fibres, in pixels, and the density of fibre at every pixel."""
     rows, columns = np.indices(shape, dtype=np.float32, sparse=True)
     angle = rng.uniform(0, np.pi)
     across = 42 * _smooth_noise(rng, shape, 120.0)
@@ -288,7 +288,7 @@ def _fibres(shape: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[n
 
 
 def _adipocytes(layout: Layout, rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Fat: cells packed side by side, empty but for a thin rim; masks of the fat and of what is empty in it."""
+    """Fat: densely packed cells, empty except for a thin rim; masks of the fat and of its empty parts."""
     height, width = layout.tissue.shape
     cells = _jittered_grid((height, width), 44.0, 0.28, rng)
     in_fat = _value_at(layout.region, cells) == _FAT

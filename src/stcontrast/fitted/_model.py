@@ -66,8 +66,6 @@ class Predictor(Learns):
 
     Attributes
     ----------
-    method, spec
-        As given.
     bank
         Names and donors of the training spots with counts, in the order that retrieval counts them.
     tower

@@ -1,4 +1,4 @@
-"""Scores of predictions and embeddings; within slides, for what differs between slides is no merit of a prediction."""
+"""Scores of predictions and embeddings, within slides: differences between slides do not count as a prediction."""
 
 from __future__ import annotations
 

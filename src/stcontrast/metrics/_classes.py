@@ -13,16 +13,16 @@ __all__ = ["calibration_error"]
 
 
 def calibration_error(proba: NDArray[np.float32], label: NDArray[np.int64], *, n_bins: int = 10) -> float:
-    """Expected calibration error: by how much confidence and accuracy differ.
+    """Expected calibration error: the difference between confidence and accuracy.
 
     Parameters
     ----------
     proba
         Probability of every class (n_spots, n_classes).
     label
-        True class (n_spots,); a class that the model does not know is -1, and never right.
+        True class (n_spots,); -1 is a class that the model does not know, for which every prediction is wrong.
     n_bins
-        Bins of confidence, equally wide.
+        Number of bins of confidence, of equal width.
 
     Returns
     -------

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 __all__ = ["batch_mixing", "lisi", "retrieval_recall"]
 
-# numbers in the table of similarities that is made at once: 128 MiB of float64
+# number of similarities that are computed at once: 128 MiB of float64
 CHUNK: Final = 2**24
 MAX_ROWS: Final = 2048
-# similarities nearer than this are the same, but for rounding
+# similarities that differ by less are equal up to rounding
 TIE: Final = 1e-12
-# of the spots that are equally near, the search takes those in front: their order must not be that of the batches
+# of spots at equal distance the search takes the first: their order must not be that of the batches
 SEED: Final = 0
-# fewer leave a perplexity of 1, for which there is no LISI
+# with fewer the perplexity is 1, for which LISI is not defined
 MIN_NEIGHBORS: Final = 6
 
 
@@ -28,30 +28,29 @@ def retrieval_recall(
 ) -> pd.DataFrame:
     """Recall at k from image to gene, within slides.
 
-    A spot is found if its own gene embedding is among the k of its slide that are most alike to its image embedding by
-    cosine. Other slides are not searched: telling slides apart finds nothing. Of gene embeddings that are equally
-    alike, any may come first, so a spot among them counts by its probability of being among the k. Embeddings that have
-    all collapsed onto one point therefore score chance, as do random ones. An embedding of length 0 is alike to every
-    other by 0.
+    A spot is found if its own gene embedding is among the k of its slide with the highest cosine similarity to its image
+    embedding. Other slides are not searched, so differences between slides do not help. In case of ties any order is
+    possible: a tied spot counts by its probability of being among the k. So embeddings that have collapsed onto one
+    point score chance, like random ones. An embedding of length 0 has similarity 0 to every other.
 
     Parameters
     ----------
     image, gene
-        Embeddings (n_spots, d) in the joint space; row i of both is the same spot. A spot with a number that is not
-        finite in either, such as one without counts, is left out, also of what is searched.
+        Embeddings (n_spots, d) in the joint space; row i of both is the same spot. A spot with a value that is not
+        finite in either, such as one without counts, is left out, also as a candidate.
     slide
         Slide of every spot (n_spots,); a spot without one is left out.
     k
-        How many may come before it is not found.
+        Number of most similar gene embeddings in which a spot must be.
 
     Returns
     -------
-    A row for every slide that has a spot left, indexed by slide in sorted order:
+    A row for every slide with usable spots, indexed by slide in sorted order:
 
-    - ``recall``: share of its spots that are found, 0 to 1;
-    - ``chance``: that share at random, the smaller of 1 and k / n_spots. Recalls of slides of different sizes compare
-      only beside it;
-    - ``n_spots``: spots that were searched, and searched for.
+    - ``recall``: fraction of its spots that are found, 0 to 1;
+    - ``chance``: that fraction at random, the smaller of 1 and k / n_spots. Slides of different sizes are comparable
+      only relative to it;
+    - ``n_spots``: number of spots, which are both queries and candidates.
 
     Raises
     ------
@@ -97,7 +96,7 @@ def retrieval_recall(
 
 
 def _found(image: NDArray[np.floating], gene: NDArray[np.floating], k: int) -> NDArray[np.float64]:
-    """Probability of every spot (n,) that its own row of `gene` is among the k most alike."""
+    """Probability of every spot (n,) that its own row of `gene` is among the k most similar."""
     queries, bank = _unit(image), _unit(gene)
     n = len(bank)
     found = np.empty(n)
@@ -106,7 +105,7 @@ def _found(image: NDArray[np.floating], gene: NDArray[np.floating], k: int) -> N
         part = slice(start, start + step)
         similarity = queries[part] @ bank.T
         ids = np.arange(len(similarity))
-        similarity -= similarity[ids, start + ids][:, None]  # above 0: more alike than its own
+        similarity -= similarity[ids, start + ids][:, None]  # above 0: more similar than its own
         before = (similarity > TIE).sum(axis=1)
         tied = (similarity >= -TIE).sum(axis=1) - before  # its own is one of them
         found[part] = np.clip((k - before) / tied, 0.0, 1.0)
@@ -121,38 +120,39 @@ def _unit(values: NDArray[np.floating]) -> NDArray[np.float64]:
 def batch_mixing(
     embedding: NDArray[np.floating], batch: NDArray[Any], *, label: NDArray[Any] | None = None, n_neighbors: int = 90
 ) -> pd.DataFrame:
-    """How many of a spot's nearest neighbours are of its own batch, and whether other batches agree on its label.
+    """Fraction of nearest neighbours from the same batch, and agreement of other batches on the label.
 
-    Mixing alone is no merit: noise mixes batches perfectly, and so does an embedding that has collapsed. With labels,
-    the second half of the table tells whether something is left. Where the batches differ in tissue, they should not
-    mix fully.
+    Mixing alone does not make a good embedding: noise and a collapsed embedding mix batches perfectly. With labels, the
+    second half of the table shows whether biology is preserved. If the batches differ in tissue, they should not mix
+    fully.
 
     Parameters
     ----------
     embedding
-        Embedding (n_spots, d). A spot with a number that is not finite is left out.
+        Embedding (n_spots, d). A spot with a value that is not finite is left out.
     batch
         Batch, such as slide or donor, of every spot (n_spots,); a spot without one is left out.
     label
         Label, such as subtype, of every spot (n_spots,). Spots without one (None or NaN) count for the mixing, not for
         the agreement.
     n_neighbors
-        How many neighbours by Euclidean distance, without the spot itself; all, where there are fewer.
+        Number of neighbours by Euclidean distance, without the spot itself; all if there are fewer.
 
     Returns
     -------
     A row for every batch, indexed by batch in sorted order; means over its spots:
 
-    - ``same_batch_fraction``: share of the nearest neighbours that come from the same batch, 0 to 1. A batch of fewer
+    - ``same_batch_fraction``: fraction of the nearest neighbours that are from the same batch, 0 to 1. A batch of fewer
       than ``n_neighbors`` + 1 spots cannot reach 1;
-    - ``expected``: that share if the batch had no influence, its share of the other spots: (n_batch - 1) / (n - 1);
-    - ``n_spots``: spots of the batch;
+    - ``expected``: that fraction without any effect of the batch: (n_batch - 1) / (n - 1);
+    - ``n_spots``: number of spots of the batch;
 
-    and with ``label``, for the spots that have one:
+    and with ``label``, for the spots with a label:
 
-    - ``label_agreement``: share with the same label among the nearest labelled spots *of other batches*, 0 to 1; NaN
-      where there are none;
-    - ``label_expected``: that share if the embedding had no influence, the label's share of the other batches' spots.
+    - ``label_agreement``: fraction with the same label among the nearest labelled spots *of other batches*, 0 to 1; NaN
+      if there are none;
+    - ``label_expected``: that fraction without any effect of the embedding: the frequency of the label in the other
+      batches.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def batch_mixing(
 
     References
     ----------
-    Own; in the spirit of Luecken et al. 2022 (Benchmarking atlas-level data integration in single-cell genomics).
+    Our own metric, similar to those of Luecken et al. 2022 (Benchmarking atlas-level data integration in single-cell genomics).
     """
     points, codes, names, label_codes = _checked(embedding, batch, label, n_neighbors)
     _, near = _neighbors(points, n_neighbors)
@@ -203,30 +203,30 @@ def lisi(
     """Local inverse Simpson's index of batches and labels, scaled as in scib-metrics; needs the extra ``benchmark``.
 
     The index is the effective number of batches, or labels, in a spot's neighbourhood. It is computed by scib-metrics
-    on the exact nearest neighbours, and its median over spots is scaled to 0 to 1, so that more is better in both.
-    The size of the batches matters: where one is much larger than the others, ``ilisi`` stays below 1 in the best case.
-    As with :func:`batch_mixing`, mixing alone is no merit.
+    on the exact nearest neighbours, and its median over spots is scaled to 0 to 1, so that higher is better in both.
+    The size of the batches matters: if one is much larger than the others, the best possible ``ilisi`` is below 1.
+    As with :func:`batch_mixing`, mixing alone does not make a good embedding.
 
     Parameters
     ----------
     embedding
-        Embedding (n_spots, d). A spot with a number that is not finite is left out.
+        Embedding (n_spots, d). A spot with a value that is not finite is left out.
     batch
         Batch, such as slide or donor, of every spot (n_spots,); a spot without one is left out.
     label
         Label, such as subtype, of every spot (n_spots,). For ``clisi``, spots without one (None or NaN) are left out
         before neighbours are searched.
     n_neighbors
-        How many neighbours by Euclidean distance, without the spot itself; all, where there are fewer. The perplexity
+        Number of neighbours by Euclidean distance, without the spot itself; all if there are fewer. The perplexity
         is a third of it.
 
     Returns
     -------
-    Numbers without unit:
+    Values without unit:
 
-    - ``ilisi``: 0 where every neighbourhood has one batch, 1 where it has all to equal parts;
-    - ``clisi``, with ``label``: 1 where every neighbourhood has one label, 0 where it has all to equal parts; NaN where
-      the spots have fewer than two labels, or too few have one.
+    - ``ilisi``: 0 if every neighbourhood has one batch, 1 if it has all in equal parts;
+    - ``clisi``, with ``label``: 1 if every neighbourhood has one label, 0 if it has all in equal parts; NaN if the spots
+      have fewer than two labels, or if too few spots have one.
 
     Raises
     ------
@@ -280,7 +280,7 @@ def lisi(
 def _checked(
     embedding: NDArray[np.floating], batch: NDArray[Any], label: NDArray[Any] | None, n_neighbors: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[Any], NDArray[np.int64] | None]:
-    """Embedding, codes and names of batches, and codes of labels (-1 is none), of the spots that count."""
+    """Embedding, codes and names of batches, and codes of labels (-1 is none), of the usable spots."""
     points: NDArray[np.float64] = np.asarray(embedding, dtype=np.float64)
     if points.ndim != 2:
         msg = f"`embedding` has shape {points.shape}, expected (n_spots, d)."
@@ -296,7 +296,7 @@ def _checked(
     rows = np.flatnonzero(np.isfinite(points).all(axis=1) & ~pd.isna(batch))
     codes, names = pd.factorize(batch[rows], sort=True)
     if len(names) < 2:
-        msg = f"Mixing needs two batches or more; the spots with an embedding are of {len(names)}."
+        msg = f"Mixing needs two batches or more; the spots with an embedding are from {len(names)}."
         raise ValueError(msg)
     label_codes = None if label is None else pd.factorize(np.asarray(label)[rows], sort=True)[0]
     return points[rows], codes, names, label_codes
@@ -321,7 +321,7 @@ def _neighbors(
 def _agreement(
     embedding: NDArray[np.float64], here: NDArray[np.bool_], label: NDArray[np.int64], k: int
 ) -> tuple[float, float]:
-    """Share of equal labels among the nearest labelled spots elsewhere, and among all of them."""
+    """Fraction of equal labels among the nearest labelled spots of other batches, and among all of them."""
     own, others = np.flatnonzero(here & (label >= 0)), np.flatnonzero(~here & (label >= 0))
     if not len(own) or not len(others):
         return float("nan"), float("nan")

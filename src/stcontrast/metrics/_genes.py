@@ -37,7 +37,7 @@ def gene_correlation(predicted: NDArray[np.float32], observed: NDArray[np.float3
 
     Returns
     -------
-    Correlations (n_genes,). A constant prediction scores 0: it tells no spot from another. A gene that is constant
+    Correlations (n_genes,). A constant prediction scores 0, because it distinguishes no spots. A gene that is constant
     in the observation cannot be scored: NaN.
 
     Raises
@@ -59,7 +59,7 @@ def gene_correlation(predicted: NDArray[np.float32], observed: NDArray[np.float3
         raise ValueError(msg)
     p, o = predicted - predicted.mean(axis=0), observed - observed.mean(axis=0)
     p_norm, o_norm = np.sqrt((p**2).sum(axis=0)), np.sqrt((o**2).sum(axis=0))
-    # rounding leaves a constant column at a tiny norm, never at 0
+    # with rounding, the norm of a constant column is tiny but not 0
     flat_p = p_norm <= 1e-6 * np.maximum(np.abs(predicted).max(axis=0), 1e-12) * np.sqrt(len(p))
     flat_o = o_norm <= 1e-6 * np.maximum(np.abs(observed).max(axis=0), 1e-12) * np.sqrt(len(o))
     r = (p * o).sum(axis=0) / np.where(flat_p | flat_o, 1.0, p_norm * o_norm)
@@ -75,7 +75,7 @@ def rmse(predicted: NDArray[np.float32], observed: NDArray[np.float32]) -> NDArr
 def mean_slide_correlation(
     predicted: NDArray[np.float32], observed: NDArray[np.float32], slide: NDArray[np.int64]
 ) -> float:
-    """Mean over slides of the mean correlation over genes, on spots that have a prediction.
+    """Mean over slides of the mean correlation over genes, on spots with a prediction.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def mean_slide_correlation(
 
     Returns
     -------
-    The mean; NaN where nothing can be scored.
+    The mean; NaN if nothing can be scored.
     """
     rows = np.flatnonzero(np.isfinite(predicted).all(axis=1))
     scores = []
@@ -126,8 +126,8 @@ def variance_ratio(predicted: NDArray[np.float32], observed: NDArray[np.float32]
 
     Returns
     -------
-    Ratios (n_genes,); NaN where the measurement is constant. Counting noise keeps the ratio of a perfect prediction
-    below 1; a smooth one is far below it.
+    Ratios (n_genes,); NaN where the measurement is constant. Because of counting noise, the ratio of a perfect
+    prediction is below 1; that of a smooth one is far below 1.
     """
     p, o = (np.asarray(part, dtype=np.float64).var(axis=0) for part in (predicted, observed))
     return np.where(o > 1e-12, p / np.where(o > 1e-12, o, 1.0), np.nan)
@@ -136,7 +136,7 @@ def variance_ratio(predicted: NDArray[np.float32], observed: NDArray[np.float32]
 def moran_difference(
     predicted: NDArray[np.float32], observed: NDArray[np.float32], xy: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Moran's I of the prediction less that of the measurement, for every gene of one slide.
+    """Difference of Moran's I between prediction and measurement, for every gene of one slide.
 
     Parameters
     ----------
@@ -147,8 +147,8 @@ def moran_difference(
 
     Returns
     -------
-    Differences (n_genes,): above 0 where the prediction is smoother in space than what was measured, as predictions
-    are. NaN where either is constant. Neighbours are the 6 nearest spots.
+    Differences (n_genes,): above 0 if the prediction is spatially smoother than the measurement, as predictions usually
+    are. NaN if either is constant. Neighbours are the 6 nearest spots.
     """
     from scanpy.metrics import morans_i
     from sklearn.neighbors import kneighbors_graph
@@ -168,12 +168,12 @@ def moran_difference(
 def correlation_ceiling(
     counts: sparse.csr_matrix, depth: NDArray[np.float64], *, n_splits: int = 5, seed: int = 0
 ) -> NDArray[np.float64]:
-    r"""Ceiling of every gene's correlation within one slide, from splitting its counts in halves.
+    r"""Highest possible correlation of every gene within one slide, estimated from halves of its counts.
 
-    Every molecule goes to one of two halves by a toss of a coin, so that both measure the same spot independently at
-    half the depth. If :math:`\rho` is the correlation of their log-normalised expression over spots, a measurement at
-    full depth has the reliability :math:`2 \rho / (1 + \rho)` (Spearman–Brown), and a perfect prediction of what was
-    there before counting correlates with the measurement by its square root.
+    Every molecule is assigned at random to one of two halves, so that both measure the same spot independently at half
+    the depth. If :math:`\rho` is the correlation of their log-normalised expression over spots, a measurement at full
+    depth has the reliability :math:`2 \rho / (1 + \rho)` (Spearman–Brown). The correlation of a perfect prediction of
+    the true expression with the measurement is the square root of this reliability.
 
     Parameters
     ----------
@@ -182,13 +182,13 @@ def correlation_ceiling(
     depth
         Counts of every spot over all its genes (n_spots,).
     n_splits
-        Splits whose correlations are averaged.
+        Number of splits whose correlations are averaged.
     seed
-        Seed of the tosses.
+        Seed of the random splits.
 
     Returns
     -------
-    Ceilings (n_genes,), 0 to 1; 0 where the halves do not agree, NaN where a gene is not seen in both.
+    Ceilings (n_genes,), 0 to 1; 0 if the halves do not agree, NaN if a gene is not seen in both.
 
     Examples
     --------
@@ -211,11 +211,11 @@ def correlation_ceiling(
     rest = np.maximum(total - dense.sum(axis=1), 0)
     for _ in range(n_splits):
         half = rng.binomial(dense, 0.5)
-        # the genes that are not asked for are halved too: they are a part of the depth
+        # the other genes are split too: they are a part of the depth
         of_half = half.sum(axis=1) + rng.binomial(rest, 0.5)
         parts = [(half, of_half), (dense - half, dense.sum(axis=1) + rest - of_half)]
         one, other = (np.log1p(1e4 * part / np.maximum(size, 1)[:, None]) for part, size in parts)
-        # a gene that one half has not seen cannot be scored, whichever half it is
+        # a gene that is not seen in one of the halves cannot be scored
         r = np.where(np.ptp(one, axis=0) > 0, gene_correlation(one, other), np.nan)
         rho += r / n_splits
     reliability = 2 * np.maximum(rho, 0.0) / (1 + np.maximum(rho, 0.0))

@@ -1,4 +1,4 @@
-"""Pictures: predictions on the H&E, and the scores of a cross-validation."""
+"""Figures: predictions on the H&E, and the scores of a cross-validation."""
 
 from __future__ import annotations
 

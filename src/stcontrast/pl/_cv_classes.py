@@ -1,4 +1,4 @@
-"""Subtypes of a cross-validation: which are taken for which, and how far their confidence can be trusted."""
+"""Subtypes of a cross-validation: which are confused, and whether their confidence agrees with the accuracy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def confusion(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | Axes | None:
-    """Draw true subtypes by predicted ones, all held-out donors together.
+    """Draw a confusion matrix of true and predicted subtypes, pooled over all held-out donors.
 
     Parameters
     ----------
@@ -43,12 +43,12 @@ def confusion(
     method
         Method to draw; by default the first that predicted subtypes.
     normalize
-        Divide a row by the spots of that true subtype, so that it sums to 1; the number of spots stands beside its
-        name. Else the cells are numbers of spots. A subtype that no spot truly has is grey.
+        Divide a row by the number of spots of that true subtype, so that it sums to 1; the number is given after its
+        name. Otherwise the cells are numbers of spots. The row of a subtype without true spots is grey.
     ax
         Axes to draw on; a new figure by default.
     show
-        Whether to show the figure; by default what ``scanpy.settings.autoshow`` says, and not where `ax` is given.
+        Show the figure. The default is ``scanpy.settings.autoshow``, or not to show it if `ax` is given.
     return_fig
         Return the figure instead of showing it.
 
@@ -83,7 +83,7 @@ def confusion(
         values = np.where(n_spots[:, None] > 0, values / np.maximum(n_spots, 1)[:, None], np.nan)
 
     side, longest = max(CELL_IN * len(counts), 1.8), max(len(str(name)) for name in counts)
-    # room for the names, so that cells stay square without being squeezed
+    # space for the names, so that cells stay square
     size = (side + 2.3 + 0.08 * longest, side + 1.0 + 0.06 * longest)
     figure, panel = one_panel(ax, size=size)
     cmap = mpl.colormaps["Blues"].with_extremes(bad=MISSING)
@@ -101,7 +101,7 @@ def confusion(
     panel.tick_params(length=0)
     panel.set(xlabel="predicted", ylabel="true (spots)" if normalize else "true", title=method)
     label = "fraction of the true subtype" if normalize else "spots"
-    # an inset stays beside the cells, whatever the layout, and takes no room of the user's axes
+    # an inset stays next to the cells in any layout, and takes no space from the user's axes
     ticks = None if normalize else MaxNLocator(integer=True)
     figure.colorbar(image, cax=panel.inset_axes((1.04, 0.0, 0.05, 1.0)), label=label, ticks=ticks)
     return finish(figure, panel, show=show, return_fig=return_fig, own_figure=ax is None)
@@ -121,12 +121,11 @@ def calibration(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | Axes | None:
-    """Draw how often the subtypes are right against how sure the methods were of them: a reliability diagram.
+    """Draw a reliability diagram: accuracy of the subtypes against the confidence of the methods.
 
-    A dot is a bin of confidence: the mean confidence and the accuracy of its spots, all held-out donors together; its
-    area grows with their number. Below the diagonal a method is surer than it is right. The legend gives the
-    expected calibration error over those bins. ``cv.summary()`` averages that error over donors instead, so that its
-    numbers differ.
+    A dot is a bin of confidence: mean confidence and accuracy of its spots, pooled over all held-out donors. Its area
+    grows with the number of spots. Below the diagonal a method is overconfident. The legend gives the expected
+    calibration error over those bins. ``cv.summary()`` averages this error over donors instead, so its values differ.
 
     Parameters
     ----------
@@ -135,11 +134,11 @@ def calibration(
     methods
         Method or methods to draw, at most 8; by default all that predicted subtypes.
     n_bins
-        Bins of confidence, equally wide; those without spots are not drawn.
+        Number of bins of confidence, of equal width; bins without spots are not drawn.
     ax
         Axes to draw on; a new figure by default.
     show
-        Whether to show the figure; by default what ``scanpy.settings.autoshow`` says, and not where `ax` is given.
+        Show the figure. The default is ``scanpy.settings.autoshow``, or not to show it if `ax` is given.
     return_fig
         Return the figure instead of showing it.
 
@@ -171,7 +170,7 @@ def calibration(
     curves = {method: _curve(table[table["method"] == method], n_bins) for method in chosen}
     most = max(int(curve["n_spots"].max()) for curve, _ in curves.values())
 
-    # about square beside the legend, which holds 28 letters if names are short
+    # about square without the legend, which holds 28 letters if names are short
     width = 4.8 + 0.075 * max(28, *(len(method) + 10 for method in chosen))
     figure, panel = one_panel(ax, size=(width, 4.4))
     panel.axline((0, 0), slope=1, color="0.6", linewidth=1, linestyle="--", zorder=0)
@@ -224,6 +223,6 @@ def _curve(table: pd.DataFrame, n_bins: int) -> tuple[pd.DataFrame, float]:
     # the bins of `calibration_error`
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     spots = pd.DataFrame({"confidence": confidence, "accuracy": right.astype(np.float64)}).groupby(bins)
-    # of the probabilities only the largest counts
+    # only the largest probability enters
     error = calibration_error(confidence[:, None].astype(np.float32), np.where(right, 0, -1), n_bins=n_bins)
     return spots.mean().assign(n_spots=spots.size()), error

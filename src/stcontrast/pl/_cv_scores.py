@@ -31,7 +31,7 @@ METRIC_LABELS: Final = {
 AROUND_ZERO: Final = ("pearson", "spearman", "moran_difference")
 MAX_LEGEND: Final = 10
 SPREAD: Final = 0.5
-# where a name may stand beside its dot: the nearest free place is taken; lengths in points
+# where a name may be placed near its dot: the nearest free place is used; lengths in points
 RADII: Final = (3, 9, 16, 25, 36, 50)
 DIRECTIONS: Final = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])
 DOT: Final = 2.5
@@ -48,11 +48,11 @@ def cv_summary(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | Axes | None:
-    """Draw a metric of all methods: a row a method, a dot a held-out donor, a bar for the mean over donors.
+    """Draw a metric of all methods: one row per method, one dot per held-out donor, a bar for the mean over donors.
 
-    A donor has one colour and one height within all rows, and its dots are joined, as donors differ more than methods
-    do. The numbers are those of ``cv.summary()``: a mean over genes within a slide, over slides within a donor, over
-    donors. The row "ceiling" is the best correlation that counting noise allows.
+    A donor has the same colour and height in all rows, and its dots are joined, because donors differ more than methods.
+    The values are those of ``cv.summary()``: a mean over genes within a slide, over slides within a donor, over donors.
+    The row "ceiling" is the highest correlation that counting noise allows.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def cv_summary(
     ax
         Axes to draw on; a new figure by default.
     show
-        Whether to show the figure; by default what ``scanpy.settings.autoshow`` says, and not where `ax` is given.
+        Show the figure. The default is ``scanpy.settings.autoshow``, or not to show it if `ax` is given.
     return_fig
         Return the figure instead of showing it.
 
@@ -76,7 +76,7 @@ def cv_summary(
     Raises
     ------
     ValueError
-        If no method has the metric; the message lists those there are.
+        If no method has the metric; the message lists the existing ones.
     KeyError
         If there is no such gene set.
 
@@ -135,7 +135,7 @@ def _per_donor(cv: CrossValidation, metric: str, gene_set: str | None) -> pd.Dat
     scores = scores[scores["metric"] == metric]
     by_slide = scores.groupby(["method", "donor", "slide"])["value"].mean()
     by_donor = by_slide.groupby(["method", "donor"]).mean().unstack("donor")
-    # the ceiling is no method that was compared
+    # the ceiling is not a method
     return by_donor.reindex(list(dict.fromkeys([*cv.methods, *by_donor.index])))
 
 
@@ -151,7 +151,7 @@ def gene_scores(  # noqa: PLR0913
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | Axes | None:
-    """Draw the score of every gene by one method against that by another, a dot a gene.
+    """Draw the score of every gene by one method against that by another, one dot per gene.
 
     A gene's score is its mean over the slides of a donor, then over donors, on the slides where both methods have one.
 
@@ -168,12 +168,12 @@ def gene_scores(  # noqa: PLR0913
     gene_set
         Genes to draw, a name in ``cv.gene_sets``; the first set by default.
     n_genes
-        Genes to name: those that `method` predicts best. That is the highest correlation, the lowest ``rmse``, a
+        Number of genes to label: those that `method` predicts best. That is the highest correlation, the lowest ``rmse``, a
         ``variance_ratio`` close to 1, a ``moran_difference`` close to 0.
     ax
         Axes to draw on; a new figure by default.
     show
-        Whether to show the figure; by default what ``scanpy.settings.autoshow`` says, and not where `ax` is given.
+        Show the figure. The default is ``scanpy.settings.autoshow``, or not to show it if `ax` is given.
     return_fig
         Return the figure instead of showing it.
 
@@ -184,8 +184,8 @@ def gene_scores(  # noqa: PLR0913
     Raises
     ------
     KeyError
-        If a method was not run or has no such score of genes, or if there is no such gene set; the message lists those
-        that have or are.
+        If a method was not run or has no such score of genes, or if there is no such gene set; the message lists the
+        existing ones.
     ValueError
         If genes have no such metric, if there are not two methods to compare, if they share no gene, or if `n_genes`
         is negative.
@@ -266,9 +266,9 @@ def _distance_from_best(values: NDArray[np.float64], metric: str) -> NDArray[np.
 
 
 def _name_dots(panel: Axes, names: list[str], positions: NDArray[np.float64], dots: NDArray[np.float64]) -> None:
-    """Write names beside their dots, clear of each other, of all dots and of the frame where there is room."""
+    """Write names near their dots, without overlap with each other, the dots and the frame if there is space."""
     figure = panel.figure.canvas.figure
-    # the layout must be settled before anything can be measured
+    # the layout must be computed before anything can be measured
     figure.draw_without_rendering()
     scale = figure.dpi / 72
     frame = panel.get_window_extent()
@@ -281,11 +281,11 @@ def _name_dots(panel: Axes, names: list[str], positions: NDArray[np.float64], do
         extent = text.get_window_extent()
         text.remove()
         half = np.array([extent.width, extent.height]) / 2
-        # the edge of a name, not its middle, keeps the distance
+        # the distance is to the edge of a name, not to its middle
         offsets = np.array([(radius * scale + half) * direction for radius in RADII for direction in DIRECTIONS])
         middles = panel.transData.transform(position) + offsets
         boxes = np.concatenate([middles - half, middles + half], axis=1)
-        # names over names are worst
+        # an overlap of two names is the worst
         cost = 100 * _overlaps(boxes, taken) + _overlaps(boxes, around_dots)
         cost += 100 * ((boxes[:, :2] < inner[:2]).any(axis=1) | (boxes[:, 2:] > inner[2:]).any(axis=1))
         best = int(cost.argmin())

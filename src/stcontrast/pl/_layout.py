@@ -41,16 +41,16 @@ def choose_slides(slides: list[Slide], names: str | Sequence[str] | None) -> lis
 def make_panels(
     aspects: Sequence[float], *, n_panels: int, ax: Axes | Sequence[Axes] | NDArray[Any] | None
 ) -> tuple[Figure, NDArray[Any]]:
-    """Axes (n_slides, n_panels): the user's, or those of a new figure in which a slide's panels stand side by side.
+    """Axes (n_slides, n_panels): the user's, or those of a new figure with the panels of a slide next to each other.
 
     Parameters
     ----------
     aspects
-        Height by width of every slide's view.
+        Ratio of height to width of every slide's view.
     n_panels
-        Panels of a slide.
+        Number of panels of a slide.
     ax
-        The user's axes, one a panel.
+        The user's axes, one for each panel.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def make_panels(
     Raises
     ------
     ValueError
-        If the user's axes are not as many as the panels.
+        If the number of the user's axes is not the number of panels.
     """
     import matplotlib.pyplot as plt
 
@@ -75,11 +75,11 @@ def make_panels(
         return given[0].get_figure(), given.reshape(n_slides, n_panels)
     per_row = _slides_per_row(n_slides, n_panels)
     n_rows = -(-n_slides // per_row)
-    # panels of one height, as wide as the widest slide of their column
+    # panels have the same height, and the width of the widest slide of their column
     widths = np.array([max(1 / aspect for aspect in aspects[i::per_row]) for i in range(per_row)])
     height = PANEL_IN / np.sqrt(widths.mean())
     figure = plt.figure(figsize=(height * widths.sum() * n_panels + 1.3, (height + 0.7) * n_rows), layout="compressed")
-    # a narrow empty column sets the slides of a row apart
+    # a narrow empty column separates the slides of a row
     ratios = np.concatenate([[*[width] * n_panels, GAP] for width in widths])[:-1]
     grid = figure.add_gridspec(n_rows, len(ratios), width_ratios=list(ratios))
     axes = [

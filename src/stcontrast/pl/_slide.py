@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # pixels of the longer side: sharp at 300 dots an inch in a panel of four inches
 PICTURE_PX: Final = 1200
-# spots let the tissue shine through
+# the tissue is visible through the spots
 SPOT_ALPHA: Final = 0.85
 MISSING: Final = "#595959"
 MARGIN: Final = 0.04
@@ -56,7 +56,7 @@ class Picture(NamedTuple):
 
     @property
     def aspect(self) -> float:
-        """Height by width."""
+        """Ratio of height to width."""
         width, height = self.high - self.low
         return float(height / width)
 
@@ -79,7 +79,7 @@ def read_picture(slide: Slide, *, max_px: int = PICTURE_PX) -> Picture:
     x1, y1 = np.clip(np.ceil(high / factor).astype(int), 0, limit)
     block = pixels[:, y0:y1, x0:x1]
     step = int(np.ceil(max(block.shape[1:]) / max_px))
-    # chunk by chunk: a scan of gigabytes never lies in memory as a whole
+    # chunk by chunk: a scan of gigabytes is never in memory as a whole
     coarse = da.coarsen(np.mean, block, {1: step, 2: step}, trim_excess=True) if step > 1 else block
     shown = np.moveaxis(_as_uint8(coarse, pixels.dtype), 0, -1)
     height, width = shown.shape[:2]
@@ -103,7 +103,7 @@ def draw_spots(ax: Axes, slide: Slide, known: NDArray[np.bool_], **colors: Any) 
 
     if not known.all():
         outlines = _fill(ax, slide, ~known, facecolors="none", edgecolors=MISSING)
-        # thinner where spots are many and small; the white halo keeps grey visible on purple
+        # thinner if spots are many and small; the white halo keeps grey visible on purple
         width = min(1.0, 15 / np.sqrt(len(known)))
         outlines.set(linewidth=width, alpha=1.0, path_effects=[withStroke(linewidth=2.2 * width, foreground="white")])
     return _fill(ax, slide, known, **colors)

@@ -39,7 +39,7 @@ def spatial_class(  # noqa: PLR0913
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | NDArray[Any] | None:
-    """Draw the predicted subtype of every spot on the H&E, beside its annotation if there is one.
+    """Draw the predicted subtype of every spot on the H&E, and its annotation if there is one.
 
     A subtype has one colour in all panels: that of ``uns[f"{key}_colors"]``, else of ``uns[f"{label_key}_colors"]``,
     else of scanpy's default palette. Spots without a subtype are outlined in grey. The data are not changed.
@@ -66,7 +66,7 @@ def spatial_class(  # noqa: PLR0913
     ax
         Axes to draw on: one for each slide, or with `label_key` two. A new figure by default.
     show
-        Whether to show the figure; by default what ``scanpy.settings.autoshow`` says, and not where `ax` is given.
+        Show the figure. The default is ``scanpy.settings.autoshow``, or not to show it if `ax` is given.
     return_fig
         Return the figure instead of showing it.
 
@@ -78,7 +78,7 @@ def spatial_class(  # noqa: PLR0913
     Raises
     ------
     KeyError
-        If a column, a slide, a table or an image is absent; the message lists what is there.
+        If a column, a slide, a table or an image is absent; the message lists the existing ones.
     ValueError
         If `ax` holds too few or too many axes.
 
@@ -158,13 +158,13 @@ def class_colors(table: AnnData, keys: Sequence[str]) -> dict[str, str]:
     Parameters
     ----------
     table
-        Table that holds the columns, and perhaps their colours in ``uns[f"{key}_colors"]``; it is not changed.
+        Table with the columns, and optionally their colours in ``uns[f"{key}_colors"]``; it is not changed.
     keys
-        The columns; where two name a category alike, the colour of the first holds.
+        The columns; if a category is in several, the colour of the first is used.
 
     Returns
     -------
-    A colour for every category. Those without a colour of their own take the next free ones of scanpy's palette.
+    A colour for every category. Those without a stored colour get the next free ones of scanpy's palette.
     """
     from matplotlib.colors import to_hex
     from scanpy.plotting import palettes
@@ -174,7 +174,7 @@ def class_colors(table: AnnData, keys: Sequence[str]) -> dict[str, str]:
     for key in keys:
         categories = [str(name) for name in pd.Categorical(table.obs[key]).categories]
         names += [name for name in categories if name not in names]
-        # written for other categories: scanpy ignores such colours as well
+        # colours of another number of categories are outdated: scanpy ignores them too
         stored = list(table.uns.get(f"{key}_colors", []))
         if len(stored) == len(categories):
             colors = {name: to_hex(color) for name, color in zip(categories, stored, strict=True)} | colors

@@ -51,12 +51,12 @@ def spatial_pred(  # noqa: PLR0913
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | NDArray[Any] | None:
-    """Draw observed and predicted expression of a gene on the H&E, side by side, a pair of panels for each slide.
+    """Draw observed and predicted expression of a gene on the H&E, in two panels for each slide.
 
     Both are in log1p(counts per 10 000) and share one colour scale over all slides. The title of the prediction gives
-    its Pearson correlation with the observation over the spots of the slide, and says where the model was trained on it
-    ("in-sample"). Where a slide has no counts, or the gene
-    was not measured, the H&E alone stands in the place of the observation. Spots without a value are outlined in grey.
+    its Pearson correlation with the observation over the spots of the slide, and "in-sample" if the model was trained
+    on the slide. If a slide has no counts, or the gene was not measured, the left panel shows the H&E alone. Spots
+    without a value are outlined in grey.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def spatial_pred(  # noqa: PLR0913
     ax
         Axes to draw on, two for each slide: observed, predicted. A new figure by default.
     show
-        Whether to show the figure; by default what ``scanpy.settings.autoshow`` says, and not where `ax` is given.
+        Show the figure. The default is ``scanpy.settings.autoshow``, or not to show it if `ax` is given.
     return_fig
         Return the figure instead of showing it.
 
@@ -95,9 +95,9 @@ def spatial_pred(  # noqa: PLR0913
     Raises
     ------
     TypeError
-        If the data are no SpatialData.
+        If the data are not a SpatialData.
     KeyError
-        If the prediction, the gene, a slide, a table, a layer or an image is absent; the message lists what is there.
+        If the prediction, the gene, a slide, a table, a layer or an image is absent; the message lists the existing ones.
     ValueError
         If the table holds no raw counts, or `ax` holds too few or too many axes.
 
@@ -189,7 +189,7 @@ def _draw_values(ax: Axes, slide: Slide, values: NDArray[np.float64], *, cmap: A
 def _draw_color_bar(figure: Figure, axes: NDArray[Any], *, cmap: Any, norm: Normalize, extend: str) -> None:
     from matplotlib.cm import ScalarMappable
 
-    # as high as a row of panels, however many there are
+    # as high as one row of panels, for any number of rows
     n_rows = len({ax.get_subplotspec().rowspan.start for ax in axes.ravel() if ax.get_subplotspec() is not None})
     bar = figure.colorbar(
         ScalarMappable(norm, cmap),
@@ -225,7 +225,7 @@ def _find_gene(gene: str, *, prediction: AnnData, measured: AnnData, prediction_
     else:
         where += f", nor among the {measured.n_vars} measured genes of the table"
     close = get_close_matches(gene, list(prediction.var_names), n=5)
-    # gene symbols differ by species in their case alone
+    # gene symbols of two species may differ only in their case
     close = list(dict.fromkeys([name for name in prediction.var_names if name.lower() == gene.lower()] + close))
     hint = f"Close matches: {close}." if close else f"The first of them: {list(prediction.var_names[:5])}."
     msg = f"Gene {gene!r} is {where}. {hint}"
@@ -271,7 +271,7 @@ def _spot_index(table: AnnData, region_key: str, instance_key: str) -> pd.MultiI
 def _column(table: AnnData, matrix: Any, gene: str) -> NDArray[np.float64]:
     position = table.var_names.get_loc(gene)
     if not isinstance(position, int):
-        msg = f"Gene {gene!r} stands in `var_names` more than once: call `adata.var_names_make_unique()`."
+        msg = f"Gene {gene!r} is in `var_names` more than once: call `adata.var_names_make_unique()`."
         raise ValueError(msg)
     column = matrix[:, [position]]
     return np.asarray(column.toarray() if sparse.issparse(column) else column, dtype=np.float64).ravel()

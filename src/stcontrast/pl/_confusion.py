@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stcontrast.tl.cross_validation._result import CrossValidation
+    from stcontrast.tl.cross_validation import CrossValidation
 
 __all__ = ["confusion"]
 

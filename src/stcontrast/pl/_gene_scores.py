@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from stcontrast.tl.cross_validation._result import CrossValidation
+    from stcontrast.tl.cross_validation import CrossValidation
 
 __all__ = ["gene_scores"]
 

@@ -31,7 +31,7 @@ def dots_of(ax: Any) -> dict[str, Any]:
 def made(cv: CrossValidation, methods: list[str], right: list[bool], confidence: list[float]) -> CrossValidation:
     predicted = ["a" if value else "b" for value in right]
     table = pd.DataFrame({"donor": "d", "true": "a", "predicted": predicted, "confidence": confidence})
-    return replace(cv, methods=methods, _classes=[table.assign(method=method) for method in methods])
+    return replace(cv, methods=methods, classes=pd.concat([table.assign(method=method) for method in methods]))
 
 
 @pytest.mark.parametrize("n_bins", [1, 4, 10])
@@ -53,7 +53,7 @@ def test_dots_are_the_bins(cv: CrossValidation, n_bins: int):
 
 
 def test_error_of_one_donor_is_its_score(cv: CrossValidation):
-    one = replace(cv, _classes=[table for table in cv._classes if set(table["donor"]) == {"donor2"}])
+    one = replace(cv, classes=cv.classes.query("donor == 'donor2'"))
     scores = cv.scores.query("metric == 'calibration_error' and donor == 'donor2'").set_index("method")["value"]
     for method, error in legend_of(calibration(one, show=False)).items():
         assert error == f"{scores[method]:.3f}"
@@ -88,7 +88,7 @@ def test_errors(cv: CrossValidation):
     with pytest.raises(KeyError, match=r"no subtypes: \['mlp'\]; these did: \['knn', 'ridge', 'mean'\]"):
         calibration(cv, methods=["knn", "mlp"], show=False)
     with pytest.raises(ValueError, match="label_key"):
-        calibration(replace(cv, _classes=[]), show=False)
+        calibration(replace(cv, classes=cv.classes[:0]), show=False)
     with pytest.raises(ValueError, match="0 methods to draw"):
         calibration(cv, methods=[], show=False)
     with pytest.raises(ValueError, match="9 methods to draw: choose 1 to 8"):

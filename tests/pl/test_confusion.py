@@ -35,7 +35,7 @@ def bar_of(ax: Any) -> Any:
 
 def made(cv: CrossValidation, true: list[str], predicted: list[str]) -> CrossValidation:
     table = pd.DataFrame({"method": "ridge", "donor": "d", "true": true, "predicted": predicted, "confidence": 0.5})
-    return replace(cv, _classes=[table])
+    return replace(cv, classes=table)
 
 
 def test_counts(cv: CrossValidation):
@@ -95,7 +95,7 @@ def test_errors(cv: CrossValidation):
     with pytest.raises(KeyError, match=r"'mlp' predicted no classes; these did: \['knn', 'mean', 'ridge'\]"):
         confusion(cv, method="mlp", show=False)
     with pytest.raises(ValueError, match="label_key"):
-        confusion(replace(cv, _classes=[]), show=False)
+        confusion(replace(cv, classes=cv.classes[:0]), show=False)
 
 
 def test_axes_of_the_user(cv: CrossValidation, monkeypatch: pytest.MonkeyPatch):

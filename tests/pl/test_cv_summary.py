@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -33,7 +34,7 @@ def with_donors(cv: CrossValidation, n_donors: int) -> CrossValidation:
         for method in cv.methods
         for i in range(n_donors)
     ]
-    return replace(cv, _rows=rows)
+    return replace(cv, scores=pd.DataFrame(rows))
 
 
 @pytest.mark.parametrize("metric", ["pearson", "macro_f1"])
@@ -56,7 +57,7 @@ def test_slides_of_a_donor_have_equal_weight(cv: CrossValidation):
     row = {"method": "knn", "donor": "donor1", "metric": "pearson"}
     values = [("a", "g1", 0.0), ("a", "g2", 0.2), ("a", "g3", 0.4), ("b", "g1", 1.0), ("b", "g2", np.nan)]
     rows = [{**row, "slide": slide, "gene": gene, "value": value} for slide, gene, value in values]
-    ax = cv_summary(replace(cv, methods=["knn"], _rows=rows), show=False)
+    ax = cv_summary(replace(cv, methods=["knn"], scores=pd.DataFrame(rows)), show=False)
     np.testing.assert_allclose(dots_of(ax)["donor1"], [[0.6, 0.0]])
 
 
@@ -86,7 +87,7 @@ def test_line_at_zero_for_correlations(cv: CrossValidation):
 def test_axis_in_words(cv: CrossValidation):
     assert "log(1 + counts per 10 000)" in cv_summary(cv, metric="rmse", show=False).get_xlabel()
     rows = [{"method": "knn", "donor": "d", "slide": "", "gene": "", "metric": "my_own", "value": 1.0}]
-    assert cv_summary(replace(cv, _rows=rows), metric="my_own", show=False).get_xlabel() == "my own"
+    assert cv_summary(replace(cv, scores=pd.DataFrame(rows)), metric="my_own", show=False).get_xlabel() == "my own"
 
 
 def test_a_method_without_the_metric_keeps_its_row(cv: CrossValidation):
@@ -109,7 +110,7 @@ def test_errors(cv: CrossValidation):
         cv_summary(cv, metric="r2", show=False)
     rows = [{"method": "knn", "donor": "d", "slide": "", "gene": "", "metric": "pearson", "value": np.nan}]
     with pytest.raises(ValueError, match=r"there are \[\]"):
-        cv_summary(replace(cv, _rows=rows), show=False)
+        cv_summary(replace(cv, scores=pd.DataFrame(rows)), show=False)
 
 
 def test_axes_of_the_user(cv: CrossValidation, monkeypatch: pytest.MonkeyPatch):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -12,8 +13,6 @@ from matplotlib.text import Text
 import stcontrast as stc
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from stcontrast.tl import CrossValidation
 
 
@@ -41,7 +40,7 @@ def made(
 ) -> CrossValidation:
     columns = ("method", "donor", "slide", "gene", "value")
     rows = [{**dict(zip(columns, row, strict=True)), "metric": metric} for row in values]
-    return replace(cv, _rows=rows)
+    return replace(cv, scores=pd.DataFrame(rows))
 
 
 def test_dots_are_the_mean_scores(cv: CrossValidation):

@@ -11,7 +11,7 @@ from scipy import sparse
 import stcontrast as stc
 from tests.methods.quick import QUICK
 from tests.tl.conftest import copied
-from tests.tl.toy import LABELS
+from tests.tl.toy import LABELS, kept_fits
 
 # the oracle is left out: it looks at the depth of what it predicts, and says so (tests/methods/test_depth.py)
 METHODS = {name: options for name, options in QUICK.items() if name != "depth"} | {
@@ -65,54 +65,37 @@ def test_a_donor_s_counts_do_not_touch_its_predictions(toy, honest, donor):
 
 
 @pytest.mark.slow
-def test_a_donor_s_counts_do_not_touch_its_subtypes(toy, honest, monkeypatch):
-    """Class probabilities are scored on labels: patch the score, and look at what it is given."""
-    seen = []
-    from stcontrast.tl.cross_validation._scoring import HeldOut
-
-    original = HeldOut.score_classes
-
-    def spy(self, result, name, classes, proba):
-        seen.append((name, tuple(self.rows), tuple(classes), proba))
-        original(self, result, name, classes, proba)
-
-    monkeypatch.setattr(HeldOut, "score_classes", spy)
-    predictions(copied(toy), methods=METHODS)
-    before = seen.copy()
-    seen.clear()
-    sdata, rows = scrambled(toy, "donor2", 3)
-    predictions(sdata, methods=METHODS)
-    compared = 0
-    for one, other in zip(before, seen, strict=True):
-        assert one[:2] == other[:2]
-        if one[1] == tuple(rows):
-            assert one[2] == other[2]
-            np.testing.assert_array_equal(one[3], other[3])
-            compared += 1
-    assert compared == len(METHODS)
+def test_a_donor_s_counts_do_not_touch_its_subtypes(toy, tmp_path):
+    predictions(copied(toy), methods=METHODS, directory=tmp_path / "before")
+    predictions(scrambled(toy, "donor2", 3)[0], methods=METHODS, directory=tmp_path / "after")
+    before, after = kept_fits(tmp_path / "before"), kept_fits(tmp_path / "after")
+    assert before.keys() == after.keys()
+    held_out = [key for key in before if key[2] == "donor2"]
+    assert len(held_out) == len(METHODS)
+    for key in held_out:
+        for name in ("classes", "proba"):
+            np.testing.assert_array_equal(before[key][name], after[key][name])
 
 
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000), donor=st.sampled_from(["donor1", "donor2", "donor3"]), n_genes=st.sampled_from([5, 15])
 )
-def test_genes_are_chosen_on_training_donors(toy, seed, donor, n_genes):
+def test_genes_are_chosen_on_training_donors(toy, tmp_path_factory, seed, donor, n_genes):
     quick = {"methods": ["ridge"], "n_genes": n_genes, "n_score_genes": 4}
     sdata, _ = scrambled(toy, donor, seed)
-    one, other = predictions(copied(toy), **quick), predictions(sdata, **quick)
+    folders = [tmp_path_factory.mktemp("fits") for _ in range(2)]
+    one, other = (predictions(s, directory=d, **quick) for s, d in zip((copied(toy), sdata), folders, strict=True))
     scored = [
         cv.scores.query("method == 'ridge' and metric == 'pearson' and donor == @donor")["gene"].tolist()
         for cv in (one, other)
     ]
     assert scored[0] == scored[1]
     assert len(scored[0]) == 4
-    kept = [
-        [(genes, e) for genes, held, e in cv._kept["ridge"] if donor in set(cv._inputs.donor[held])]
-        for cv in (one, other)
-    ]
-    assert kept[0][0][0] == kept[1][0][0]
-    assert len(kept[0][0][0]) == n_genes
-    np.testing.assert_array_equal(kept[0][0][1], kept[1][0][1])
+    one, other = (kept_fits(folder)["ridge", "{}", donor] for folder in folders)
+    assert one["genes"].tolist() == other["genes"].tolist()
+    assert len(one["genes"]) == n_genes
+    np.testing.assert_array_equal(one["expression"], other["expression"])
 
 
 def test_adding_a_donor_to_predict_changes_no_prediction(fitted, toy):

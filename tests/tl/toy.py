@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from spatialdata.models import TableModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 LABELS = "subtype"
 OPTIONS = {"max_epochs": 5, "vae_epochs": 5}
@@ -76,3 +78,14 @@ def image_of(sdata: SpatialData, change: Callable[[np.ndarray], np.ndarray]) -> 
         for name, tree in sdata.images.items()
     }  # fmt: skip
     return SpatialData(images=images, shapes=dict(sdata.shapes), tables=dict(sdata.tables))
+
+
+def kept_fits(directory: Path) -> dict[tuple[str, str, str], dict[str, np.ndarray]]:
+    """Arrays of the fits in a cross-validation's folder, by method, options and held-out donors."""
+    found = {}
+    for path in directory.glob("*.npz"):
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        about = json.loads(str(arrays.pop("about")))
+        found[about["method"], about["options"], ", ".join(about["held out"])] = arrays
+    return found

@@ -6,7 +6,6 @@ from stcontrast.tl._classify import classify
 from stcontrast.tl._embed_genes import embed_genes
 from stcontrast.tl._fit import fit
 from stcontrast.tl._predict_expression import predict_expression
-from stcontrast.tl.cross_validation._cross_validate import cross_validate
-from stcontrast.tl.cross_validation._result import CrossValidation
+from stcontrast.tl.cross_validation import CrossValidation, cross_validate
 
 __all__ = ["CrossValidation", "classify", "cross_validate", "embed_genes", "fit", "predict_expression"]

@@ -126,9 +126,9 @@ def test_folds_of_several_donors():
     sdata = stc.datasets.toy(n_donors=4, n_spots=20, n_genes=20)
     cv = stc.tl.cross_validate(sdata, donor_key="donor", methods=["mean"], n_folds=2)
     assert cv.scores["donor"].nunique() == 4
-    held = [set(cv._inputs.donor[rows]) for _, rows, _ in cv._kept["mean"]]
-    assert len(held) == 2
-    assert not held[0] & held[1]
+    one, other = (set(donors.split(", ")) for donors in cv.gene_sets["donors"].unique())
+    assert len(one) == len(other) == 2
+    assert not one & other
 
 
 def test_a_list_of_what_each_slide_has(toy):

@@ -7,7 +7,7 @@ from scipy import sparse
 
 import stcontrast as stc
 from tests.tl.conftest import copied
-from tests.tl.toy import LABELS, bare, parts_of, snapshot
+from tests.tl.toy import LABELS, bare, kept_fits, parts_of, snapshot
 
 BUILT_IN = ["highly_variable", "highly_expressed", "spatially_variable"]
 MARKERS = {**dict.fromkeys(BUILT_IN), "markers": ["GENE40", "GENE1", "GENE7"]}
@@ -15,8 +15,13 @@ QUICK = {"donor_key": "donor", "methods": ["ridge", "mean"], "n_genes": 10, "n_s
 
 
 @pytest.fixture(scope="module")
-def cv(toy):
-    return stc.tl.cross_validate(copied(toy), label_key=LABELS, gene_sets=MARKERS, **QUICK)
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("fits")
+
+
+@pytest.fixture(scope="module")
+def cv(toy, directory):
+    return stc.tl.cross_validate(copied(toy), label_key=LABELS, gene_sets=MARKERS, directory=directory, **QUICK)
 
 
 def sets_of(cv, donor):
@@ -74,7 +79,7 @@ def test_the_most_variable_in_space_by_hand(cv, toy):
     assert sets_of(cv, "donor3")["spatially_variable"] == score.nlargest(6).index.tolist()
 
 
-def test_all_sets_are_scored_once_and_modelled(cv):
+def test_all_sets_are_scored_once_and_modelled(cv, directory):
     gene_scores = cv.scores[cv.scores["gene"] != ""]
     assert not gene_scores.duplicated(["method", "slide", "gene", "metric"]).any()
     for donor in ("donor1", "donor2", "donor3"):
@@ -83,7 +88,7 @@ def test_all_sets_are_scored_once_and_modelled(cv):
         assert set(scored.index) == {"ridge", "mean", "ceiling"}
         for of_method in scored:
             assert of_method == {gene for genes in sets.values() for gene in genes}
-        modelled = next(genes for genes, rows, _ in cv._kept["ridge"] if cv._inputs.donor[rows[0]] == donor)
+        modelled = kept_fits(directory)["ridge", "{}", donor]["genes"].tolist()
         assert set(MARKERS["markers"]) <= set(modelled)
         assert len(modelled) == len(set(modelled))
 
@@ -163,7 +168,9 @@ def test_one_name_is_enough(toy):
 
 def test_an_unknown_set_is_told(cv):
     for call in (cv.summary, cv.scores_of):
-        with pytest.raises(KeyError, match=r"No gene set 'oncogenes'; there are \['highly_variable', .*'markers'\]"):
+        with pytest.raises(
+            KeyError, match=r"No gene set 'oncogenes'. Valid names are \['highly_variable', .*'markers'\]"
+        ):
             call(gene_set="oncogenes")
 
 

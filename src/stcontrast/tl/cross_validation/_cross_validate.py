@@ -1,4 +1,4 @@
-"""`cross_validate`: leave donors out, and score beside the baselines."""
+"""`cross_validate`: leave donors out, predict them, and score every method."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import GroupKFold
 
 from stcontrast._data.gather import gather
@@ -18,16 +20,15 @@ from stcontrast._progress import progress
 from stcontrast._reading import Keys, check_images, resolve_all
 from stcontrast.fitted._fit import FitSpec, check_genes
 from stcontrast.methods._base import get_method
-from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._encoders.resolve import resolve_encoder
 from stcontrast.pp._features import parse_fields
 from stcontrast.tl._features import color_features, features_to_fit
 from stcontrast.tl._tune import Tuning, check_image_tower
+from stcontrast.tl.cross_validation._fits import Fit, FitStore, check_directory
 from stcontrast.tl.cross_validation._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
-from stcontrast.tl.cross_validation._jobs import Job, Material
-from stcontrast.tl.cross_validation._pool import check_n_jobs, count_processes, run_jobs
+from stcontrast.tl.cross_validation._parallel import check_n_jobs, count_processes, run_fits
 from stcontrast.tl.cross_validation._result import CrossValidation
-from stcontrast.tl.cross_validation._scoring import HeldOut
-from stcontrast.tl.cross_validation._store import Store, check_directory
+from stcontrast.tl.cross_validation._scoring import CLASSES, SCORES, score_fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
     from stcontrast._data.design import Standardize
     from stcontrast._data.spots import Spots
     from stcontrast._reading import Sections
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.tl._tune import ImageTowerKind
-    from stcontrast.tl.cross_validation._jobs import Fitted
+    from stcontrast.tl.cross_validation._fits import OutOfFold
 
 __all__ = ["cross_validate"]
 
@@ -168,10 +169,10 @@ def cross_validate(  # noqa: PLR0913
         n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, complete=complete
     )
     compared = _compared(methods)
-    wants_color = [get_method(item.method, options=item.options).uses_color for item in compared]
+    uses_color = {name: get_method(method, options=options).uses_color for name, (method, options) in compared.items()}
     fields = None if field_um is None else parse_fields(field_um)
     tuning = None
-    if check_image_tower(image_tower, tower_options, [item.method for item in compared]):
+    if check_image_tower(image_tower, tower_options, [method for method, _ in compared.values()]):
         tuning = Tuning.of(encoder, fields, tower_options)
         if path is not None and tuning.options.checkpoint_dir is None:
             tuning = replace(tuning, options=replace(tuning.options, checkpoint_dir=path / "towers"))
@@ -181,130 +182,150 @@ def cross_validate(  # noqa: PLR0913
         check_images(sources, obsm_key=IMAGE_FEATURES)
     else:
         tuning.check_sources(sources)
-    inputs = gather(sources, keys)
-    folds = list(_donor_folds(inputs, n_folds))
+    spots = gather(sources, keys)
+    folds = list(_donor_folds(spots, n_folds))
     if not folds:
         msg = f"All donors with counts or labels fall into one of {n_folds} folds. Leave out `n_folds`, or give more."
         raise ValueError(msg)
-    check_genes(inputs, genes)
-    sets = GeneSets(inputs, wanted, n_genes=n_score_genes, genes=genes)
+    check_genes(spots, genes)
+    sets = GeneSets(spots, wanted, n_genes=n_score_genes, genes=genes)
     if tuning is None:
-        features, record = features_to_fit(sources, encoder=chosen, fields=fields)
+        features, features_spec = features_to_fit(sources, encoder=chosen, fields=fields)
     else:
-        features, record = np.zeros((len(inputs), 0), dtype=np.float32), tuning.untuned
-    color, color_record = color_features(sources, features, record) if any(wants_color) else (None, None)
-    material = Material(inputs, features, record, color, color_record)
-    result = CrossValidation.empty(inputs, [item.name for item in compared])
-    jobs: list[Job] = []
-    fit_specs = []
+        features, features_spec = np.zeros((len(spots), 0), dtype=np.float32), tuning.untuned
+    colors = color_features(sources, features, features_spec) if any(uses_color.values()) else (features, features_spec)
+    fits: list[list[Fit]] = []
+    sets_of_folds: list[dict[str, list[str]]] = []
     for train_rows, test_rows in folds:
-        donors = sorted(set(inputs.donor[test_rows].tolist()))
-        of_fold = sets.choose(train_rows)
-        result.choose(donors, of_fold)
-        in_fold = replace(fit_spec, more_genes=sets.to_model(of_fold))
-        fit_specs.append(in_fold)
-        jobs += [
-            Job(item.name, item.method, replace(in_fold, options=item.options), of_color, train_rows, test_rows, donors)
-            for item, of_color in zip(compared, wants_color, strict=True)
-        ]
+        sets_of_folds.append(sets.choose(train_rows))
+        in_fold = replace(fit_spec, more_genes=sets.to_model(sets_of_folds[-1]))
+        fits.append([])
+        for name, (method, options) in compared.items():
+            used = colors if uses_color[name] else (features, features_spec)
+            fits[-1].append(Fit(name, method, replace(in_fold, options=options), spots, *used, train_rows, test_rows))
     with tempfile.TemporaryDirectory(prefix="stcontrast-tuned-") as folder:
         if tuning is not None:
-            jobs = _tuned(jobs, tuning, sources, inputs, fit_specs, Path(folder))
-            # what the memory of a process is reckoned by
-            material = replace(material, features=next(job.tuned.features for job in jobs if job.tuned is not None))
-        fitted = _fit_all(jobs, material, result, n_jobs=n_jobs, store=None if path is None else Store(path, material))
-    for i, (_, test_rows) in enumerate(folds):
-        here = range(i * len(compared), (i + 1) * len(compared))
-        scored = result.scored_genes(jobs[here[0]].donors)
-        held_out = HeldOut(inputs, test_rows, scored)
-        held_out.score_ceiling(result)
-        for name, found in [(jobs[k].name, fitted[k]) for k in here if k in fitted]:
-            if found.expression is not None:
-                result.keep(name, found.genes, test_rows, found.expression)
-                held_out.score_expression(result, name, found.genes, found.expression, half_width=found.half_width)
-            if found.image is not None and found.gene is not None:
-                held_out.score_embedding(result, name, found.image, found.gene)
-            if found.proba is not None:
-                held_out.score_classes(result, name, found.classes, found.proba)
-    return result
+            fits = _tuned(fits, tuning, sources, uses_color, Path(folder))
+        every = [fit for fits_of_fold in fits for fit in fits_of_fold]
+        predicted, failures = _fit_all(every, n_jobs=n_jobs, store=None if path is None else FitStore(path, every))
+    rows, tables = [], []
+    for fits_of_fold, sets_of_fold in zip(fits, sets_of_folds, strict=True):
+        genes_to_score = list(chain.from_iterable(sets_of_fold.values()))
+        here = {fit.name: predicted[fit] for fit in fits_of_fold if fit in predicted}
+        more_rows, more_tables = score_fold(spots, fits_of_fold[0].test_rows, genes_to_score, here)
+        rows += more_rows
+        tables += more_tables
+    return CrossValidation(
+        methods=list(compared),
+        scores=pd.DataFrame(rows, columns=list(SCORES)),
+        classes=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(CLASSES)),
+        failures=failures,
+        _predictions=_prediction_table(every, predicted),
+        _sets=tuple((fits[i][0].donors, sets_of_fold) for i, sets_of_fold in enumerate(sets_of_folds)),
+    )
 
 
-def _tuned(  # noqa: PLR0917
-    jobs: list[Job],
-    tuning: Tuning,
-    sources: Sequence[Sections],
-    inputs: Spots,
-    fit_specs: Sequence[FitSpec],
-    folder: Path,
-) -> list[Job]:
-    """The same fits on features of encoders that were tuned without their held-out donors."""
-    found: list[Job] = []
-    n_methods = len(jobs) // len(fit_specs)
-    with tuning.cut(sources) as store:
-        for i, fit_spec in enumerate(fit_specs):
-            of_fold = jobs[i * n_methods : (i + 1) * n_methods]
-            logger.info("Tuning without %s.", ", ".join(of_fold[0].donors))
-            features, _ = tuning.run(store, inputs, of_fold[0].train_rows, fit_spec, name=f"without{i}")
-            shared = features.in_folder(folder / str(i))
-            found += [job if job.uses_color else replace(job, tuned=shared) for job in of_fold]
-    return found
+def _tuned(
+    fits: list[list[Fit]], tuning: Tuning, sources: Sequence[Sections], uses_color: Mapping[str, bool], folder: Path
+) -> list[list[Fit]]:
+    """The same fits with features of encoders that were fine-tuned without their held-out donors."""
+    tuned = []
+    with tuning.cut(sources) as crops:
+        for i, of_fold in enumerate(fits):
+            first = of_fold[0]
+            logger.info("Fine-tuning without %s.", ", ".join(first.donors))
+            fit_spec = replace(first.fit_spec, options=None)
+            found, _ = tuning.run(crops, first.spots, first.train_rows, fit_spec, name=f"without{i}")
+            shared = found.in_folder(folder / str(i))
+            tuned.append(
+                [
+                    fit
+                    if uses_color[fit.name]
+                    else replace(
+                        fit, features=shared.features, features_spec=shared.record, inner_features=shared.of_fold
+                    )
+                    for fit in of_fold
+                ]
+            )
+    return tuned
 
 
 def _fit_all(
-    jobs: Sequence[Job], material: Material, result: CrossValidation, *, n_jobs: int | None, store: Store | None
-) -> dict[int, Fitted]:
-    """Predictions of every fit that succeeds, by its number; those that do not are noted in the result."""
-    read = {} if store is None else {i: store.read(job) for i, job in enumerate(jobs)}
-    fitted = {i: found for i, found in read.items() if found is not None}
-    if store is not None and fitted:
-        logger.info("%d of %d fits are read from %s.", len(fitted), len(jobs), store.directory)
-    waiting = {i: job for i, job in enumerate(jobs) if i not in fitted}
-    n_genes = max(_n_modelled(job, material.inputs) for job in jobs)
-    n_processes = count_processes(n_jobs, n_fits=len(waiting), material=material, n_genes=n_genes)
+    fits: Sequence[Fit], *, n_jobs: int | None, store: FitStore | None
+) -> tuple[dict[Fit, OutOfFold], pd.DataFrame]:
+    """Predictions of the fits that succeed, and a table of those that fail."""
+    read = {} if store is None else {fit: store.read(fit) for fit in fits}
+    predicted = {fit: out_of_fold for fit, out_of_fold in read.items() if out_of_fold is not None}
+    if store is not None and predicted:
+        logger.info("%d of %d fits are read from %s.", len(predicted), len(fits), store.directory)
+    waiting = [fit for fit in fits if fit not in predicted]
+    n_processes = count_processes(n_jobs, waiting)
     if waiting and n_processes > 1:
         logger.info("%d fits in %d processes.", len(waiting), n_processes)
-    failed: dict[int, Exception] = {}
-    with progress(total=len(jobs), description="cross-validation", unit="fit") as bar:
-        bar.update(len(fitted))
-        for i, outcome in run_jobs(waiting, material, n_processes):
+    failed: dict[Fit, Exception] = {}
+    with progress(total=len(fits), description="cross-validation", unit="fit") as bar:
+        bar.update(len(predicted))
+        for fit, outcome in run_fits(waiting, n_processes):
             if isinstance(outcome, Exception):
-                failed[i] = outcome
-                result.fail(jobs[i].name, jobs[i].donors, outcome)
+                logger.error(
+                    "%s failed with %s held out: %s", fit.name, ", ".join(fit.donors), outcome, exc_info=outcome
+                )
+                failed[fit] = outcome
             else:
-                fitted[i] = outcome
+                predicted[fit] = outcome
                 if store is not None:
-                    store.write(jobs[i], outcome)
+                    store.write(fit, outcome)
             bar.update()
-    if not fitted:
-        raise failed[min(failed)]
-    return fitted
+    if not predicted:
+        raise next(failed[fit] for fit in fits if fit in failed)
+    told = [(fit.name, ", ".join(fit.donors), f"{type(error).__name__}: {error}") for fit, error in failed.items()]
+    return predicted, pd.DataFrame(told, columns=["method", "donors", "error"])
 
 
-def _n_modelled(job: Job, inputs: Spots) -> int:
-    fit_spec = job.fit_spec
-    n_chosen = fit_spec.n_genes if fit_spec.genes is None else len(fit_spec.genes)
-    return min(n_chosen + len(fit_spec.more_genes), len(inputs.genes))
+def _prediction_table(fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold]) -> AnnData | None:
+    """Out-of-fold expression of all methods, `None` where there is none."""
+    from anndata import AnnData
+
+    found = [
+        (fit, predicted[fit].genes, expression)
+        for fit in fits
+        if fit in predicted and (expression := predicted[fit].expression) is not None
+    ]
+    if not found:
+        return None
+    spots = fits[0].spots
+    modelled = set.intersection(*(set(names) for _, names, _ in found))
+    genes = pd.Index([gene for gene in found[0][1] if gene in modelled])
+    rows = np.unique(np.concatenate([fit.test_rows for fit, _, _ in found]))
+    layers: dict[str, NDArray[np.float32]] = {}
+    for fit, names, expression in found:
+        layer = layers.setdefault(fit.name, np.full((len(rows), len(genes)), np.nan, dtype=np.float32))
+        layer[np.searchsorted(rows, fit.test_rows)] = expression[:, pd.Index(names).get_indexer(genes)]
+    # the first method, even where its first fit failed
+    first = next(layers[fit.name] for fit in fits if fit.name in layers)
+    slide = np.array(spots.slides)[spots.slide[rows]]
+    obs = pd.DataFrame(
+        {"donor": spots.donor[rows], "slide": slide}, index=[f"{n}_{i}" for n, i in zip(slide, rows, strict=True)]
+    )
+    return AnnData(
+        first.copy(), obs=obs, var=pd.DataFrame(index=genes), layers=layers, obsm={"spatial": spots.xy[rows]}
+    )
 
 
-class _Compared(NamedTuple):
-    name: str
-    method: str
-    options: dict[str, Any]
-
-
-def _compared(methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> list[_Compared]:
+def _compared(methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Method and options of each row of the comparison."""
     if not methods:
         msg = "No methods to compare: an empty list was given."
         raise ValueError(msg)
     given = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
-    return [
-        _Compared(name, str(options.get("method", name)), {k: v for k, v in options.items() if k != "method"})
+    return {
+        name: (str(options.get("method", name)), {k: v for k, v in options.items() if k != "method"})
         for name, options in given.items()
-    ]
+    }
 
 
-def _donor_folds(inputs: Spots, n_folds: int | None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    donors = np.unique(inputs.donor)
+def _donor_folds(spots: Spots, n_folds: int | None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    donors = np.unique(spots.donor)
     if len(donors) < 2:
         msg = (
             f"Only one donor, {str(donors[0])!r}: a held-out slide or part of the same donor shares its biology and its "
@@ -315,10 +336,10 @@ def _donor_folds(inputs: Spots, n_folds: int | None) -> Iterator[tuple[NDArray[n
     if not 2 <= n_folds <= len(donors):
         msg = f"`n_folds` must lie between 2 and the number of donors, {len(donors)}; found {n_folds}."
         raise ValueError(msg)
-    useful = inputs.measured | (inputs.label >= 0)
-    if len(np.unique(inputs.donor[useful])) < 2:
-        msg = f"Only one donor has counts or labels, {np.unique(inputs.donor[useful]).tolist()}: two are needed."
+    useful = spots.measured | (spots.label >= 0)
+    if len(np.unique(spots.donor[useful])) < 2:
+        msg = f"Only one donor has counts or labels, {np.unique(spots.donor[useful]).tolist()}: two are needed."
         raise ValueError(msg)
-    for train_rows, test_rows in GroupKFold(n_splits=n_folds).split(inputs.donor, groups=inputs.donor):
+    for train_rows, test_rows in GroupKFold(n_splits=n_folds).split(spots.donor, groups=spots.donor):
         if useful[train_rows].any() and useful[test_rows].any():
             yield train_rows, test_rows

@@ -75,7 +75,7 @@ class GeneSets:
 
     Parameters
     ----------
-    inputs
+    spots
         All spots.
     wanted
         What :func:`parse_gene_sets` returned.
@@ -92,35 +92,35 @@ class GeneSets:
 
     def __init__(
         self,
-        inputs: Spots,
+        spots: Spots,
         wanted: Mapping[str, list[str] | None],
         *,
         n_genes: int,
         genes: Sequence[str] | None = None,
     ) -> None:
-        self.inputs = inputs
+        self.spots = spots
         self.wanted = dict(wanted)
         self.n_genes = n_genes
-        position = {gene: i for i, gene in enumerate(inputs.genes)}
+        position = {gene: i for i, gene in enumerate(spots.genes)}
         for name, own in self.wanted.items():
             absent = [gene for gene in own or () if gene not in position]
             if absent and position:
                 msg = (
                     f"{len(absent)} genes of the set {name!r} are absent from the counts that all slides have: "
-                    f"{absent[:10]}. They begin {inputs.genes[:5]}."
+                    f"{absent[:10]}. They begin {spots.genes[:5]}."
                 )
                 raise KeyError(msg)
-        named = inputs.genes if genes is None else [gene for gene in dict.fromkeys(genes) if gene in position]
+        named = spots.genes if genes is None else [gene for gene in dict.fromkeys(genes) if gene in position]
         self._candidates = np.array([position[gene] for gene in named], dtype=np.intp)
         self._moran: dict[bytes, NDArray[np.float64]] = {}
 
     def choose(self, rows: NDArray[np.intp]) -> dict[str, list[str]]:
         """Sets for a fold with these training spots; nothing else is looked at."""
-        measured = rows[self.inputs.measured[rows]]
+        measured = rows[self.spots.measured[rows]]
         if len(measured) == 0:
             return {name: [] for name in self.wanted}
         return {
-            name: [self.inputs.genes[i] for i in self._chosen(name, measured)] if own is None else list(own)
+            name: [self.spots.genes[i] for i in self._chosen(name, measured)] if own is None else list(own)
             for name, own in self.wanted.items()
         }
 
@@ -146,20 +146,20 @@ class GeneSets:
                 return self._best(score, np.sort(self._variable(rows, len(self._candidates))))
 
     def _variable(self, rows: NDArray[np.intp], n_genes: int) -> NDArray[np.intp]:
-        inputs = self.inputs
-        counts = inputs.counts[rows][:, self._candidates]
-        return self._candidates[choose_genes(counts, inputs.depth[rows], inputs.slide[rows], n_genes=n_genes)]
+        spots = self.spots
+        counts = spots.counts[rows][:, self._candidates]
+        return self._candidates[choose_genes(counts, spots.depth[rows], spots.slide[rows], n_genes=n_genes)]
 
     def _best(self, score: NDArray[np.float64], columns: NDArray[np.intp]) -> NDArray[np.intp]:
         # ties are settled by the order of the genes
         return columns[np.argsort(-score[columns], kind="stable")][: self.n_genes]
 
     def _slides(self, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-        slide = self.inputs.slide[rows]
+        slide = self.spots.slide[rows]
         return [rows[slide == code] for code in np.unique(slide)]
 
     def _mean(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        expression = log_normalize_sparse(self.inputs.counts[rows], self.inputs.depth[rows])
+        expression = log_normalize_sparse(self.spots.counts[rows], self.spots.depth[rows])
         return np.asarray(expression.mean(axis=0, dtype=np.float64)).ravel()
 
     def _moran_of(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -174,12 +174,12 @@ class GeneSets:
         from scanpy.metrics import morans_i
         from sklearn.neighbors import kneighbors_graph
 
-        inputs = self.inputs
-        found = np.zeros(len(inputs.genes))
+        spots = self.spots
+        found = np.zeros(len(spots.genes))
         if len(rows) < 3:
             return found
-        graph = kneighbors_graph(inputs.xy[rows], min(N_NEAREST, len(rows) - 1))
-        expression = log_normalize_sparse(inputs.counts[rows], inputs.depth[rows]).tocsc()
+        graph = kneighbors_graph(spots.xy[rows], min(N_NEAREST, len(rows) - 1))
+        expression = log_normalize_sparse(spots.counts[rows], spots.depth[rows]).tocsc()
         for start in range(0, len(found), N_AT_ONCE):
             of_gene = expression[:, start : start + N_AT_ONCE].toarray().T.astype(np.float64)
             varies = np.flatnonzero(np.ptp(of_gene, axis=1) > 1e-9)

@@ -1,13 +1,15 @@
-"""What is known of a held-out fold, and the scores of a prediction against it."""
+"""Scores of the out-of-fold predictions of one fold."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import f1_score
 
 from stcontrast._data.genes import log_normalize
+from stcontrast._slides import rows_by_slide
 from stcontrast.metrics import (
     calibration_error,
     correlation_ceiling,
@@ -20,126 +22,152 @@ from stcontrast.metrics import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from scipy import sparse
 
     from stcontrast._data.spots import Spots
-    from stcontrast.tl.cross_validation._result import CrossValidation
+    from stcontrast.tl.cross_validation._fits import OutOfFold
 
-__all__ = ["CEILING", "HeldOut"]
+__all__ = ["CEILING", "CLASSES", "SCORES", "score_fold"]
 
-CEILING = "ceiling"
+CEILING: Final = "ceiling"
+SCORES: Final = ("method", "donor", "slide", "gene", "metric", "value")
+CLASSES: Final = ("method", "donor", "true", "predicted", "confidence")
+K_NEAREST: Final = 10
+
+type Row = tuple[str, str, str, str, str, float]
 
 
 class _Slide(NamedTuple):
-    where: tuple[str, str]
+    """Measured spots of a slide, among the held-out spots, and what was measured of the genes to score."""
+
+    donor: str
+    name: str
     rows: NDArray[np.intp]
     observed: NDArray[np.float32]
-    counts: sparse.csr_matrix
-    depth: NDArray[np.float64]
+    ceiling: NDArray[np.float64]
     xy: NDArray[np.float64]
 
 
-class HeldOut:
-    """The measurement of held-out spots, made once for all methods.
+def score_fold(
+    spots: Spots, test_rows: NDArray[np.intp], genes: Sequence[str], predicted: Mapping[str, OutOfFold]
+) -> tuple[list[Row], list[pd.DataFrame]]:
+    """Score all methods on the held-out spots of a fold.
 
     Parameters
     ----------
-    inputs
+    spots
         All spots.
-    rows
-        Those held out.
+    test_rows
+        Held-out spots.
     genes
         Genes to score, chosen on the training spots.
+    predicted
+        Predictions of the held-out spots, by row of the comparison.
+
+    Returns
+    -------
+    Scores, with values of the columns :data:`SCORES`; the method :data:`CEILING` is the best that counting noise allows.
+    And tables of annotated spots with the columns :data:`CLASSES`, by method and donor.
     """
+    scored = [gene for gene in spots.genes if gene in set(genes)]
+    slides = list(_measured_slides(spots, test_rows, scored))
+    rows: list[Row] = []
+    tables: list[pd.DataFrame] = []
+    for slide in slides:
+        rows += _rows(CEILING, slide, scored, {"pearson": slide.ceiling})
+    for name, out_of_fold in predicted.items():
+        for score in (_score_expression, _score_embedding):
+            for slide in slides:
+                rows += score(name, slide, scored, out_of_fold)
+        for donor, table, values in _score_classes(spots, test_rows, out_of_fold):
+            rows += [(name, donor, "", "", metric, value) for metric, value in values.items()]
+            tables.append(table.assign(method=name, donor=donor)[list(CLASSES)])
+    return rows, tables
 
-    def __init__(self, inputs: Spots, rows: NDArray[np.intp], genes: Sequence[str]) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.genes = [gene for gene in inputs.genes if gene in set(genes)]
-        position = {gene: i for i, gene in enumerate(inputs.genes)}
-        columns = [position[gene] for gene in self.genes]
-        self.slides: list[_Slide] = []
-        for code in np.unique(inputs.slide[rows[inputs.measured[rows]]]):
-            here = np.flatnonzero((inputs.slide[rows] == code) & inputs.measured[rows])
-            spots = rows[here]
-            counts, depth = inputs.counts[spots][:, columns], inputs.depth[spots]
-            where = (str(inputs.donor[spots[0]]), inputs.slides[code])
-            self.slides.append(_Slide(where, here, log_normalize(counts, depth), counts, depth, inputs.xy[spots]))
 
-    def score_ceiling(self, result: CrossValidation) -> None:
-        """Add the best correlation that counting noise allows, as a row of its own."""
-        for slide in self.slides:
-            ceiling = correlation_ceiling(slide.counts, slide.depth)
-            result.add(CEILING, slide.where, "pearson", self.genes, ceiling)
+def _measured_slides(spots: Spots, test_rows: NDArray[np.intp], genes: Sequence[str]) -> Iterator[_Slide]:
+    position = {gene: i for i, gene in enumerate(spots.genes)}
+    columns = [position[gene] for gene in genes]
+    for here in rows_by_slide(spots.slide[test_rows], np.flatnonzero(spots.measured[test_rows])):
+        rows = test_rows[here]
+        counts, depth = spots.counts[rows][:, columns], spots.depth[rows]
+        yield _Slide(
+            donor=str(spots.donor[rows[0]]),
+            name=spots.slides[spots.slide[rows[0]]],
+            rows=here,
+            observed=log_normalize(counts, depth),
+            ceiling=correlation_ceiling(counts, depth),
+            xy=spots.xy[rows],
+        )
 
-    def score_expression(
-        self,
-        result: CrossValidation,
-        name: str,
-        genes: Sequence[str],
-        expression: NDArray[np.float32],
-        *,
-        half_width: NDArray[np.float32] | None = None,
-    ) -> None:
-        """Add the scores of a prediction (n_rows, n_genes) of these genes, gene by gene and slide by slide.
 
-        With half the width of every gene's interval (n_genes,) those of the intervals too.
-        """
-        position = {gene: i for i, gene in enumerate(genes)}
-        scored = [i for i, gene in enumerate(self.genes) if gene in position]
-        columns = [position[self.genes[i]] for i in scored]
-        names = [self.genes[i] for i in scored]
-        for slide in self.slides:
-            predicted, observed = expression[slide.rows][:, columns], slide.observed[:, scored]
-            for metric, function in (
-                ("pearson", gene_correlation),
-                ("spearman", gene_rank_correlation),
-                ("rmse", rmse),
-                ("variance_ratio", variance_ratio),
-            ):
-                result.add(name, slide.where, metric, names, function(predicted, observed))
-            result.add(name, slide.where, "moran_difference", names, moran_difference(predicted, observed, slide.xy))
-            if half_width is not None:
-                half = half_width[columns]
-                lower, upper = np.maximum(predicted - half, 0.0), predicted + half
-                result.add(
-                    name, slide.where, "coverage", names, ((lower <= observed) & (observed <= upper)).mean(axis=0)
-                )
-                result.add(name, slide.where, "interval_width", names, (upper - lower).mean(axis=0, dtype=np.float64))
+def _rows(
+    method: str, slide: _Slide, genes: Sequence[str], values: Mapping[str, Sequence[float] | NDArray[np.float64]]
+) -> Iterator[Row]:
+    for metric, of_genes in values.items():
+        for gene, value in zip(genes, of_genes, strict=True):
+            yield method, slide.donor, slide.name, gene, metric, float(value)
 
-    def score_embedding(
-        self, result: CrossValidation, name: str, image: NDArray[np.float32], gene: NDArray[np.float32]
-    ) -> None:
-        """Add how often a spot's own genes are found by its image (n_rows, k), among the ten nearest of its slide."""
-        for slide in self.slides:
-            found = retrieval_recall(
-                image[slide.rows], gene[slide.rows], np.zeros(len(slide.rows), dtype=np.int64), k=10
-            )
-            for metric, column in (("recall_at_10", "recall"), ("recall_chance", "chance")):
-                result.add(name, slide.where, metric, [""], found[column].to_numpy())
 
-    def score_classes(
-        self, result: CrossValidation, name: str, classes: Sequence[str], proba: NDArray[np.float32]
-    ) -> None:
-        """Add the scores of class probabilities (n_rows, n_classes), donor by donor."""
-        label, donors = self.inputs.label[self.rows], self.inputs.donor[self.rows]
-        known = label >= 0
-        truth = np.array([*self.inputs.classes, ""], dtype=np.str_)[label]
-        position = {value: code for code, value in enumerate(classes)}
-        for donor in np.unique(donors[known]):
-            here = (donors == donor) & known
-            of_true = truth[here]
-            guess = np.array(classes, dtype=str)[proba[here].argmax(axis=1)]
-            codes = np.array([position.get(value, -1) for value in of_true], dtype=np.int64)
-            recall = [(guess[of_true == value] == value).mean() for value in np.unique(of_true)]
-            values = {
-                "macro_f1": f1_score(of_true, guess, average="macro", zero_division=0.0),
+def _score_expression(name: str, slide: _Slide, genes: Sequence[str], out_of_fold: OutOfFold) -> Iterator[Row]:
+    """Scores of each gene, and of its interval."""
+    if out_of_fold.expression is None:
+        return
+    position = {gene: i for i, gene in enumerate(out_of_fold.genes)}
+    scored = [i for i, gene in enumerate(genes) if gene in position]
+    columns = [position[genes[i]] for i in scored]
+    predicted, observed = out_of_fold.expression[slide.rows][:, columns], slide.observed[:, scored]
+    values = {
+        "pearson": gene_correlation(predicted, observed),
+        "spearman": gene_rank_correlation(predicted, observed),
+        "rmse": rmse(predicted, observed),
+        "variance_ratio": variance_ratio(predicted, observed),
+        "moran_difference": moran_difference(predicted, observed, slide.xy),
+    }
+    if out_of_fold.half_width is not None:
+        half_width = out_of_fold.half_width[columns]
+        lower, upper = np.maximum(predicted - half_width, 0.0), predicted + half_width
+        values["coverage"] = ((lower <= observed) & (observed <= upper)).mean(axis=0)
+        values["interval_width"] = (upper - lower).mean(axis=0, dtype=np.float64)
+    yield from _rows(name, slide, [genes[i] for i in scored], values)
+
+
+def _score_embedding(name: str, slide: _Slide, _: Sequence[str], out_of_fold: OutOfFold) -> Iterator[Row]:
+    """How often a spot's own genes are among the ten of its slide that are nearest to its image."""
+    image, gene = out_of_fold.image, out_of_fold.gene
+    if image is None or gene is None:
+        return
+    one_slide = np.zeros(len(slide.rows), dtype=np.int64)
+    found = retrieval_recall(image[slide.rows], gene[slide.rows], one_slide, k=K_NEAREST)
+    values = {"recall_at_10": found["recall"].to_numpy(), "recall_chance": found["chance"].to_numpy()}
+    yield from _rows(name, slide, [""], values)
+
+
+def _score_classes(
+    spots: Spots, test_rows: NDArray[np.intp], out_of_fold: OutOfFold
+) -> Iterator[tuple[str, pd.DataFrame, dict[str, float]]]:
+    """Each donor with annotated spots, true and predicted classes of these, and scores."""
+    if out_of_fold.proba is None:
+        return
+    label, donors = spots.label[test_rows], spots.donor[test_rows]
+    known = label >= 0
+    names = np.array([*spots.classes, ""], dtype=np.str_)[label]
+    position = {value: code for code, value in enumerate(out_of_fold.classes)}
+    for donor in np.unique(donors[known]):
+        here = (donors == donor) & known
+        truth, proba = names[here], out_of_fold.proba[here]
+        guess = np.array(out_of_fold.classes, dtype=str)[proba.argmax(axis=1)]
+        codes = np.array([position.get(value, -1) for value in truth], dtype=np.int64)
+        recall = [(guess[truth == value] == value).mean() for value in np.unique(truth)]
+        table = pd.DataFrame({"true": truth, "predicted": guess, "confidence": proba.max(axis=1)})
+        yield (
+            str(donor),
+            table,
+            {
+                "macro_f1": float(f1_score(truth, guess, average="macro", zero_division=0.0)),
                 "balanced_accuracy": float(np.mean(recall)),
-                "calibration_error": calibration_error(proba[here], codes),
-            }
-            for metric, value in values.items():
-                result.add(name, (str(donor), ""), metric, [""], np.array([value]))
-            result.keep_classes(name, str(donor), of_true, guess, proba[here].max(axis=1))
+                "calibration_error": float(calibration_error(proba, codes)),
+            },
+        )

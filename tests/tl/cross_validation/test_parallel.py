@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +15,12 @@ import pytest
 import stcontrast as stc
 from stcontrast.methods._base import METHODS
 from stcontrast.methods.baselines import Mean, Ridge
-from stcontrast.tl.cross_validation import _pool as _cv_pool
+from stcontrast.tl.cross_validation import _parallel
 from tests.tl.conftest import copied
-from tests.tl.toy import LABELS, parts_of
+from tests.tl.toy import LABELS, kept_fits, parts_of
+
+# loky's warning when it restarts a process
+pytestmark = pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given to the executor")
 
 QUICK = {"n_genes": 12, "n_score_genes": 6}
 COMPARED = {
@@ -44,6 +52,21 @@ def registered():
                 os._exit(3)
             return super().fit(data, folds)
 
+    class Growing(Mean):
+        name = "growing"
+
+        def __init__(self, *, log: str, seed: int = 0):
+            super().__init__(seed=seed)
+            self.log = log
+
+        def fit(self, data, folds):
+            # 350 MB that stay: loky restarts a process that grows by 300 MB, but looks once a second
+            sys.__dict__.setdefault("kept", []).append(bytearray(b"x" * 350_000_000))
+            time.sleep(1.2)
+            with Path(self.log).open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            return super().fit(data, folds)
+
     class Unlucky(Mean):
         name = "unlucky"
 
@@ -64,11 +87,11 @@ def cross_validated(sdata, **kwargs):
 def test_processes_give_the_same_numbers_for_methods_of_one_s_own_too(toy, registered):
     one, two = (cross_validated(copied(toy), methods=COMPARED, n_jobs=n_jobs) for n_jobs in (1, 2))
     assert len(two.failures) == 0
-    pd.testing.assert_frame_equal(two.scores, one.scores, rtol=1e-5, atol=1e-6)
-    pd.testing.assert_frame_equal(two.summary(), one.summary(), rtol=1e-5, atol=1e-6)
-    pd.testing.assert_frame_equal(two.classes, one.classes, rtol=1e-5, atol=1e-6)
+    pd.testing.assert_frame_equal(two.scores, one.scores, check_exact=True)
+    pd.testing.assert_frame_equal(two.summary(), one.summary(), check_exact=True)
+    pd.testing.assert_frame_equal(two.classes, one.classes, check_exact=True)
     for name in COMPARED:
-        np.testing.assert_allclose(two.predictions.layers[name], one.predictions.layers[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(two.predictions.layers[name], one.predictions.layers[name])
     np.testing.assert_array_equal(two.predictions.layers["tenth"], two.predictions.layers["ridge"] / np.float32(10))
     assert set(METHODS) > {"ridge", "tenth"}
     assert METHODS["ridge"] is Ridge
@@ -83,14 +106,47 @@ def test_a_process_that_dies_is_the_failure_of_its_fit_alone(toy, registered, ca
     assert failures["method"].tolist() == ["deadly", "unlucky", "unlucky"]
     assert failures["donors"].tolist() == ["donor2", "donor1", "donor2"]
     died, *raised = failures["error"]
-    assert "ended unexpectedly, twice: it was killed, perhaps for want of memory" in died
+    assert "ended unexpectedly, twice: it was killed, possibly for lack of memory" in died
     assert raised == ["LookupError: no luck"] * 2
     # the traceback came along
     assert "in fit\n" in caplog.text
     assert set(cv.scores.query("method == 'deadly'")["donor"]) == {"donor1"}
     assert set(cv.scores.query("method == 'mean'")["donor"]) == {"donor1", "donor2"}
-    # what failed is not kept
-    assert len(list(tmp_path.iterdir())) == 3
+    # neither what failed is kept, nor what a class inside a function predicts
+    assert {method for method, _, _ in kept_fits(tmp_path)} == {"mean"}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_a_process_that_is_restarted_for_its_memory_loses_no_fit(toy, registered, tmp_path):
+    sdata = parts_of(copied(toy), "donor1", "donor2")
+    compared = {"mean": {}} | {str(i): {"method": "growing", "log": str(tmp_path / "pids")} for i in range(3)}
+    cv = cross_validated(sdata, methods=compared, n_jobs=2)
+    assert cv.failures.empty
+    expected = cv.scores.query("method == 'mean'")["value"]
+    for name in ("0", "1", "2"):
+        np.testing.assert_array_equal(cv.scores[cv.scores["method"] == name]["value"], expected)
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 6
+    assert len(set(pids)) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["threading", "dask"])
+def test_the_user_s_backend_gives_the_same_numbers(toy, registered, backend):
+    sdata = parts_of(copied(toy), "donor1", "donor2")
+    one = cross_validated(copied(sdata), methods=COMPARED, n_jobs=1)
+    with ExitStack() as stack:
+        if backend == "dask":
+            distributed = pytest.importorskip("distributed")
+            cluster = stack.enter_context(
+                distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+            )
+            stack.enter_context(distributed.Client(cluster))
+        stack.enter_context(joblib.parallel_config(backend=backend))
+        other = cross_validated(copied(sdata), methods=COMPARED, n_jobs=2)
+    assert other.failures.empty
+    pd.testing.assert_frame_equal(other.scores, one.scores, check_exact=True)
 
 
 @pytest.mark.parametrize(
@@ -108,20 +164,20 @@ def test_a_process_that_dies_is_the_failure_of_its_fit_alone(toy, registered, ca
     ],
 )
 def test_as_many_processes_as_fits_cores_and_memory(monkeypatch, n_jobs, n_fits, n_spots, available, expected):
-    monkeypatch.setattr(_cv_pool, "cpu_count", lambda: 8)
-    monkeypatch.setattr(_cv_pool, "available_memory", lambda: available)
-    monkeypatch.setattr(_cv_pool, "_places_on_gpu", lambda: 8)
-    material = SimpleNamespace(features=np.empty((n_spots, 200), dtype=np.float32))
-    assert _cv_pool.count_processes(n_jobs, n_fits=n_fits, material=material, n_genes=800) == expected
+    monkeypatch.setattr(_parallel, "cpu_count", lambda: 8)
+    monkeypatch.setattr(_parallel, "available_memory", lambda: available)
+    monkeypatch.setattr(_parallel, "_places_on_gpu", lambda: 8)
+    fits = [SimpleNamespace(n_values=n_spots * (200 + 800))] * n_fits
+    assert _parallel.count_processes(n_jobs, fits) == expected
 
 
 def test_the_memory_of_a_container_counts(monkeypatch, tmp_path):
-    free = _cv_pool.available_memory()
+    free = _parallel.available_memory()
     assert free > 0
     for text, expected in (("max\n", free), (str(2**60), free), ("1000", 0)):
         (tmp_path / "memory.max").write_text(text)
-        monkeypatch.setattr(_cv_pool, "CGROUP_LIMITS", (tmp_path / "memory.max", tmp_path / "absent"))
-        assert _cv_pool.available_memory() == pytest.approx(expected, rel=0.2)
+        monkeypatch.setattr(_parallel, "CGROUP_LIMITS", (tmp_path / "memory.max", tmp_path / "absent"))
+        assert _parallel.available_memory() == pytest.approx(expected, rel=0.2)
 
 
 def test_an_error_that_cannot_travel_is_told():
@@ -130,7 +186,7 @@ def test_an_error_that_cannot_travel_is_told():
             super().__init__(f"{one} and {two}")
 
     for error, expected in ((ValueError("bad"), ValueError), (Odd(1, 2), RuntimeError)):
-        sent = _cv_pool._sendable(error)
+        sent = _parallel._sendable(error)
         assert type(sent) is expected
         assert str(error) in str(sent)
         assert str(error) in sent.__notes__[0]
@@ -145,16 +201,17 @@ def test_a_wrong_number_of_processes_is_refused(raw, n_jobs):
 
 def test_a_fit_is_a_fit_on_one_thread(toy, monkeypatch):
     import torch
-    from stcontrast.tl._training import Prepared
     from threadpoolctl import threadpool_info
 
+    from stcontrast.tl.cross_validation import _fits
+
     seen = []
-    original = Prepared.train
+    original = _fits.fit_model
 
-    def train(self):
+    def fit_model(*args, **kwargs):
         seen.append({*(pool["num_threads"] for pool in threadpool_info()), torch.get_num_threads()})
-        return original(self)
+        return original(*args, **kwargs)
 
-    monkeypatch.setattr(Prepared, "train", train)
+    monkeypatch.setattr(_fits, "fit_model", fit_model)
     cross_validated(copied(toy), methods=["mean"])
     assert seen == [{1}] * 3

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from stcontrast.tl._training import Prepared
 
 import stcontrast as stc
 from stcontrast.methods._base import METHODS
 from stcontrast.methods.baselines import Ridge
-from stcontrast.tl.cross_validation._code import code_of
-from stcontrast.tl.cross_validation._store import _fingerprint
+from stcontrast.tl.cross_validation import _fits
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, bare
 
@@ -22,13 +22,13 @@ METHODS_COMPARED = ["ridge", "mean"]
 def fits(monkeypatch):
     """Names of the methods that are fitted, as they are."""
     found: list[str] = []
-    original = Prepared.train
+    original = _fits.fit_model
 
-    def train(self):
-        found.append(self.method.name)
-        return original(self)
+    def fit_model(*args, **kwargs):
+        found.append(kwargs["method"])
+        return original(*args, **kwargs)
 
-    monkeypatch.setattr(Prepared, "train", train)
+    monkeypatch.setattr(_fits, "fit_model", fit_model)
     return found
 
 
@@ -148,57 +148,63 @@ def test_a_file_in_the_way_is_refused_before_any_work(raw, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(again, monkeypatch, caplog):
-    from stcontrast.tl.cross_validation import _store as _cv_store
-
     def full(path, arrays):
         msg = "No space left on device"
         raise OSError(msg)
 
-    monkeypatch.setattr(_cv_store, "save_arrays", full)
+    monkeypatch.setattr(_fits, "save_arrays", full)
     cv, _ = again(methods=["mean"])
     assert "mean with donor1 held out could not be written: No space left on device" in caplog.text
     assert len(cv.failures) == 0
 
 
-def offset_of(place):
-    return place + 1
+OWN_METHOD = """
+import numpy as np
+from stcontrast.methods.baselines import Ridge
+
+def offset(): return {offset}
+
+class Shifted(Ridge):
+    name = "shifted"
+
+    def predict_expression(self, view):
+        return super().predict_expression(view) + np.float32(offset())
+"""
 
 
-def make(shift: float, bias: float = 0.0):
-    """A class whose code depends on what it is made with."""
-
-    class Shifted(Ridge):
-        name = "shifted"
-
-        def predict_expression(self, view):
-            return super().predict_expression(view) + np.float32(shift + bias * offset_of(1))
-
-    return Shifted
-
-
-def test_a_method_of_one_s_own_is_told_by_its_code(again, monkeypatch):
+@pytest.fixture
+def registered():
+    """Methods of a user's own are forgotten after the test."""
     before = dict(METHODS)
-    try:
-        for shift, fitted in ((0.5, 3), (0.5, 0), (0.25, 3)):
-            make(shift)
-            assert len(again(methods=["shifted"])[1]) == fitted
-        code = code_of(make(0.5))
-        monkeypatch.setitem(globals(), "offset_of", lambda place: place + 2)
-        assert code_of(make(0.5)) != code
-    finally:
-        METHODS.clear()
-        METHODS.update(before)
-    assert code_of(Ridge) == []
+    yield
+    METHODS.clear()
+    METHODS.update(before)
 
 
-def test_fingerprints_tell_values_apart():
-    values = [
-        None, 1, 1.5, "1", ["a", "b"], ["ab"], [["a"], "b"], {"a": 1}, {"a": 2}, {"b": 1}, np.arange(3), np.arange(3.0),
-        np.arange(4).reshape(2, 2), np.arange(4), b"1", {1, 2},
-    ]  # fmt: skip
-    assert len({_fingerprint(value) for value in values}) == len(values)
-    assert _fingerprint({"a": 1, "b": 2}) == _fingerprint({"b": 2, "a": 1})
-    assert _fingerprint(np.float64(0.5)) == _fingerprint(0.5)
-    assert _fingerprint(("a", "b")) == _fingerprint(["a", "b"])
-    with pytest.raises(TypeError, match="cannot be recognised again"):
-        _fingerprint({"loss": lambda x: x})
+def test_a_method_of_one_s_own_is_fitted_again_when_its_module_changes(again, registered, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    module = None
+    for offset, n_fits in ((0.5, 3), (0.5, 0), (0.25, 3), (0.5, 0)):
+        (tmp_path / "own_method.py").write_text(OWN_METHOD.format(offset=offset))
+        module = importlib.import_module("own_method") if module is None else importlib.reload(module)
+        assert len(again(methods=["shifted"])[1]) == n_fits
+    sys.modules.pop("own_method")
+
+
+def test_a_method_without_source_is_not_kept(again, registered, caplog, tmp_path):
+    class Inside(Ridge):
+        name = "inside"
+
+    Typed = type("Typed", (Ridge,), {"name": "typed", "__module__": "__main__"})
+    for method in (Inside, Typed):
+        for _ in range(2):
+            assert again(methods=[method.name, "mean"])[1].count(method.name) == 3
+        assert f"no source code of the method '{method.name}'" in caplog.text
+    assert len(list((tmp_path / "there" / "fits").iterdir())) == 3
+
+
+def test_options_that_cannot_be_hashed_are_refused_before_any_fit(again, fits):
+    with pytest.raises(TypeError, match=r"the options of 'ridge', .* cannot be hashed"):
+        again(methods={"ridge": {"penalty": lambda x: x}})
+    assert fits == []

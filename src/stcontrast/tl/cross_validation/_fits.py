@@ -1,0 +1,264 @@
+"""One fit of a cross-validation, and the folder where its predictions are kept."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import sys
+import zipfile
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import joblib
+import numpy as np
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from stcontrast._files import written_whole
+from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
+from stcontrast._records import VERSION
+from stcontrast._settings import settings
+from stcontrast._training import one_thread
+from stcontrast.fitted._fit import fit_model, spots_of_model
+from stcontrast.methods._base import METHODS, Method
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from stcontrast._data.spots import Spots
+    from stcontrast.fitted._fit import FitSpec
+
+__all__ = ["Fit", "FitStore", "OutOfFold", "check_directory", "fit_and_predict"]
+
+logger = logging.getLogger(__name__)
+
+PACKAGE: Final = Method.__module__.partition(".")[0]
+FORMAT: Final = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """A method, the spots that it learns from, and the spots that it predicts.
+
+    Attributes
+    ----------
+    name, method
+        Row of the comparison, and the method in it.
+    fit_spec
+        How to fit.
+    spots
+        All spots.
+    features, features_spec
+        The image features (n_spots, n_features) that the method uses, and what made them.
+    train_rows, test_rows
+        Spots to learn from, and held-out spots.
+    inner_features
+        Features of the training spots in every inner fold, where the encoder was fine-tuned.
+    """
+
+    name: str
+    method: str
+    fit_spec: FitSpec
+    spots: Spots
+    features: NDArray[np.float32]
+    features_spec: Mapping[str, Any]
+    train_rows: NDArray[np.intp]
+    test_rows: NDArray[np.intp]
+    inner_features: tuple[NDArray[np.float32], ...] = ()
+
+    @property
+    def donors(self) -> list[str]:
+        """Held-out donors."""
+        return sorted(set(self.spots.donor[self.test_rows].tolist()))
+
+    @property
+    def n_values(self) -> int:
+        """Spots × (features + modelled genes): memory and time grow with it."""
+        fit_spec, (n_spots, n_features) = self.fit_spec, self.features.shape
+        n_genes = len(fit_spec.more_genes) + (fit_spec.n_genes if fit_spec.genes is None else len(fit_spec.genes))
+        return int(n_spots * (n_features + min(n_genes, len(self.spots.genes))))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutOfFold:
+    """What a fit predicts for the held-out spots.
+
+    Attributes
+    ----------
+    genes, classes
+        What it modelled, in the order of the predictions.
+    expression, proba
+        Predictions (n_test, n_genes) and (n_test, n_classes), or `None`.
+    half_width
+        Half the width of every gene's interval (n_genes,), or `None`.
+    image, gene
+        Embeddings (n_test, k) in a space that both share, or `None`.
+    """
+
+    genes: list[str]
+    classes: list[str]
+    expression: NDArray[np.float32] | None
+    proba: NDArray[np.float32] | None
+    half_width: NDArray[np.float32] | None
+    image: NDArray[np.float32] | None
+    gene: NDArray[np.float32] | None
+
+
+ARRAYS: Final = tuple(field.name for field in fields(OutOfFold) if field.name not in ("genes", "classes"))
+
+
+def fit_and_predict(fit: Fit) -> OutOfFold:
+    """Fit on the training spots and predict the held-out spots, on one thread."""
+    spots, rows = replace(fit.spots, features=fit.features), fit.test_rows
+    # the last bits depend on the number of threads, and must not depend on the number of processes
+    with settings.override(progress=False), threadpool_limits(1), one_thread():
+        model = fit_model(
+            spots, fit.train_rows, method=fit.method, fit_spec=fit.fit_spec, features_spec=fit.features_spec,
+            of_fold=fit.inner_features,
+        )  # fmt: skip
+        found = model.predict(fit.features[rows], slide=spots.slide[rows], xy=spots.xy[rows], depth=spots.depth[rows])
+        embedded = {}
+        if model.has_expression and spots.measured[rows].any():
+            embedded = model.method.embed(spots_of_model(spots, rows, model.spec))
+    image, gene = embedded.get(IMAGE_EMBEDDING), embedded.get(GENE_EMBEDDING)
+    if image is None or gene is None:
+        image = gene = None
+    expression, half_width = (found.expression, found.half_width) if model.has_expression else (None, None)
+    proba = found.proba if model.classes else None
+    return OutOfFold(model.genes, model.classes, expression, proba, half_width, image, gene)
+
+
+def check_directory(directory: str | Path) -> Path:
+    """The folder as a path.
+
+    Raises
+    ------
+    FileExistsError
+        If it, or a folder above it, is a file.
+    """
+    path = Path(directory)
+    existing = next((part for part in (path, *path.parents) if part.exists()), path)
+    if existing.is_file():
+        msg = f"`directory`: {str(existing)!r} is a file. Name a folder; it is made if absent."
+        raise FileExistsError(msg)
+    return path
+
+
+class FitStore:
+    """Predictions of finished fits, one file each, named by a hash of everything that they depend on.
+
+    Parameters
+    ----------
+    directory
+        Folder; made with the first file.
+    fits
+        All fits of a cross-validation.
+
+    Raises
+    ------
+    TypeError
+        If an option of a method cannot be hashed.
+    """
+
+    def __init__(self, directory: Path, fits: Sequence[Fit]) -> None:
+        self.directory = directory
+        # the fits of a fold share their features, and all fits share the spots
+        spots = _hash_of_spots(fits[0].spots)
+        arrays = {id(fit.features): fit.features for fit in fits}
+        features = {key: joblib.hash(np.ascontiguousarray(array)) for key, array in arrays.items()}
+        sources = {method: _source_of(METHODS[method]) for method in dict.fromkeys(fit.method for fit in fits)}
+        self._paths: dict[Fit, Path] = {}
+        for fit in fits:
+            if sources[fit.method] is None:
+                continue
+            parts = (
+                FORMAT, VERSION, spots, features[id(fit.features)], fit.method, sources[fit.method], fit.fit_spec,
+                fit.train_rows, fit.test_rows,
+            )  # fmt: skip
+            try:
+                self._paths[fit] = directory / f"{joblib.hash(parts)}.npz"
+            # pickling runs code of the option's own class
+            except Exception as error:
+                msg = (
+                    f"`directory`: the options of {fit.name!r}, {fit.fit_spec.options!r}, cannot be hashed ({error}). Give "
+                    "plain values, or leave out `directory`."
+                )
+                raise TypeError(msg) from error
+
+    def read(self, fit: Fit) -> OutOfFold | None:
+        """The predictions of a fit, `None` where there are none that can be read."""
+        path = self._paths.get(fit)
+        if path is None or not path.exists():
+            return None
+        try:
+            # (given a path, NumPy leaves a broken file open)
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            genes, classes = arrays["genes"].tolist(), arrays["classes"].tolist()
+            out_of_fold = OutOfFold(genes, classes, **{name: arrays.get(name) for name in ARRAYS})
+            for name, columns in (("expression", genes), ("proba", classes)):
+                values, shape = getattr(out_of_fold, name), (len(fit.test_rows), len(columns))
+                if values is not None and values.shape != shape:
+                    msg = f"{name} has the shape {values.shape}; {shape} was expected"
+                    raise ValueError(msg)
+        except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            logger.warning("%s cannot be read (%s): the fit is repeated.", path, error)
+            return None
+        return out_of_fold
+
+    def write(self, fit: Fit, out_of_fold: OutOfFold) -> None:
+        """Keep the predictions of a finished fit. A folder that cannot be written costs a warning, not the fit."""
+        path = self._paths.get(fit)
+        if path is None:
+            return
+        about = {
+            "method": fit.method,
+            "options": repr(fit.fit_spec.options),
+            "held out": fit.donors,
+            "version": VERSION,
+        }
+        arrays = {name: getattr(out_of_fold, name) for name in ARRAYS}
+        for name in ("genes", "classes"):
+            arrays[name] = np.array(getattr(out_of_fold, name), dtype=np.str_)
+        try:
+            with written_whole(path) as scratch:
+                there = {name: array for name, array in arrays.items() if array is not None}
+                with scratch.open("wb") as file:
+                    np.savez(file, about=np.array(json.dumps(about)), **there)
+        except OSError as error:
+            logger.warning("%s with %s held out could not be written: %s", fit.name, ", ".join(fit.donors), error)
+
+
+def _hash_of_spots(spots: Spots) -> str:
+    counts = sparse.csr_matrix(spots.counts, copy=True)
+    # the same counts can be stored in several ways
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    # no method uses the names of the spots
+    others = {item.name: getattr(spots, item.name) for item in fields(spots) if item.name not in ("counts", "name")}
+    return str(joblib.hash((others, counts.shape, counts.data, counts.indices, counts.indptr)))
+
+
+def _source_of(method: type[Method]) -> list[str] | None:
+    """Source of the modules that define a user's own method, `None` where it does not tell the code.
+
+    Empty for a method of this package: the version tells its code.
+    """
+    own = [cls for cls in method.__mro__ if cls is not object and cls.__module__.partition(".")[0] != PACKAGE]
+    try:
+        # what a class inside a function does may depend on the function's variables
+        if any("<locals>" in cls.__qualname__ for cls in own):
+            msg = "it is defined inside a function"
+            raise OSError(msg)
+        # the class shows that the module is the right one; the module has the functions that the class calls
+        return [inspect.getsource(part) for cls in own for part in (cls, sys.modules[cls.__module__])]
+    except (OSError, TypeError, KeyError) as error:
+        logger.warning(
+            "`directory`: no source code of the method %r (%s). Its fits are not kept: define it in a module.",
+            method.name, error,
+        )  # fmt: skip
+        return None

@@ -1,0 +1,191 @@
+"""The fits of a cross-validation, one after another or in several processes."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import pickle
+import threading
+import traceback
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+from joblib import Parallel, cpu_count, delayed
+
+from stcontrast.methods._base import METHODS
+from stcontrast.tl.cross_validation._fits import fit_and_predict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from stcontrast.methods import Method
+    from stcontrast.tl.cross_validation._fits import Fit, OutOfFold
+
+__all__ = ["check_n_jobs", "count_processes", "run_fits"]
+
+logger = logging.getLogger(__name__)
+
+# a process takes seconds to start: a fit on fewer values takes less
+SMALL: Final = 1_000_000
+# what the libraries take, and how many times the bytes of features and expression a fit holds at once
+LIBRARY_BYTES: Final = 3 * 2**29
+COPIES: Final = 6
+GPU_BYTES: Final = 2**31
+CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+# the seeds of random numbers belong to a process: where the backend has threads, they take turns
+ONE_FIT: Final = threading.Lock()
+
+
+def check_n_jobs(n_jobs: int | None) -> None:
+    """Raise where it is no number of processes."""
+    if n_jobs is not None and n_jobs < 1:
+        msg = f"`n_jobs` must be at least 1, or `None` for as many processes as cores and memory allow; found {n_jobs}."
+        raise ValueError(msg)
+
+
+def count_processes(n_jobs: int | None, fits: Sequence[Fit]) -> int:
+    """The number of processes to fit in; 1 means this process.
+
+    Parameters
+    ----------
+    n_jobs
+        What the user asked for.
+    fits
+        Fits to do.
+
+    Returns
+    -------
+    With `n_jobs`, that many. Otherwise 1 if the fits are small or this is a child process already, else as many as
+    there are fits, cores and estimated shares of the free memory (of the GPU too, if there is one).
+    """
+    if n_jobs is not None:
+        # one fit alone gets a process too: whoever asks for processes wants to survive a process that dies
+        return min(n_jobs, max(len(fits), 2))
+    n_values = max((fit.n_values for fit in fits), default=0)
+    if n_values < SMALL or multiprocessing.parent_process() is not None:
+        return 1
+    bytes_per_fit = LIBRARY_BYTES + COPIES * 4 * n_values
+    return max(1, min(len(fits), cpu_count(), available_memory() // bytes_per_fit, _places_on_gpu()))
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process and its children may still take."""
+    available = int(psutil.virtual_memory().available)
+    for path in CGROUP_LIMITS:
+        limit = path.read_text().strip() if path.is_file() else "max"
+        if limit.isdigit():
+            available = min(available, int(limit) - int(psutil.Process().memory_info().rss))
+    return max(available, 0)
+
+
+def run_fits(fits: Sequence[Fit], n_processes: int) -> Iterator[tuple[Fit, OutOfFold | Exception]]:
+    """Do all fits, in any order.
+
+    Parameters
+    ----------
+    fits
+        The fits.
+    n_processes
+        How many at once; with 1 they are done in this process. The backend is that of ``joblib.parallel_config``.
+
+    Yields
+    ------
+    A fit, and its predictions or its error. A process that dies costs its own fit only.
+    """
+    if n_processes == 1:
+        for fit in fits:
+            yield fit, _attempt(fit)
+        return
+    waiting = dict(enumerate(fits))
+    while waiting and n_processes > 1:
+        started: list[int] = []
+        try:
+            for number, outcome in _in_processes(waiting, n_processes, started):
+                yield waiting.pop(number), outcome
+        # each backend has its own error for a worker that died; one of the fits that had started is the reason
+        except Exception as error:  # noqa: BLE001
+            suspects = [number for number in started if number in waiting]
+            # the most frequent reason is too little memory
+            n_processes //= 2
+            logger.warning(
+                "A process ended before its fit (%s): %d fits are repeated one at a time, the others in %d processes.",
+                type(error).__name__, len(suspects), n_processes,
+            )  # fmt: skip
+            for number in suspects:
+                fit = waiting.pop(number)
+                yield fit, _alone(fit)
+    for fit in waiting.values():
+        yield fit, _alone(fit)
+
+
+def _in_processes(
+    waiting: dict[int, Fit], n_processes: int, started: list[int]
+) -> Iterator[tuple[int, OutOfFold | Exception]]:
+    def tasks() -> Iterator[Any]:
+        for number, fit in list(waiting.items()):
+            started.append(number)
+            yield delayed(_in_worker)(number, fit, dict(METHODS))
+
+    # one batch a fit, and none handed over before a process is free: what a dying process takes with it is known
+    parallel = Parallel(
+        n_jobs=n_processes, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs", mmap_mode="c"
+    )
+    yield from parallel(tasks())
+
+
+def _alone(fit: Fit) -> OutOfFold | Exception:
+    """Fit in a process while no other does."""
+    try:
+        # (joblib takes 1 as "in this process")
+        [(_, outcome)] = list(_in_processes({0: fit}, 2, []))
+    except BrokenExecutor as error:
+        msg = (
+            "The process that fitted it ended unexpectedly, twice: it was killed, possibly for lack of memory, or it "
+            "crashed."
+        )
+        died = RuntimeError(msg)
+        died.__cause__ = error
+        return died
+    # the fit could not be sent or its result not come back, or the backend has its own error for a dead worker
+    except Exception as error:  # noqa: BLE001
+        return error
+    return outcome
+
+
+def _attempt(fit: Fit) -> OutOfFold | Exception:
+    try:
+        with ONE_FIT:
+            return fit_and_predict(fit)
+    # whatever it is: the other fits took hours and are kept
+    except Exception as error:  # noqa: BLE001
+        return error
+
+
+def _in_worker(number: int, fit: Fit, registered: dict[str, type[Method]]) -> tuple[int, OutOfFold | Exception]:
+    # a worker knows a user's own class only once it has been sent
+    METHODS.update(registered)
+    outcome = _attempt(fit)
+    return number, _sendable(outcome) if isinstance(outcome, Exception) else outcome
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error with its traceback as a note: a traceback cannot be sent between processes."""
+    told = "".join(traceback.format_exception(error))
+    try:
+        sent = pickle.loads(pickle.dumps(error))
+    # an exception with arguments of its own may fail in any way
+    except Exception:  # noqa: BLE001
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    sent.add_note(told)
+    return sent
+
+
+def _places_on_gpu() -> int:
+    import torch
+
+    if not torch.cuda.is_available():
+        return cpu_count()
+    free, _ = torch.cuda.mem_get_info()
+    return int(free // GPU_BYTES)

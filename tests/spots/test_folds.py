@@ -109,7 +109,8 @@ def test_a_fold_learns_from_its_training_rows_and_predicts_spots_without_what_wa
         unseen = fold.unseen()
         np.testing.assert_array_equal(unseen.design, data.design[fold.held_out])
         assert unseen.n_genes == unseen.counts.shape[1] == unseen.observed.shape[1] == unseen.n_classes == 0
-        assert not (unseen.has_counts or unseen.has_labels)
+        assert not unseen.has_counts
+        assert not unseen.has_labels
         np.testing.assert_array_equal(fold.unseen(depth=True).depth, data.depth[fold.held_out])
         spots, rows = fold.together()
         np.testing.assert_array_equal(spots.design[rows], unseen.design)

@@ -59,7 +59,9 @@ def test_unseen_spots_have_nothing_that_was_measured_or_annotated():
     for name in ("slide", "xy", "features", "design"):
         np.testing.assert_array_equal(getattr(unseen, name), getattr(data, name))
     assert unseen.counts.shape == unseen.observed.shape == unseen.target.shape == (90, 0)
-    assert not (unseen.has_counts or unseen.has_labels or unseen.depth.any())
+    assert not unseen.depth.any()
+    assert not unseen.has_counts
+    assert not unseen.has_labels
     assert (unseen.genes, unseen.classes) == ((), ())
     oracle = data.unseen(depth=True)
     np.testing.assert_array_equal(oracle.depth, data.depth)

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import stcontrast as stc
-from stcontrast.fitted import TilePredictor
+from stcontrast.fitted import Predictor, TilePredictor
 from stcontrast.methods.baselines import Depth
 from tests.methods.quick import QUICK
 from tests.slide_files import halved, write_slide
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from stcontrast.fitted import Predictor
 
 zs = pytest.importorskip("lazyslide", reason="lazyslide is not installed")
 FIELDS = (64.0, 128.0)
@@ -86,7 +83,7 @@ def test_features_are_those_of_the_models_encoder_around_the_tiles(ridge: Predic
     assert wsi["mine_features_tiles"].uns["stcontrast"]["image_features"]["um_per_px"] == {"tiles": 1.0}
 
 
-def test_the_features_serve_the_tools_of_this_package_too(
+def test_the_features_can_be_used_by_the_tools_of_this_package(
     ridge: Predictor, wsi: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = TilePredictor(ridge)
@@ -129,7 +126,7 @@ def test_only_its_own_table_is_replaced(ridge: Predictor, wsi: Any) -> None:
 
 def test_features_that_only_the_user_can_make(ridge: Predictor, wsi: Any) -> None:
     given = {"encoder": {"kind": "given", "name": "X_image", "n_features": 126}, "field_um": []}
-    model = replace(ridge, card={**ridge.spec, "image_features": given})
+    model = Predictor(ridge.method, {**ridge.spec, "image_features": given})
     with pytest.raises(ValueError, match=r"features of the user's own.*`wsidata\.io\.add_features`"):
         TilePredictor(model).encode(wsi)
 
@@ -143,12 +140,12 @@ def test_neighbours_need_places(ridge: Predictor) -> None:
 
 def test_models_that_predict_no_expression_from_images(ridge: Predictor) -> None:
     with pytest.raises(ValueError, match=r"trained without counts.*`stc\.tl\.classify`"):
-        TilePredictor(replace(ridge, card={**ridge.spec, "genes": []}))
+        TilePredictor(Predictor(ridge.method, {**ridge.spec, "genes": []}))
     with pytest.raises(ValueError, match="'depth' is an oracle"):
-        TilePredictor(replace(ridge, method=Depth()))
+        TilePredictor(Predictor(Depth(), ridge.spec))
 
 
-def test_lazyslide_knows_it_for_a_model(ridge: Predictor) -> None:
+def test_lazyslide_recognises_it_as_a_model(ridge: Predictor) -> None:
     from lazyslide_models.base import FeaturePredictionModelProtocol
 
     predictor = TilePredictor(ridge)

@@ -9,7 +9,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath
+from stcontrast.fitted._disk import read_state, write_state
+from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath, standardizer
 from tests.methods.synthetic import training_data
 
 
@@ -33,7 +34,7 @@ def test_ridge_path_of_more_features_than_spots():
     np.testing.assert_allclose(RidgePath().fit(data.design, data).predict(data.design, 10.0), expected, atol=1e-4)
 
 
-def test_ridge_path_looks_at_measured_spots_alone():
+def test_ridge_path_uses_only_measured_spots():
     data = training_data()
     measured = np.arange(90) % 3 > 0
     target = data.target.copy()
@@ -43,7 +44,7 @@ def test_ridge_path_looks_at_measured_spots_alone():
     np.testing.assert_array_equal(one.predict(data.design, 10.0), other.predict(data.design, 10.0))
 
 
-def test_a_constant_feature_is_no_trouble():
+def test_a_constant_feature_gives_finite_predictions():
     data = training_data()
     data.design[:, 2] = 3.0
     assert np.isfinite(RidgePath().fit(data.design, data).predict(data.design, 1.0)).all()
@@ -75,7 +76,7 @@ def test_discriminant_is_sklearn_s(n_classes, n_design):
 
 
 def test_discriminant_is_bayes_rule_for_gaussians_of_one_covariance():
-    """Without shrinkage and with all components: no matter how the features are mixed."""
+    """Without shrinkage and with all components, however the features are mixed."""
     data = training_data(n_spots=60, n_classes=3)
     x, within = data.design.astype(np.float64), np.zeros((6, 6))
     means, counts = [], np.bincount(data.label)
@@ -94,7 +95,7 @@ def test_discriminant_is_bayes_rule_for_gaussians_of_one_covariance():
 
 
 @pytest.mark.parametrize("label", [[0, 1], [0, 1, 1], [0, 1, 2], [2, 1, 1, 0]])
-def test_a_discriminant_of_hardly_any_spots(label):
+def test_a_discriminant_of_very_few_spots(label):
     data = training_data(n_classes=4)
     few = np.full(90, -1)
     few[: len(label)] = label
@@ -125,12 +126,16 @@ def test_a_single_class_is_certain(kind):
 def test_saved_and_read_again(tmp_path):
     data = training_data()
     ridge, classifier = RidgePath().fit(data.design, data), LinearClassifier().fit(data.design, data)
-    ridge.save(tmp_path / "ridge.npz")
-    classifier.save(tmp_path / "logistic.npz")
-    np.testing.assert_array_equal(
-        RidgePath.load(tmp_path / "ridge.npz").predict(data.design, 1.0), ridge.predict(data.design, 1.0)
-    )
-    np.testing.assert_array_equal(
-        LinearClassifier.load(tmp_path / "logistic.npz").predict_proba(data.design),
-        classifier.predict_proba(data.design),
-    )
+    write_state(tmp_path, {"ridge": ridge.state(), "classifier": classifier.state()})
+    state = read_state(tmp_path)
+    other_ridge, other_classifier = RidgePath(), LinearClassifier()
+    other_ridge.restore(state["ridge"])
+    other_classifier.restore(state["classifier"])
+    np.testing.assert_array_equal(other_ridge.predict(data.design, 1.0), ridge.predict(data.design, 1.0))
+    np.testing.assert_array_equal(other_classifier.predict_proba(data.design), classifier.predict_proba(data.design))
+
+
+def test_a_constant_column_keeps_its_scale():
+    center, scale = standardizer(np.float32([[1, 5], [3, 5]]))
+    np.testing.assert_array_equal(center, [2, 5])
+    np.testing.assert_array_equal(scale, [1, 1])

@@ -15,14 +15,14 @@ def test_methods_by_name():
     assert method.spec["max_epochs"] == 7
 
 
-def test_hyper_makes_the_same_method_again():
+def test_the_spec_makes_the_same_method_again():
     for name, kind in METHODS.items():
         method = get_method(name, seed=4)
         assert kind(**method.spec).spec == method.spec
         assert method.reference
 
 
-def test_unknown_method_lists_those_there_are():
+def test_an_unknown_method_is_refused_with_a_list_of_methods():
     with pytest.raises(ValueError, match=r"Unknown method 'lasso'. Valid options are \['bleep', 'color', 'depth'"):
         get_method("lasso")
 

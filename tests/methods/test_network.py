@@ -5,21 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stcontrast.fitted._disk import read_state, write_state
+from stcontrast.methods._linear import standardizer
 from stcontrast.methods._network import Network
 from stcontrast.metrics import mean_slide_correlation
 from tests.methods.synthetic import training_data
 
-ALL = np.arange(90)
 
-
-def test_a_constant_column_keeps_its_scale():
-    values = np.array([[1.0, 5.0], [3.0, 5.0]], dtype=np.float32)
-    center, scale = standardizer(values)
-    np.testing.assert_array_equal(center, [2, 5])
-    np.testing.assert_array_equal(scale, [1, 1])
-
-
-def test_scales_are_those_of_the_spots_trained_on():
+def test_scales_come_from_the_training_spots_alone():
     data = training_data()
     held_out = np.flatnonzero(data.donor == "2")
     wild = data.design.copy()
@@ -32,7 +25,7 @@ def test_scales_are_those_of_the_spots_trained_on():
     np.testing.assert_allclose(network.scales["mean"], data.take(np.flatnonzero(data.donor != "2")).slide_means()[0])
 
 
-def test_genes_count_by_how_much_they_were_seen_to_vary():
+def test_genes_are_scaled_by_their_measured_deviation():
     data = training_data()
     _, of_spot = data.slide_means()
     quiet = np.float32([1, 0.01, 1, 1, 1]) * (data.target - of_spot) + of_spot
@@ -43,20 +36,23 @@ def test_genes_count_by_how_much_they_were_seen_to_vary():
     np.testing.assert_allclose(network.scales["deviation"], expected, rtol=1e-4)
 
 
-def test_units_of_expression_come_back(tmp_path):
+def test_predictions_are_in_the_units_of_expression(tmp_path):
     data = training_data(n_spots=60)
     network = Network(max_epochs=40)
     network.fit(data, gene=data.design[:, :3])
-    view = data.take(np.arange(180)).unseen()
-    predicted = network.expression(view)
+    unseen = data.unseen()
+    predicted = network.expression(unseen)
     assert mean_slide_correlation(predicted, data.observed, data.slide) > 0.7
     np.testing.assert_allclose(predicted.mean(axis=0), data.slide_means()[0], atol=0.1)
-    network.save(tmp_path)
-    again = Network(max_epochs=40)
-    again.load(tmp_path)
-    np.testing.assert_array_equal(again.expression(view), predicted)
+    write_state(tmp_path, network.state())
+    again = network.fresh()
+    again.restore(read_state(tmp_path))
+    np.testing.assert_array_equal(again.expression(unseen), predicted)
+    np.testing.assert_array_equal(again.proba(unseen), network.proba(unseen))
 
 
 def test_before_it_is_fitted():
     with pytest.raises(RuntimeError, match="not been fitted"):
-        Network().expression(training_data().view(ALL))
+        Network().proba(training_data().unseen())
+    with pytest.raises(ValueError, match="without counts"):
+        Network().expression(training_data().unseen())

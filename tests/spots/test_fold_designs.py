@@ -6,35 +6,35 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from stcontrast.fitted._out_of_distribution import InDistribution
 
-from stcontrast._data.folds import Folds, inner_folds
-from stcontrast.fitted._calibration import InDistribution
+from stcontrast._data.folds import Fold, inner_folds
 from stcontrast.methods._base import METHODS
 from tests.methods.quick import QUICK
 from tests.methods.synthetic import training_data
 
 
-def with_designs(folds: Folds, design: np.ndarray) -> Folds:
-    return Folds([replace(fold, design=design, features=design) for fold in folds], folds.unit)
+def with_design(folds: list[Fold], design: np.ndarray) -> list[Fold]:
+    return [replace(fold, spots=replace(fold.spots, design=design, features=design)) for fold in folds]
 
 
 @pytest.mark.parametrize("name", sorted(set(QUICK) - {"depth", "field"}))
-def test_held_out_predictions_rest_on_the_fold_s_design_alone(name):
+def test_out_of_fold_predictions_depend_on_the_fold_s_design_alone(name):
     data = training_data(n_spots=14)
     data.label[::3] = -1
     folds = inner_folds(data)
     leaky = replace(data, design=np.random.default_rng(1).normal(size=data.design.shape).astype(np.float32))
     expected = METHODS[name](**QUICK[name]).fit(data, folds)
-    found = METHODS[name](**QUICK[name]).fit(leaky, with_designs(folds, data.design))
+    found = METHODS[name](**QUICK[name]).fit(leaky, with_design(folds, data.design))
     np.testing.assert_array_equal(found.expression, expected.expression)
     np.testing.assert_array_equal(found.proba, expected.proba)
 
 
-def test_the_radius_of_the_familiar_is_measured_in_every_fold_s_own_features():
+def test_the_radius_is_measured_in_the_features_of_each_fold():
     data = training_data()
     folds = inner_folds(data)
     rng = np.random.default_rng(0)
-    # an encoder that has seen all spots and one that has not: units and axes have nothing to do with one another
+    # an encoder that has seen all spots and one that has not: their units and axes differ
     turned = (data.design @ np.linalg.qr(rng.normal(size=(6, 6)))[0] * 3 + 5).astype(np.float32)
     own = [turned if i == 0 else data.design for i in range(len(folds))]
     found = InDistribution().fit(data.design, folds, in_fold=own)

@@ -30,20 +30,20 @@ def test_held_out_groups_are_nowhere_in_training(donors, slides, seed, without, 
     np.testing.assert_array_equal(np.sort(together), np.flatnonzero(measured))
     for fold in folds:
         assert not set(fold.train) & set(fold.held_out)
-        if folds.unit in ("donor", "slide"):
-            codes = getattr(data, folds.unit)
+        if fold.unit in ("donor", "slide"):
+            codes = getattr(data, fold.unit)
             assert not set(codes[fold.train]) & set(codes[fold.held_out])
 
 
 def test_donors_before_slides_before_blocks():
-    assert inner_folds(training_data(donors=2, slides=2)).unit == "donor"
-    assert inner_folds(training_data(donors=1, slides=2)).unit == "slide"
-    assert inner_folds(training_data(donors=1, slides=1)).unit == "block"
+    assert {fold.unit for fold in inner_folds(training_data(donors=2, slides=2))} == {"donor"}
+    assert {fold.unit for fold in inner_folds(training_data(donors=1, slides=2))} == {"slide"}
+    assert {fold.unit for fold in inner_folds(training_data(donors=1, slides=1))} == {"block"}
 
 
 def test_donors_are_joined_into_few_folds():
-    assert len(inner_folds(training_data(donors=9, n_spots=5)).folds) == 4
-    assert len(inner_folds(training_data(donors=9, n_spots=5), max_folds=2).folds) == 2
+    assert len(inner_folds(training_data(donors=9, n_spots=5))) == 4
+    assert len(inner_folds(training_data(donors=9, n_spots=5), max_folds=2)) == 2
 
 
 def test_labels_of_a_held_out_donor_s_other_slide_are_not_trained_on():
@@ -66,7 +66,7 @@ def test_labels_alone_are_grouped_too():
     data = training_data(donors=2)
     data = replace(data, depth=np.zeros(60), label=np.where(np.arange(60) % 2, data.label, -1))
     folds = inner_folds(data)
-    assert folds.unit == "donor"
+    assert folds[0].unit == "donor"
     assert (data.label[np.concatenate([fold.held_out for fold in folds])] >= 0).all()
 
 
@@ -82,7 +82,7 @@ def test_blocks_are_patches_of_the_slide(caplog):
 def test_unmeasured_spots_inside_a_held_out_block_are_not_trained_on():
     data = training_data(donors=1, n_spots=200)
     measured = np.arange(200) % 2 == 0
-    for fold in inner_folds(replace(data, depth=data.depth * measured)).folds:
+    for fold in inner_folds(replace(data, depth=data.depth * measured)):
         left_out = np.setdiff1d(np.arange(200), np.concatenate([fold.train, fold.held_out]))
         assert len(left_out) > 0
         assert not measured[left_out].any()
@@ -100,3 +100,38 @@ def test_spots_at_one_place():
     data = replace(training_data(donors=1), xy=np.zeros((30, 2)))
     with pytest.raises(ValueError, match="at one place"):
         inner_folds(data)
+
+
+def test_a_fold_learns_from_its_training_rows_and_predicts_spots_without_what_was_measured():
+    data = training_data()
+    for fold in inner_folds(data):
+        np.testing.assert_array_equal(fold.training.observed, data.observed[fold.train])
+        unseen = fold.unseen()
+        np.testing.assert_array_equal(unseen.design, data.design[fold.held_out])
+        assert unseen.n_genes == unseen.counts.shape[1] == unseen.observed.shape[1] == unseen.n_classes == 0
+        assert not unseen.has_counts
+        assert not unseen.has_labels
+        np.testing.assert_array_equal(fold.unseen(depth=True).depth, data.depth[fold.held_out])
+        spots, rows = fold.together()
+        np.testing.assert_array_equal(spots.design[rows], unseen.design)
+        assert len(spots) == len(fold.train) + len(fold.held_out)
+
+
+def test_targets_of_a_fold_are_made_of_its_training_rows_alone():
+    data = training_data()
+    fold = inner_folds(data)[1]
+    seen = []
+
+    def make(spots):
+        seen.append(spots)
+        return replace(spots, target=spots.target + 1, label=1 - spots.label)
+
+    made = fold.with_targets(make)
+    np.testing.assert_array_equal(seen[0].name, data.name[fold.train])
+    np.testing.assert_array_equal(made.spots.target[fold.train], data.target[fold.train] + 1)
+    np.testing.assert_array_equal(made.spots.label[fold.train], 1 - data.label[fold.train])
+    others = np.setdiff1d(np.arange(90), fold.train)
+    np.testing.assert_array_equal(made.spots.target[others], data.target[others])
+    np.testing.assert_array_equal(made.spots.label[others], data.label[others])
+    np.testing.assert_array_equal(made.spots.observed, data.observed)
+    np.testing.assert_array_equal(fold.spots.target, data.target)

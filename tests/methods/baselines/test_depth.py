@@ -10,13 +10,14 @@ import stcontrast as stc
 from stcontrast._data.folds import inner_folds
 from stcontrast.methods.baselines import Depth
 from tests.methods.synthetic import training_data
+from tests.tl.toy import bare
 
 
-def test_it_sees_the_depth_of_a_spot_and_nothing_else():
+def test_it_uses_the_depth_of_a_spot_alone():
     data = training_data()
     method = Depth()
     method.fit(data, inner_folds(data))
-    view = data.take(np.arange(90)).unseen(depth=True)
+    view = data.unseen(depth=True)
     predicted = method.predict_expression(view)
     np.testing.assert_array_equal(
         predicted, method.predict_expression(replace(view, design=np.zeros_like(view.design)))
@@ -30,11 +31,11 @@ def test_it_sees_the_depth_of_a_spot_and_nothing_else():
             assert abs(r) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_view_that_is_not_an_oracle_s_has_no_depth():
+def test_spots_for_other_methods_have_no_depth():
     data = training_data()
-    assert data.take(np.arange(90)).unseen().depth is None
+    assert not data.unseen().depth.any()
     with pytest.raises(ValueError, match="needs the measured depth"):
-        Depth().seen(data.take(np.arange(90)).unseen())
+        Depth().seen(data.unseen())
 
 
 def test_moving_counts_between_genes_changes_nothing(caplog):
@@ -54,10 +55,8 @@ def test_moving_counts_between_genes_changes_nothing(caplog):
     assert not np.array_equal(new["stc_pred"].X, before)
 
 
-def test_without_genes_it_says_what_it_needs():
+def test_a_table_without_genes_is_refused():
     sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=20)
     model = stc.tl.fit(sdata, batch_key="donor", method="depth")
-    from tests.tl.toy import bare
-
     with pytest.raises(ValueError, match="oracle"):
         stc.tl.predict_expression(bare(stc.datasets.toy(n_donors=1, n_spots=40, n_genes=20, seed=1)), model)

@@ -17,11 +17,11 @@ def grid(n: int = 30):
     return training_data(donors=1, n_spots=n * n, n_genes=40), xy
 
 
-def test_smooth_as_wide_as_the_genes_and_telling_nothing():
+def test_fields_are_smooth_vary_like_the_genes_and_do_not_correlate_with_them():
     data, xy = grid()
     method = Field(length=4.0)
     method.fit_parts(data)
-    view = replace(data.take(np.arange(900)).unseen(), xy=xy * 71)
+    view = replace(data.unseen(), xy=xy * 71)
     fields = method.predict_expression(view)
     mean, of_spot = data.slide_means()
     np.testing.assert_allclose(fields.std(axis=0).mean(), (data.target - of_spot).std(axis=0).mean(), rtol=0.2)
@@ -32,11 +32,11 @@ def test_smooth_as_wide_as_the_genes_and_telling_nothing():
     assert r == pytest.approx(np.exp(-1 / (2 * 4.0**2)), abs=0.03)
 
 
-def test_it_looks_at_no_image():
+def test_the_image_is_not_used():
     data = training_data()
     method = Field()
     method.fit_parts(data)
-    view = data.take(np.arange(90)).unseen()
+    view = data.unseen()
     blank = replace(view, design=np.zeros_like(view.design))
     np.testing.assert_array_equal(method.predict_expression(view), method.predict_expression(blank))
     np.testing.assert_array_equal(method.predict_proba(view), method.predict_proba(blank))
@@ -47,7 +47,7 @@ def test_classes_come_in_their_frequencies(tmp_path):
     data = replace(data, label=(np.arange(900) % 10 == 0).astype(np.int64))
     method = Field(length=1.0)
     method.fit_parts(data)
-    view = replace(data.take(np.arange(900)).unseen(), xy=xy)
+    view = replace(data.unseen(), xy=xy)
     assert method.predict_proba(view)[:, 1].mean() == pytest.approx(0.1, abs=0.1)
     write_state(tmp_path, method.state())
     again = Field(**method.spec)
@@ -55,14 +55,14 @@ def test_classes_come_in_their_frequencies(tmp_path):
     np.testing.assert_array_equal(again.predict_proba(view), method.predict_proba(view))
 
 
-def test_what_is_refused():
+def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match="must be positive"):
         Field(length=0.0)
     data = training_data()
     method = Field()
     method.fit_parts(replace(data, label=np.full(90, -1)))
     with pytest.raises(ValueError, match="without labels"):
-        method.predict_proba(data.take(np.arange(90)).unseen())
+        method.predict_proba(data.unseen())
     method.fit_parts(replace(data, depth=np.zeros(90)))
     with pytest.raises(ValueError, match="without counts"):
-        method.predict_expression(data.take(np.arange(90)).unseen())
+        method.predict_expression(data.unseen())

@@ -141,16 +141,16 @@ def test_the_penalties_that_predict_held_out_donors_best():
     data = training_data(n_spots=25, n_classes=3)
     folds = inner_folds(data)
     method = Kernel()
-    held = method.fit(data, folds)
+    found = method.fit(data, folds)
     r, likelihood = {}, {}
     for penalty in PENALTIES:
-        part = Kernel(penalty=penalty, class_penalty=penalty).hold_out(data, folds)
+        part = Kernel(penalty=penalty, class_penalty=penalty).predict_out_of_fold(data, folds)
         r[penalty] = mean_slide_correlation(part.expression, data.observed, data.slide)
         likelihood[penalty] = np.log(part.proba[np.arange(75), data.label]).mean()
         if penalty == method.penalty:
-            np.testing.assert_array_equal(held.expression, part.expression)
+            np.testing.assert_array_equal(found.expression, part.expression)
         if penalty == method.class_penalty:
-            np.testing.assert_array_equal(held.proba, part.proba)
+            np.testing.assert_array_equal(found.proba, part.proba)
     assert method.penalty == max(r, key=r.get)
     assert method.class_penalty == max(likelihood, key=likelihood.get)
     assert r[method.penalty] > 0.5
@@ -159,17 +159,17 @@ def test_the_penalties_that_predict_held_out_donors_best():
     np.testing.assert_array_equal(method.predict_expression(data), whole.predict_expression(data))
 
 
-def test_held_out_predictions_do_not_know_the_held_out_counts():
+def test_held_out_counts_do_not_change_out_of_fold_predictions():
     data = training_data()
     folds = inner_folds(data)
     fold = folds[0]
-    held = Kernel().hold_out(data, folds)
+    found = Kernel().predict_out_of_fold(data, folds)
     target, label = data.target.copy(), data.label.copy()
     target[fold.held_out] = 100 * np.random.default_rng(0).random(target[fold.held_out].shape)
     label[fold.held_out] = 1 - label[fold.held_out]
-    again = Kernel().hold_out(replace(data, target=target, observed=target, label=label), folds)
-    np.testing.assert_array_equal(again.expression[fold.held_out], held.expression[fold.held_out])
-    np.testing.assert_array_equal(again.proba[fold.held_out], held.proba[fold.held_out])
+    again = Kernel().predict_out_of_fold(replace(data, target=target, observed=target, label=label), folds)
+    np.testing.assert_array_equal(again.expression[fold.held_out], found.expression[fold.held_out])
+    np.testing.assert_array_equal(again.proba[fold.held_out], found.proba[fold.held_out])
 
 
 def test_levels_of_slides_are_taken_out():
@@ -182,7 +182,7 @@ def test_levels_of_slides_are_taken_out():
     np.testing.assert_allclose(other.predict_expression(new), one.predict_expression(new), atol=1e-4)
 
 
-def test_spots_without_counts_or_label_are_not_looked_at():
+def test_spots_without_counts_or_label_are_not_used():
     data = training_data()
     measured, known = np.arange(90) % 3 > 0, np.arange(90) % 5 > 0
     target = np.where(measured[:, None], data.target, 1e6).astype(np.float32)

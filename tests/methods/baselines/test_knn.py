@@ -25,7 +25,7 @@ def test_it_is_scikit_learn_s():
     regression = KNeighborsRegressor(7).fit(scaler.transform(data.design), data.target - of_spot + mean)
     votes = KNeighborsClassifier(9).fit(scaler.transform(data.design), data.label)
     queries = scaler.transform(new.design)
-    view = new.take(np.arange(90)).unseen()
+    view = new.unseen()
     np.testing.assert_allclose(method.predict_expression(view), regression.predict(queries), atol=1e-5)
     np.testing.assert_allclose(method.predict_proba(view), votes.predict_proba(queries), atol=1e-6)
 
@@ -34,7 +34,7 @@ def test_the_number_of_neighbours_that_predicts_held_out_donors_best():
     data = training_data(n_spots=25)
     folds = inner_folds(data)
     method = Knn()
-    held = method.fit(data, folds)
+    found = method.fit(data, folds)
     scores = {}
     for k in GRID:
         expression = np.full_like(data.target, np.nan)
@@ -44,15 +44,15 @@ def test_the_number_of_neighbours_that_predicts_held_out_donors_best():
             expression[fold.held_out] = part.predict_expression(data.take(fold.held_out).unseen())
         scores[k] = mean_slide_correlation(expression, data.observed, data.slide)
     assert method.k == max(scores, key=scores.get)
-    assert mean_slide_correlation(held.expression, data.observed, data.slide) == pytest.approx(scores[method.k])
+    assert mean_slide_correlation(found.expression, data.observed, data.slide) == pytest.approx(scores[method.k])
 
 
-def test_what_was_not_learnt_is_refused_and_the_rest_kept(tmp_path):
+def test_predicting_what_was_not_learnt_is_refused_and_the_rest_is_saved(tmp_path):
     data = training_data()
     labels_alone, counts_alone = Knn(), Knn()
     labels_alone.fit_parts(replace(data, depth=np.zeros(90)))
     counts_alone.fit_parts(replace(data, label=np.full(90, -1)))
-    view = data.take(np.arange(90)).unseen()
+    view = data.unseen()
     with pytest.raises(ValueError, match="without counts"):
         labels_alone.predict_expression(view)
     with pytest.raises(ValueError, match="without labels"):

@@ -28,40 +28,40 @@ def test_the_penalty_that_predicts_held_out_donors_best(noise):
     design = np.concatenate([data.design, rng.normal(size=(75, noise)).astype(np.float32)], axis=1)
     data = replace(data, design=design)
     method = Ridge()
-    held = method.fit(data, inner_folds(data))
+    found = method.fit(data, inner_folds(data))
     scores = {penalty: held_out_score(data, penalty) for penalty in PENALTIES}
     assert method.penalty == max(scores, key=scores.get)
-    assert mean_slide_correlation(held.expression, data.target, data.slide) == pytest.approx(scores[method.penalty])
+    assert mean_slide_correlation(found.expression, data.target, data.slide) == pytest.approx(scores[method.penalty])
     np.testing.assert_allclose(
         method.predict_expression(data), RidgePath().fit(data.design, data).predict(data.design, method.penalty)
     )
 
 
-def test_held_out_predictions_do_not_know_the_held_out_counts():
+def test_held_out_counts_do_not_change_out_of_fold_predictions():
     data = training_data()
     method, folds = Ridge(), inner_folds(data)
-    held = method.hold_out(data, folds)
+    found = method.predict_out_of_fold(data, folds)
     fold = folds[0]
     target = data.target.copy()
     target[fold.held_out] = 100 * np.random.default_rng(0).random(target[fold.held_out].shape)
-    again = method.hold_out(replace(data, target=target, observed=target), folds)
-    np.testing.assert_array_equal(again.expression[fold.held_out], held.expression[fold.held_out])
+    again = method.predict_out_of_fold(replace(data, target=target, observed=target), folds)
+    np.testing.assert_array_equal(again.expression[fold.held_out], found.expression[fold.held_out])
 
 
 def test_mean_predicts_means():
     data = training_data(n_classes=3)
     data = replace(data, label=np.where(np.arange(90) % 4, data.label, -1))
     method = Mean()
-    held = method.fit(data, inner_folds(data))
+    found = method.fit(data, inner_folds(data))
     np.testing.assert_array_equal(method.predict_expression(data), np.tile(data.slide_means()[0], (90, 1)))
     known = data.label[data.label >= 0]
     expected = [np.mean(known == code) for code in range(3)]
     np.testing.assert_allclose(method.predict_proba(data)[7], expected, rtol=1e-6)
-    assert mean_slide_correlation(held.expression, data.target, data.slide) == 0.0
+    assert mean_slide_correlation(found.expression, data.target, data.slide) == 0.0
 
 
 @pytest.mark.parametrize("kind", [Ridge, Color, Mean])
-def test_what_was_not_learnt_is_refused(kind, tmp_path):
+def test_predicting_what_was_not_learnt_is_refused(kind, tmp_path):
     data = training_data()
     without_labels, without_counts = kind(), kind()
     without_labels.fit_parts(replace(data, label=np.full(90, -1)))
@@ -79,12 +79,12 @@ def test_what_was_not_learnt_is_refused(kind, tmp_path):
 def test_the_classifier_is_the_one_asked_for(tmp_path):
     data, new = training_data(n_classes=3), training_data(seed=1)
     method = Ridge(classifier="discriminant")
-    held = method.fit(data, inner_folds(data))
+    found = method.fit(data, inner_folds(data))
     expected = LinearClassifier("discriminant").fit(data.design, data).predict_proba(new.design)
     np.testing.assert_array_equal(method.predict_proba(new), expected)
     fold = inner_folds(data)[0]
     part = LinearClassifier("discriminant").fit(data.design[fold.train], data.take(fold.train))
-    np.testing.assert_array_equal(held.proba[fold.held_out], part.predict_proba(data.design[fold.held_out]))
+    np.testing.assert_array_equal(found.proba[fold.held_out], part.predict_proba(data.design[fold.held_out]))
     plain = Ridge()
     plain.fit(data, inner_folds(data))
     np.testing.assert_array_equal(method.predict_expression(new), plain.predict_expression(new))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stcontrast.fitted._disk import read_state, write_state
 from stcontrast.methods._linear import RidgePath
 from stcontrast.methods.published._decoders import LatentDecoder, RegressionDecoder, RetrievalDecoder
 from tests.methods.synthetic import training_data
@@ -13,8 +14,8 @@ from tests.methods.synthetic import training_data
 class Squares:
     """In place of the VAE: a latent that is two columns of the counts, decoded to their squares."""
 
-    def encode(self, counts):
-        return counts[:, :2].toarray()
+    def encode(self, spots):
+        return spots.counts[:, :2].toarray()
 
     def decode(self, latent):
         return latent**2
@@ -28,7 +29,7 @@ def spots():
     return data, image, gene, query
 
 
-def test_retrieval_looks_for_genes_and_gives_expression_centred_within_slides(spots, tmp_path):
+def test_retrieval_averages_expression_that_is_centred_within_slides(spots, tmp_path):
     data, image, gene, query = spots
     decoder = RetrievalDecoder(k=3, metric="l2", weights="uniform", weight_metric="l2")
     decoder.fit(image, gene, data)
@@ -36,13 +37,13 @@ def test_retrieval_looks_for_genes_and_gives_expression_centred_within_slides(sp
     means = np.stack([data.target[data.slide == code].mean(axis=0) for code in range(3)])
     expected = (data.target - means[data.slide] + means.mean(axis=0))[nearest].mean(axis=1)
     np.testing.assert_allclose(decoder.predict(query), expected, atol=1e-5)
-    decoder.save(tmp_path)
+    write_state(tmp_path, decoder.state())
     again = RetrievalDecoder(k=3, metric="l2", weights="uniform", weight_metric="l2")
-    again.load(tmp_path)
+    again.restore(read_state(tmp_path))
     np.testing.assert_array_equal(again.predict(query), decoder.predict(query))
 
 
-def test_a_level_of_a_slide_does_not_move_what_is_retrieved(spots):
+def test_the_level_of_a_slide_does_not_change_the_retrieved_expression(spots):
     data, image, gene, query = spots
     shift = np.array([0.0, 3.0, -3.0], dtype=np.float32)[data.slide, None]
     predictions = []
@@ -58,13 +59,13 @@ def test_regression_is_ridge_on_the_image_embedding(spots, tmp_path):
     decoder = RegressionDecoder(penalty=30.0)
     decoder.fit(image, gene, data)
     np.testing.assert_array_equal(decoder.predict(query), RidgePath().fit(image, data).predict(query, 30.0))
-    decoder.save(tmp_path)
+    write_state(tmp_path, decoder.state())
     again = RegressionDecoder(penalty=30.0)
-    again.load(tmp_path)
+    again.restore(read_state(tmp_path))
     np.testing.assert_array_equal(again.predict(query), decoder.predict(query))
 
 
-def test_the_latent_is_regressed_on_and_decoded(spots):
+def test_the_latent_is_regressed_and_decoded(spots):
     data, image, gene, query = spots
     decoder = LatentDecoder(penalty=30.0, latent=Squares())
     decoder.fit(image, gene, data)

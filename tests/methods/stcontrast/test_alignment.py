@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stcontrast.fitted._disk import read_state, write_state
 from stcontrast.methods.stcontrast._alignment import Alignment
 
 
@@ -23,7 +24,7 @@ def fitted():
     return alignment
 
 
-def test_pairs_that_were_not_seen_find_each_other(fitted):
+def test_new_pairs_are_near_each_other(fitted):
     image, gene = paired(1, n=100)
     one, other = fitted.embed_image(image), fitted.embed_genes(gene)
     for embedding in (one, other):
@@ -36,16 +37,16 @@ def test_pairs_that_were_not_seen_find_each_other(fitted):
 
 def test_saved_and_read_again(fitted, tmp_path):
     image, gene = paired(1)
-    fitted.save(tmp_path)
+    write_state(tmp_path, fitted.state())
     again = Alignment(loss="info_nce", temperature=0.1, seed=0)
-    again.load(tmp_path)
+    again.restore(read_state(tmp_path))
     np.testing.assert_array_equal(again.embed_image(image), fitted.embed_image(image))
     np.testing.assert_array_equal(again.embed_genes(gene), fitted.embed_genes(gene))
 
 
-def test_without_counts_there_is_none(tmp_path):
+def test_without_counts_nothing_is_aligned(tmp_path):
     alignment = Alignment(loss="similarity_target", temperature=0.1, seed=0)
-    alignment.save(tmp_path)
-    alignment.load(tmp_path)
+    write_state(tmp_path, alignment.state())
+    alignment.restore(read_state(tmp_path))
     with pytest.raises(RuntimeError, match="not been fitted with counts"):
         alignment.embed_genes(paired(0)[1])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from stcontrast.methods.stcontrast._stacking import mixed, shrinkage, stack_expression, stack_proba
+from stcontrast.methods.stcontrast._stacking import calibration_slope, mixed, stack_expression, stack_proba
 
 
 def centred(values: np.ndarray, slide: np.ndarray) -> np.ndarray:
@@ -14,7 +14,7 @@ def centred(values: np.ndarray, slide: np.ndarray) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 10_000))
-def test_least_squares_with_weights_from_0_on(seed):
+def test_least_squares_with_weights_not_below_0(seed):
     rng = np.random.default_rng(seed)
     slide = np.repeat([0, 1], 15)
     observed = (rng.normal(size=(30, 4)) * [1, 5, 0.2, 2]).astype(np.float32)
@@ -47,7 +47,7 @@ def test_levels_of_slides_and_units_of_genes_do_not_matter():
     np.testing.assert_allclose(swapped, one[::-1], atol=1e-8)
 
 
-def test_spots_without_a_prediction_are_left_out_and_nothing_helps_alike():
+def test_spots_without_a_prediction_are_left_out_and_useless_predictions_count_alike():
     rng = np.random.default_rng(0)
     slide = np.zeros(20, dtype=np.int64)
     observed = rng.normal(size=(20, 3)).astype(np.float32)
@@ -75,7 +75,7 @@ def test_the_greatest_likelihood():
     np.testing.assert_allclose(stack_proba(parts, np.full(200, -1)), 1 / 3)
 
 
-def test_what_has_no_weight_may_be_absent():
+def test_a_prediction_without_weight_may_be_absent():
     np.testing.assert_allclose(mixed({"a": 0.25, "b": 0.0, "c": 0.75}, {"a": np.ones(2), "c": np.zeros(2)}), 0.25)
 
 
@@ -88,9 +88,9 @@ def held_out(seed: int, *, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray, 
 
 
 @given(seed=st.integers(0, 10_000), factor=st.floats(0.02, 50))
-def test_what_exaggerates_by_a_factor_is_divided_by_it(seed, factor):
+def test_a_prediction_that_is_too_wide_by_a_factor_is_divided_by_it(seed, factor):
     _, observed, slide = held_out(seed)
-    slope = shrinkage(observed / factor, observed, slide)
+    slope = calibration_slope(observed / factor, observed, slide)
     np.testing.assert_allclose(slope, np.full(4, np.clip(factor, 0.05, 2)), rtol=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_slopes_are_of_least_squares_drawn_half_way_to_that_of_all_genes(seed):
     claimed, truth = centred(predicted, slide), centred(observed, slide)
     each = [np.linalg.lstsq(claimed[:, [g]], truth[:, g])[0].item() for g in range(4)]
     pooled = np.linalg.lstsq(claimed.reshape(-1, 1), truth.ravel())[0].item()
-    slope = shrinkage(predicted, observed, slide)
+    slope = calibration_slope(predicted, observed, slide)
     np.testing.assert_allclose(slope, np.clip((np.array(each) + pooled) / 2, 0.05, 2), rtol=1e-4)
     np.testing.assert_allclose(
         np.clip([np.polyfit(c, t, 1)[0] for c, t in zip(claimed.T, truth.T, strict=True)], 0.05, 2),
@@ -113,16 +113,16 @@ def test_a_slide_s_level_and_the_order_of_spots_do_not_matter(seed):
     predicted, observed, slide = held_out(seed)
     rng = np.random.default_rng(seed)
     shifts = [10 * rng.normal(size=(3, 4))[slide] for _ in range(2)]
-    slope = shrinkage(predicted, observed, slide)
-    np.testing.assert_allclose(shrinkage(predicted + shifts[0], observed + shifts[1], slide), slope, rtol=1e-4)
+    slope = calibration_slope(predicted, observed, slide)
+    np.testing.assert_allclose(calibration_slope(predicted + shifts[0], observed + shifts[1], slide), slope, rtol=1e-4)
     order = rng.permutation(40)
-    np.testing.assert_allclose(shrinkage(predicted[order], observed[order], slide[order]), slope, rtol=1e-5)
+    np.testing.assert_allclose(calibration_slope(predicted[order], observed[order], slide[order]), slope, rtol=1e-5)
 
 
 @given(seed=st.integers(0, 10_000), noise=st.floats(0, 20))
-def test_shrinking_leaves_correlation_alone_and_does_not_raise_the_error(seed, noise):
+def test_the_slope_leaves_correlation_alone_and_does_not_raise_the_error(seed, noise):
     predicted, observed, slide = held_out(seed, noise=noise)
-    slope = shrinkage(predicted, observed, slide)
+    slope = calibration_slope(predicted, observed, slide)
     assert ((slope >= np.float32(0.05)) & (slope <= 2)).all()
     for code in range(3):
         here = slide == code
@@ -135,13 +135,13 @@ def test_shrinking_leaves_correlation_alone_and_does_not_raise_the_error(seed, n
         assert error[1] < error[0]
 
 
-def test_spots_without_a_prediction_say_nothing_of_the_slope():
+def test_spots_without_a_prediction_do_not_change_the_slope():
     predicted, observed, slide = held_out(0)
     gone = np.arange(40) % 3 == 0
     wild = np.where(gone[:, None], 1e6, observed)
     absent = np.where(gone[:, None], np.nan, predicted)
-    expected = shrinkage(predicted[~gone], observed[~gone], slide[~gone])
-    np.testing.assert_array_equal(shrinkage(absent, wild, slide), expected)
+    expected = calibration_slope(predicted[~gone], observed[~gone], slide[~gone])
+    np.testing.assert_array_equal(calibration_slope(absent, wild, slide), expected)
 
 
 def test_a_constant_prediction_gets_the_slope_of_all_genes():
@@ -150,5 +150,5 @@ def test_a_constant_prediction_gets_the_slope_of_all_genes():
     predicted[:, 2] = np.float32(0.1) * (1 + slide)
     claimed, truth = centred(predicted, slide), centred(observed, slide)
     pooled = (claimed * truth).sum() / (claimed**2).sum()
-    assert shrinkage(predicted, observed, slide)[2] == pytest.approx(pooled, rel=1e-4)
-    np.testing.assert_array_equal(shrinkage(np.ones_like(observed), observed, slide), 1)
+    assert calibration_slope(predicted, observed, slide)[2] == pytest.approx(pooled, rel=1e-4)
+    np.testing.assert_array_equal(calibration_slope(np.ones_like(observed), observed, slide), 1)

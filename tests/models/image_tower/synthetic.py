@@ -37,7 +37,7 @@ def tower(options: TowerOptions) -> ImageTower:
 def spots(*, donors: int = 3, n_spots: int = 16) -> Spots:
     """Training spots; every fifth has no counts, the next no label."""
     data = training_data(donors=donors, n_spots=n_spots, n_genes=6)
-    data.measured[::5], data.label[1::5] = False, -1
+    data.depth[::5], data.label[1::5] = 0, -1
     return data
 
 

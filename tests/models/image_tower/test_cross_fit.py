@@ -24,7 +24,7 @@ HOW: dict[str, Any] = {**QUICK, "epochs": 4, "learning_rate": 2e-3}
 
 
 def fitted(*, told: bool = True, **options: Any) -> CrossFitted:
-    """With crops that tell the targets, or with others that have nothing to do with them."""
+    """With crops that determine the targets, or with unrelated crops."""
     data = spots()
     with store_of(data if told else unrelated(data), n_fields=2) as store:
         crops = CropRows(store, np.arange(48))
@@ -43,7 +43,7 @@ def test_the_epoch_with_the_least_loss_on_held_out_donors_is_taken_everywhere() 
     found = fitted(stop="held-out", learning_rate=2e-2, told=False)
     means = np.mean([[row["held_out_loss"] for row in found.losses[f"fold{i}"]] for i in range(3)], axis=0)
     best = int(means.argmin()) + 1
-    assert best < 4, "learning noise by heart does not help on other donors"
+    assert best < 4, "overfitting to noise does not help on other donors"
     assert len(found.losses["final"]) == best
     data, options = spots(), TowerOptions(**{**HOW, "learning_rate": 2e-2})
     fold = inner_folds(data)[1]
@@ -99,9 +99,9 @@ def test_a_broken_cross_fit_keeps_the_towers_that_are_finished(tmp_path: Path, m
         fitted(epochs=2, checkpoint_dir=tmp_path)
 
 
-def test_too_few_spots_are_told() -> None:
+def test_too_few_spots_are_refused() -> None:
     data = spots()
     folds = inner_folds(data)
-    data.measured[1:], data.label[1:] = False, -1
+    data.depth[1:], data.label[1:] = 0, -1
     with store_of(data) as store, pytest.raises(ValueError, match="at least two spots with counts or a label; fold"):
         cross_fit(encoder(), CropRows(store, np.arange(48)), data, folds, TowerOptions(**HOW), center=True, seed=0)

@@ -9,16 +9,8 @@ import torch
 import torchvision
 
 import stcontrast as stc
-from stcontrast.pp._encoders import (
-    PATHOLOGY,
-    TIMM,
-    TORCHVISION,
-    EncoderCard,
-    cards,
-    find_card,
-    networks,
-    warn_of_licence,
-)
+from stcontrast.pp._encoders import EncoderCard, cards, networks
+from stcontrast.pp._encoders.cards import PATHOLOGY, TIMM, TORCHVISION, find_card, warn_of_licence
 
 COLUMNS = ["name", "source", "n_features", "size_px", "um_per_px", "licence", "gated", "commercial"]
 

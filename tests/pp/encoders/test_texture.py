@@ -10,7 +10,8 @@ from scipy.ndimage import gaussian_filter, sobel
 from skimage.color import rgb2hed
 
 from stcontrast.pp import ColorEncoder, TextureEncoder
-from stcontrast.pp._encoders import FLOOR, N_COLOR, encoder_from_spec, resolve_encoder
+from stcontrast.pp._encoders import N_COLOR, encoder_from_spec, resolve_encoder
+from stcontrast.pp._encoders.plain import FLOOR
 
 CROPS = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
 # places among the nine of a channel

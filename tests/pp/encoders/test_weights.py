@@ -15,7 +15,8 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 from stcontrast.pp import TimmEncoder, TorchvisionEncoder
-from stcontrast.pp._encoders import TORCHVISION_NAMES, TorchvisionWeightsError, encoder_from_spec, resolve_encoder
+from stcontrast.pp._encoders import encoder_from_spec, resolve_encoder
+from stcontrast.pp._encoders.networks import TORCHVISION_NAMES, TorchvisionWeightsError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -106,7 +106,7 @@ def build_design(
     n_neighbors: int = 18,
     standardize: Standardize = "slide",
 ) -> NDArray[np.float32]:
-    """Set a spot's features beside its neighbours' mean and extremes, and standardise within each slide.
+    """A spot's features with its neighbours' mean and extremes, standardised within each slide.
 
     Neither step fits anything across slides: a slide's design depends on its own image alone, so it may be
     computed for a test slide.
@@ -143,7 +143,7 @@ def design_width(n_features: int, n_neighbors: int) -> int:
 
 
 def set_out(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_neighbors: int) -> NDArray[np.float32]:
-    """A spot's features beside its neighbours' mean and extremes, for spots of one slide; not standardised.
+    """A spot's features with its neighbours' mean and extremes, for spots of one slide; not standardised.
 
     Parameters
     ----------

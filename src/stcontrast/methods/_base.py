@@ -27,7 +27,7 @@ __all__ = ["METHODS", "ChosenOnFolds", "Method", "get_method"]
 
 
 class Method(Learns, ABC):
-    """A recipe that learns from training spots and predicts from images alone.
+    """How to learn from training spots and predict from images alone.
 
     A subclass sets `name`, names in `learnt` the attributes that fitting sets, and gives `fit_parts`,
     `predict_expression` and `predict_proba`; holding out, calibration and writing are shared. Setting `name` registers

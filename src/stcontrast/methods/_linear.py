@@ -39,7 +39,7 @@ class RidgePath(Learns):
     """Standardise, rotate to principal components, and solve ridge for every penalty at once.
 
     Expression is centred within its slide before the fit; the mean over slides is added back to the prediction.
-    The recipe of HEST-Bench (Jaume et al. 2024) with the penalty chosen rather than fixed.
+    As in HEST-Bench (Jaume et al. 2024), with the penalty chosen rather than fixed.
     """
 
     learnt: ClassVar[tuple[str, ...]] = ("arrays",)

@@ -70,10 +70,10 @@ class Network(Learns):
         """
         from stcontrast._models.contrastive import ContrastiveModel
 
-        held = np.zeros(len(spots), dtype=bool)
+        stops = np.zeros(len(spots), dtype=bool)
         if held_out is not None:
-            held[held_out] = True
-        train = spots.take(np.flatnonzero(~held))
+            stops[held_out] = True
+        train = spots.take(np.flatnonzero(~stops))
         center, scale = standardizer(train.design)
         self.scales = {"center": center, "scale": scale}
         measured, target = spots.measured, None
@@ -88,7 +88,7 @@ class Network(Learns):
         else:
             measured, gene = np.zeros_like(measured), None
         if gene is not None:
-            known = gene[~held & measured]
+            known = gene[~stops & measured]
             gene = (gene - known.mean(axis=0)) / (known.std(axis=0) + np.float32(1e-6))
         self.model = ContrastiveModel(
             n_image=spots.design.shape[1],
@@ -103,9 +103,9 @@ class Network(Learns):
             target=target,
             label=spots.label,
             measured=measured,
-            group=held,
-            held_out=[True] if held.any() else [],
-            stop_epoch=None if held.any() else stop_epoch,
+            group=stops,
+            held_out=[True] if stops.any() else [],
+            stop_epoch=None if stops.any() else stop_epoch,
         )
         return self.model.n_epochs
 

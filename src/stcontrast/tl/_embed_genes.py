@@ -57,8 +57,8 @@ def embed_genes(  # noqa: PLR0913
     """Embed the counts of every spot in a latent space that does not know the batch. No image is needed.
 
     Without `model`, a :class:`~stcontrast.models.BatchAgnosticVAE` is trained on all spots with counts, and embeds
-    them. With `model`, nothing is trained: spots of any donor are encoded by it, to the same latent alone as beside
-    others. A slide should be given whole, because its spots are compared with it.
+    them. With `model`, nothing is trained: it encodes spots of any donor, each to the same latent whatever other
+    objects are given. A slide should be given whole, because its spots are compared with it.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def embed_genes(  # noqa: PLR0913
     ValueError
         If counts are not raw, `key_added` holds something of yours, an object is given twice, the objects share no
         genes, there are no counts or no classes to learn from, the model has no gene latent or genes that an object
-        lacks, or something that only training uses is given beside `model`. All before any work is done.
+        lacks, or an argument of training is given together with `model`. All before any work is done.
 
     Examples
     --------

@@ -96,7 +96,7 @@ def fit(  # noqa: PLR0913
     genes
         Genes to model, instead.
     n_neighbors
-        Nearest spots of the same slide whose mean image features are set beside a spot's own, with the extremes of
+        Nearest spots of the same slide whose mean image features are added to a spot's own, with the extremes of
         the nearest six of them where a spot has at most 1024 features. By default what the method takes: 18 (two rings of Visium's lattice) for ours and the baselines, 0 for the published methods,
         which look at the spot itself or bring a neighbourhood of their own.
     standardize
@@ -128,7 +128,7 @@ def fit(  # noqa: PLR0913
 
     Returns
     -------
-    The model: ``predict``, ``save``, ``card``. Written to every table: ``obsm["X_image"]`` and
+    The model: ``predict``, ``save``, ``spec``. Written to every table: ``obsm["X_image"]`` and
     ``uns["stcontrast"]["image_features"]`` if they were absent (fine-tuned ones in ``obsm["X_image_tuned"]`` and
     ``uns["stcontrast"]["image_features_X_image_tuned"]`` instead); by a contrastive method ``obsm["X_stc_image"]`` and,
     with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts; a

@@ -108,7 +108,7 @@ class GeneEncoder:
         ValueError
             If counts are not raw, or genes of the model are absent.
         """
-        # all of them before the first is encoded: what is wrong is said before any work
+        # all of them before the first is encoded: errors come before any work
         counts = [self._counts(table, layer=layer, fill_missing=fill_missing) for table in tables]
         slides = [
             None if self.vae.slide_key is None else slide_of_row(table, library_key=library_key) for table in tables
@@ -132,7 +132,7 @@ class GeneEncoder:
     ) -> NDArray[np.float32]:
         latent = np.full((len(measured), self.n_latent), np.nan, dtype=np.float32)
         if measured.any():
-            # the posterior mean is not random, but scvi-tools draws a sample beside it
+            # the posterior mean is not random, but scvi-tools draws a sample as well
             with seeded(seed):
                 latent[measured] = self.vae.encode_counts(
                     counts[np.flatnonzero(measured)], slide=None if slide is None else slide[measured]

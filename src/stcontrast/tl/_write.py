@@ -77,7 +77,7 @@ def prediction_table(
     source
         The user's object.
     model, prediction
-        The model and what it said.
+        The model and its prediction.
     rows
         Rows of `prediction` that belong to this object.
     provenance
@@ -109,14 +109,14 @@ def prediction_frame(
     provenance: Mapping[str, str],
     donor_key: str | None,
 ) -> dict[str, Any]:
-    """What a prediction has beside its numbers: `obs`, `var`, `obsm` and `uns`."""
+    """What a prediction table has in addition to its numbers: `obs`, `var`, `obsm` and `uns`."""
     carried = [key for key in (source.region_key, source.instance_key, donor_key) if key and key in source.table.obs]
     obs = pd.DataFrame(source.table.obs[list(dict.fromkeys(carried))].copy(), index=source.table.obs_names)
     obs[IN_DISTRIBUTION] = in_distribution
     # an AnnData's own positions, in pixels of the full resolution, not of the image that scanpy kept
     own = None if source.is_spatialdata else np.asarray(source.table.obsm["spatial"], dtype=np.float64)[:, :2]
     spec = model.spec
-    said = {
+    record = {
         "units": spec["units"],
         "model_id": model.model_id,
         "method": spec["method"],
@@ -129,5 +129,5 @@ def prediction_frame(
         "obs": obs,
         "var": pd.DataFrame({HELD_OUT_R: model.calibration.held_out_r}, index=pd.Index(model.genes)),
         "obsm": {"spatial": source.slide_and_xy()[1] if own is None else own},
-        "uns": {UNS: {"prediction": said}},
+        "uns": {UNS: {"prediction": record}},
     }

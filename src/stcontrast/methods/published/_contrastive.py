@@ -155,7 +155,7 @@ class ContrastiveMethod(Method):
 
     @classmethod
     def option_names(cls) -> set[str]:
-        """Options that it takes beside the seed."""
+        """Its options, without the seed."""
         return {item.name for item in fields(cls.options_type)}
 
     @property

@@ -140,7 +140,7 @@ class Nh2stOptions(ContrastiveOptions):
     n_layers, n_heads
         Of the cross-attention.
     query_weight, neighbor_weight
-        Weights of the two contrasts beside the squared error.
+        Weights of the two contrasts, relative to the squared error.
     """
 
     variant: Variant = "paper"

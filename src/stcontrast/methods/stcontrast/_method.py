@@ -50,7 +50,7 @@ class Stcontrast(Method):
        (likelihood) each. Where the mean does not predict them better than ridge alone, the model *is* ridge.
     4. Where many spots have no subtype, all but the plain baseline learn from labels that a classifier gives them
        (self-training), if that makes the labels of held-out groups more likely.
-    5. Every gene is drawn towards its mean by what held-out groups say of its predictability.
+    5. The prediction of every gene is scaled by its calibration slope on held-out groups.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Stcontrast(Method):
     loss
         Contrastive loss: ``"info_nce"`` or ``"similarity_target"``.
     contrastive_weight
-        How much a contrast with the gene latent shapes the image embedding, beside the squared error of standardised
+        How much a contrast with the gene latent shapes the image embedding, relative to the squared error of standardised
         expression. With 0 (default) it does not: the latent is aligned afterwards with the embedding that predicts
         expression and subtype best.
     temperature

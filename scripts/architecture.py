@@ -45,7 +45,7 @@ SAYS = {
     "tl": "fit, predict, classify, validate",
     "fitted": "the model that fit returns",
     "methods": "baselines, published, stcontrast",
-    "_models": "gene VAE, two towers, image tower",
+    "_models": "gene VAE, towers, fine-tuning",
     "pp": "crops, encoders, image features",
     "nn": "layers, losses",
     "_data": "spots: design, genes, folds",
@@ -184,7 +184,7 @@ class Picture:
         self.lines: list[str] = []
         self.dots: list[str] = []
         # lines above each row that lead to boxes which have no side at the gutter
-        self.tracks: dict[int, list[tuple[str, str]]] = {}
+        self.tracks: dict[int, dict[tuple[str, str], list[float]]] = {}
 
     def x(self, part: str) -> float:
         """The left side of a box."""
@@ -213,14 +213,14 @@ class Picture:
             height = y + (0.5 if from_left and kind == "step" else 0.3) * HEIGHT
             self.line([(lane, height), (x if from_left else x + BOX, height)], kind)
             return height
-        tracks = self.tracks.setdefault(ROW[part], [])
-        shared = (part, kind) in tracks
-        if not shared:
-            tracks.append((part, kind))
-        height = y - 9 - 6 * tracks.index((part, kind))
-        if shared:
-            self.dot(lane, height, kind)
+        tracks = self.tracks.setdefault(ROW[part], {})
+        lanes = tracks.setdefault((part, kind), [])
+        height = y - 9 - 6 * list(tracks).index((part, kind))
         port = x + BOX * (0.25 if kind == "other" else 0.68)
+        if lanes:
+            # the nearer lane meets the line of the other one
+            self.dot(min(lane, lanes[-1], key=lambda other: abs(port - other)), height, kind)
+        lanes.append(lane)
         self.line([(lane, height), (port, height), (port, y)], kind)
         return height
 

@@ -305,7 +305,7 @@ def test_intervals_are_scored_as_they_are_predicted(cv, toy):
 
 
 def test_recall_is_that_of_the_embeddings_of_the_held_out_donor(cv):
-    """Methods with a joint space alone; within the slide, beside chance."""
+    """Methods with a joint space alone; within the slide, compared with chance."""
     recall = cv.scores.query("metric == 'recall_at_10'")
     assert set(recall["method"]) == {"stcontrast"}
     assert len(recall) == 3

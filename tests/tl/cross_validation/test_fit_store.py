@@ -45,7 +45,7 @@ def again(toy, tmp_path, fits):
     return call
 
 
-def test_a_repeated_call_fits_nothing_and_says_the_same(again, tmp_path, caplog):
+def test_a_repeated_call_fits_nothing_and_returns_the_same(again, tmp_path, caplog):
     one, fitted = again()
     assert fitted == ["mean"] * 3 + ["ridge"] * 3
     stored = sorted((tmp_path / "there" / "fits").iterdir())
@@ -174,14 +174,14 @@ class Shifted(Ridge):
 
 @pytest.fixture
 def registered():
-    """Methods of a user's own are forgotten after the test."""
+    """Remove the methods that the test registers."""
     before = dict(METHODS)
     yield
     METHODS.clear()
     METHODS.update(before)
 
 
-def test_a_method_of_one_s_own_is_fitted_again_when_its_module_changes(again, registered, tmp_path, monkeypatch):
+def test_a_user_s_method_is_fitted_again_when_its_module_changes(again, registered, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     module = None

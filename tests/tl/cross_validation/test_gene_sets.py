@@ -166,7 +166,7 @@ def test_one_name_is_enough(toy):
     assert set(cv.gene_sets["set"]) == {"highly_expressed"}
 
 
-def test_an_unknown_set_is_told(cv):
+def test_an_unknown_set_is_an_error(cv):
     for call in (cv.summary, cv.scores_of):
         with pytest.raises(
             KeyError, match=r"No gene set 'oncogenes'. Valid names are \['highly_variable', .*'markers'\]"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -55,7 +56,7 @@ def registered():
     class Growing(Mean):
         name = "growing"
 
-        def __init__(self, *, log: str, seed: int = 0):
+        def __init__(self, *, log: str = "", seed: int = 0):
             super().__init__(seed=seed)
             self.log = log
 
@@ -84,7 +85,7 @@ def cross_validated(sdata, **kwargs):
 
 
 @pytest.mark.slow
-def test_processes_give_the_same_numbers_for_methods_of_one_s_own_too(toy, registered):
+def test_processes_give_the_same_numbers_also_for_a_user_s_methods(toy, registered):
     one, two = (cross_validated(copied(toy), methods=COMPARED, n_jobs=n_jobs) for n_jobs in (1, 2))
     assert len(two.failures) == 0
     pd.testing.assert_frame_equal(two.scores, one.scores, check_exact=True)
@@ -131,22 +132,31 @@ def test_a_process_that_is_restarted_for_its_memory_loses_no_fit(toy, registered
     assert len(set(pids)) > 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["threading", "dask"])
-def test_the_user_s_backend_gives_the_same_numbers(toy, registered, backend):
+def test_the_user_s_backend_is_used_and_gives_the_same_numbers(toy, registered, monkeypatch, backend):
     sdata = parts_of(copied(toy), "donor1", "donor2")
     one = cross_validated(copied(sdata), methods=COMPARED, n_jobs=1)
+    threads = []
+    fit_and_predict = _parallel.fit_and_predict
+
+    def noted(fit):
+        threads.append(threading.current_thread())
+        return fit_and_predict(fit)
+
+    monkeypatch.setattr(_parallel, "fit_and_predict", noted)
     with ExitStack() as stack:
         if backend == "dask":
             distributed = pytest.importorskip("distributed")
-            cluster = stack.enter_context(
-                distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-            )
+            options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+            cluster = stack.enter_context(distributed.LocalCluster(**options))
             stack.enter_context(distributed.Client(cluster))
         stack.enter_context(joblib.parallel_config(backend=backend))
         other = cross_validated(copied(sdata), methods=COMPARED, n_jobs=2)
     assert other.failures.empty
     pd.testing.assert_frame_equal(other.scores, one.scores, check_exact=True)
+    # both backends have threads of this process here
+    assert len(threads) == 2 * len(COMPARED)
+    assert threading.main_thread() not in threads
 
 
 @pytest.mark.parametrize(
@@ -180,7 +190,7 @@ def test_the_memory_of_a_container_counts(monkeypatch, tmp_path):
         assert _parallel.available_memory() == pytest.approx(expected, rel=0.2)
 
 
-def test_an_error_that_cannot_travel_is_told():
+def test_an_error_that_cannot_be_sent_is_replaced():
     class Odd(Exception):
         def __init__(self, one, two):
             super().__init__(f"{one} and {two}")

@@ -80,11 +80,11 @@ def cross_validate(  # noqa: PLR0913
     directory: str | Path | None = None,
     seed: int = 0,
 ) -> CrossValidation:
-    """Fit without a donor, predict it from its H&E, score; donor by donor, for every method on the same features.
+    """Leave each donor out in turn: fit on the other donors, predict the held-out donor from its H&E, and score.
 
-    Nothing that is fitted sees the held-out donor: genes (those modelled and those scored), scalers, VAE, network,
-    penalties, stopping and weights are all chosen on the other donors. Image features come from a frozen
-    encoder, or from one that is fine-tuned anew on the other donors.
+    Nothing that is fitted sees the held-out donor. Genes (modelled and scored), scalers, VAE, network, penalties, early
+    stopping and weights are all chosen on the other donors. All methods use the same image features. These come from a
+    frozen encoder, or from one that is fine-tuned on the other donors.
 
     Parameters
     ----------
@@ -93,58 +93,61 @@ def cross_validate(  # noqa: PLR0913
     donor_key
         Column of `obs` with patient or animal; `batch_key` by default.
     batch_key
-        Column that the gene model is blind to; `donor_key` by default.
+        Column with the batches that the gene model corrects for; `donor_key` by default.
     label_key
-        Column with the annotated subtype; without it only expression is scored.
+        Column with the annotated subtype. Without it only expression is scored.
     methods
-        Methods to compare; the differences in the summary are to ``"ridge"`` if it is among them. A mapping gives
-        each row's name its options, and under ``"method"`` the method where it differs from the name:
+        Methods to compare. The summary has differences to ``"ridge"`` if it is one of them. A mapping gives each row of
+        the comparison its options, and under ``"method"`` the method where it differs from the row's name:
         ``{"ridge": {}, "nh2st (code)": {"method": "nh2st", "variant": "code"}}``.
     n_folds
-        Folds of donors; leave one donor out by default.
+        Number of folds of donors. By default one donor is left out at a time.
     n_score_genes
-        Genes of a set that is chosen, at most.
+        Maximum number of genes in a set that is chosen.
     gene_sets
-        Genes to score, chosen on the training spots of each fold. ``"highly_variable"``: the most variable well-expressed
-        ones, as far as they are modelled; ``"highly_expressed"``: those with the highest mean log expression;
-        ``"spatially_variable"``: the well-expressed ones with the highest mean Moran's I over 6 nearest spots, 0 where
-        a gene is constant on a slide. Slides count alike. A mapping gives genes of your own:
-        ``{"highly_variable": None, "markers": ["ERBB2", "CD3E"]}``. Genes of any but the first kind are modelled too
-        where they are not yet. All sets are scored; ``summary()`` takes one of them. With `genes`, the first set is
-        ``"genes"``, all of these, and the others are chosen out of it.
+        Genes to score, chosen on the training spots of each fold. ``"highly_variable"``: the most variable
+        well-expressed genes, as far as they are modelled. ``"highly_expressed"``: the genes with the highest mean log
+        expression. ``"spatially_variable"``: the well-expressed genes with the highest mean Moran's I over 6 nearest
+        spots (0 where a gene is constant on a slide). All slides have the same weight. A mapping can give lists of
+        genes: ``{"highly_variable": None, "markers": ["ERBB2", "CD3E"]}``. Genes of all sets but the first kind are
+        added to the modelled genes. All sets are scored; ``summary()`` takes one of them. With `genes`, the first set
+        is ``"genes"``, all of these, and the other sets are chosen among them.
     encoder, field_um, n_genes, genes, n_neighbors, standardize, layer, complete, seed
         As in :func:`fit`.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
     image_tower, tower_options
-        As in :func:`fit`. With ``"finetune"`` every fold of donors has towers of its own, which all methods share; they
-        are trained here, one after another, before the fits. With `directory` their checkpoints are kept in its folder
-        ``towers``, unless ``checkpoint_dir`` names another.
+        As in :func:`fit`. With ``"finetune"`` every fold of donors has its own towers, which all methods share. They
+        are trained in this process, one after another, before the fits. With `directory` their checkpoints are kept in
+        its folder ``towers``, unless ``checkpoint_dir`` names another folder.
     n_jobs
-        Processes to fit in, each on one thread; the numbers do not depend on it. 1: this one. By default as many as
-        there are fits, cores, and shares of the free memory (1.5 GiB, and six times features and expression); 1 where
-        spots × (features + genes) stay below a million, as a process takes seconds to start. If a process dies, its fit
-        is repeated alone, and is a failure if it dies again.
+        Number of fits at once, each in a process with one thread. The numbers do not depend on it. 1 means this process.
+        The default is the smallest of the number of fits, cores, and shares of the free memory (1.5 GiB plus six times
+        features and expression). It is 1 where spots × (features + genes) are below a million, because a process takes
+        seconds to start. The processes are joblib's: ``joblib.parallel_config`` chooses another backend. With a backend
+        of threads, fits take turns. If a process dies, its fit is repeated alone; if it dies again, the fit has failed.
     directory
-        Folder for the predictions of every finished fit, under a hash of all that they depend on: data, held-out
-        donors, method, options, seed, version of the package, code of a method of your own. A repeated call fits only
-        what is not there yet.
+        Folder to keep the predictions of every finished fit in. A repeated call does only the fits that are missing. A
+        fit is recognised by data, held-out donors, method, options, seed, and version of the package. A method of your
+        own is recognised by the source code of its module; if there is none, its fits are not kept.
 
     Returns
     -------
-    The result: ``scores`` (tidy), ``summary()``, ``gene_sets``, ``predictions``, ``confusion()``, ``failures``. A fit
-    that fails is logged and noted there, and the rest go on; it is raised only if none succeeds. ``obsm["X_image"]`` is
-    written where it was absent.
+    The result with ``scores`` (tidy), ``summary()``, ``gene_sets``, ``predictions``, ``confusion()`` and ``failures``. A
+    fit that fails is logged and listed in ``failures``, and the other fits continue. The error is raised only if all
+    fits fail. ``obsm["X_image"]`` is written where it was absent.
 
     Raises
     ------
     ValueError
-        If there is one donor only: a held-out part of a donor says nothing about the next donor. If a gene set is
+        If there is only one donor: a held-out part of a donor says nothing about another donor. If a gene set is
         unknown.
     KeyError
         If a column or a gene is absent.
     FileExistsError
         If `directory` is a file.
+    TypeError
+        If `directory` is given and an option of a method cannot be hashed.
 
     Examples
     --------
@@ -278,8 +281,8 @@ def _fit_all(
             bar.update()
     if not predicted:
         raise next(failed[fit] for fit in fits if fit in failed)
-    told = [(fit.name, ", ".join(fit.donors), f"{type(error).__name__}: {error}") for fit, error in failed.items()]
-    return predicted, pd.DataFrame(told, columns=["method", "donors", "error"])
+    rows = [(fit.name, ", ".join(fit.donors), f"{type(error).__name__}: {error}") for fit, error in failed.items()]
+    return predicted, pd.DataFrame(rows, columns=["method", "donors", "error"])
 
 
 def _prediction_table(fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold]) -> AnnData | None:

@@ -59,8 +59,8 @@ def parse_gene_sets(
         listed = [] if own is None else list(dict.fromkeys(own))
         if not listed and name not in BUILT_IN:
             msg = (
-                f"Unknown gene set {name!r}, without genes of its own. Valid names are {list(BUILT_IN)}; genes of your "
-                f"own come in a mapping: {{{name!r}: [...]}}."
+                f"Unknown gene set {name!r}, without genes of its own. Valid names are {list(BUILT_IN)}; give genes of "
+                f"your own in a mapping: {{{name!r}: [...]}}."
             )
             raise ValueError(msg)
         if name in parsed:
@@ -125,7 +125,7 @@ class GeneSets:
         }
 
     def to_model(self, chosen: Mapping[str, list[str]]) -> list[str]:
-        """Genes of a fold's sets that have to be modelled beside those that a fit takes anyway."""
+        """Genes of a fold's sets that have to be modelled in addition to those that a fit chooses."""
         # the most variable genes are scored as far as they are modelled
         added = [
             genes

@@ -172,13 +172,13 @@ def _in_worker(number: int, fit: Fit, registered: dict[str, type[Method]]) -> tu
 
 def _sendable(error: Exception) -> Exception:
     """The error with its traceback as a note: a traceback cannot be sent between processes."""
-    told = "".join(traceback.format_exception(error))
+    note = "".join(traceback.format_exception(error))
     try:
         sent = pickle.loads(pickle.dumps(error))
     # an exception with arguments of its own may fail in any way
     except Exception:  # noqa: BLE001
         sent = RuntimeError(f"{type(error).__name__}: {error}")
-    sent.add_note(told)
+    sent.add_note(note)
     return sent
 
 

@@ -183,6 +183,17 @@ def test_stretched_pixels_are_an_error() -> None:
         images_over(sdata, "s1", xy, images=sdata.images)
 
 
+@pytest.mark.parametrize(("stretch", "refused"), [(1.01, False), (1.05, True)])
+def test_pixels_may_differ_from_squares_by_two_per_cent(stretch: float, refused: bool) -> None:
+    xy = points(20)
+    sdata = one(xy, shapes_to={"a": Identity()}, he={"a": Scale([stretch, 1.0], axes=AXES)})
+    if not refused:
+        assert images_over(sdata, "s1", xy, images=sdata.images) is not None
+        return
+    with pytest.raises(ValueError, match="stretches its pixels"):
+        images_over(sdata, "s1", xy, images=sdata.images)
+
+
 def test_a_stretched_image_elsewhere_is_no_matter() -> None:
     xy = points(20)
     away = Sequence([Scale([2.0, 1.0], axes=AXES), Translation([900.0, 0.0], axes=AXES)])
@@ -235,8 +246,9 @@ def tree(*sizes: tuple[int, int]) -> Any:
         (((101, 205), (51, 103)), (1.0, 2.0)),
         (((100, 150), (40, 60)), (1.0, 2.5)),
         (((100, 100), (100, 50), (50, 50)), (1.0, 2.0)),
+        (((1000, 1000), (400, 380), (400, 398)), (1.0, 1000 / 398)),
     ],
-    ids=["trimmed", "padded", "no whole factor", "one axis only"],
+    ids=["trimmed", "padded", "no whole factor", "one axis only", "stretched by 5 %, by 0.5 %"],
 )
 def test_downsampling_is_what_made_the_level(sizes: tuple, expected: tuple) -> None:
     assert image_of_element(tree(*sizes), "he").downsampling == expected

@@ -384,6 +384,18 @@ def test_positions_off_the_image_are_an_error() -> None:
         resolve_slides(adata)
 
 
+@pytest.mark.parametrize(("outside", "refused"), [(1, False), (2, True)])
+def test_nearly_every_position_must_lie_on_the_image(outside: int, refused: bool) -> None:
+    xy = 4 * points(20)
+    xy[:outside] = -50
+    adata = visium_adata(PICTURE, xy)
+    if not refused:
+        assert resolve_slides(adata).slides[0].image is not None
+        return
+    with pytest.raises(ValueError, match=r"of 'lib' .* the spots: 90%"):
+        resolve_slides(adata)
+
+
 def test_positions_must_be_there_and_finite() -> None:
     adata = visium_adata(PICTURE, 4 * points(9))
     adata.obsm["spatial"][2, 0] = np.nan

@@ -66,14 +66,15 @@ def test_a_hexagonal_lattice_is_visium_whatever_the_diameter(diameter_px: float)
     assert "Visium" in scale.source
 
 
-def test_a_square_lattice_half_filled_is_legacy_st() -> None:
-    scale = scale_from_spots(square(10, 10, 72.0), 36.0)
+@pytest.mark.parametrize("fill", [0.36, 0.5, 0.64])
+def test_a_square_lattice_half_filled_is_legacy_st(fill: float) -> None:
+    scale = scale_from_spots(square(10, 10, 72.0), 72.0 * fill)
     assert scale is not None
     assert scale.um_per_px == pytest.approx(200 / 72)
     assert "legacy ST" in scale.source
 
 
-@pytest.mark.parametrize("fill", [0.2, 0.7, 1.0, float("nan")])
+@pytest.mark.parametrize("fill", [0.2, 0.34, 0.66, 0.7, 1.0, float("nan")])
 def test_any_other_square_lattice_is_not_guessed(fill: float) -> None:
     # bins of Visium HD touch: 2, 8 or 16 µm, nobody knows
     assert scale_from_spots(square(10, 10, 30.0), 30.0 * fill) is None

@@ -1,4 +1,4 @@
-"""Raw counts and shared genes of tables: what is refused, and with what words."""
+"""Raw counts and shared genes of tables, checked."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 __all__ = ["raw_counts", "shared_genes"]
 
-# values that are looked at: enough to tell counts from anything else
+# values that are checked: enough to recognise raw counts
 SAMPLED: Final = 100_000
 
 
 def raw_counts(table: AnnData, layer: str | None) -> sparse.csr_matrix:
-    """Raw counts of a table (n_spots, n_genes), float32, a copy where the user's could be changed by use.
+    """Raw counts of a table (n_spots, n_genes), float32, a copy.
 
     Raises
     ------
     KeyError
-        If the layer is absent; the message lists those there are.
+        If the layer is absent; the message lists the layers.
     ValueError
         If the values are not raw counts.
     """

@@ -31,7 +31,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# an image lies under a slide if it holds the centre of nearly every spot (some stand at the very border)
+# an image lies under a slide if it holds the centre of nearly every spot (some lie at the border)
 COVERAGE: Final = 0.95
 # pixels of an H&E scan are square; a transformation that stretches one axis is a mistake
 ANISOTROPY: Final = 0.02
@@ -145,7 +145,7 @@ def _finest(found: list[Placement], slide: str) -> Placement:
     finest = max(placement.pixels_per_unit for placement in found)
     equal = {placement.name: placement for placement in found if placement.pixels_per_unit > 0.99 * finest}
     if len(equal) > 1:
-        # slides that were all left at the origin of one coordinate system: only the name can tell them apart
+        # slides that all lie at the origin of one coordinate system: only the name distinguishes them
         # ("A1" is in "A1_he" and not in "A10_he")
         whole = re.compile(rf"(?<![^\W_]){re.escape(slide)}(?![^\W_])")
         named = [placement for name, placement in equal.items() if whole.search(name)]
@@ -191,7 +191,7 @@ def rgb_size(element: Any) -> tuple[int, int] | None:
     from xarray import DataTree
 
     array = next(iter(get_pyramid_levels(element))) if isinstance(element, DataTree) else element
-    # fluorescence has one channel a marker: 3 (RGB) or 4 (RGBA) it is, or it is no H&E
+    # fluorescence has one channel per marker; an H&E image has 3 (RGB) or 4 (RGBA)
     if array.sizes["c"] not in (3, 4):
         return None
     return array.sizes["y"], array.sizes["x"]

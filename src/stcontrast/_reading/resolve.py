@@ -98,20 +98,20 @@ def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) 
 def slide_names(
     data: SpatialData | AnnData, *, table_key: str | None = None, library_key: str | None = None
 ) -> list[str]:
-    """Names of the slides of an object, without a look at images or shapes; raises as :func:`resolve_slides` does."""
+    """Names of the slides of an object, without reading images or shapes; raises as :func:`resolve_slides` does."""
     table = resolve_table(data, table_key=table_key)
     return list(library_rows(table, library_key=library_key)) if table is data else table_region_keys(table)[0]
 
 
 def slide_of_row(table: AnnData, *, library_key: str | None = None) -> NDArray[np.str_]:
-    """Name of the slide of every row of a table (n_spots,), without a look at images, shapes or positions.
+    """Name of the slide of every row of a table (n_spots,), without reading images, shapes or positions.
 
     Raises
     ------
     KeyError
         If the column that names the slides is absent.
     ValueError
-        If a table that annotates no shapes has the images of several slides and nothing says which is whose.
+        If a table that annotates no shapes has the images of several slides and nothing says which belongs to which spots.
     """
     if "spatialdata_attrs" in table.uns:
         return table.obs[table_region_keys(table)[1]].astype(str).to_numpy(dtype=np.str_)
@@ -163,7 +163,7 @@ def resolve_slides(
     FileNotFoundError
         If the slide's file of a WSIData is gone.
     ValueError
-        If an image lies elsewhere than the spots, rows and shapes do not match, or a scale is no positive number.
+        If an image does not lie under the spots, rows and shapes do not match, or a scale is no positive number.
     """
     from anndata import AnnData
 

@@ -129,7 +129,7 @@ def library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArra
     KeyError
         If the column that names the slides is absent.
     ValueError
-        If there are images of several slides and nothing says which is whose.
+        If there are images of several slides and nothing says which belongs to which spots.
     """
     if library_key is None and "library_id" in table.obs:
         library_key = "library_id"
@@ -154,7 +154,7 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
     KeyError
         If positions or the named image are absent.
     ValueError
-        If the image lies elsewhere than the spots.
+        If the image does not lie under the spots.
     """
     if "spatial" not in table.obsm:
         msg = f"No `obsm['spatial']` in the AnnData object; its obsm holds {sorted(table.obsm)}."

@@ -31,7 +31,7 @@ COARSEST_UM_PER_PX: Final = 20.0
 
 
 def is_wsi(data: object) -> bool:
-    """Whether an object is a WSIData. wsidata is not imported for the sake of others."""
+    """Whether an object is a WSIData. wsidata is not imported for this."""
     module = sys.modules.get("wsidata")
     return module is not None and isinstance(data, module.WSIData)
 
@@ -53,7 +53,7 @@ def slide_element(sdata: SpatialData) -> dict[str, Any]:
     -------
     Name of the file and a multiscale image, level by level in tiles of 1024 pixels, RGB, in "global". It holds the
     reader without its open file, so that it can be sent to other processes, which open the file themselves. Nothing
-    for another SpatialData, or for a WSIData that was opened on one of its own image elements.
+    for another SpatialData, or for a WSIData that was opened on one of its image elements.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def slide_um_per_px(sdata: SpatialData) -> float | None:
 
 
 def tiles_alone(wsi: SpatialData, tile_key: str) -> SpatialData:
-    """A WSIData with the same slide and one set of its tiles, annotated by a table without genes; `wsi` stays as it is.
+    """A WSIData with the same slide and one set of its tiles, annotated by a table without genes; `wsi` is not changed.
 
     Raises
     ------

@@ -133,7 +133,7 @@ def complete(  # noqa: PLR0913
     dense = [matrix[:, here].toarray() for matrix, here in zip(normalized, columns, strict=True)]
     expression = np.concatenate(dense)[measured]
     completer.fit(expression, slide[measured], xy[measured])
-    # a spot without counts is no spot with many holes: it stays empty, and is nobody's neighbour
+    # a spot without counts was not measured: it stays empty and is not a neighbour of other spots
     filled = np.zeros((len(measured), len(of_genes)), dtype=np.float32)
     filled[measured] = completer.complete(expression, slide[measured], xy[measured])
     filled[measured] *= expression == 0

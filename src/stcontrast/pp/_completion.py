@@ -47,7 +47,7 @@ class Completer:
     n_model
         Width of the network.
     mask_fraction
-        Share of the measured entries that is hidden, anew in every step.
+        Share of the measured entries that is hidden; drawn again in every step.
     max_steps, batch_size, learning_rate
         Training with Adam. A tenth of the spots is only watched; the weights that did best there are kept, and training
         stops where they have not been bettered for 100 steps.
@@ -249,7 +249,7 @@ def _neighbors(slide: NDArray[np.int64], xy: NDArray[np.float64], n_neighbors: i
         distance[nearest == np.arange(len(rows))[:, None]] = np.inf
         last = np.partition(distance, k - 1, axis=1)[:, k - 1]
         is_neighbor = distance <= last[:, None] * (1 + 1e-6)
-        # by row, not by distance, which rounding would shuffle within a ring; columns that nobody needs are cut off
+        # by row, not by distance: rounding would change the order within a ring; unused columns are cut off
         order = np.argsort(np.where(is_neighbor, nearest, len(rows)), axis=1)[:, : index.shape[1]]
         index[rows, : order.shape[1]] = rows[np.take_along_axis(nearest, order, axis=1)]
         present[rows, : order.shape[1]] = np.take_along_axis(is_neighbor, order, axis=1)

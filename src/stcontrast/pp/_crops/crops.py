@@ -35,7 +35,7 @@ def crops(
 
     The side is true in µm whatever the scan; the centre is placed to a fraction of a pixel; the pyramid level is
     the coarsest that needs no enlarging, averaged down (never resized and centre-cropped, which would change the
-    field of view). Beyond the border of the image lies white. Crops keep the image's own axes: a transformation
+    field of view). Beyond the border of the image, crops show the colour of the slide without tissue. Crops keep the image's own axes: a transformation
     that rotates the slide moves the centres, not the crops.
 
     Parameters
@@ -69,7 +69,7 @@ def crops(
     KeyError
         If a table, image or column is absent.
     ValueError
-        If a slide has no image, an image lies elsewhere than its spots, or µm per pixel is unknown.
+        If a slide has no image, an image does not lie under its spots, or µm per pixel is unknown.
 
     Examples
     --------

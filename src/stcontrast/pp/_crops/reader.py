@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = ["iter_batches", "iter_crops", "pick_level"]
 
-# threads that read tiles; a remote store wants several on the way
+# threads that read tiles; a remote store needs several reads at once
 READERS: Final = 4
 # tiles read ahead of the crop that is cut
 AHEAD: Final = 8
 # threads that resample, at most
 CUTTERS: Final = 8
-# spots whose crops are on the way
+# spots whose crops are being cut
 CUT_AHEAD: Final = 16
-# what the tiles of a walk may hold together; a wider slide is walked in vertical bands
+# bytes that all tiles in memory may take; a wider slide is read in vertical bands
 HELD_BYTES: Final = 2**28
-# spots whose tiles are looked up at once; a row of tiles between two such stretches is read twice
+# spots whose tiles are planned at once; a row of tiles between two such groups is read twice
 PLANNED: Final = 2**16
 
 
@@ -234,11 +234,11 @@ class _Held:
         uses = [use for level, of in tiles.items() for use in _uses(fields, level, of)]
         self._coming = deque(sorted((first, key) for first, _, key in uses))
         self._going = deque(sorted((last, key) for _, last, key in uses))
-        # first uses of the tiles that have been asked for before they are needed
+        # first uses of the tiles that are read ahead
         self._early: deque[int] = deque()
 
     def _advance(self, step: int) -> None:
-        """Drop what is past use; have everything read that this step needs, and some more."""
+        """Drop tiles that are no longer needed; read the tiles of this step, and some ahead."""
         while self._going and self._going[0][0] < step:
             del self._futures[self._going.popleft()[1]]
         while self._early and self._early[0] <= step:
@@ -290,7 +290,7 @@ def _uses(fields: Sequence[Field], level: int, tiles: Tiles) -> Iterator[tuple[i
         first, n = first[step], (last - first)[step] + 1
         n_tiles = n.prod(axis=1)
         window = np.repeat(np.arange(len(step)), n_tiles)
-        # the how-manieth tile of its window
+        # position of the tile within its window
         place = np.arange(len(window)) - np.repeat(n_tiles.cumsum() - n_tiles, n_tiles)
         row, column = np.divmod(place, n[window, 1])
         codes.append((first[window, 0] + row) * tiles.grid[1] + first[window, 1] + column)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tiles", "as_uint8", "background_color"]
 
-# smaller chunks are read several at a time: a read has a cost of its own
+# several smaller chunks are read together: every read has a cost
 TILE_PX: Final = 1024
 TASKS_A_CHUNK: Final = 8
 # a larger level stays lazy: slow to read, but bounded in memory
@@ -72,7 +72,7 @@ class Tiles:
         Parameters
         ----------
         start, stop
-            Corners (n, 2), x and y, perhaps beyond the border.
+            Corners (n, 2), x and y; they may lie beyond the border.
 
         Returns
         -------
@@ -100,26 +100,26 @@ class Tiles:
         """Pixels (3, height, width) of any rectangle within the image."""
         block = self._pixels[:, y, x]
         if hasattr(block, "compute"):
-            # we are on a thread of our own, and perhaps in a forked process, where dask's pool would hang
+            # this runs on a thread, possibly in a forked process, where dask's pool would hang
             block = block.compute(scheduler="synchronous")
         return as_uint8(np.asarray(block))
 
 
 def _stored(pixels: Any, *, computed: bool) -> Any:
-    """What lies behind a lazy array: the stored array itself where it is read as it is, else the lazy array.
+    """The stored array behind a lazy array if nothing is computed in between, else the lazy array.
 
     The graph of every window costs more than to read it.
     """
     if not hasattr(pixels, "__dask_graph__"):
         return pixels
     graph = pixels.__dask_graph__()
-    # coarse levels of an image that was parsed in memory are averaged from the finest anew at every read; they must be
-    # used all the same: the image has to give the same crops before and after it has been written to disk
+    # coarse levels of an image that was parsed in memory are averaged from the finest at every read. They are used
+    # nevertheless: an image must give the same crops before and after it is written to disk
     if computed and len(graph) > TASKS_A_CHUNK * pixels.npartitions and pixels.nbytes <= COMPUTED_BYTES:
         return np.asarray(pixels.compute())
     if len(graph.layers) == 2:
         (first, tasks), (last, _) = graph.layers.items()
-        # read from a store, or parsed from an array and cut into chunks: nothing is computed on the way
+        # read from a store, or parsed from an array and cut into chunks: nothing is computed in between
         as_it_is = first == f"original-{last}" or (first.startswith("array-") and last.startswith("rechunk-"))
         held = next(iter(tasks.values()))
         if as_it_is and len(tasks) == 1 and getattr(held, "shape", None) == pixels.shape:

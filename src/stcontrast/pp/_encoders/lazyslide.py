@@ -24,7 +24,7 @@ class LazySlideEncoder(TorchEncoder):
 
     Crops are cut at the right field of view already, so the model's transform is not run: it may resize and
     centre-crop. It is asked, with flat images, for its input size and normalisation, and those are used. A model without
-    a transform reads raw images by a processor of its own; it is accepted if that leaves crops of its size whole.
+    a transform reads raw images by its own processor; it is accepted if that leaves crops of its size whole.
 
     Parameters
     ----------

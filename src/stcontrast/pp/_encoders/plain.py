@@ -1,4 +1,4 @@
-"""Encoders without weights: statistics of colour, stain and texture, or a function of the user's."""
+"""Encoders without weights: statistics of colour, stain and texture, or a given function."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ PLAIN: Final[dict[str, type[ColorEncoder | TextureEncoder]]] = {"color": ColorEn
 
 @dataclass(frozen=True)
 class CallableEncoder:
-    """A function of the user's on a batch of crops. A saved model cannot bring it back: give it again."""
+    """A given function on a batch of crops. It is not saved with a model and must be given again."""
 
     function: Callable[[NDArray[np.uint8]], Any]
     size_px: int = 224

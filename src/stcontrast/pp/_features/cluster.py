@@ -1,4 +1,4 @@
-"""Slides and bands of their spots, shared out among the workers of a dask cluster."""
+"""Slides and bands of their spots, distributed to the workers of a dask cluster."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["encode_on_cluster", "running_client"]
 
 logger = logging.getLogger(__name__)
 
-# spots that a worker encodes at once: what is lost with it
+# spots that a worker encodes at once; they are lost if the worker dies
 MAX_SHARD: Final = 2048
 MIN_SHARD: Final = 128
 SHARDS_A_WORKER: Final = 4
-# times that images are sent to the workers, should all that held them die
+# how often images are sent to the workers if all workers with a copy die
 ATTEMPTS: Final = 3
 
 type Shard = tuple[int, NDArray[np.intp]]
@@ -35,7 +35,7 @@ type Shard = tuple[int, NDArray[np.intp]]
 
 def running_client() -> Any:
     """The dask client that the user has started in this process, or `None`."""
-    # to look for a client must not cost the import of what makes one
+    # looking for a client must not import distributed
     if "distributed" not in sys.modules:
         return None
     from distributed import default_client, get_worker
@@ -47,7 +47,7 @@ def running_client() -> Any:
             return default_client()
         except ValueError:
             return None
-    # work that was shared out already is not shared out again
+    # this process is a worker: its shard is not split again
     return None
 
 
@@ -56,8 +56,8 @@ def encode_on_cluster(
 ) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.float32]]]:
     """Encode the spots of slides on the workers of a cluster.
 
-    What a worker has finished is fetched at once; what it had not, when it dies, is done by another. Images are read
-    where the work is done: those in a store by their path, those in memory from a copy on every worker.
+    Finished features are fetched at once. If a worker dies, another one takes over its unfinished shards. Workers read
+    images in a store by their path, and images in memory from a copy on every worker.
 
     Parameters
     ----------
@@ -89,11 +89,11 @@ def encode_on_cluster(
 def _encode_shards(
     client: Any, slides: Sequence[Slide], recipe: FeatureRecipe, shards: Sequence[Shard]
 ) -> Generator[tuple[int, NDArray[np.intp], NDArray[np.float32]], None, list[Shard]]:
-    """Features of shards as they come; returns those that were lost because what they are made of was."""
+    """Features of shards as they are finished; returns the shards whose image was lost with a worker."""
     from distributed import as_completed
     from distributed.protocol.pickle import dumps
 
-    # as bytes, which dask leaves as they are; the lazy arrays inside would be computed
+    # pickled, because dask would compute the lazy arrays inside
     made_with = client.scatter(dumps(recipe), broadcast=True, hash=False)
     images = {
         code: client.scatter(dumps(slides[code].image), broadcast=True, hash=False)

@@ -36,7 +36,7 @@ BATCH: Final = 64
 # windows of the image that the fingerprint looks at
 N_WINDOWS: Final = 8
 WINDOW_PX: Final = 32
-# an encoder that is known by its name alone may have changed
+# of these encoders only the name is known: they may have changed
 UNKNOWN: Final = ("callable",)
 
 
@@ -60,7 +60,7 @@ class FeatureRecipe:
 
     @property
     def record(self) -> dict[str, Any]:
-        """It as plain values, to be written beside the features."""
+        """The recipe as plain values, for the record of the features."""
         record = {"encoder": self.encoder.spec, "field_um": [float(value) for value in self.fields_um]}
         return record if self.stain is None else record | {"stain": self.stain.spec}
 
@@ -70,7 +70,7 @@ class FeatureRecipe:
 
 
 def recipe_of(record: Mapping[str, Any], *, encoder: Encoder | None = None) -> FeatureRecipe:
-    """What a record says that features are made with; `encoder` where the record cannot bring it back."""
+    """The recipe of recorded features; `encoder` replaces one that cannot be made from its record."""
     stain = stain_from_spec(record["stain"]) if record.get("stain") else None
     return FeatureRecipe(encoder or encoder_from_spec(record["encoder"]), tuple(record["field_um"]), stain)
 
@@ -124,19 +124,18 @@ def encode_centers(
 
 
 def prefetched[T](items: Iterable[T], *, depth: int = 2) -> Generator[T]:
-    """Make items on a thread, at most `depth` of them ahead of who takes them.
+    """Make items on a thread, at most `depth` of them ahead of the consumer.
 
     Parameters
     ----------
     items
-        What is made.
+        The items.
     depth
         Items that may wait.
 
     Yields
     ------
-    The items in their order. What is raised while one is made is raised here; the thread stops when the iterator is
-    closed.
+    The items in their order. An exception on the thread is raised here. The thread stops when the iterator is closed.
     """
     queue: Queue[tuple[str, T | BaseException | None]] = Queue(maxsize=depth)
     stopped = threading.Event()
@@ -155,7 +154,7 @@ def prefetched[T](items: Iterable[T], *, depth: int = 2) -> Generator[T]:
                 put("item", item)
                 if stopped.is_set():
                     return
-        except BaseException as error:  # noqa: BLE001 - handed over to who takes the items
+        except BaseException as error:  # noqa: BLE001 - raised again for the consumer
             put("error", error)
         else:
             put("end", None)
@@ -179,7 +178,7 @@ def prefetched[T](items: Iterable[T], *, depth: int = 2) -> Generator[T]:
 
 
 def slide_fingerprint(slide: Slide, recipe: FeatureRecipe) -> str:
-    """Hash of all that a slide's features depend on; empty for an encoder that is known by its name alone.
+    """Hash of everything that the features of a slide depend on; empty for a callable, of which only the name is known.
 
     That is: the encoder (weights by content, not by path), fields, stain normalisation, µm per pixel, the centres of the
     spots in the table's order (to a thousandth of a pixel), size and levels of the image, and its pixels around eight of

@@ -55,7 +55,7 @@ def image_features(  # noqa: PLR0913
     """Encode the H&E around every spot with a frozen encoder.
 
     Each field of view is cut in µm (:func:`crops`), brought to the encoder's input size and encoded; the features
-    of all fields are set side by side. Nothing is fitted across slides: a spot's features depend on its own crops alone
+    of all fields are concatenated. Nothing is fitted across slides: a spot's features depend on its own crops alone
     (with `stain`, on its slide). All fields are cut in one pass over the image, while the encoder runs. Where a
     ``distributed.Client`` runs, its workers share the slides, and bands of their spots.
 
@@ -149,7 +149,7 @@ def image_features(  # noqa: PLR0913
 def encode_spots(
     sections: Sections, recipe: FeatureRecipe, *, there: Any = None, record: Mapping[str, Any] | None = None
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Features of all slides, in the table's order, and what is written beside them.
+    """Features of all slides, in the table's order, and the record of what made them.
 
     Parameters
     ----------
@@ -158,8 +158,7 @@ def encode_spots(
     recipe
         What the features are made with.
     there, record
-        Features (n_spots, n) that there are, and what was written beside them: slides whose fingerprint is the same are
-        not encoded again.
+        Features (n_spots, n) in the slot, and their record: slides with the same fingerprint are not encoded again.
 
     Returns
     -------
@@ -186,7 +185,7 @@ def encode_spots(
                 raise ValueError(msg)
             features[to_do[code].rows[rows]] = part
             bar.update(len(rows) * n_fields)
-    if features is None:  # a table without spots is refused at the boundary
+    if features is None:  # cannot happen: reading refuses a table without spots
         features = np.empty((0, 0), dtype=np.float32)
     scales = {slide.name: float(slide.um_per_px or np.nan) for slide in sections.slides}
     return features, recipe.record | {"um_per_px": scales, "fingerprint": prints}
@@ -215,7 +214,7 @@ def encode_slides(
         yield from cluster.encode_on_cluster(client, slides, recipe)
         return
     for code, slide in enumerate(slides):
-        if slide.image is None or slide.um_per_px is None:  # refused at the boundary
+        if slide.image is None or slide.um_per_px is None:  # cannot happen: `require_images` refuses such slides
             continue
         for rows, features in encode_centers(slide.image, slide.centers, slide.um_per_px, recipe):
             yield code, rows, features

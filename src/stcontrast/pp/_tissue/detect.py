@@ -1,4 +1,4 @@
-"""Where the tissue of a slide lies, at low resolution: detected, or from an element of the user's."""
+"""Where the tissue of a slide lies, at low resolution: detected, or from a given element."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def detect_tissue(image: SlideImage, *, downsampling: int, pitch: float) -> NDAr
     spot = (pitch / downsampling) ** 2 / picture[..., 0].size
     mask = np.zeros(picture.shape[:2], dtype=np.bool_)
     lightness = picture.mean(axis=-1, dtype=np.float32)
-    # a copy of its own: squidpy scales its mask up to the size of the image, which a whole slide would not survive
+    # a separate small image: squidpy scales its mask up to the size of the image, too large for a whole slide
     alone = SpatialData(images={"he": Image2DModel.parse(np.moveaxis(picture, -1, 0), dims=("c", "y", "x"))})
     if lightness.max() - lightness.min() > MIN_CONTRAST:
         with warnings.catch_warnings(), _quiet():
@@ -128,7 +128,7 @@ def detect_tissue(image: SlideImage, *, downsampling: int, pitch: float) -> NDAr
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep squidpy's steps, which go to the standard output, to itself."""
+    """Silence the progress messages of squidpy on the standard output."""
     steps = logging.getLogger("spatialdata._logging")
     level = steps.level
     steps.setLevel(logging.WARNING)
@@ -192,7 +192,7 @@ def tissue_of_element(
     Parameters
     ----------
     element
-        Shapes, or labels of which 0 is no tissue. Left as it is.
+        Shapes, or labels of which 0 is no tissue. Not changed.
     matrix
         From its intrinsic coordinates to pixels of the image, shape (3, 3).
     shape

@@ -24,3 +24,10 @@ def test_a_calibrated_classifier_has_a_small_error():
 def test_an_unknown_class_is_always_wrong():
     assert calibration_error(np.array([[1.0, 0.0]]), np.array([-1])) == 1.0
     assert calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0.0
+
+
+def test_confidence_is_counted_in_ten_bins_unless_told_otherwise():
+    proba, label = np.array([[0.61, 0.39], [0.79, 0.21]]), np.array([0, 1])
+    apart, together = (0.39 + 0.79) / 2, abs(0.5 - 0.7)
+    assert calibration_error(proba, label) == pytest.approx(apart)
+    assert calibration_error(proba, label, n_bins=5) == pytest.approx(together)

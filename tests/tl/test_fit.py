@@ -7,6 +7,7 @@ import torch
 from scipy import sparse
 
 import stcontrast as stc
+from tests.methods.quick import QUICK
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, OPTIONS, as_anndata, bare, parts_of, snapshot
 
@@ -20,7 +21,7 @@ def test_slots_of_the_training_table(fitted, toy):
     for key in OURS:
         assert table.obsm[key].dtype == np.float32
         assert table.obsm[key].shape[0] == table.n_obs
-    assert table.obsm["X_stc_vae"].shape[1] == 16
+    assert table.obsm["X_stc_vae"].shape[1] == OPTIONS["n_latent"]
     assert table.obsm["X_stc_gene"].shape == table.obsm["X_stc_image"].shape
     for key in OURS[1:]:
         np.testing.assert_allclose(np.linalg.norm(table.obsm[key], axis=1), 1, atol=1e-5)
@@ -53,16 +54,16 @@ def test_prediction_table_of_the_training_slides(fitted):
     assert prediction.obs["stc_in_distribution"].mean() > 0.9
 
 
-def test_card(model):
-    card = model.spec
-    assert card["donors"] == ["donor1", "donor2"]
-    assert card["classes"] == ["fat", "glands", "stroma", "tumour"]
-    assert card["method"] == "stcontrast"
-    assert card["hyper"]["max_epochs"] == 5
-    assert sorted(card["slides"]) == ["donor1_a", "donor2_a"]
-    assert card["versions"]["stcontrast"] == stc.__version__
-    assert -1 <= card["held_out_r"] <= 1
-    assert 0 <= card["held_out_macro_f1"] <= 1
+def test_spec(model):
+    spec = model.spec
+    assert spec["donors"] == ["donor1", "donor2"]
+    assert spec["classes"] == ["fat", "glands", "stroma", "tumour"]
+    assert spec["method"] == "stcontrast"
+    assert spec["method_spec"]["max_epochs"] == OPTIONS["max_epochs"]
+    assert sorted(spec["slides"]) == ["donor1_a", "donor2_a"]
+    assert spec["versions"]["stcontrast"] == stc.__version__
+    assert -1 <= spec["held_out_r"] <= 1
+    assert 0 <= spec["held_out_macro_f1"] <= 1
 
 
 def test_features_are_made_where_they_are_absent(raw, toy):
@@ -84,7 +85,7 @@ def test_the_user_s_elements_are_unchanged(sdata):
     assert (counts != table.X).nnz == 0
 
 
-def test_a_table_of_the_user_s_is_not_overwritten(sdata):
+def test_a_table_of_the_user_is_not_overwritten(sdata):
     sdata["stc_pred"] = sdata["table"].copy()
     before = snapshot(sdata)
     with pytest.raises(ValueError, match="'stc_pred' is taken by an element that is no prediction"):
@@ -99,7 +100,7 @@ def test_fitting_again_replaces_our_prediction(sdata):
     assert written["model_id"] == second.model_id != first.model_id
 
 
-def test_a_list_of_what_each_slide_has(toy):
+def test_a_list_of_slides_with_counts_labels_or_both(toy):
     """Donor 1: counts and labels; donor 2: a table without genes, labels only; donor 3: counts only."""
     one, two, three = (parts_of(copied(toy), f"donor{i}") for i in (1, 2, 3))
     two = bare(two)
@@ -135,8 +136,7 @@ def test_spots_without_counts_among_others(sdata):
 @pytest.mark.parametrize("method", ["stcontrast", "ridge", "mean"])
 def test_labels_without_any_counts(toy, method):
     sdata = bare(toy)
-    options = OPTIONS if method == "stcontrast" else None
-    model = stc.tl.fit(sdata, batch_key="donor", label_key=LABELS, method=method, options=options)
+    model = stc.tl.fit(sdata, batch_key="donor", label_key=LABELS, method=method, options=QUICK[method])
     assert not model.has_expression
     assert "stc_pred" not in sdata
     assert ("X_stc_image" in sdata["table"].obsm) == (method == "stcontrast")
@@ -148,10 +148,9 @@ def test_labels_without_any_counts(toy, method):
 
 
 @pytest.mark.parametrize("method", ["ridge", "stcontrast"])
-def test_one_donor_is_learnt_from_in_blocks(toy, method, caplog):
+def test_a_single_donor_is_split_into_blocks(toy, method, caplog):
     sdata = parts_of(copied(toy), "donor1")
-    options = OPTIONS if method == "stcontrast" else None
-    model = stc.tl.fit(sdata, batch_key="donor", label_key=LABELS, method=method, options=options)
+    model = stc.tl.fit(sdata, batch_key="donor", label_key=LABELS, method=method, options=QUICK[method])
     assert model.spec["held_out_unit"] == "block"
     assert "say nothing about another donor" in caplog.text
 
@@ -174,7 +173,7 @@ def test_raw_counts_in_a_layer(sdata):
     np.testing.assert_array_equal(model.calibration.half_width, expected.calibration.half_width)
 
 
-def test_a_seed_decides_everything_and_leaves_no_trace(toy):
+def test_the_seed_decides_everything_and_the_random_numbers_of_the_session_stay(toy):
     torch.manual_seed(0)
     expected = float(torch.rand(1))
     torch.manual_seed(0)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import sparse
-from stcontrast.tl._training import Recipe
 
 import stcontrast as stc
 from stcontrast._data.gather import gather
 from stcontrast._reading import Keys, resolve_all
+from stcontrast.fitted._fit import FitSpec
 from stcontrast.tl._tune import Tuning
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, bare, parts_of, snapshot
@@ -36,7 +36,7 @@ def model_and_data(toy):
     return tuned(train), train
 
 
-def test_tuned_features_are_written_beside_the_user_s_own(toy, model_and_data):
+def test_tuned_features_leave_the_user_s_own_in_place(toy, model_and_data):
     model, train = model_and_data
     table = train["table"]
     assert table.obsm["X_image_tuned"].shape == (80, 96)
@@ -69,7 +69,7 @@ def test_a_saved_model_makes_the_same_features_of_a_new_slide(model_and_data, un
     np.testing.assert_allclose(again["stc_pred"].X, train["stc_pred"].X, atol=1e-5)
 
 
-def test_features_of_another_tower_are_not_taken_for_its_own(model_and_data, unseen):
+def test_features_of_another_tower_are_not_used(model_and_data, unseen):
     model, _ = model_and_data
     stc.tl.predict_expression(unseen, model)
     expected = unseen["stc_pred"].X
@@ -90,9 +90,9 @@ def test_another_encoder_is_refused(model_and_data, unseen):
 
 def test_weights_that_were_changed_on_disk_are_refused(model_and_data, tmp_path):
     model_and_data[0].save(tmp_path / "model")
-    card = json.loads((tmp_path / "model" / "card.json").read_text())
-    card["image_features"]["encoder"]["sha256"] = "0" * 64
-    (tmp_path / "model" / "card.json").write_text(json.dumps(card))
+    spec = json.loads((tmp_path / "model" / "spec.json").read_text())
+    spec["image_features"]["encoder"]["sha256"] = "0" * 64
+    (tmp_path / "model" / "spec.json").write_text(json.dumps(spec))
     with pytest.raises(ValueError, match="not those that the model was tuned to"):
         stc.models.load(tmp_path / "model")
 
@@ -108,7 +108,7 @@ def scrambled(sdata, donor: str):
     return rows
 
 
-def test_an_inner_fold_s_tower_has_not_seen_what_is_held_out(toy):
+def test_the_tower_of_an_inner_fold_has_not_seen_the_held_out_donor(toy):
     found = []
     for change in (False, True):
         sdata = copied(toy)
@@ -119,7 +119,7 @@ def test_an_inner_fold_s_tower_has_not_seen_what_is_held_out(toy):
         tuning = Tuning.of(encoder(), None, TUNE)
         with tuning.cut(sources) as store:
             genes = inputs.genes[:12]
-            found.append(tuning.run(store, inputs, np.arange(len(inputs.slide)), Recipe(genes=genes))[0])
+            found.append(tuning.run(store, inputs, np.arange(len(inputs.slide)), FitSpec(genes=genes))[0])
     [before, after] = found
     same = [np.array_equal(one, other) for one, other in zip(before.of_fold, after.of_fold, strict=True)]
     assert sorted(same) == [False, False, True]
@@ -127,7 +127,7 @@ def test_an_inner_fold_s_tower_has_not_seen_what_is_held_out(toy):
 
 
 def test_calibration_rests_on_the_fold_s_own_towers(raw, monkeypatch):
-    """Features that leak are told from those that do not by their score on held-out donors."""
+    """Features that leak give another score on held-out donors."""
     fitted = tuned(parts_of(raw, "donor1", "donor2"))
     seen = []
     monkeypatch.setattr(Tuning, "run", _leaky(Tuning.run, seen))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LABELS = "subtype"
-OPTIONS = {"max_epochs": 5, "vae_epochs": 5}
+OPTIONS = {"max_epochs": 5, "vae_epochs": 5, "n_latent": 4, "n_networks": 1}
 
 
 def parts_of(sdata: SpatialData, *donors: str) -> SpatialData:
@@ -54,7 +54,7 @@ def as_anndata(sdata: SpatialData) -> AnnData:
 
 
 def snapshot(sdata: SpatialData) -> dict[str, Any]:
-    """What must not change: the names of everything, and the contents of the tables."""
+    """What must not change: the names of all elements, and the contents of the tables."""
     content: dict[str, Any] = {"elements": sorted(name for _, name, _ in sdata.gen_elements())}
     for name, table in sdata.tables.items():
         content[name] = {

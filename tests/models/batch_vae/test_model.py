@@ -99,6 +99,7 @@ def test_set_up_names_what_is_there():
         BatchAgnosticVAE.setup_anndata(adata, layer="counts")
 
 
+@pytest.mark.slow  # a new interpreter imports torch and scvi-tools
 def test_save_and_load_in_a_fresh_process(model: BatchAgnosticVAE, unseen: ad.AnnData, tmp_path: Path):
     expected = model.get_latent_representation(unseen)
     model.save(str(tmp_path / "model"))

@@ -122,7 +122,7 @@ def test_components_are_those_of_the_training_rows_and_see_nothing_else() -> Non
 def test_without_counts_or_labels_there_is_no_such_target() -> None:
     data = spots()
     rows = np.arange(48)
-    data.measured[:], data.label[:] = False, -1
+    data.depth[:], data.label[:] = 0, -1
     targets = TowerTargets.of(data, rows, n_components=3)
     assert targets.components.shape == (48, 0)
     assert targets.n_classes == 0

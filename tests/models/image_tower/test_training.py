@@ -83,7 +83,7 @@ def test_statistics_of_batch_normalisation_stay_as_they_were() -> None:
 
 def test_spots_without_counts_and_label_are_not_drawn_and_every_other_is_once_an_epoch() -> None:
     data = spots()
-    data.measured[:4], data.label[:4] = False, -1
+    data.depth[:4], data.label[:4] = 0, -1
     with store_of(data) as store:
         rows = task_of(data, store).teaching
     assert set(rows) == set(range(4, 48))

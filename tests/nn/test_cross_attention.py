@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import erf
 
-from stcontrast.nn._towers import CrossEncoder
+from stcontrast.nn import CrossEncoder
 
 N_MODEL, N_HEADS = 4, 2
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast.nn._losses import fused_nce, info_nce, similarity_target_loss
+from stcontrast.nn import fused_nce, info_nce, similarity_target_loss
 
 
 def embeddings(n: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stcontrast.nn._losses import info_nce, similarity_target_loss
-from stcontrast.nn._pairs import Contrast, PairModule, SpotTable
+from stcontrast.nn import Contrast, PairModule, SpotTable, info_nce, similarity_target_loss
 
 
 def make_table(xy: list[tuple[float, float]], slide: list[int], **kwargs: Any) -> SpotTable:

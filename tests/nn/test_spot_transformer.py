@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import erf
 
-from stcontrast.nn._towers import SpotTransformer
+from stcontrast.nn import SpotTransformer
 
 N_GENES, N_HEADS, N_PER_HEAD, N_POSITIONS = 3, 2, 2, 16
 

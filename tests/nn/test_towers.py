@@ -5,7 +5,7 @@ import torch
 from scipy.special import erf
 
 from stcontrast._training import seeded
-from stcontrast.nn._towers import ProjectionHead
+from stcontrast.nn import ProjectionHead
 
 
 def head(**options) -> ProjectionHead:

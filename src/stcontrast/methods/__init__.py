@@ -17,7 +17,7 @@ from stcontrast.methods.published._mclstexp import Mclstexp
 from stcontrast.methods.published._nh2st import Nh2st
 from stcontrast.methods.published._tpirbae import Tpirbae
 from stcontrast.methods.stcontrast._method import Stcontrast
-from stcontrast.nn._pairs import PairModule
+from stcontrast.nn import PairModule
 
 __all__ = [
     "METHODS",

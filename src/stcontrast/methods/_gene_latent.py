@@ -50,7 +50,7 @@ class GeneLatent:
         """Train on the measured spots."""
         from anndata import AnnData
 
-        from stcontrast._models.batch_vae.model import fit_vae
+        from stcontrast._models.batch_vae import fit_vae
 
         rows = np.flatnonzero(data.measured)
         adata = AnnData(data.counts[rows])

@@ -90,7 +90,7 @@ class GeneEncoder:
         seed: int,
     ) -> GeneEncoder:
         """One that is trained on these spots."""
-        from stcontrast._models.batch_vae.model import fit_vae
+        from stcontrast._models.batch_vae import fit_vae
 
         adata = spots.to_train_on()
         vae = fit_vae(
@@ -130,7 +130,7 @@ class GeneEncoder:
         ]
 
     def _counts(self, table: AnnData, *, layer: str | None, fill_missing: bool) -> tuple[Any, NDArray[np.bool_]]:
-        from stcontrast._models.batch_vae.counts import align_genes
+        from stcontrast._models.batch_vae import align_genes
 
         if table.n_vars == 0:
             return None, np.zeros(table.n_obs, dtype=bool)

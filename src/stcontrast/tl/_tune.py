@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._data.inputs import Inputs, Source
-    from stcontrast._models.image_tower import TowerOptions, TunedEncoder
-    from stcontrast._models.image_tower.crop_store import CropStore
+    from stcontrast._models.image_tower import CropStore, TowerOptions, TunedEncoder
     from stcontrast.pp._encoders.resolve import Encoder
     from stcontrast.tl._training import Recipe
 
@@ -133,7 +132,7 @@ class Tuning:
 
     def cut(self, sources: Sequence[Source]) -> CropStore:
         """Crops of all spots; close them after use."""
-        from stcontrast._models.image_tower.crop_store import CropStore
+        from stcontrast._models.image_tower import CropStore
 
         return CropStore.cut([source.spots for source in sources], self.fields, self.base.size_px)
 
@@ -159,7 +158,7 @@ class Tuning:
         -------
         Features; and the encoder that made those of all spots.
         """
-        from stcontrast._models.image_tower.crop_store import CropRows
+        from stcontrast._models.image_tower import CropRows
         from stcontrast._models.image_tower.cross_fit import cross_fit, encode
 
         data, crops = targets_of(inputs, rows, recipe), CropRows(store, rows)

@@ -12,7 +12,7 @@ from stcontrast._data.folds import inner_folds
 from stcontrast.methods import METHODS, Bleep, ContrastiveMethod, ContrastiveOptions, get_method
 from stcontrast.methods._retrieval import combine
 from stcontrast.metrics import mean_slide_correlation
-from stcontrast.nn._pairs import HeadPair
+from stcontrast.nn import HeadPair
 from tests.methods.quick import CONTRASTIVE
 from tests.methods.synthetic import training_data
 

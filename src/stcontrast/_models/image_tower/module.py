@@ -10,8 +10,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stcontrast._models.image_tower.augment import augment
-from stcontrast.nn._losses import info_nce
-from stcontrast.nn._towers import ProjectionHead
+from stcontrast.nn import ProjectionHead, info_nce
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.nn._pairs import (
-    HeadPair,
-    Loss,
-)
+from stcontrast.nn import HeadPair, Loss
 
 if TYPE_CHECKING:
-    from stcontrast.nn._pairs import PairModule
+    from stcontrast.nn import PairModule
 
 __all__ = ["Bleep", "BleepOptions"]
 

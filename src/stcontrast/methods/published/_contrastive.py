@@ -19,7 +19,7 @@ from stcontrast.methods._linear import LinearClassifier
 from stcontrast.methods._network import standardiser
 from stcontrast.methods._retrieval import Distance, Neighbors, Weighting, combine, retrieve
 from stcontrast.methods.published._decoders import Decoder, RegressionDecoder, RetrievalDecoder
-from stcontrast.nn._pairs import Contrast, Loss, Negatives, PairModule, SpotTable, Targets
+from stcontrast.nn import Contrast, Loss, Negatives, PairModule, SpotTable, Targets
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from stcontrast.methods._gene_latent import GeneLatent
 from stcontrast.methods._network import standardiser
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods.published._decoders import Decoder, LatentDecoder
-from stcontrast.nn._pairs import HeadPair
+from stcontrast.nn import HeadPair
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._data.spots import TrainingData
-    from stcontrast.nn._pairs import PairModule
+    from stcontrast.nn import PairModule
 
 __all__ = ["Tpirbae", "TpirbaeOptions"]
 

@@ -9,7 +9,7 @@ import torch
 from stcontrast._training import seeded
 from stcontrast.methods._arrays import load_arrays, save_arrays
 from stcontrast.methods._network import standardiser
-from stcontrast.nn._pairs import Contrast, HeadPair, SpotTable
+from stcontrast.nn import Contrast, HeadPair, SpotTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stcontrast.nn._pairs import Loss, PairModule
+    from stcontrast.nn import Loss, PairModule
 
 __all__ = ["Alignment"]
 

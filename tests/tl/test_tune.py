@@ -208,7 +208,7 @@ def test_a_checkpoint_of_something_else_is_refused(raw, tmp_path):
     kept = {**TUNE, "checkpoint_dir": tmp_path}
     model = tuned(train, tower_options=kept)
     assert tuned(train, tower_options=kept).tower.spec == model.tower.spec
-    with pytest.raises(ValueError, match=r"holds a training of something else; these differ: options"):
+    with pytest.raises(ValueError, match=r"holds another training; these differ: options"):
         tuned(train, tower_options={**kept, "learning_rate": 1e-3})
     with pytest.raises(ValueError, match=r"these differ: crops"):
         tuned(train, tower_options=kept, field_um=150)

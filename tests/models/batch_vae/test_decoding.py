@@ -80,7 +80,7 @@ def test_points_are_decoded_one_by_one(model: BatchAgnosticVAE, monkeypatch: pyt
 
     whole = model.decode_latent(points())
     np.testing.assert_allclose(model.decode_latent(points()[7:8]), whole[7:8], atol=1e-6)
-    monkeypatch.setattr(decoding, "_DECODED_AT_ONCE", 3)
+    monkeypatch.setattr(decoding, "DECODED_AT_ONCE", 3)
     np.testing.assert_allclose(model.decode_latent(points()), whole, atol=1e-6)
 
 

@@ -124,7 +124,7 @@ def test_no_more_rows_are_read_at_once_than_are_encoded(model: BatchAgnosticVAE)
 def test_counts_on_disk_are_checked_block_by_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str):
     from stcontrast._models.batch_vae import counts as counts_module
 
-    monkeypatch.setattr(counts_module, "_N_AT_ONCE", 60 * 32)
+    monkeypatch.setattr(counts_module, "N_AT_ONCE", 60 * 32)
     adata = make_adata("DE", seed=5)
     watched = Watched(adata.X)
     blocks = list(row_blocks(watched))
@@ -150,7 +150,7 @@ def test_a_backed_object_is_trained_on_without_being_loaded(monkeypatch: pytest.
         msg = "everything was loaded"
         raise AssertionError(msg)
 
-    monkeypatch.setattr("stcontrast._models.batch_vae.counts._N_AT_ONCE", 60 * 32)
+    monkeypatch.setattr("stcontrast._models.batch_vae.counts.N_AT_ONCE", 60 * 32)
     monkeypatch.setattr(type(stored.X), "__getitem__", noted)
     monkeypatch.setattr(type(stored.X), "to_memory", refused)
     BatchAgnosticVAE.setup_anndata(stored, batch_key="donor")
@@ -168,5 +168,5 @@ def test_not_trained_on_where_every_minibatch_would_load_all_counts(tmp_path: Pa
     adata.X = adata.X if how == "zarr" else adata.X.tocsc()
     stored = backed(adata, how, tmp_path)
     BatchAgnosticVAE.setup_anndata(stored, batch_key="donor")
-    with pytest.raises(ValueError, match=f"counts lie on disk {named}, and scvi-tools would load all of them"):
+    with pytest.raises(ValueError, match=f"counts are on disk {named}, and scvi-tools would load all of them"):
         BatchAgnosticVAE(stored).train(max_epochs=1)

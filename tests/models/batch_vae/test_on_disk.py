@@ -204,7 +204,7 @@ def test_few_donors_or_none_are_all_trained_on(tmp_path: Path, caplog: pytest.Lo
     model = make_model(spots)
     with caplog.at_level(logging.INFO, logger="stcontrast"):
         model.train(max_epochs=1, datamodule=spots)
-    assert "Training on all 40 spots, with no validation set" in caplog.text
+    assert "Training on all 40 spots, without a validation set" in caplog.text
     assert "elbo_validation" not in model.history
 
 
@@ -302,7 +302,7 @@ def test_stores_that_will_not_do(tmp_path: Path):
     dense = write(make_adata("A", n_spots=6, dense=True), tmp_path / "dense.zarr")
     halves = write(ad.AnnData(adata.X / 2, obs=adata.obs, var=adata.var), tmp_path / "halves.zarr")
     assert "is HDF5; training reads zarr. annbatch.DatasetCollection" in refusal(tmp_path / "a.h5ad")
-    assert refusal(tmp_path / "none.zarr").endswith("none.zarr is not there.")
+    assert refusal(tmp_path / "none.zarr").endswith("none.zarr does not exist.")
     assert refusal([]) == "there are no stores; give at least one folder."
     (tmp_path / "folder").mkdir()
     assert "is no zarr group; AnnData.write_zarr writes one" in refusal(tmp_path / "folder")

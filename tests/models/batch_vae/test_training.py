@@ -43,7 +43,7 @@ def test_few_batches_are_all_trained_on_and_said_so(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.INFO, logger="stcontrast"):
         model.train(max_epochs=1)
     assert len(model.validation_indices) == 0
-    assert "Training on all 120 spots, with no validation set" in caplog.text
+    assert "Training on all 120 spots, without a validation set" in caplog.text
     assert "elbo_validation" not in model.history
 
 
@@ -53,6 +53,12 @@ def test_slides_can_be_held_out_by_name_or_number():
     assert held_out(model, "slide") == {"A2", "B1"}
     model.train(max_epochs=1, validation_key="slide", validation_groups=3)
     assert len(held_out(model, "slide")) == 3
+
+
+def test_the_weight_of_the_divergence_rises_to_one_half():
+    model = make_model("AB")
+    model.train(max_epochs=4)
+    np.testing.assert_allclose(model.history["kl_weight"].to_numpy(dtype=float).ravel(), [0, 1 / 8, 2 / 8, 3 / 8])
 
 
 def test_no_batch_key_at_all():

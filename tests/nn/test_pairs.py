@@ -210,7 +210,7 @@ def test_the_loss_of_two_towers_is_that_of_their_embeddings():
     assert module.regress(table, rows) is None
 
 
-def test_a_learnt_temperature_comes_back_from_its_bound():
+def test_a_learnt_temperature_can_rise_from_its_bound():
     contrast = Contrast(temperature=0.001, learn_temperature=True)
     assert float(contrast.temperature.detach()) == pytest.approx(0.01)
     contrast.temperature.backward()

@@ -96,7 +96,7 @@ def test_decoding_draws_no_random_numbers_and_leaves_no_gradient(model: BatchAgn
     assert not model.module.training
 
 
-def test_batches_that_are_not_there(model: BatchAgnosticVAE):
+def test_unknown_batches(model: BatchAgnosticVAE):
     with pytest.raises(ValueError, match=r"batches \['D'\] are not among those trained on: \['A', 'B', 'C'\]"):
         model.decode_latent(points(), transform_batch=["A", "D"])
     with pytest.raises(ValueError, match=r"batches \['AB'\] are not among"):

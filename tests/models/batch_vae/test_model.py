@@ -52,7 +52,7 @@ def test_more_layers_and_latents():
     assert len(model.module.z_encoder.encoder.fc_layers) == 2
 
 
-def test_encode_covariates_is_not_to_be_had():
+def test_encode_covariates_is_refused():
     adata = make_adata("AB", n_spots=5)
     BatchAgnosticVAE.setup_anndata(adata, batch_key="donor")
     with pytest.raises(TypeError, match="encode_covariates is fixed at False in BatchAgnosticVAE: the encoder must"):

@@ -30,7 +30,7 @@ def heads(*, center: bool = True) -> TowerHeads:
     return TowerHeads(n_features=5, n_components=4, n_classes=2, center=center, options=OPTIONS)
 
 
-def test_losses_start_at_what_knowing_nothing_costs() -> None:
+def test_losses_start_at_chance() -> None:
     given = batch()
     module = heads()
     parts = module.losses(torch.zeros(12, 5), given)

@@ -6,7 +6,7 @@ import torch
 
 from stcontrast._training import seeded
 from stcontrast.methods._pair_training import embed_pairs, train_pairs
-from stcontrast.nn._pairs import Contrast, HeadPair, SpotTable
+from stcontrast.nn import Contrast, HeadPair, SpotTable
 
 
 @pytest.fixture

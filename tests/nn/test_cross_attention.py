@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import erf
 
-from stcontrast.nn._towers import CrossEncoder
+from stcontrast.nn import CrossEncoder
 
 N_MODEL, N_HEADS = 4, 2
 
@@ -104,7 +104,7 @@ def test_pairs_of_a_batch_do_not_mix():
     torch.testing.assert_close(module(query, context)[1:2], module(query[1:2], context[1:2]))
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_in_training_only():
     module, query, context = make(), tokens(3, 1), tokens(3, 4, seed=1)
     assert torch.equal(module(query, context), module(query, context))
     module.train()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast.nn._towers import HypergraphConvolution, HypergraphEncoder, hyperedges
+from stcontrast.nn import HypergraphConvolution, HypergraphEncoder, hyperedges
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast.nn._losses import fused_nce, info_nce, similarity_target_loss
+from stcontrast.nn import fused_nce, info_nce, similarity_target_loss
 
 
 def embeddings(n: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,7 +166,7 @@ def test_collapsed_embeddings_cost_the_mean_log_of_the_size_of_their_block():
 
 
 @pytest.mark.parametrize("n", [2, 8, 64])
-def test_collapse_costs_fused_nce_next_to_nothing(n):
+def test_collapse_has_a_fused_nce_near_zero(n):
     same = torch.ones(n, 4, dtype=torch.float64)
     loss = float(fused_nce(same, same, temperature=0.05, negative_scale=0.1))
     assert loss == pytest.approx(math.log(1 + (n - 1) * math.exp(-0.9 / 0.05)), abs=1e-12)
@@ -175,7 +175,7 @@ def test_collapse_costs_fused_nce_next_to_nothing(n):
 
 @pytest.mark.parametrize("loss", [info_nce, similarity_target_loss])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_blocks_are_losses_of_their_own(loss, normalize):
+def test_blocks_have_separate_losses(loss, normalize):
     gene, image = embeddings(7, 4, 0)
     both = loss(gene, image, normalize=normalize, allowed=blocks(4, 3))
     parts = [loss(gene[rows], image[rows], normalize=normalize) for rows in (slice(4), slice(4, 7))]
@@ -188,7 +188,7 @@ def test_a_mask_that_allows_everything_changes_nothing(loss):
     assert float(loss(gene, image, allowed=blocks(5))) == pytest.approx(float(loss(gene, image)), abs=1e-12)
 
 
-def test_a_spot_that_is_compared_with_itself_alone_costs_nothing():
+def test_a_spot_compared_only_with_itself_has_no_loss():
     gene, image = (part.requires_grad_() for part in embeddings(4, 3, 0))
     for loss in (info_nce, similarity_target_loss):
         value = loss(gene, image, allowed=torch.eye(4, dtype=torch.bool))

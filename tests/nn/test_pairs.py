@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stcontrast.nn._losses import info_nce, similarity_target_loss
-from stcontrast.nn._pairs import Contrast, PairModule, SpotTable
+from stcontrast.nn import Contrast, PairModule, SpotTable, info_nce, similarity_target_loss
 
 
 def make_table(xy: list[tuple[float, float]], slide: list[int], **kwargs: Any) -> SpotTable:
@@ -211,7 +210,7 @@ def test_the_loss_of_two_towers_is_that_of_their_embeddings():
     assert module.regress(table, rows) is None
 
 
-def test_a_learnt_temperature_comes_back_from_its_bound():
+def test_a_learnt_temperature_can_rise_from_its_bound():
     contrast = Contrast(temperature=0.001, learn_temperature=True)
     assert float(contrast.temperature.detach()) == pytest.approx(0.01)
     contrast.temperature.backward()

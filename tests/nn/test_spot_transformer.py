@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import erf
 
-from stcontrast.nn._towers import SpotTransformer
+from stcontrast.nn import SpotTransformer
 
 N_GENES, N_HEADS, N_PER_HEAD, N_POSITIONS = 3, 2, 2, 16
 
@@ -115,7 +115,7 @@ def test_the_position_matters_to_half_a_pitch(axis):
     torch.testing.assert_close(module(expression, jittered), before)
 
 
-def test_columns_and_rows_have_tables_of_their_own():
+def test_columns_and_rows_have_separate_tables():
     module, (expression, lattice) = make(), spots()
     swapped = module(expression, lattice.flip(1))
     assert float((swapped - module(expression, lattice)).detach().abs().max()) > 1e-3

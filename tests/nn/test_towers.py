@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy.special import erf
 
 from stcontrast._training import seeded
-from stcontrast.nn._towers import ProjectionHead
+from stcontrast.nn import ProjectionHead
 
 
 def head(**options) -> ProjectionHead:
@@ -37,8 +38,9 @@ def test_embeddings_have_length_root_d():
     torch.testing.assert_close(lengths, torch.full((50,), 16.0), rtol=1e-3, atol=0)
 
 
-def test_dropout_acts_in_training_alone():
-    made = head(dropout=0.5, input_dropout=0.5)
+@pytest.mark.parametrize("dropout", ["dropout", "input_dropout"])
+def test_each_dropout_acts_in_training_only(dropout):
+    made = head(**{"dropout": 0.0, "input_dropout": 0.0, dropout: 0.5})
     x = torch.ones(3, 5, dtype=torch.float64)
     with seeded(1):
         made.train()

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from stcontrast.fitted._out_of_distribution import InDistribution
 
 from stcontrast._data.folds import Fold, inner_folds
+from stcontrast.fitted._calibration import InDistribution
 from stcontrast.methods._base import METHODS
 from tests.methods.quick import QUICK
 from tests.methods.synthetic import training_data

@@ -156,12 +156,17 @@ def test_a_guided_method_brings_the_names_of_its_classes(sdata: SpatialData):
     assert sdata["table"].uns["stcontrast"]["embed_genes"]["classes"] == model.classes
 
 
-def test_fitting_takes_the_record_of_what_it_replaces(sdata: SpatialData):
-    stc.tl.embed_genes(sdata, batch_key="donor", **QUICK)
-    assert "embed_genes" in sdata["table"].uns["stcontrast"]
-    stc.tl.fit(sdata, batch_key="donor", options={"max_epochs": 2, "vae_epochs": 2})
-    assert "embed_genes" not in sdata["table"].uns["stcontrast"]
-    assert latent_of(sdata).shape[1] == 16
+def test_fitting_writes_what_made_the_latent_that_it_replaces(sdata: SpatialData):
+    stc.tl.embed_genes(sdata, batch_key=batch_key="donor", **QUICK)
+    assert "model_id" not in sdata["table"].uns["stcontrast"]["embed_genes"]
+    model = stc.tl.fit(sdata, batch_key="donor", options={"max_epochs": 2, "vae_epochs": 2})
+    record = sdata["table"].uns["stcontrast"]["embed_genes"]
+    assert record["model_id"] == model.model_id
+    assert record["n_latent"] == latent_of(sdata).shape[1] == 16
+    # the same latent, made by the model from the counts alone
+    made_by_fit = latent_of(sdata).copy()
+    stc.tl.embed_genes(sdata, model=model)
+    np.testing.assert_allclose(latent_of(sdata), made_by_fit, atol=1e-5)
 
 
 def test_spots_without_counts_and_tables_without_genes(sdata: SpatialData, toy: SpatialData):
@@ -169,7 +174,7 @@ def test_spots_without_counts_and_tables_without_genes(sdata: SpatialData, toy: 
     counts = one["table"].X.toarray()
     counts[:7] = 0
     one["table"].X = sparse.csr_matrix(counts)
-    model = learn([one, two], batch_key="donor", **QUICK)
+    model = learn([one, two], batch_key=batch_key="donor", **QUICK)
     for _ in range(2):
         assert np.isnan(latent_of(one)[:7]).all()
         assert np.isfinite(latent_of(one)[7:]).all()
@@ -238,16 +243,16 @@ def test_every_slide_is_a_batch_by_default(sdata: SpatialData):
 
 def test_counts_in_a_layer(sdata: SpatialData):
     table = sdata["table"]
-    stc.tl.embed_genes(sdata, "donor", **QUICK)
+    stc.tl.embed_genes(sdata, batch_key="donor", **QUICK)
     expected = latent_of(sdata)
     table.layers["counts"], table.X = table.X, table.X.log1p()
     before = snapshot(sdata)
     with pytest.raises(ValueError, match="Raw counts are needed, but `X` holds"):
-        stc.tl.embed_genes(sdata, "donor", **QUICK)
+        stc.tl.embed_genes(sdata, batch_key="donor", **QUICK)
     with pytest.raises(KeyError, match=r"No layer 'umi' in the table; its layers are \['counts', 'truth'\]"):
-        stc.tl.embed_genes(sdata, "donor", layer="umi", **QUICK)
+        stc.tl.embed_genes(sdata, batch_key="donor", layer="umi", **QUICK)
     assert snapshot(sdata) == before
-    model = learn(sdata, "donor", layer="counts", **QUICK)
+    model = learn(sdata, batch_key="donor", layer="counts", **QUICK)
     np.testing.assert_allclose(latent_of(sdata), expected, atol=1e-5)
     assert table.uns["stcontrast"]["embed_genes"]["layer"] == "counts"
     stc.tl.embed_genes(sdata, model=model, layer="counts")
@@ -278,7 +283,7 @@ def test_genes_chosen_and_named(sdata: SpatialData):
 
 
 def test_missing_genes(sdata: SpatialData):
-    model = learn(sdata, "donor", **QUICK)
+    model = learn(sdata, batch_key="donor", **QUICK)
     less = plain(sdata["table"], region="one")[:, 4:].copy()
     with pytest.raises(ValueError, match="4 of the model's 40 genes are missing"):
         stc.tl.embed_genes(less, model=model)
@@ -302,13 +307,13 @@ def test_seeds_and_the_session(toy: SpatialData):
 
 
 def test_groups_to_validate_on(sdata: SpatialData):
-    model = learn(sdata, "donor", validation_key="donor", **QUICK)
+    model = learn(sdata, "donor", validation_key=batch_key="donor", **QUICK)
     held_out = set(model.adata.obs["donor"].iloc[model.validation_indices])
     assert len(held_out) == 1
     assert len(model.validation_indices) == 40
     assert len(model.history["elbo_validation"]) == 5
     # by default nobody is
-    assert len(learn(sdata, "donor", **QUICK).validation_indices) == 0
+    assert len(learn(sdata, batch_key="donor", **QUICK).validation_indices) == 0
 
 
 def test_labels_that_some_spots_lack_and_a_class_named_as_ours(sdata: SpatialData):
@@ -327,9 +332,9 @@ def test_one_s_own_slots_stay_and_ours_are_replaced(sdata: SpatialData):
     table.obsm["X_pca"] = np.zeros((table.n_obs, 2))
     before = snapshot(sdata)
     with pytest.raises(ValueError, match=r"`obsm\['X_pca'\]` holds something that this function has not written"):
-        stc.tl.embed_genes(sdata, "donor", key_added="X_pca", **QUICK)
+        stc.tl.embed_genes(sdata, batch_key="donor", key_added="X_pca", **QUICK)
     assert snapshot(sdata) == before
-    model = learn(sdata, "donor", key_added="mine", **QUICK)
+    model = learn(sdata, batch_key="donor", key_added="mine", **QUICK)
     assert "X_stc_vae" not in table.obsm
     first = latent_of(sdata, "mine").copy()
     latent_of(sdata, "mine")[:] = 0
@@ -378,7 +383,7 @@ def test_objects_that_are_not_to_be_had(sdata: SpatialData):
     with pytest.raises(ValueError, match="An object is given twice"):
         stc.tl.embed_genes([sdata, sdata])
     with pytest.raises(ValueError, match="no spot has any counts"):
-        stc.tl.embed_genes(bare(sdata), "donor")
+        stc.tl.embed_genes(bare(sdata), batch_key="donor")
     rare = plain(sdata["table"])
     rare.X = sparse.csr_matrix(np.eye(*rare.shape, dtype=np.float32))
     with pytest.raises(ValueError, match="No gene is seen in 10 % of the spots"):

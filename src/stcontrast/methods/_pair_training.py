@@ -1,4 +1,4 @@
-"""Lightning training of two towers on spots that fit in memory."""
+"""Training of two towers on spots in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EMBEDDED_AT_ONCE = 4096
 
 
 class _Epochs(IterableDataset[Any]):
-    """Rows of the batches, drawn anew every epoch."""
+    """Rows of the batches, drawn anew in every epoch."""
 
     def __init__(self, module: PairModule, table: SpotTable, batch_size: int) -> None:
         self.module = module
@@ -55,7 +55,7 @@ class _Training(pl.LightningModule):
         self.rows: list[dict[str, float]] = []
 
     def on_fit_start(self) -> None:
-        """Bring the spots to the device once."""
+        """Move the spots to the device once."""
         self.table = self.table.to(self.device)
 
     def training_step(self, rows: Tensor) -> Tensor:
@@ -67,13 +67,13 @@ class _Training(pl.LightningModule):
         return torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
 
     def on_train_epoch_end(self) -> None:
-        """Note the means of the epoch."""
+        """Record the mean losses of the epoch."""
         means = {str(name): float(value) for name, value in pd.DataFrame(self.seen).mean().items()}
         self.rows.append({"epoch": self.current_epoch + 1, **means})
         self.seen.clear()
 
     def configure_optimizers(self) -> Any:
-        """The method's own optimiser and schedule, an epoch a step."""
+        """Optimiser and schedule of the method; the schedule makes one step per epoch."""
         optimizer, schedule = self.optimizer_of(self.module)
         return optimizer if schedule is None else ([optimizer], [schedule])
 
@@ -86,7 +86,7 @@ def train_pairs(
     max_epochs: int,
     optimizer: Callable[[PairModule], tuple[Optimizer, LRScheduler | None]],
 ) -> pd.DataFrame:
-    """Train two towers in place. Seeding is up to the caller.
+    """Train two towers in place, without seeding.
 
     Parameters
     ----------
@@ -99,11 +99,11 @@ def train_pairs(
     max_epochs
         Passes through the spots.
     optimizer
-        Makes optimiser and schedule (or `None`) of the module.
+        Makes the optimiser and the schedule (or `None`) of a module.
 
     Returns
     -------
-    Losses, a row an epoch. A warning tells where the contrast stayed at chance.
+    Losses, one row per epoch. A warning says if the contrast stays at chance.
     """
     training = _Training(module, table, optimizer)
     fit_quietly(training, DataLoader(_Epochs(module, table, batch_size), batch_size=None), max_epochs=max_epochs)
@@ -114,7 +114,7 @@ def train_pairs(
 
 
 def embed_pairs(module: PairModule, table: SpotTable, embed: Callable[[SpotTable, Tensor], Tensor | None]) -> Tensor:
-    """Apply one of the module's methods to all spots, in evaluation mode; rows in the table's order."""
+    """Apply a method of the module to all spots, in evaluation mode; rows in the order of the table."""
     module.eval()
     out: Tensor | None = None
     with torch.inference_mode(), one_thread():

@@ -84,7 +84,7 @@ def info_nce(
     normalize: bool = True,
     allowed: Tensor | None = None,
 ) -> Tensor:
-    r"""Symmetric InfoNCE (CLIP): every spot finds its own image among those of the batch, and the reverse.
+    r"""Symmetric InfoNCE (CLIP): classify the image of every spot among those of the batch, and the reverse.
 
     With logits :math:`L = S I^\top / \tau` the loss is
     :math:`\tfrac12 [\mathrm{CE}(L, \mathrm{id}) + \mathrm{CE}(L^\top, \mathrm{id})]`.
@@ -96,10 +96,10 @@ def info_nce(
     temperature
         Divides the logits.
     normalize
-        Bring the embeddings to unit length first. Without it, and with heads that end in a layer norm over d
-        features, a temperature of 1 acts like cosine similarity at 1/d.
+        Scale the embeddings to unit length. Otherwise, after a layer norm over d features, a temperature of 1 acts like
+        cosine similarity with 1/d.
     allowed
-        Pairs that are compared, symmetric, shape (n, n), its diagonal on; all by default.
+        Pairs that are compared, shape (n, n), symmetric and true on the diagonal; all by default.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def similarity_target_loss(
     target_temperature: float = 0.1,
     allowed: Tensor | None = None,
 ) -> Tensor:
-    r"""BLEEP's loss: pairs that look alike within a modality are not pushed apart across modalities.
+    r"""Loss of BLEEP: spots that are similar within a modality are not pushed apart across modalities.
 
     With :math:`T = \mathrm{softmax}_\mathrm{row}\big((I I^\top + S S^\top) / 2 \tau\big)` the loss is the mean
     over i of :math:`\tfrac12 [\mathrm{CE}(L_i, T_i) + \mathrm{CE}(L^\top_i, (T^\top)_i)]`; the rows of
@@ -139,15 +139,15 @@ def similarity_target_loss(
     temperature
         Divides logits and similarities.
     normalize
-        Bring the embeddings to unit length first.
+        Scale the embeddings to unit length.
     targets_from
-        Gene and image inputs, shapes (n, k) and (n, m), to take the similarities from: as cosines, detached. By
-        default they are taken from the embeddings themselves, with gradient, as published: embeddings that have
-        collapsed are then rewarded for staying so.
+        Gene and image inputs, shapes (n, k) and (n, m), to compute the similarities from, as cosines, detached. By
+        default the similarities are those of the embeddings, with gradient, as published; then collapsed embeddings
+        are a minimum of the loss.
     target_temperature
-        Temperature of the similarities of inputs. Those of embeddings have that of the logits, as published.
+        Temperature of the similarities of inputs. Those of embeddings use `temperature`, as published.
     allowed
-        Pairs that are compared, symmetric, shape (n, n), its diagonal on; all by default.
+        Pairs that are compared, shape (n, n), symmetric and true on the diagonal; all by default.
 
     Returns
     -------
@@ -173,13 +173,13 @@ def similarity_target_loss(
 def fused_nce(
     image: Tensor, gene: Tensor, *, temperature: float | Tensor = 0.05, negative_scale: float = 0.1
 ) -> Tensor:
-    r"""The contrast of the NH²ST code: one direction, cosine logits, those of other pairs made smaller.
+    r"""Loss in the code of NH²ST: one direction, cosine logits, and smaller logits of other pairs.
 
     With :math:`C_{ij} = \cos(i_i, s_j)`, logits :math:`L_{ii} = C_{ii} / \tau` and
     :math:`L_{ij} = \alpha C_{ij} / \tau`, the loss is :math:`\mathrm{CE}(L, \mathrm{id})`, images being the rows.
 
-    The factor :math:`\alpha` makes collapse an optimum: where all embeddings are the same, the loss is
-    :math:`\ln(1 + (n - 1) e^{-(1 - \alpha) / \tau})`, nearly nothing, and not :math:`\ln n`.
+    With the factor :math:`\alpha`, collapse is an optimum: if all embeddings are equal, the loss is
+    :math:`\ln(1 + (n - 1) e^{-(1 - \alpha) / \tau})`, almost 0, and not :math:`\ln n`.
 
     Parameters
     ----------
@@ -211,6 +211,6 @@ def _compared(logits: Tensor, allowed: Tensor | None) -> Tensor:
 def _soft_cross_entropy(logits: Tensor, targets: Tensor, allowed: Tensor | None) -> Tensor:
     log_probability = logits.log_softmax(dim=1)
     if allowed is not None:
-        # a pair that is not compared has target zero: 0 · -inf is not a number
+        # the target of a pair that is not compared is zero, and 0 · -inf is not a number
         log_probability = log_probability.masked_fill(~allowed, 0.0)
     return -(targets * log_probability).sum(dim=1)

@@ -26,7 +26,7 @@ __all__ = ["Contrast", "HeadPair", "Negatives", "PairModule", "SpotTable", "Targ
 type Negatives = Literal["all", "within-slide", "exclude-neighbours"]
 type Targets = Literal["embedding", "input"]
 
-# between the eight neighbours of a square lattice (√2) or the six of a hexagonal one (1), and the next ring (√3)
+# between the neighbours on a square (√2) or hexagonal lattice (1), and the next ring (√3)
 NEIGHBOUR_PITCHES: Final = 1.6
 MAX_INVERSE_TEMPERATURE: Final = 100.0
 
@@ -40,15 +40,15 @@ class SpotTable:
     image
         Image features (n_spots, n_image).
     gene
-        Input of the gene tower (n_spots, n_gene); width 0 where only images are looked at.
+        Input of the gene tower (n_spots, n_gene); n_gene is 0 if only images are used.
     target
-        Expression to regress on (n_spots, n_targets); width 0 likewise.
+        Expression to predict (n_spots, n_targets); n_targets is 0 likewise.
     slide
         Code of the slide (n_spots,).
     lattice
         Position on the slide (n_spots, 2), in pitches.
     near
-        Rows of the spot itself and the nearest others of its slide (n_spots, n_nearest).
+        Rows of the spot itself and of the nearest other spots of its slide (n_spots, n_nearest).
     """
 
     image: Tensor
@@ -69,7 +69,7 @@ class SpotTable:
         gene: NDArray[np.float32] | None = None,
         target: NDArray[np.float32] | None = None,
     ) -> Self:
-        """From arrays."""
+        """Make a table from arrays."""
         lattice = lattice_coordinates(xy, slide)
         empty = torch.zeros(len(image), 0)
         return cls(
@@ -85,33 +85,33 @@ class SpotTable:
         return len(self.image)
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """The same table on a device."""
         names = ("image", "gene", "target", "slide", "lattice", "near")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 class Contrast(nn.Module):
-    """A contrastive loss with its temperature and its choice of negatives.
+    """A contrastive loss with its temperature and choice of negatives.
 
     Parameters
     ----------
     loss
         ``"info_nce"`` or ``"similarity_target"``.
     normalize
-        Bring the embeddings to unit length.
+        Scale the embeddings to unit length.
     temperature
         Divides the logits.
     learn_temperature
-        Learn it, starting there, and never below 0.01 (as in CLIP).
+        Learn the temperature, from `temperature` on and with a minimum of 0.01 (as in CLIP).
     negatives
-        What a spot is compared with: ``"all"`` others of the batch; those ``"within-slide"``, so that telling slides
-        apart earns nothing; or all but the adjacent ones on the slide (``"exclude-neighbours"``), whose crops
-        overlap and whose expression is nearly the same.
+        Spots that a spot is compared with: ``"all"`` other spots of the batch; those ``"within-slide"``, so that
+        telling slides apart does not lower the loss; or all except the adjacent spots of the slide
+        (``"exclude-neighbours"``), whose crops overlap and whose expression is nearly the same.
     targets
-        Where the similarity targets come from: the ``"embedding"`` (as published) or the ``"input"`` of the towers,
-        less its mean over the batch (the cosines of expression that is not centred are all alike), detached.
+        Source of the similarity targets: the ``"embedding"`` (as published) or the ``"input"`` of the towers, detached
+        and centred over the batch (the cosines of expression are all alike without centring).
     target_temperature
-        Temperature of the targets that come from the input.
+        Temperature of the targets from the input.
     """
 
     def __init__(
@@ -136,10 +136,10 @@ class Contrast(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """The temperature as it stands."""
+        """The current temperature."""
         if self.log_inverse_temperature.requires_grad:
             with torch.no_grad():
-                # the parameter itself, as in CLIP: a bound on its value would have no gradient to come back by
+                # limits the parameter itself, as in CLIP: outside a bound on its value there is no gradient to return
                 self.log_inverse_temperature.clamp_(max=math.log(MAX_INVERSE_TEMPERATURE))
         return torch.exp(-self.log_inverse_temperature)
 
@@ -151,13 +151,13 @@ class Contrast(nn.Module):
         together = slide[:, None] == slide[None, :]
         if self.negatives == "within-slide":
             return together
-        # (the quicker way to distances loses a far slide's digits)
+        # the quicker computation of distances is inexact for large coordinates
         lattice = table.lattice[rows]
         adjacent = torch.cdist(lattice, lattice, compute_mode="donot_use_mm_for_euclid_dist") < NEIGHBOUR_PITCHES
         return ~(together & adjacent) | torch.eye(len(rows), dtype=torch.bool, device=rows.device)
 
     def chance(self, table: SpotTable, rows: Tensor) -> float:
-        """The loss of towers that tell nothing apart: ln of the number of pairs compared."""
+        """Loss of towers that tell nothing apart: ln of the number of pairs that are compared."""
         allowed = self.allowed(table, rows)
         if allowed is None:
             return float(torch.log(torch.tensor(float(len(rows)))))
@@ -179,8 +179,8 @@ class Contrast(nn.Module):
 class PairModule(nn.Module, ABC):
     """Two towers and a loss: what a contrastive method trains.
 
-    A subclass embeds images and genes of the spots `rows` of a table of tensors, and may add losses, its own
-    regression, and its own way of making batches.
+    A subclass embeds the images and genes of the spots `rows` of a table of tensors. It may add losses, a regression
+    of its own, and its own batches.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ class PairModule(nn.Module, ABC):
     """
 
     weights: Mapping[str, float] = MappingProxyType({})
-    """Weights of the parts of the loss, by name; 1 where nothing is said."""
+    """Weights of the parts of the loss, by name; 1 by default."""
 
     def __init__(self, contrast: Contrast) -> None:
         super().__init__()
@@ -204,17 +204,17 @@ class PairModule(nn.Module, ABC):
         """Gene embedding (n, d)."""
 
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
-        """Parts of the loss on a batch, by name; their weighted sum is trained on."""
+        """Parts of the loss on a batch, by name; training minimises their weighted sum."""
         gene, image = self.embed_genes(table, rows), self.embed_image(table, rows)
         return {"contrastive": self.contrast(gene, image, table, rows)}
 
     def regress(self, table: SpotTable, rows: Tensor) -> Tensor | None:
-        """Expression from the image (n, n_targets), for a method that has a regression of its own."""
+        """Expression predicted from the image (n, n_targets), for a method with its own regression."""
         del table, rows
         return None
 
     def batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
-        """Rows of the batches of an epoch, in random order. The contrast wants full batches."""
+        """Rows of the batches of an epoch, in random order. Only full batches, because the loss depends on the size."""
         order = torch.randperm(len(table))
         parts = list(order.split(batch_size))  # type: ignore[no-untyped-call]
         return parts[:-1] if len(parts) > 1 and len(parts[-1]) < batch_size else parts
@@ -225,7 +225,7 @@ class PairModule(nn.Module, ABC):
 
 
 class HeadPair(PairModule):
-    """A projection head for each modality and nothing else.
+    """The simplest pair of towers: one projection head for each modality.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ class HeadPair(PairModule):
     n_image, n_gene
         Numbers of inputs.
     n_embedding, dropout
-        Of both heads.
+        Dimension of the embedding and dropout of both heads.
     """
 
     def __init__(self, contrast: Contrast, *, n_image: int, n_gene: int, n_embedding: int, dropout: float) -> None:

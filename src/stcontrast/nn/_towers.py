@@ -37,7 +37,7 @@ class ProjectionHead(nn.Module):
 
     References
     ----------
-    The head that BLEEP (Xie et al. 2023), mclSTExp (Min et al. 2024) and their descendants share.
+    Used in BLEEP (Xie et al. 2023), mclSTExp (Min et al. 2024) and methods derived from them.
     """
 
     def __init__(self, n_input: int, n_output: int, *, dropout: float = 0.1, input_dropout: float = 0.0) -> None:
@@ -105,14 +105,14 @@ class CrossEncoder(nn.Module):
         self.norm = nn.LayerNorm(n_model)
 
     def forward(self, query: Tensor, context: Tensor) -> Tensor:
-        """Tokens (n, n_query, n_model) that look at a context (n, n_context, n_model)."""
+        """Tokens (n, n_query, n_model), after attention to a context (n, n_context, n_model)."""
         for block in self.blocks:
             query = block(query, context)
         out: Tensor = self.norm(query)
         return out
 
 
-# half pitches along a side: 78 rows of Visium are 135 of them
+# half pitches along a side; 78 rows of Visium take 135 of them
 N_POSITIONS: Final = 512
 
 
@@ -138,7 +138,7 @@ class _SelfBlock(nn.Module):
 
 
 class SpotTransformer(nn.Module):
-    """Expression of the spots of one slide, each informed by the others.
+    """Spot encoder of mclSTExp: expression and learnt positions, with self-attention over the spots of one slide.
 
     ``e = expression + Emb_x[x] + Emb_y[y]``, then blocks of pre-norm self-attention (queries, keys and values
     without bias) and a pre-norm feed-forward of the same width, both with a residual. The model dimension is the
@@ -151,7 +151,7 @@ class SpotTransformer(nn.Module):
     n_layers, n_heads, n_per_head
         Blocks, heads, and dimensions of a head.
     n_positions
-        Rows of each table of positions.
+        Number of positions along each axis.
 
     References
     ----------
@@ -165,20 +165,20 @@ class SpotTransformer(nn.Module):
         self.x_position = nn.Embedding(n_positions, n_genes)
         self.y_position = nn.Embedding(n_positions, n_genes)
         for table in (self.x_position, self.y_position):
-            # the default deviation of 1 would drown expression, which is of that size
+            # the default deviation of 1 is as large as expression itself and would hide it
             nn.init.normal_(table.weight, std=0.02)
         blocks = [_SelfBlock(n_genes, n_heads=n_heads, n_per_head=n_per_head) for _ in range(n_layers)]
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, expression: Tensor, lattice: Tensor) -> Tensor:
-        """Inform the spots of one slide.
+        """Encode the spots of one slide.
 
         Parameters
         ----------
         expression
             (n_spots, n_genes).
         lattice
-            Positions from the slide's corner, in pitches (n_spots, 2); read to half a pitch.
+            Positions from the corner of the slide, in pitches (n_spots, 2); rounded to half a pitch.
 
         Returns
         -------
@@ -190,19 +190,19 @@ class SpotTransformer(nn.Module):
 
 
 def hyperedges(features: Tensor, *, n_similar: int = 3) -> Tensor:
-    """Join every node with those most similar to it, by cosine.
+    """Join every node with the nodes most similar to it, by cosine.
 
     Parameters
     ----------
     features
         Features of the nodes (n, n_nodes, n_features).
     n_similar
-        Most similar other nodes that join a node's hyperedge.
+        Number of most similar other nodes in the hyperedge of a node.
 
     Returns
     -------
-    Incidence (n, n_nodes, n_nodes), float: ``[:, v, e]`` is 1 where node v lies in hyperedge e. Hyperedge e holds
-    node e and its most similar ones.
+    Incidence (n, n_nodes, n_nodes), float: ``[:, v, e]`` is 1 if node v is in hyperedge e, that is node e and the
+    nodes most similar to it.
 
     References
     ----------
@@ -220,7 +220,7 @@ def hyperedges(features: Tensor, *, n_similar: int = 3) -> Tensor:
 class HypergraphConvolution(nn.Module):
     r"""One step along the hyperedges: :math:`D^{-1} H B^{-1} H^\top X \Theta + b`.
 
-    D has the degrees of the nodes, B those of the hyperedges.
+    D contains the degrees of the nodes, B those of the hyperedges.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ class HypergraphConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_output))
 
     def forward(self, nodes: Tensor, incidence: Tensor) -> Tensor:
-        """Nodes (n, n_nodes, n_input) with their incidence (n, n_nodes, n_edges), to (n, n_nodes, n_output)."""
+        """Map nodes (n, n_nodes, n_input) with incidence (n, n_nodes, n_edges) to (n, n_nodes, n_output)."""
         of_edge = incidence.transpose(1, 2) @ self.linear(nodes) / incidence.sum(dim=1).unsqueeze(-1)
         out: Tensor = incidence @ of_edge / incidence.sum(dim=2).unsqueeze(-1) + self.bias
         return out
@@ -250,7 +250,7 @@ class HypergraphEncoder(nn.Module):
     Parameters
     ----------
     n_input, n_hidden, n_output
-        Features of a node: before, between, after.
+        Features of a node before, between and after the convolutions.
     """
 
     def __init__(self, n_input: int, n_hidden: int, n_output: int) -> None:
@@ -259,6 +259,6 @@ class HypergraphEncoder(nn.Module):
         self.second = HypergraphConvolution(n_hidden, n_output)
 
     def forward(self, nodes: Tensor, incidence: Tensor) -> Tensor:
-        """Nodes (n, n_nodes, n_input) to (n, n_nodes, n_output)."""
+        """Map nodes (n, n_nodes, n_input) to (n, n_nodes, n_output)."""
         hidden = functional.relu(self.first(nodes, incidence))
         return functional.relu(self.second(hidden, incidence))

@@ -119,7 +119,7 @@ class GeneEncoder:
         ]
 
     def _counts(self, table: AnnData, *, layer: str | None, fill_missing: bool) -> tuple[Any, NDArray[np.bool_]]:
-        from stcontrast._models.batch_vae.counts import align_genes
+        from stcontrast._models.batch_vae import align_genes
 
         if table.n_vars == 0:
             return None, np.zeros(table.n_obs, dtype=bool)

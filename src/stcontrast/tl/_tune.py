@@ -133,7 +133,7 @@ class Tuning:
 
     def cut(self, sources: Sequence[Sections]) -> CropStore:
         """Crops of all spots; close them after use."""
-        from stcontrast._models.image_tower.crop_store import CropStore
+        from stcontrast._models.image_tower import CropStore
 
         return CropStore.cut(sources, self.fields, self.base.size_px)
 
@@ -159,7 +159,7 @@ class Tuning:
         -------
         Features; and the encoder that made those of all spots.
         """
-        from stcontrast._models.image_tower.crop_store import CropRows
+        from stcontrast._models.image_tower import CropRows
         from stcontrast._models.image_tower.cross_fit import cross_fit, encode
 
         data, crops = training_spots(spots, rows, fit_spec), CropRows(store, rows)

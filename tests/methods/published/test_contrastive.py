@@ -15,7 +15,7 @@ from stcontrast.methods._base import METHODS, get_method
 from stcontrast.methods._retrieval import combine
 from stcontrast.methods.published import Bleep
 from stcontrast.metrics import mean_slide_correlation
-from stcontrast.nn._pairs import HeadPair
+from stcontrast.nn import HeadPair
 from tests.methods.quick import CONTRASTIVE
 from tests.methods.synthetic import training_data
 

@@ -11,14 +11,21 @@ from scipy.special import erf
 
 from stcontrast.methods.published._mclstexp import SlidePair
 from stcontrast.methods.published._nh2st import DualScalePair
-from stcontrast.nn._losses import fused_nce, info_nce, similarity_target_loss
-from stcontrast.nn._pairs import Contrast, HeadPair, PairModule, SpotTable
-from stcontrast.nn._towers import hyperedges
+from stcontrast.nn import (
+    Contrast,
+    HeadPair,
+    PairModule,
+    SpotTable,
+    fused_nce,
+    hyperedges,
+    info_nce,
+    similarity_target_loss,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stcontrast.nn._towers import ProjectionHead
+    from stcontrast.nn import ProjectionHead
 
 N_IMAGE, N_GENE, N_TARGETS, N_EMBEDDING = 5, 3, 2, 4
 

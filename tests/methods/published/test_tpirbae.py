@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
 
+import stcontrast as stc
 from stcontrast.methods.published import Tpirbae
 from tests.methods.quick import CONTRASTIVE
 from tests.methods.synthetic import training_data
@@ -26,6 +28,24 @@ def test_the_gene_encoder_is_frozen_and_blind_to_the_batch():
     # stage 2 left it as stage 1 made it
     again = fitted(data, max_epochs=1)
     np.testing.assert_array_equal(again.embed(data)["X_stc_vae"], latent)
+
+
+def test_the_gene_tower_gets_a_standardised_latent():
+    data = training_data()
+    method = fitted(data)
+    given, latent = method.gene_input(data), method.embed(data)["X_stc_vae"]
+    np.testing.assert_allclose(given.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(given.std(axis=0), 1, atol=1e-4)
+    assert np.abs(latent.std(axis=0) - 1).max() > 0.05
+
+
+def test_the_weight_of_the_classes_is_that_of_embed_genes():
+    """A spot has a log-likelihood of hundreds: a weight near 1 would not guide the latent."""
+    data = training_data()
+    weights = [fitted(data, guided=guided).latent.vae.module.class_weight for guided in (True, False)]
+    default = inspect.signature(stc.tl.embed_genes).parameters["class_weight"].default
+    assert weights == [50.0, 0.0]
+    assert default == 50.0
 
 
 def test_classes_guide_the_latent_only_if_asked():

@@ -95,7 +95,7 @@ def test_posterior_predictive_check(model: BatchAgnosticVAE):
         assert np.corrcoef(values["ours"], values["Raw"])[0, 1] > 0.3, metric
 
 
-def test_the_set_up_can_be_looked_at(model: BatchAgnosticVAE, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def test_the_setup_can_be_viewed(model: BatchAgnosticVAE, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     model.view_anndata_setup()
     shown = capsys.readouterr().out
     assert "BatchAgnosticVAE.setup_anndata" in shown
@@ -121,7 +121,7 @@ def test_history_and_guidance_come_back_from_disk(tmp_path: Path):
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true", "bf16-true"])
-def test_any_precision_of_training_leaves_a_model_of_single_precision(precision: str):
+def test_after_training_in_any_precision_the_model_has_single_precision(precision: str):
     model, plain = small(), small()
     model.train(max_epochs=3, accelerator="cpu", devices=1, precision=precision)
     plain.train(max_epochs=3, accelerator="cpu", devices=1)
@@ -142,7 +142,7 @@ class Counting(Callback):
         self.n_epochs += 1
 
 
-def test_devices_strategy_and_callbacks_arrive_at_the_trainer():
+def test_devices_strategy_and_callbacks_reach_the_trainer():
     model, strategy, counting = small(), SingleDeviceStrategy(device=torch.device("cpu")), Counting()
     model.train(
         max_epochs=2, accelerator="cpu", strategy=strategy, callbacks=[counting], gradient_clip_val=0.5,
@@ -156,7 +156,7 @@ def test_devices_strategy_and_callbacks_arrive_at_the_trainer():
     assert type(trainer.optimizers[0]) is torch.optim.AdamW
 
 
-def test_what_the_trainer_cannot_do_is_an_error_of_its_own():
+def test_invalid_trainer_arguments_raise_its_error():
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     with pytest.raises((ValueError, MisconfigurationException), match="accelerator"):

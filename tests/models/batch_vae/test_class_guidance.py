@@ -103,7 +103,7 @@ def test_gradient_of_the_classes_reaches_the_encoder():
     assert float((gradients[0] - gradients[1]).abs().max()) > 1e-3
 
 
-def test_without_weight_labels_are_not_looked_at():
+def test_without_weight_labels_are_ignored():
     module = make_module(0.0)
     assert module.classifier is None
     assert loss_of(module, make_tensors([0, 1, 2])) == loss_of(module, make_tensors([3, 3, 1]))
@@ -247,7 +247,7 @@ def test_a_category_without_a_column_is_refused():
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
-def test_a_weight_is_a_number_from_zero_on(weight):
+def test_a_weight_must_not_be_negative_or_infinite(weight):
     adata = AnnData(np.ones((6, 3), dtype=np.float32))
     BatchAgnosticVAE.setup_anndata(adata)
     with pytest.raises(ValueError, match="must be a number of at least 0"):

@@ -80,7 +80,7 @@ def test_points_are_decoded_one_by_one(model: BatchAgnosticVAE, monkeypatch: pyt
 
     whole = model.decode_latent(points())
     np.testing.assert_allclose(model.decode_latent(points()[7:8]), whole[7:8], atol=1e-6)
-    monkeypatch.setattr(decoding, "_DECODED_AT_ONCE", 3)
+    monkeypatch.setattr(decoding, "DECODED_AT_ONCE", 3)
     np.testing.assert_allclose(model.decode_latent(points()), whole, atol=1e-6)
 
 
@@ -96,7 +96,7 @@ def test_decoding_draws_no_random_numbers_and_leaves_no_gradient(model: BatchAgn
     assert not model.module.training
 
 
-def test_batches_that_are_not_there(model: BatchAgnosticVAE):
+def test_unknown_batches(model: BatchAgnosticVAE):
     with pytest.raises(ValueError, match=r"batches \['D'\] are not among those trained on: \['A', 'B', 'C'\]"):
         model.decode_latent(points(), transform_batch=["A", "D"])
     with pytest.raises(ValueError, match=r"batches \['AB'\] are not among"):

@@ -79,7 +79,7 @@ def test_batch_labels_never_change_the_latent(model: BatchAgnosticVAE, unseen: a
 
 @fixed_model
 @given(order=st.permutations(range(80)), batch_size=st.integers(1, 100))
-def test_neither_order_nor_company_changes_the_latent(
+def test_neither_order_nor_other_spots_change_the_latent(
     model: BatchAgnosticVAE, unseen: ad.AnnData, order: list[int], batch_size: int
 ):
     expected = model.get_latent_representation(unseen)

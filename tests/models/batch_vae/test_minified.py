@@ -102,7 +102,7 @@ def test_samples_and_differences(minified: Minified):
 
 def test_without_counts_there_is_no_training_and_no_likelihood():
     minified = Minified(WITHOUT)
-    with pytest.raises(ValueError, match="minify_adata dropped the counts of this model's data"):
+    with pytest.raises(ValueError, match="minify_adata dropped the counts of the data of this model"):
         minified.model.train(max_epochs=1)
     with pytest.raises(ValueError, match="does not support minified data"):
         minified.model.get_elbo()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import scvi
 import torch
 from scipy import sparse
 
@@ -51,7 +52,7 @@ def test_more_layers_and_latents():
     assert len(model.module.z_encoder.encoder.fc_layers) == 2
 
 
-def test_encode_covariates_is_not_to_be_had():
+def test_encode_covariates_is_refused():
     adata = make_adata("AB", n_spots=5)
     BatchAgnosticVAE.setup_anndata(adata, batch_key="donor")
     with pytest.raises(TypeError, match="encode_covariates is fixed at False in BatchAgnosticVAE: the encoder must"):
@@ -61,6 +62,23 @@ def test_encode_covariates_is_not_to_be_had():
 def test_neither_data_nor_registry():
     with pytest.raises(ValueError, match="adata or registry must be provided"):
         BatchAgnosticVAE()
+
+
+def test_without_a_seed_the_weights_follow_that_of_scvi_tools(monkeypatch: pytest.MonkeyPatch):
+    adata = make_adata("AB", n_spots=5)
+    BatchAgnosticVAE.setup_anndata(adata, batch_key="donor")
+
+    def weights(**kwargs: Any) -> torch.Tensor:
+        return BatchAgnosticVAE(adata, **kwargs).module.px_r
+
+    expected = {seed: weights(seed=seed) for seed in (0, 3, 4)}
+    assert scvi.settings.seed is None
+    assert torch.equal(weights(), expected[0])
+    # the setter would also seed the session
+    monkeypatch.setattr(scvi.settings, "_seed", 3)
+    assert torch.equal(weights(), expected[3])
+    assert torch.equal(weights(seed=4), expected[4])
+    assert BatchAgnosticVAE(adata).seed_ == 3
 
 
 def test_initial_weights_follow_the_seed_and_leave_the_session_alone():

@@ -38,7 +38,7 @@ def make_tensors(n_spots: int = 9, seed: int = 0) -> dict[str, torch.Tensor]:
         ("use_batch_norm", "both"),
     ],
 )
-def test_what_would_open_the_encoder_is_refused_with_a_reason(name: str, value: object):
+def test_options_that_show_the_batch_to_the_encoder_are_refused(name: str, value: object):
     with pytest.raises(TypeError, match=rf"{name} is .*: "):
         make_module(**{name: value})
 

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
 from stcontrast.models import BatchAgnosticVAE, SpotsOnDisk
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+
 pytest.importorskip("annbatch")
+
+from stcontrast._models.batch_vae.disk_sampler import ChosenRows
 
 # anndata gathers the metadata of a store that it writes, which zarr warns of; no user can do anything about it
 pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:UserWarning")
@@ -204,7 +209,7 @@ def test_few_donors_or_none_are_all_trained_on(tmp_path: Path, caplog: pytest.Lo
     model = make_model(spots)
     with caplog.at_level(logging.INFO, logger="stcontrast"):
         model.train(max_epochs=1, datamodule=spots)
-    assert "Training on all 40 spots, with no validation set" in caplog.text
+    assert "Training on all 40 spots, without a validation set" in caplog.text
     assert "elbo_validation" not in model.history
 
 
@@ -293,7 +298,7 @@ def refusal(stores: Any, **kwargs: Any) -> str:
     return str(caught.value)
 
 
-def test_stores_that_will_not_do(tmp_path: Path):
+def test_invalid_stores(tmp_path: Path):
     adata = make_adata("A", n_spots=6)
     good = write(adata, tmp_path / "good.zarr")
     other = write(adata[:, 2:].copy(), tmp_path / "other.zarr")
@@ -302,7 +307,7 @@ def test_stores_that_will_not_do(tmp_path: Path):
     dense = write(make_adata("A", n_spots=6, dense=True), tmp_path / "dense.zarr")
     halves = write(ad.AnnData(adata.X / 2, obs=adata.obs, var=adata.var), tmp_path / "halves.zarr")
     assert "is HDF5; training reads zarr. annbatch.DatasetCollection" in refusal(tmp_path / "a.h5ad")
-    assert refusal(tmp_path / "none.zarr").endswith("none.zarr is not there.")
+    assert refusal(tmp_path / "none.zarr").endswith("none.zarr does not exist.")
     assert refusal([]) == "there are no stores; give at least one folder."
     (tmp_path / "folder").mkdir()
     assert "is no zarr group; AnnData.write_zarr writes one" in refusal(tmp_path / "folder")
@@ -324,7 +329,7 @@ def _without_x(store: Path, path: Path) -> Path:
     return path
 
 
-def test_columns_that_will_not_do(tmp_path: Path):
+def test_invalid_columns(tmp_path: Path):
     adata = make_adata("AB", n_spots=6)
     adata.obs["age"] = 3
     adata.obs["site"] = pd.Categorical(["x", None] * 6)
@@ -334,7 +339,7 @@ def test_columns_that_will_not_do(tmp_path: Path):
     assert "batch_key 'patient' is not in obs of" in refusal(first, batch_key="patient")
     assert "which has ['donor', 'slide', 'kind', 'age', 'site']" in refusal(first, labels_key="patient")
     assert "has 3 missing values; batch_key needs a value for every spot" in refusal(first, batch_key="site")
-    assert "obs['age'] holds values of different kinds" in refusal([first, second], batch_key="age")
+    assert "obs['age'] holds values of different types" in refusal([first, second], batch_key="age")
     assert "layer 'raw' is not in" in refusal(first, layer="raw")
     assert "unlabeled_category needs labels_key" in refusal(first, unlabeled_category="x")
     spots = SpotsOnDisk([first, second], batch_key="donor")
@@ -343,7 +348,7 @@ def test_columns_that_will_not_do(tmp_path: Path):
 
 
 def test_what_is_not_a_count_is_found_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stcontrast._models.batch_vae.on_disk._N_CHECKED_AT_FIRST", 5)
+    monkeypatch.setattr("stcontrast._models.batch_vae.on_disk.N_CHECKED_AT_FIRST", 5)
     adata = make_adata("A", n_spots=20)
     adata.X[15, 2] = 0.5
     spots = SpotsOnDisk(write(adata, tmp_path / "a.zarr"))
@@ -403,3 +408,41 @@ def test_slides_are_the_reference_on_disk_as_in_memory(tmp_path: Path, thin_to: 
     on_disk = torch.cat([batch[ENCODER_KEY] for batch in spots.val_dataloader()])
     of_b = torch.tensor((adata.obs["donor"] == "B").to_numpy())
     torch.testing.assert_close(on_disk, in_memory[of_b], rtol=1e-3, atol=1e-4)
+
+
+def minibatches(sampler: ChosenRows) -> list[np.ndarray[Any, Any]]:
+    return [request["requests"][split] for request in sampler.sample(1000) for split in request["splits"]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n_rows=st.integers(1, 120),
+    batch_size=st.integers(1, 50),
+    chunk_size=st.integers(1, 40),
+    n_in_memory=st.integers(1, 60),
+    shuffled=st.booleans(),
+)
+def test_every_row_once_in_full_minibatches_of_bounded_reads(
+    n_rows: int, batch_size: int, chunk_size: int, n_in_memory: int, shuffled: bool
+):
+    rows = np.sort(np.random.default_rng(n_rows).choice(1000, size=n_rows, replace=False))
+    rng = np.random.default_rng(0) if shuffled else None
+    sampler = ChosenRows(rows, batch_size=batch_size, chunk_size=chunk_size, n_in_memory=n_in_memory, rng=rng)
+    reads = [len(request["requests"]) for request in sampler.sample(1000)]
+    batches = minibatches(sampler)
+    assert max(reads) <= max(n_in_memory, batch_size)
+    assert len(batches) == sampler.n_batches(1000)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    np.testing.assert_array_equal(np.sort(np.concatenate(batches)), rows)
+    if not shuffled:
+        np.testing.assert_array_equal(np.concatenate(batches), rows)
+    assert (sampler.batch_size, sampler.shuffle) == (batch_size, shuffled)
+
+
+def test_neighbours_are_read_together_and_chunks_in_a_new_order_each_pass():
+    sampler = ChosenRows(np.arange(100), batch_size=10, chunk_size=5, n_in_memory=20, rng=np.random.default_rng(1))
+    first, second = ([request["requests"] for request in sampler.sample(100)] for _ in range(2))
+    for read in first:
+        chunks = read.reshape(4, 5)
+        np.testing.assert_array_equal(chunks, chunks[:, :1] + np.arange(5))
+    assert not np.array_equal(np.concatenate(first), np.concatenate(second))

@@ -132,7 +132,7 @@ def test_held_out_spots_are_encoded_from_all_counts():
 # --- an unseen donor ---------------------------------------------------------------------------------------------------
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**31), others=st.sampled_from(["", "A", "ABE"]))
-def test_an_unseen_donor_lands_in_the_same_place_alone_beside_others_and_in_any_order(
+def test_the_latent_of_an_unseen_donor_does_not_depend_on_other_donors_or_on_the_order(
     model: BatchAgnosticVAE, seed: int, others: str
 ):
     rng = np.random.default_rng(seed)
@@ -147,7 +147,7 @@ def test_an_unseen_donor_lands_in_the_same_place_alone_beside_others_and_in_any_
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 10_000), share=st.sampled_from([0.5, 0.3]))
-def test_at_less_depth_the_latent_moves_less_than_half_of_what_lies_between_spots(
+def test_less_depth_moves_the_latent_by_less_than_half_the_distance_of_spots(
     model: BatchAgnosticVAE, seed: int, share: float
 ):
     rng = np.random.default_rng(seed)
@@ -197,7 +197,7 @@ def test_training_and_unseen_data_are_encoded_alike_by_every_path(model: BatchAg
     stored.file.close()
 
 
-def test_what_decodes_takes_slides_too(model: BatchAgnosticVAE):
+def test_decoding_with_slides(model: BatchAgnosticVAE):
     unseen = make_adata("C", seed=9)
     unseen.obs["slide"] = "a new one"
     expression = model.get_normalized_expression(unseen, transform_batch="A", return_numpy=True)

@@ -5,10 +5,15 @@ import random
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scvi import REGISTRY_KEYS
 
-from stcontrast._models.batch_vae.training import default_max_epochs
+from stcontrast._models.batch_vae import BatchAgnosticVAEModule
+from stcontrast._models.batch_vae.training import HeldOutBatchPlan, default_max_epochs, hold_out_groups
 from stcontrast.models import BatchAgnosticVAE
 from tests.models.batch_vae.synthetic import make_adata
 
@@ -38,12 +43,12 @@ def test_one_of_four_batches_is_held_out_by_default():
     assert len(model.history["elbo_validation"]) == 1
 
 
-def test_few_batches_are_all_trained_on_and_said_so(caplog: pytest.LogCaptureFixture):
+def test_few_batches_are_all_trained_on_and_a_message_says_so(caplog: pytest.LogCaptureFixture):
     model = make_model("ABC")
     with caplog.at_level(logging.INFO, logger="stcontrast"):
         model.train(max_epochs=1)
     assert len(model.validation_indices) == 0
-    assert "Training on all 120 spots, with no validation set" in caplog.text
+    assert "Training on all 120 spots, without a validation set" in caplog.text
     assert "elbo_validation" not in model.history
 
 
@@ -55,6 +60,12 @@ def test_slides_can_be_held_out_by_name_or_number():
     assert len(held_out(model, "slide")) == 3
 
 
+def test_the_weight_of_the_divergence_rises_to_one_half():
+    model = make_model("AB")
+    model.train(max_epochs=4)
+    np.testing.assert_allclose(model.history["kl_weight"].to_numpy(dtype=float).ravel(), [0, 1 / 8, 2 / 8, 3 / 8])
+
+
 def test_no_batch_key_at_all():
     model = make_model("AB", batch_key=None)
     model.train(max_epochs=1)
@@ -62,7 +73,7 @@ def test_no_batch_key_at_all():
     assert np.isfinite(model.get_latent_representation()).all()
 
 
-def test_validation_key_that_is_not_there():
+def test_missing_validation_key():
     with pytest.raises(KeyError, match=r"validation_key 'patient' is not in adata.obs, which has \['donor', 'slide'"):
         make_model().train(max_epochs=1, validation_key="patient")
 
@@ -130,7 +141,7 @@ def test_same_seed_same_weights_whatever_the_session_drew():
     assert not torch.equal(results[0], weights(other))
 
 
-def test_the_session_is_left_as_it_was():
+def test_the_session_does_not_change():
     lightning, n_threads = logging.getLogger("lightning.pytorch"), torch.get_num_threads()
     level = lightning.level
     before = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
@@ -150,7 +161,7 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]):
     assert printed.err == ""
 
 
-def test_a_bar_is_shown_where_settings_ask_for_it(capfd: pytest.CaptureFixture[str]):
+def test_the_settings_decide_about_the_progress_bar(capfd: pytest.CaptureFixture[str]):
     from stcontrast import settings
 
     model = make_model()
@@ -185,3 +196,77 @@ def test_training_goes_on_in_training_mode():
 @pytest.mark.parametrize(("n_spots", "n_epochs"), [(1, 100), (500, 100), (1000, 79), (2500, 50), (10**6, 20)])
 def test_fewer_epochs_for_more_spots(n_spots: int, n_epochs: int):
     assert default_max_epochs(n_spots) == n_epochs
+
+
+SLIDES = pd.Series(["A1", "B1", "A2", "A1", "B1", "C1", "A2"], name="slide")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    groups=st.lists(st.sampled_from("ABCDE"), min_size=2, max_size=40).filter(lambda g: len(set(g)) > 1),
+    data=st.data(),
+    seed=st.integers(0, 1000),
+)
+def test_whole_groups_and_every_row_once(groups: list[str], data: st.DataObject, seed: int):
+    n_held_out = data.draw(st.integers(0, len(set(groups)) - 1))
+    train, validation = hold_out_groups(pd.Series(groups, name="donor"), n_held_out, seed=seed)
+    names = np.array(groups)
+    assert sorted([*train, *validation]) == list(range(len(groups)))
+    assert not set(names[train]) & set(names[validation])
+    assert len(set(names[validation])) == n_held_out
+
+
+def test_named_groups():
+    np.testing.assert_array_equal(hold_out_groups(SLIDES, ["C1", "A1"], seed=0)[1], [0, 3, 5])
+    np.testing.assert_array_equal(hold_out_groups(SLIDES, "B1", seed=0)[1], [1, 4])
+
+
+def test_the_draw_depends_on_the_seed_alone():
+    first, second = ([hold_out_groups(SLIDES, 1, seed=seed)[1].tolist() for seed in range(20)] for _ in range(2))
+    assert first == second
+    assert len(set(map(tuple, first))) > 1
+
+
+def test_a_missing_group_is_an_error():
+    with pytest.raises(ValueError, match=r"groups \['Z9'\] are not in 'slide', which has \['A1', 'A2', 'B1', 'C1'\]"):
+        hold_out_groups(SLIDES, ["A1", "Z9"], seed=0)
+
+
+@pytest.mark.parametrize("held_out", [4, -1, ["A1", "A2", "B1", "C1"]])
+def test_one_group_must_be_left_to_train_on(held_out: int | list[str]):
+    with pytest.raises(ValueError, match="at least one must be left"):
+        hold_out_groups(SLIDES, held_out, seed=0)
+
+
+def test_a_single_group_is_trained_on_and_a_message_says_so(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO):
+        train, validation = hold_out_groups(pd.Series(["A"] * 5, name="donor"), 1, seed=0)
+    assert len(train) == 5
+    assert len(validation) == 0
+    assert "All 5 spots belong to one group (A)" in caplog.text
+
+
+def make_batch(codes: list[int]) -> dict[str, torch.Tensor]:
+    return {REGISTRY_KEYS.BATCH_KEY: torch.tensor(codes).unsqueeze(1), "other": torch.ones(len(codes), 1)}
+
+
+def make_plan(trained: list[int] | None) -> HeldOutBatchPlan:
+    return HeldOutBatchPlan(BatchAgnosticVAEModule(5, n_batch=4), trained_batches=trained)
+
+
+def test_spots_of_an_untrained_batch_are_decoded_as_the_trained_ones_in_turn():
+    batch = make_batch([2, 2, 2, 2, 2])
+    moved = make_plan([0, 1, 3])._in_trained_batches(batch)
+    assert moved[REGISTRY_KEYS.BATCH_KEY].squeeze(1).tolist() == [0, 1, 3, 0, 1]
+    assert batch[REGISTRY_KEYS.BATCH_KEY].squeeze(1).tolist() == [2] * 5
+    assert torch.equal(moved["other"], batch["other"])
+
+
+def test_spots_of_a_trained_batch_stay_in_it():
+    moved = make_plan([0, 3])._in_trained_batches(make_batch([3, 1, 0, 1, 3]))
+    assert moved[REGISTRY_KEYS.BATCH_KEY].squeeze(1).tolist() == [3, 3, 0, 3, 3]
+
+
+def test_without_a_list_of_batches_nothing_moves():
+    batch = make_batch([3, 1])
+    assert make_plan(None)._in_trained_batches(batch) is batch

@@ -142,7 +142,7 @@ def test_the_session_s_random_numbers_are_left_alone():
     assert torch.is_grad_enabled()
 
 
-def test_spots_with_neither_counts_nor_labels_teach_nothing():
+def test_spots_without_counts_and_label_are_ignored():
     data = pairs()
     nothing = np.arange(240) % 5 == 0
     measured, label = ~nothing, np.where(nothing, -1, data["label"])
@@ -154,7 +154,7 @@ def test_spots_with_neither_counts_nor_labels_teach_nothing():
     assert same(weights(one), weights(other))
 
 
-def test_each_spot_gives_what_it_has():
+def test_each_spot_contributes_what_it_has():
     data = pairs()
     measured, label = np.arange(240) < 150, np.where(np.arange(240) >= 120, data["label"], -1)
     gene, target = data["gene"].copy(), data["target"].copy()
@@ -169,7 +169,7 @@ def test_each_spot_gives_what_it_has():
     assert (model.predict_proba(new["image"]).argmax(axis=1) == new["label"]).mean() > 0.8
 
 
-def test_labels_alone():
+def test_labels_only():
     data = pairs()
     model = ContrastiveModel(n_image=10, n_classes=2, n_embedding=16, max_epochs=20, batch_size=60, learning_rate=1e-2)
     model.train(data["image"], label=data["label"], group=data["group"], held_out=[0])
@@ -180,7 +180,7 @@ def test_labels_alone():
         model.predict_expression(data["image"])
 
 
-def test_counts_alone():
+def test_counts_only():
     model = small(n_classes=0)
     data = pairs()
     model.train(data["image"], gene=data["gene"], target=data["target"])
@@ -210,7 +210,7 @@ def test_saved_and_read_again(trained, tmp_path):
     trained.save(tmp_path / "model", overwrite=True)
 
 
-def test_loading_runs_nothing_and_says_what_is_absent(tmp_path):
+def test_loading_executes_nothing_and_names_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError):
         ContrastiveModel.load(tmp_path)
 

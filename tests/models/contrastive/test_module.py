@@ -6,7 +6,7 @@ import torch
 from stcontrast._models.contrastive import ContrastiveModule
 from stcontrast._models.contrastive.module import Batch, ContrastiveConfig
 from stcontrast._training import seeded
-from stcontrast.nn._losses import info_nce, similarity_target_loss
+from stcontrast.nn import info_nce, similarity_target_loss
 
 
 def module(**hyper):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stcontrast._models.image_tower.augment import augment
 from stcontrast._models.image_tower.training import cached_backward
-from stcontrast.nn._losses import info_nce
+from stcontrast.nn import info_nce
 
 
 class Tower(nn.Module):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_crops_are_those_that_the_user_gets_object_under_object() -> None:
+def test_crops_of_all_objects_are_those_of_the_public_function() -> None:
     one = stc.datasets.toy(n_donors=2, n_spots=12, n_genes=9)
     other = stc.datasets.toy(n_donors=1, n_spots=12, n_genes=9, seed=1)
     with CropStore.cut([resolve_slides(one), resolve_slides(other)], (100.0, 250.0), 16) as store:
@@ -54,7 +54,7 @@ def test_a_failure_while_cutting_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_cut(tmp_path: Path) -> None:
+def test_too_little_disk_space_is_an_error_before_crops_are_cut(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"take 3000000.0 GB, and .* GB are free"):
         CropStore(10**9, 1, 1000, directory=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -39,7 +39,7 @@ def unrelated(data: Spots) -> Spots:
     return replace(data, design=np.random.default_rng(5).normal(size=data.design.shape).astype(np.float32))
 
 
-def test_the_epoch_with_the_least_loss_on_held_out_donors_is_taken_everywhere() -> None:
+def test_the_epoch_with_the_lowest_held_out_loss_is_used_for_all_towers() -> None:
     found = fitted(stop="held-out", learning_rate=2e-2, told=False)
     means = np.mean([[row["held_out_loss"] for row in found.losses[f"fold{i}"]] for i in range(3)], axis=0)
     best = int(means.argmin()) + 1
@@ -56,7 +56,7 @@ def test_the_epoch_with_the_least_loss_on_held_out_donors_is_taken_everywhere() 
             assert weights_sha256(part.backbone) == made.spec["sha256"]
 
 
-def test_every_tower_is_another_and_the_encoder_given_stays_as_it_was() -> None:
+def test_all_towers_differ_and_the_given_encoder_does_not_change() -> None:
     base = encoder()
     before = weights_sha256(base._model)
     data = spots()

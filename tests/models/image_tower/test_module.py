@@ -30,7 +30,7 @@ def heads(*, center: bool = True) -> TowerHeads:
     return TowerHeads(n_features=5, n_components=4, n_classes=2, center=center, options=OPTIONS)
 
 
-def test_losses_start_at_what_knowing_nothing_costs() -> None:
+def test_losses_start_at_chance() -> None:
     given = batch()
     module = heads()
     parts = module.losses(torch.zeros(12, 5), given)
@@ -103,7 +103,7 @@ def test_the_nearer_to_the_crop_the_slower_a_block_learns() -> None:
 
 def test_components_are_those_of_the_training_rows_and_see_nothing_else() -> None:
     data = spots(n_spots=30)
-    rows = np.flatnonzero(data.donor < 2)
+    rows = np.flatnonzero(data.donor < "2")
     targets = TowerTargets.of(data, rows, n_components=3)
     seen = rows[data.measured[rows]]
     centered = np.concatenate([

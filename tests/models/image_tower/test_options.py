@@ -20,12 +20,12 @@ from stcontrast._models.image_tower import TowerOptions
         ({"epoch": 1, "rate": 2}, r"Unknown `tower_options` \['epoch', 'rate'\]"),
     ],
 )
-def test_wrong_options_are_told(given: dict[str, object], message: str) -> None:
+def test_invalid_options(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TowerOptions.of(given)
 
 
-def test_where_it_runs_is_no_part_of_what_comes_out() -> None:
+def test_the_device_is_no_option_of_the_result() -> None:
     here, there = TowerOptions(), TowerOptions(checkpoint_dir="towers", num_workers=2)
     assert here.of_result == there.of_result
     assert here.of_result != TowerOptions(learning_rate=1e-3).of_result

@@ -64,7 +64,7 @@ def test_half_precision_learns_much_the_same() -> None:
     assert all(value.dtype == torch.float32 for name, value in weights.items() if "num_batches" not in name)
 
 
-def test_a_training_that_runs_away_is_stopped_and_told() -> None:
+def test_a_diverging_training_is_an_error() -> None:
     with pytest.raises(
         FloatingPointError, match=r"The loss of the image tower is (nan|inf) in epoch .*lower `learning_"
     ):
@@ -116,7 +116,7 @@ def test_two_processes_train_as_one() -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_killed_training_resumes_with_the_same_result(tmp_path: Path) -> None:
     with started(f"from tests.models.image_tower.resumed import main; main({str(tmp_path)!r})") as process:
         deadline = time.monotonic() + PATIENCE
         while not list(tmp_path.glob("epoch=1.ckpt")):

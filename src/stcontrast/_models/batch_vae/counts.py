@@ -36,24 +36,24 @@ __all__ = [
     "rows_on_disk",
 ]
 
-# Entries of a block, were it dense: 64 MiB as float32.
-_N_AT_ONCE = 2**24
+# values in a block: 64 MiB as dense float32
+N_AT_ONCE = 2**24
 
 
 class RowsOnDisk:
-    """A matrix on disk whose rows are read, and prepared, one slice at a time.
+    """A matrix on disk whose rows are read and prepared one slice at a time.
 
     Parameters
     ----------
     read
-        Function that reads rows by a slice, or by an array of row numbers that ascend.
+        Function that reads rows by a slice, or by an array of ascending row numbers.
     n_rows
         Number of rows that ``read`` knows.
     indices
-        Rows to take, in this order: numbers, which may repeat or count from the end, or a mask; ``None`` (default) for
+        Rows to take, in this order: numbers, which may repeat or count from the end, or a mask. ``None`` (default):
         all.
     prepare
-        What is done to every block that was read; nothing by default.
+        Function that is applied to every block that was read.
 
     Examples
     --------
@@ -81,18 +81,7 @@ class RowsOnDisk:
         return self._n_rows
 
     def rows(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> RowsOnDisk:
-        """Some of these rows.
-
-        Parameters
-        ----------
-        indices
-            As for the class.
-
-        Returns
-        -------
-        RowsOnDisk
-            Those rows, in this order.
-        """
+        """Some of these rows, chosen as by `indices` of the class."""
         chosen = np.arange(self._n_rows)[np.asarray(indices)]
         taken = RowsOnDisk(self._read, self._n_rows, prepare=self._prepare)
         taken._indices = chosen if self._indices is None else self._indices[chosen]
@@ -103,25 +92,17 @@ class RowsOnDisk:
         if self._indices is None:
             block = _in_memory(self._read(slice(*rows.indices(self._n_rows))))
         else:
-            # HDF5 reads rows in ascending order and each once.
+            # HDF5 reads rows in ascending order, each once
             wanted, places = np.unique(self._indices[rows], return_inverse=True)
             block = _in_memory(self._read(wanted))[places]
         return block if self._prepare is None else self._prepare(block)
 
 
 def on_disk(values: Any) -> bool:
-    """Whether a matrix lies on disk, or is still to be computed, and can be read by row.
+    """Whether a matrix is on disk, or not computed yet, and can be read by row.
 
-    Parameters
-    ----------
-    values
-        Any matrix that an AnnData holds.
-
-    Returns
-    -------
-    bool
-        True for CSR and dense matrices in HDF5 and zarr, and for dask arrays. A matrix stored by column is not among
-        them: each of its rows is spread over the whole file.
+    True for CSR and dense matrices in HDF5 and zarr, and for dask arrays. False for a matrix stored by column: each of
+    its rows is spread over the whole file.
     """
     return isinstance(values, CSRDataset | h5py.Dataset | zarr.Array) or hasattr(values, "compute")
 
@@ -133,25 +114,10 @@ def rows_on_disk(
     indices: Sequence[int] | np.ndarray[Any, Any] | None = None,
     prepare: Callable[[Any], Any] | None = None,
 ) -> RowsOnDisk | None:
-    """Rows of an object's counts, where these lie on disk.
-
-    Parameters
-    ----------
-    adata
-        Object, spots × genes.
-    layer
-        Layer that holds the counts, which must be there; ``None`` or ``"X"`` for ``X``.
-    indices, prepare
-        As for :class:`RowsOnDisk`.
-
-    Returns
-    -------
-    RowsOnDisk or None
-        ``None`` where the counts are in memory already, or lie on disk in a form that cannot be read by row.
-    """
+    """Rows of the counts of an object if they are on disk and can be read by row; `None` otherwise."""
     in_x = layer in (None, "X")
     if in_x and adata.isbacked and adata.is_view:
-        # Asking a view for X reads all of its rows; a smaller view reads fewer.
+        # X of a view reads all of its rows; a smaller view reads fewer
         return RowsOnDisk(lambda rows: adata[rows].X, adata.n_obs, indices=indices, prepare=prepare)
     values = adata.X if in_x else adata.layers[layer]
     if not on_disk(values):
@@ -160,19 +126,8 @@ def rows_on_disk(
 
 
 def row_blocks(values: Any) -> Iterator[Any]:
-    """Go through a matrix that lies on disk, block by block of rows.
-
-    Parameters
-    ----------
-    values
-        Matrix for which :func:`on_disk` holds, shape ``(n_rows, n_columns)``.
-
-    Yields
-    ------
-    numpy.ndarray or scipy.sparse.csr_matrix
-        The next rows, in memory: as many as make 64 MiB of dense float32.
-    """
-    n_rows = max(1, _N_AT_ONCE // max(1, values.shape[1]))
+    """Go through a matrix on disk in blocks of rows, each in memory; a block is 64 MiB as dense float32."""
+    n_rows = max(1, N_AT_ONCE // max(1, values.shape[1]))
     for start in range(0, values.shape[0], n_rows):
         yield _in_memory(values[start : start + n_rows])
 
@@ -182,38 +137,19 @@ def _in_memory(block: Any) -> Any:
     return block.tocsr() if sparse.issparse(block) else np.asarray(block)
 
 
-# Values that are looked at: enough to tell counts from anything else, few enough to take milliseconds.
-_N_CHECKED = 5_000_000
-_N_NAMED = 5
+# values that are checked: enough to recognise counts, few enough to take milliseconds
+N_CHECKED = 5_000_000
+N_NAMED = 5
 
 
 class CountsField(LayerField):
-    """scvi-tools' field of the counts, which raises where scvi-tools warns, and looks at every value, not at twenty.
-
-    Parameters
-    ----------
-    registry_key
-        Name of the field.
-    layer
-        Layer that holds the counts; ``None`` for ``X``.
-    """
+    """Field of scvi-tools for the counts. It raises where scvi-tools warns, and checks every value, not only twenty."""
 
     def __init__(self, registry_key: str, layer: str | None) -> None:
         super().__init__(registry_key, layer, is_count_data=False)
 
     def validate_field(self, adata: AnnData) -> None:
-        """Raise unless the layer holds raw counts.
-
-        Parameters
-        ----------
-        adata
-            Object to check.
-
-        Raises
-        ------
-        ValueError
-            If the values are not raw counts.
-        """
+        """Raise unless the layer holds raw counts."""
         super().validate_field(adata)
         check_counts(self.get_field_data(adata), adata, self.attr_key)
 
@@ -224,44 +160,18 @@ def has_no_counts(adata: AnnData | None) -> bool:
 
 
 def check_genes(adata: AnnData) -> None:
-    """Raise unless there are spots, and genes that stand once.
-
-    Parameters
-    ----------
-    adata
-        Object to check.
-
-    Raises
-    ------
-    ValueError
-        If there is no spot or no gene, or a gene stands twice.
-    """
+    """Raise unless there are spots and genes, and the gene names are unique."""
     if 0 in adata.shape:
         msg = f"adata has {adata.n_obs} spots and {adata.n_vars} genes; there is nothing to train on."
         raise ValueError(msg)
     if not adata.var_names.is_unique:
         repeated = adata.var_names[adata.var_names.duplicated()].unique()
-        msg = f"genes stand in more than one column: {first_few(repeated)}; adata.var_names_make_unique() tells them apart."
+        msg = f"genes have more than one column: {first_few(repeated)}; use adata.var_names_make_unique()."
         raise ValueError(msg)
 
 
 def check_categories(adata: AnnData, **keys: str | None) -> None:
-    """Raise unless columns of ``obs`` are there and complete.
-
-    Parameters
-    ----------
-    adata
-        Object to check.
-    **keys
-        Columns, by the name of the argument that they were given as; ``None`` is passed over.
-
-    Raises
-    ------
-    KeyError
-        If a column is not there.
-    ValueError
-        If a column has missing values.
-    """
+    """Raise unless columns of ``obs``, given by the name of their argument, are complete; `None` is skipped."""
     for argument, key in keys.items():
         if key is None:
             continue
@@ -274,45 +184,14 @@ def check_categories(adata: AnnData, **keys: str | None) -> None:
 
 
 def check_layer(adata: AnnData, layer: str | None) -> None:
-    """Raise unless a layer is there.
-
-    Parameters
-    ----------
-    adata
-        Object to check.
-    layer
-        Layer; ``None`` and ``"X"`` are always there.
-
-    Raises
-    ------
-    KeyError
-        If there is no such layer.
-    """
+    """Raise unless a layer is present; ``None`` and ``"X"`` always are."""
     if layer not in (None, "X") and layer not in adata.layers:
         msg = f"layer {layer!r} is not in adata.layers; {_other_layers(adata.layers, None)}. layer='X' takes adata.X."
         raise KeyError(msg)
 
 
 def counts_of(adata: AnnData, layer: str | None) -> Any:
-    """Matrix of counts of an object.
-
-    Parameters
-    ----------
-    adata
-        Object, spots × genes.
-    layer
-        Layer that holds the counts; ``None`` or ``"X"`` for ``X``.
-
-    Returns
-    -------
-    numpy.ndarray or scipy.sparse.csr_matrix
-        Counts, shape ``(n_spots, n_genes)``, in memory; not copied where that can be avoided.
-
-    Raises
-    ------
-    KeyError
-        If there is no such layer.
-    """
+    """Counts of an object (n_spots, n_genes) in memory, dense or CSR; not copied if that can be avoided."""
     check_layer(adata, layer)
     values = adata.X if layer in (None, "X") else adata.layers[layer]
     if values is None:
@@ -328,22 +207,7 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
 
 
 def check_counts(values: Any, adata: AnnData, layer: str | None) -> None:
-    """Raise unless values are raw counts: finite, not negative, whole numbers.
-
-    Parameters
-    ----------
-    values
-        Values of the layer, shape ``(n_spots, n_genes)``; those on disk are read block by block.
-    adata
-        Object that they are from; its layers are named in the message.
-    layer
-        Name of the layer; ``None`` for ``X``.
-
-    Raises
-    ------
-    ValueError
-        If a value is not a count.
-    """
+    """Raise unless values are raw counts: finite, not negative, whole numbers. Those on disk are read in blocks."""
     if on_disk(values):
         found = next(filter(None, map(not_a_count, row_blocks(values))), None)
     else:
@@ -359,20 +223,12 @@ def check_counts(values: Any, adata: AnnData, layer: str | None) -> None:
 
 
 def not_a_count(values: Any) -> str | None:
-    """What is wrong with values that should be counts.
+    """What is wrong with values that should be counts, e.g. ``"the value -1.5 (negative)"``; ``None`` if nothing is.
 
-    Parameters
-    ----------
-    values
-        Values, a dense array or a sparse matrix; more than five million are looked at in even steps.
-
-    Returns
-    -------
-    str or None
-        For example ``"the value -1.5 (negative)"``; ``None`` if nothing is.
+    Of more than five million values, evenly spaced ones are checked.
     """
     stored = values.data if sparse.issparse(values) else np.asarray(values).reshape(-1)
-    looked_at = stored[:: max(1, len(stored) // _N_CHECKED)]
+    looked_at = stored[:: max(1, len(stored) // N_CHECKED)]
     if looked_at.dtype.kind in "bu":
         return None
     for wrong, kind in ((~np.isfinite(looked_at), "not finite"), (looked_at < 0, "negative")):
@@ -386,33 +242,32 @@ def not_a_count(values: Any) -> str | None:
 def align_genes(
     counts: Any, names: pd.Index, genes: pd.Index, *, fill_missing: bool = False
 ) -> np.ndarray[Any, Any] | sparse.csr_matrix:
-    """Columns of a count matrix in the model's gene order.
+    """Columns of a count matrix in the gene order of the model.
 
     Parameters
     ----------
     counts
-        Counts, shape ``(n_spots, n_columns)``.
+        Counts (n_spots, n_columns), dense or CSR.
     names
         Gene of each column.
     genes
         Genes of the model, in its order.
     fill_missing
-        Whether genes that are absent are taken as zero counts instead of an error.
+        Take missing genes as zero counts. By default they are an error.
 
     Returns
     -------
-    numpy.ndarray or scipy.sparse.csr_matrix
-        Counts, shape ``(n_spots, len(genes))``.
+    Counts (n_spots, n_genes).
 
     Raises
     ------
     ValueError
-        If genes are missing (all of them, with ``fill_missing``), or a gene of the model has two columns.
+        If genes are missing (all of them, with `fill_missing`), or a gene of the model has two columns.
     """
     if names.equals(genes):
         return counts
     if (repeated := names[names.duplicated() & names.isin(genes)]).size:
-        msg = f"genes of the model stand in more than one column: {first_few(repeated.unique())}."
+        msg = f"genes of the model have more than one column: {first_few(repeated.unique())}."
         raise ValueError(msg)
     first_of_each = np.flatnonzero(~names.duplicated())
     columns = names[first_of_each].get_indexer(genes)
@@ -435,14 +290,14 @@ def _missing_message(genes: pd.Index, present: np.ndarray[Any, Any], names: pd.I
     missing = genes[~present]
     what = f"{len(missing)} of the model's {len(genes)} genes are missing: {first_few(missing)}."
     if present.any():
-        return f"{what} fill_missing=True takes them as zero counts; the latent then moves with their number."
-    return f"{what} The columns are named {first_few(names)}: another naming (symbols, Ensembl ids) or another species?"
+        return f"{what} fill_missing=True takes them as zero counts; the latent then changes with their number."
+    return f"{what} The columns are named {first_few(names)}: other identifiers (symbols, Ensembl) or another species?"
 
 
 def first_few(names: Sequence[Any] | pd.Index) -> str:
     """The first few of many names, for a message."""
-    shown = ", ".join(map(str, names[:_N_NAMED]))
-    return shown if len(names) <= _N_NAMED else f"{shown}, ... ({len(names)} in all)"
+    shown = ", ".join(map(str, names[:N_NAMED]))
+    return shown if len(names) <= N_NAMED else f"{shown}, ... ({len(names)} in all)"
 
 
 def _other_layers(layers: Mapping[str, Any], layer: str | None) -> str:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassesMixin", "DecodingMixin", "check_classes"]
 
-_DECODED_AT_ONCE = 1024
+DECODED_AT_ONCE = 1024
 
 
 class DecodingMixin:
-    """Expected proportions of the genes at points of the latent space, in a batch or on average over batches."""
+    """Expected proportions of the genes at points of the latent space, in one batch or averaged over batches."""
 
     module: Any
     registry_: dict[str, Any]
@@ -43,7 +43,7 @@ class DecodingMixin:
         latent
             Points of the latent space, shape ``(n_points, n_latent)``.
         transform_batch
-            Batch to decode into, or several to average over; ``None`` (default) for all that were trained on.
+            Batch to decode into, or several to average over; ``None`` (default) for all batches of the training data.
 
         Returns
         -------
@@ -53,7 +53,7 @@ class DecodingMixin:
         Raises
         ------
         ValueError
-            If a batch is not there, or the latent has another width.
+            If the model has no such batch, or the latent has another width.
         RuntimeError
             If the model has not been trained.
 
@@ -64,7 +64,7 @@ class DecodingMixin:
         self._check_if_trained(warn=False)  # type: ignore[attr-defined]
         latent = np.asarray(latent, dtype=np.float32)
         if latent.ndim != 2 or latent.shape[1] != self.module.n_latent:
-            msg = f"latent has shape {latent.shape}; the model has {self.module.n_latent} dimensions, one a column."
+            msg = f"latent has shape {latent.shape}; the model has {self.module.n_latent} dimensions, one per column."
             raise ValueError(msg)
         named = [transform_batch] if isinstance(transform_batch, str) else transform_batch
         wanted = self.batches if named is None else list(named)
@@ -75,7 +75,7 @@ class DecodingMixin:
         codes = [self.batches.index(name) for name in wanted]
         self.module.eval()
         with torch.inference_mode(), one_thread():
-            chunks = torch.as_tensor(latent).split(_DECODED_AT_ONCE)  # type: ignore[no-untyped-call]
+            chunks = torch.as_tensor(latent).split(DECODED_AT_ONCE)  # type: ignore[no-untyped-call]
             parts = [self._decode(chunk, codes) for chunk in chunks]
         decoded: np.ndarray[Any, Any] = torch.cat(parts).numpy()
         return decoded
@@ -85,7 +85,7 @@ class DecodingMixin:
         total = torch.zeros((), device=self.module.device)
         for code in codes:
             batch = torch.full((len(latent), 1), code, device=latent.device)
-            # a dispersion by label needs one, but does not touch the proportions
+            # a dispersion by label needs a label, which does not change the proportions
             outputs = self.module.generative(
                 z=latent, library=torch.zeros_like(latent[:, :1]), batch_index=batch, y=torch.zeros_like(batch)
             )
@@ -94,7 +94,7 @@ class DecodingMixin:
 
 
 class ClassesMixin:
-    """The class of a spot, from the latent alone."""
+    """Class of spots of any donor, by the linear classifier that guided the latent."""
 
     module: Any
     adata: Any
@@ -102,11 +102,11 @@ class ClassesMixin:
 
     @property
     def classes(self) -> list[Any]:
-        """Names of the classes that guide the latent, in the classifier's order; none without ``class_weight``."""
+        """Names of the classes that guide the latent, in the classifier's order; empty without ``class_weight``."""
         if self.module.classifier is None:
             return []
         state = self.registry_["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
-        # the category of spots without a class is the last, wherever its name would sort
+        # the category of spots without a class is always the last
         return list(state["categorical_mapping"][:-1])
 
     @overload
@@ -148,8 +148,7 @@ class ClassesMixin:
     ) -> np.ndarray[Any, Any] | pd.DataFrame:
         """Class of spots of any donor, from the mean of the posterior.
 
-        As for :meth:`get_latent_representation`, ``adata`` need not be set up, needs neither batch nor labels, and is
-        left exactly as it is.
+        As for :meth:`get_latent_representation`, ``adata`` needs no setup, batch or labels, and does not change.
 
         Parameters
         ----------
@@ -158,37 +157,37 @@ class ClassesMixin:
         indices
             Spots to classify; ``None`` (default) for all.
         soft
-            Whether to return the probability of every class instead of the most probable one.
+            Whether to return the probability of every class instead of the most probable class.
         layer
-            Layer that holds the raw counts; ``"X"`` for ``X``. ``None`` (default) for the one named in
+            Layer that holds the raw counts; ``"X"`` for ``X``. ``None`` (default) for the layer of
             :meth:`setup_anndata`.
         slide_key
             As for :meth:`get_latent_representation`.
         fill_missing
-            Whether genes that ``adata`` lacks are taken as zero counts. ``False`` by default: they are an error.
+            Whether to take genes that ``adata`` lacks as zero counts. By default they are an error.
         batch_size
             Spots encoded at once; 1024 by default.
 
         Returns
         -------
         numpy.ndarray or pandas.DataFrame
-            Name of the class of every spot, shape ``(n_spots,)``; with ``soft``, probabilities, spots × classes,
-            with ``obs_names`` as the index.
+            Class of every spot, shape ``(n_spots,)``; with ``soft``, probabilities, spots × classes, with ``obs_names``
+            as the index.
 
         Raises
         ------
         KeyError
-            If the layer is not there.
+            If the layer is missing.
         ValueError
-            If the model was trained without classes, the values are not raw counts, genes of the model are missing,
-            or the model was loaded without data and ``adata`` is not given.
+            If the model was trained without classes, the values are not raw counts, genes of the model are missing, or
+            the model was loaded without data and ``adata`` is not given.
         RuntimeError
             If the model has not been trained.
 
         Notes
         -----
-        The probabilities are those of a classifier that was trained along with the latent, on spots of the training
-        donors: they are not calibrated, and too sure of themselves on a donor that was not there.
+        The classifier is trained together with the latent, on spots of the training donors. Its probabilities are not
+        calibrated, and overconfident on an unseen donor.
 
         Examples
         --------
@@ -223,28 +222,13 @@ class ClassesMixin:
 
 
 def check_classes(adata: AnnData, labels_key: str, source_registry: Mapping[str, Any]) -> None:
-    """Raise where spots have a class that the model was not trained with.
-
-    Parameters
-    ----------
-    adata
-        Object that is to be set up as the model's data were.
-    labels_key
-        Its column with classes.
-    source_registry
-        Registry of the model.
-
-    Raises
-    ------
-    ValueError
-        If there are such classes.
-    """
+    """Raise if spots have a class that the model with this registry was not trained with."""
     state = source_registry["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
     known = list(state["categorical_mapping"])
     unknown = sorted(map(str, set(adata.obs[labels_key].unique()) - set(known)))
     if unknown:
         msg = (
             f"adata.obs[{labels_key!r}] has classes that the model was not trained with: {unknown}. It knows "
-            f"{known[:-1]}; give other spots the category of those without a class, {known[-1]!r}."
+            f"{known[:-1]}; give other spots the category of spots without a class, {known[-1]!r}."
         )
         raise ValueError(msg)

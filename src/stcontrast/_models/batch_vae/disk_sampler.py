@@ -15,22 +15,22 @@ __all__ = ["ChosenRows"]
 
 
 class ChosenRows(Sampler):
-    """Every row of a set once a pass, in minibatches that are full but for the last.
+    """Every row of a set once per pass, in minibatches of which only the last may be smaller.
 
-    annbatch's own samplers take one contiguous range of rows; the spots of the donors to train on are seldom that.
+    The samplers of annbatch take one contiguous range of rows; the spots of the training donors are rarely contiguous.
 
     Parameters
     ----------
     rows
-        Row numbers of the set, ascending.
+        Ascending row numbers of the set.
     batch_size
         Rows in a minibatch.
     chunk_size
         Neighbours in the set that are read together.
     n_in_memory
-        Rows that are read at once, and shuffled; at least one minibatch.
+        Rows that are read at once and shuffled; at least one minibatch.
     rng
-        Source of the order; a new one is drawn for each pass. ``None`` (default): the rows come as they lie.
+        Draws a new order for each pass. ``None`` (default): the rows keep their order.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ChosenRows(Sampler):
         self._rows = rows
         self._batch_size = batch_size
         self._chunk_size = chunk_size
-        # Whole minibatches, or every read would end in a small one.
+        # whole minibatches, so that not every read ends in a small one
         self._n_read = max(1, n_in_memory // batch_size) * batch_size
         self._rng = rng
 
@@ -56,32 +56,15 @@ class ChosenRows(Sampler):
 
     @property
     def shuffle(self) -> bool:
-        """Whether the order is drawn anew for each pass."""
+        """Whether a new order is drawn for each pass."""
         return self._rng is not None
 
     def n_batches(self, n_obs: int) -> int:
-        """Number of minibatches in a pass.
-
-        Parameters
-        ----------
-        n_obs
-            Number of rows of the data, in the set or not.
-
-        Returns
-        -------
-        int
-            Number of minibatches.
-        """
+        """Number of minibatches in a pass; `n_obs`, the number of all rows, does not matter."""
         return math.ceil(len(self._rows) / self._batch_size)
 
     def validate(self, n_obs: int) -> None:
-        """Nothing to check: the rows come from the data's own columns.
-
-        Parameters
-        ----------
-        n_obs
-            Number of rows of the data.
-        """
+        """Accept any data: the rows come from the columns of the data."""
 
     def _sample(self, n_obs: int) -> Iterator[dict[str, Any]]:
         order = self._order()

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EncodingMixin"]
 
-_ENCODED_AT_ONCE = 1024
+ENCODED_AT_ONCE = 1024
 
 
 class EncodingMixin:
-    """Latents of the training data and of data that the model never saw, by one and the same path."""
+    """Latents of the training data and of new data, computed in the same way."""
 
     module: Any
     adata: Any
@@ -44,7 +44,7 @@ class EncodingMixin:
 
     @property
     def slide_key(self) -> str | None:
-        """Column that names the slide with which the encoder compares a spot; ``None`` where it sees a spot alone."""
+        """Column that names the slide with which the encoder compares a spot; ``None`` if it sees one spot only."""
         key: str | None = self.registry_["setup_args"].get("slide_key")
         return key
 
@@ -87,34 +87,34 @@ class EncodingMixin:
     ) -> np.ndarray[Any, Any] | tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Latent of spots of any donor: the mean of the posterior.
 
-        ``adata`` need not be set up, needs no batch, and is left exactly as it is. Its genes are matched by
-        ``var_names``: their order does not matter, and genes that the model does not have are passed over. For data
-        that ``minify_adata`` took the counts from, the posterior that it stored is returned.
+        ``adata`` needs no setup and no batch, and does not change. Its genes are matched by ``var_names``: their order
+        does not matter, and genes that the model does not have are ignored. For data that ``minify_adata`` took the
+        counts from, the posterior that it stored is returned.
 
         Parameters
         ----------
         adata
-            Object with raw counts, spots × genes; a view, sparse, dense or backed. ``None`` (default) for the
-            training data. Counts on disk (``backed="r"``, zarr, dask) are read ``batch_size`` spots at a time, unless
-            they are stored gene by gene.
+            Object with raw counts, spots × genes; a view, sparse, dense or backed. ``None`` (default) for the training
+            data. Counts on disk (``backed="r"``, zarr, dask) are read ``batch_size`` spots at a time, unless they are
+            stored gene by gene.
         indices
             Spots to encode; ``None`` (default) for all.
         layer
-            Layer that holds the raw counts; ``"X"`` for ``X``. ``None`` (default) for the one named in
+            Layer that holds the raw counts; ``"X"`` for ``X``. ``None`` (default) for the layer of
             :meth:`setup_anndata`.
         slide_key
             Column of ``obs`` that names the slide of a spot, for a model that was set up with one. ``None`` (default)
             for the same column as there. A spot is compared with all spots of its slide in ``adata``, whatever
-            ``indices`` takes of them.
+            ``indices`` selects.
         fill_missing
-            Whether genes that ``adata`` lacks are taken as zero counts. ``False`` by default: they are an error.
+            Whether to take genes that ``adata`` lacks as zero counts. By default they are an error.
         give_mean
             Whether to return the posterior mean (default) or one sample of the posterior.
         return_dist
             Whether to return mean and variance of the posterior instead.
         **kwargs
             ``batch_size``: spots encoded at once, 1024 by default; it changes memory and time, not the result.
-            ``dataloader``: minibatches as scvi-tools makes them, in place of ``adata``.
+            ``dataloader``: minibatches of scvi-tools instead of ``adata``.
 
         Returns
         -------
@@ -124,10 +124,10 @@ class EncodingMixin:
         Raises
         ------
         KeyError
-            If the layer is not there.
+            If the layer is missing.
         ValueError
-            If the values are not raw counts, genes of the model are missing, or the model was loaded without data
-            and ``adata`` is not given.
+            If the values are not raw counts, genes of the model are missing, or the model was loaded without data and
+            ``adata`` is not given.
         RuntimeError
             If the model has not been trained.
 
@@ -159,15 +159,15 @@ class EncodingMixin:
         slide: Sequence[Any] | np.ndarray[Any, Any] | None = None,
         batch_size: int | None = None,
     ) -> np.ndarray[Any, Any]:
-        """Latent of counts that lie in the model's gene order.
+        """Latent of counts in the gene order of the model.
 
         Parameters
         ----------
         counts
             Raw counts, dense or sparse, shape ``(n_spots, n_genes)``; columns are :attr:`genes`.
         slide
-            Name of each spot's slide, for a model that was set up with ``slide_key``. ``None`` (default): all are of
-            one slide.
+            Name of the slide of each spot, for a model that was set up with ``slide_key``. ``None`` (default): all
+            spots are from one slide.
         batch_size
             Spots encoded at once; 1024 by default.
 
@@ -179,8 +179,8 @@ class EncodingMixin:
         Raises
         ------
         ValueError
-            If the number of columns differs from the model's number of genes, or that of slides from that of spots, or
-            the values are not raw counts.
+            If the number of columns differs from the number of genes, or that of slides from that of spots, or the
+            values are not raw counts.
         RuntimeError
             If the model has not been trained.
 
@@ -220,7 +220,7 @@ class EncodingMixin:
 
         check_layer(adata, layer)
         if (rows := rows_on_disk(adata, layer, prepare=checked)) is not None:
-            # Genes that are missing are found before anything is read.
+            # find missing genes before anything is read
             checked(sparse.csr_matrix((0, len(names)), dtype=np.int8))
             return rows
         return checked(counts_of(adata, layer))
@@ -228,7 +228,7 @@ class EncodingMixin:
     def _slides_to_encode(self, adata: AnnData, slide_key: str | None) -> tuple[np.ndarray[Any, Any] | None, int]:
         if self.slide_key is None:
             if slide_key is not None:
-                msg = "slide_key is given, but this model was set up without one and sees a spot alone: leave it out."
+                msg = "slide_key is given, but this model was set up without one and sees one spot only: omit it."
                 raise ValueError(msg)
             return None, 0
         return slide_codes(adata, self.slide_key if slide_key is None else slide_key)
@@ -242,7 +242,7 @@ class EncodingMixin:
         indices: Sequence[int] | np.ndarray[Any, Any] | None,
         batch_size: int | None,
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        size, device = batch_size or _ENCODED_AT_ONCE, self.module.device
+        size, device = batch_size or ENCODED_AT_ONCE, self.module.device
         reference = None
         if codes is not None:
             step = size if isinstance(counts, RowsOnDisk) else max(1, len(codes))

@@ -12,17 +12,17 @@ from torch.distributions.utils import lazy_property
 
 __all__ = ["CountNegativeBinomial", "Entries"]
 
-# Beyond this count the table is left and log-gamma is used: few entries of a count matrix are that large.
-_TABLE_SIZE = 16
-# what scvi-tools adds before a logarithm
-_EPS = 1e-8
+# larger counts are rare and use log-gamma instead of the table
+TABLE_SIZE = 16
+# scvi-tools adds this before a logarithm
+EPS = 1e-8
 
 
 class CountNegativeBinomial(NegativeBinomial):
-    """scvi-tools' negative binomial for integer counts and one inverse dispersion a gene; same values, less time.
+    """Negative binomial of scvi-tools for integer counts and one inverse dispersion per gene: same values, less time.
 
-    The mean is that of a softmax decoder, library size times proportion, and is made from the decoder's logits when it
-    is asked for. :meth:`log_prob_of_spots`, which training uses, never asks.
+    The mean is that of a softmax decoder, library size times proportion. It is computed from the logits of the decoder
+    only on request; :meth:`log_prob_of_spots`, which training uses, does not need it.
 
     Parameters
     ----------
@@ -36,10 +36,10 @@ class CountNegativeBinomial(NegativeBinomial):
 
     def __init__(self, *, logits: torch.Tensor, log_library: torch.Tensor, theta: torch.Tensor) -> None:
         self._logits, self._log_library, self._gene_theta = logits, log_library, theta
-        self._eps = _EPS
+        self._eps = EPS
         self._device = logits.device
         self.on_mps = logits.device.type == "mps"
-        # not NegativeBinomial's: it would broadcast theta and check a mean that nobody has asked for
+        # not that of NegativeBinomial, which would broadcast theta and compute the mean
         Distribution.__init__(self, batch_shape=logits.shape, validate_args=False)
 
     @lazy_property
@@ -58,24 +58,14 @@ class CountNegativeBinomial(NegativeBinomial):
         return self._gene_theta.expand(self._logits.shape)
 
     def log_prob_of_spots(self, entries: Entries) -> torch.Tensor:
-        """Log-probability of the counts of each spot, summed over its genes.
+        """Log-probability of the counts of each spot (n_spots,), summed over genes, from the counts that are not zero.
 
-        Of the terms of an entry, all but ``theta (log(theta) - log(theta + mu))`` vanish where the count is zero, so
-        they are computed elsewhere only. And ``lgamma(x + theta) - lgamma(theta)`` is a sum of ``log(theta + k)`` over
-        ``k < x`` when ``x`` is an integer: a table of these sums, one row a count and one column a gene, replaces
-        three log-gammas and two digammas an entry. Value and gradient are those of
-        :class:`scvi.distributions.NegativeBinomial`; the gradient is written out, because the chain of operations
-        that torch would record takes three times as long.
-
-        Parameters
-        ----------
-        entries
-            Counts that are not zero.
-
-        Returns
-        -------
-        torch.Tensor
-            Log-probabilities, shape ``(n_spots,)``.
+        For a count of zero, all terms vanish except ``theta (log(theta) - log(theta + mu))``, so the others are
+        computed only for the remaining counts. For an integer ``x``, ``lgamma(x + theta) - lgamma(theta)`` is a sum of
+        ``log(theta + k)`` over ``k < x``: a table of these sums, one row per count and one column per gene, replaces
+        three log-gammas and two digammas per entry. Value and gradient are those of
+        :class:`scvi.distributions.NegativeBinomial`. The gradient is written out, because the chain of operations that
+        torch would record takes three times as long.
         """
         # in half precision a likelihood of thousands would be rounded to the nearest 16
         with torch.autocast(device_type=self._logits.device.type, enabled=False):
@@ -86,7 +76,7 @@ class CountNegativeBinomial(NegativeBinomial):
 
 
 class Entries(NamedTuple):
-    """Counts of a minibatch that are not zero: spot, gene and place in the flattened matrix (int64), and the count."""
+    """Counts that are not zero: spot, gene and position in the flattened matrix (int64), and the count."""
 
     spot: torch.Tensor
     gene: torch.Tensor
@@ -95,18 +85,7 @@ class Entries(NamedTuple):
 
     @classmethod
     def of(cls, counts: torch.Tensor) -> Entries:
-        """Those of a matrix of counts.
-
-        Parameters
-        ----------
-        counts
-            Counts, shape ``(n_spots, n_genes)``.
-
-        Returns
-        -------
-        Entries
-            Its entries, by spot.
-        """
+        """Entries of a matrix of counts (n_spots, n_genes), ordered by spot."""
         spot, gene = counts.nonzero(as_tuple=True)
         return cls(spot, gene, spot * counts.shape[1] + gene, counts[spot, gene])
 
@@ -125,19 +104,19 @@ class _NegativeBinomialOfSpots(torch.autograd.Function):
     ) -> torch.Tensor:
         count = count.to(logits.dtype)
         mu = torch.softmax(logits, dim=1).mul_(torch.exp(log_library))
-        total = mu + (theta + _EPS)
+        total = mu + (theta + EPS)
         log_total = total.log()
-        log_theta = torch.log(theta + _EPS)
+        log_theta = torch.log(theta + EPS)
         mu_there, total_there = _at(mu, position), _at(total, position)
         rising, slope = _rising(count, gene, theta)
 
         log_prob = (theta * log_theta).sum() - log_total @ theta
-        there = rising.add_(count * torch.log((mu_there + _EPS) / total_there))
+        there = rising.add_(count * torch.log((mu_there + EPS) / total_there))
         log_prob = log_prob.scatter_add_(0, spot, there)
 
         share = torch.div(mu, total, out=total)
         slope -= count / total_there
-        by_log_mu = count * mu_there * (1 / (mu_there + _EPS) - 1 / total_there)
+        by_log_mu = count * mu_there * (1 / (mu_there + EPS) - 1 / total_there)
         ctx.save_for_backward(
             mu, share, log_total, log_theta, log_library, theta, spot, gene, position, by_log_mu, slope
         )
@@ -147,7 +126,7 @@ class _NegativeBinomialOfSpots(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         mu, share, log_total, log_theta, log_library, theta, spot, gene, position, there, slope = ctx.saved_tensors
-        # by log(mu): -theta mu / (mu + theta) everywhere, and the count's own part where there is one
+        # by log(mu): -theta mu / (mu + theta) for all, and a further term for counts that are not zero
         by_log_mu = share * -theta
         by_log_mu.view(-1).scatter_add_(0, position, there)
         by_log_mu *= grad.unsqueeze(1)
@@ -165,8 +144,8 @@ def _at(matrix: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
 
 
 def _rising(count: torch.Tensor, gene: torch.Tensor, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each entry, lgamma(x + theta) - lgamma(theta) - lgamma(x + 1), and its slope by theta."""
-    last = _TABLE_SIZE - 1
+    """For each entry, lgamma(x + theta) - lgamma(theta) - lgamma(x + 1), and its derivative by theta."""
+    last = TABLE_SIZE - 1
     row = count.clamp(max=last).long()
     cell = row * len(theta) + gene
     steps = torch.arange(last, dtype=theta.dtype, device=theta.device).unsqueeze(1)

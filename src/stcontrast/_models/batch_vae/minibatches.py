@@ -37,41 +37,24 @@ __all__ = [
 ]
 
 SLIDE_KEY: Final = "slide"
-# counts are scaled to this depth before the logarithm
-_DEPTH: Final = 1e4
-# added to a standard deviation: a gene that hardly varies on a slide is not blown up
-_SMALLEST_SCALE: Final = 0.1
-_SEED: Final = 0
+# names in a minibatch: entries that are not zero, and what the encoder sees
+ENTRIES_KEY: Final = "X_entries"
+ENCODER_KEY: Final = "X_encoder"
+# depth that counts are scaled to before the logarithm
+DEPTH: Final = 1e4
+# added to a standard deviation, so that a gene that hardly varies on a slide is not magnified
+SMALLEST_SCALE: Final = 0.1
+SEED: Final = 0
+
+# of each manager and choice of shares: all counts are read only once
+_REFERENCES: WeakKeyDictionary[Any, dict[tuple[float, ...], SlideReference]] = WeakKeyDictionary()
 
 
 class SlideField(CategoricalObsField):
-    """scvi-tools' field of a categorical column that takes slides which the model has not seen.
-
-    Parameters
-    ----------
-    registry_key
-        Name of the field.
-    attr_key
-        Column of ``obs``.
-    """
+    """Field of scvi-tools for a categorical column, which accepts slides that the model has not seen."""
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
-        """Register the column of another object, whatever its slides are called.
-
-        Parameters
-        ----------
-        state_registry
-            What is registered of the model's data.
-        adata_target
-            Object to register.
-        **kwargs
-            Arguments of :meth:`scvi.data.fields.CategoricalObsField.transfer_field`.
-
-        Returns
-        -------
-        dict
-            What is registered.
-        """
+        """Register the column of another object, with any names of slides."""
         kwargs["extend_categories"] = True
         registered: dict[str, Any] = super().transfer_field(state_registry, adata_target, **kwargs)
         return registered
@@ -79,17 +62,17 @@ class SlideField(CategoricalObsField):
 
 @dataclass(frozen=True)
 class SlideReference:
-    """Mean and spread of each gene on each slide, at full depth and at depths that spots are thinned to.
+    """Mean and spread of each gene on each slide, at full depth and at the depths that spots are thinned to.
 
-    Expression is ``log1p`` of counts per 10 000. The depth of a spot shifts its mean and its spread, so a thinned spot
-    is compared with its slide thinned alike.
+    Expression is ``log1p`` of counts per 10 000. The depth of a spot shifts its mean and spread, so a thinned spot is
+    compared with its slide thinned to the same share.
 
     Attributes
     ----------
     shares
         Shares of the counts, 1 first.
     mean, spread
-        float32, shape ``(n_shares, n_slides, n_genes)``; to the standard deviation 0.1 is added.
+        float32 (n_shares, n_slides, n_genes); the spread is the standard deviation plus 0.1.
     """
 
     shares: tuple[float, ...]
@@ -100,23 +83,8 @@ class SlideReference:
     def of(
         cls, blocks: Iterable[tuple[Any, np.ndarray[Any, Any]]], n_slides: int, shares: Sequence[float] = ()
     ) -> SlideReference:
-        """That of spots that come block by block.
-
-        Parameters
-        ----------
-        blocks
-            Raw counts, shape ``(n_spots, n_genes)``, dense or CSR, and the code of each spot's slide.
-        n_slides
-            Number of slides.
-        shares
-            Shares of the counts that are also asked for, besides all of them.
-
-        Returns
-        -------
-        SlideReference
-            The reference.
-        """
-        rng = np.random.default_rng(_SEED)
+        """Reference of blocks of counts (n_spots, n_genes), dense or CSR, each with the slide codes of its spots."""
+        rng = np.random.default_rng(SEED)
         levels = (1.0, *shares)
         sums: list[Any] = [0.0] * len(levels)
         squares: list[Any] = [0.0] * len(levels)
@@ -134,74 +102,42 @@ class SlideReference:
         n_spots = np.maximum(n_spots, 1)
         mean = np.stack([total / n_spots for total in sums])
         variance = np.stack([total / n_spots for total in squares]) - mean**2
-        spread = np.sqrt(np.maximum(variance, 0)) + _SMALLEST_SCALE
+        spread = np.sqrt(np.maximum(variance, 0)) + SMALLEST_SCALE
         return cls(levels, torch.tensor(mean, dtype=torch.float32), torch.tensor(spread, dtype=torch.float32))
 
     def against(self, counts: torch.Tensor, codes: torch.Tensor, level: torch.Tensor | int = 0) -> torch.Tensor:
-        """Expression of spots in standard deviations of their slide.
+        """Expression of spots in standard deviations from the mean of their slide.
 
         Parameters
         ----------
         counts
-            Raw counts, shape ``(n_spots, n_genes)``.
+            Raw counts (n_spots, n_genes).
         codes
-            Code of each spot's slide, int64, shape ``(n_spots,)``.
+            Code of the slide of each spot (n_spots,), int64.
         level
-            Share of the counts that is left, as a place in ``shares``: one for all spots or one each.
+            Position in `shares`: which share of the counts is left, for all spots or for each.
 
         Returns
         -------
-        torch.Tensor
-            float32, shape ``(n_spots, n_genes)``.
+        float32 (n_spots, n_genes).
         """
         depth = counts.sum(dim=1, keepdim=True).clamp(min=1)
         level = torch.as_tensor(level, device=codes.device).expand(codes.shape)
-        logs = torch.log1p(counts * (_DEPTH / depth))
+        logs = torch.log1p(counts * (DEPTH / depth))
         return logs.sub_(self.mean[level, codes]).div_(self.spread[level, codes])
 
     def to(self, device: torch.device) -> SlideReference:
-        """The same on a device.
-
-        Parameters
-        ----------
-        device
-            Device to compute on.
-
-        Returns
-        -------
-        SlideReference
-            The reference.
-        """
+        """The same reference on a device."""
         return SlideReference(self.shares, self.mean.to(device), self.spread.to(device))
 
 
 def slide_codes(adata: AnnData, slide_key: str) -> tuple[np.ndarray[Any, Any], int]:
-    """Code of each spot's slide, and the number of slides.
-
-    Parameters
-    ----------
-    adata
-        Object, spots × genes.
-    slide_key
-        Column of ``obs``.
-
-    Returns
-    -------
-    tuple
-        Codes, int64, shape ``(n_spots,)``, and their number.
-
-    Raises
-    ------
-    KeyError
-        If the column is not there.
-    ValueError
-        If it has missing values.
-    """
+    """Code of the slide of each spot (n_spots,), int64, and the number of slides."""
     if slide_key not in adata.obs:
         msg = (
             f"slide_key {slide_key!r} is not in adata.obs, which has {list(adata.obs.columns)}. The model compares a "
-            f"spot with its slide: name the column with slide_key=, or for a single slide set adata.obs[{slide_key!r}] "
-            "to its name."
+            "spot with its slide: name the column that has the slides with slide_key=, or for a single slide set "
+            f"adata.obs[{slide_key!r}] to its name."
         )
         raise KeyError(msg)
     codes, names = pd.factorize(adata.obs[slide_key])
@@ -212,20 +148,7 @@ def slide_codes(adata: AnnData, slide_key: str) -> tuple[np.ndarray[Any, Any], i
 
 
 def with_codes(blocks: Iterable[Any], codes: np.ndarray[Any, Any]) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
-    """Pair blocks of spots, which follow one another, with the codes of their slides.
-
-    Parameters
-    ----------
-    blocks
-        Matrices, shape ``(n_spots, n_genes)`` each.
-    codes
-        Code of the slide of every spot of all of them.
-
-    Yields
-    ------
-    tuple
-        The next block, and its codes.
-    """
+    """Pair consecutive blocks of spots with the slide codes of their spots."""
     start = 0
     for block in blocks:
         stop = start + block.shape[0]
@@ -235,7 +158,7 @@ def with_codes(blocks: Iterable[Any], codes: np.ndarray[Any, Any]) -> Iterator[t
 
 def _log_expression(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     depth = np.maximum(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(), 1)
-    logs = np.log1p(counts.data * (_DEPTH / np.repeat(depth, np.diff(counts.indptr))))
+    logs = np.log1p(counts.data * (DEPTH / np.repeat(depth, np.diff(counts.indptr))))
     return sparse.csr_matrix((logs, counts.indices, counts.indptr), shape=counts.shape)
 
 
@@ -244,40 +167,22 @@ def _thinned(counts: sparse.csr_matrix, share: float, rng: np.random.Generator) 
     return sparse.csr_matrix((kept, counts.indices, counts.indptr), shape=counts.shape)
 
 
-# beside the counts in a minibatch: those that are not zero, and what the encoder sees
-ENTRIES_KEY: Final = "X_entries"
-ENCODER_KEY: Final = "X_encoder"
-
-_REFERENCES: WeakKeyDictionary[Any, dict[tuple[float, ...], SlideReference]] = WeakKeyDictionary()
-
-
 class EncoderView:
-    """Adds to a minibatch what the encoder is to see of its spots.
+    """Adds to a minibatch what the encoder sees of its spots.
 
     Parameters
     ----------
     reference
-        The slides; ``None`` where the model knows none: the encoder sees the counts.
+        The slides; ``None`` for a model without slides, whose encoder sees the counts.
     shares
-        Shares of the counts that the encoder gets, one drawn for each spot beside all of them; none for all.
+        Shares of the counts to thin to. For each spot, one of them or all counts is drawn.
     """
 
     def __init__(self, reference: SlideReference | None, shares: Sequence[float] = ()) -> None:
         self._reference, self._shares = reference, torch.tensor([1.0, *shares])
 
     def add(self, minibatch: dict[str, Any]) -> dict[str, Any]:
-        """Add it, where it is not the counts themselves.
-
-        Parameters
-        ----------
-        minibatch
-            Tensors by name: counts, and with a reference the code of the slide.
-
-        Returns
-        -------
-        dict
-            The minibatch.
-        """
+        """Add what the encoder sees to a minibatch, tensors by name, unless it is the counts themselves."""
         counts = minibatch[REGISTRY_KEYS.X_KEY]
         level: torch.Tensor | int = 0
         if len(self._shares) > 1:
@@ -294,7 +199,7 @@ class EncoderView:
 
 
 class _SparseCounts(torch.utils.data.Dataset[dict[str, Any]]):
-    """Spots by numbers: dense counts, those that are not zero, and codes."""
+    """Spots by row number: dense counts, the entries that are not zero, and codes."""
 
     def __init__(self, manager: AnnDataManager, counts: sparse.csr_matrix, rows: np.ndarray[Any, Any]) -> None:
         self.counts = counts
@@ -336,7 +241,7 @@ class _Viewed(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class _ManagerOfSpots:
-    """What scvi-tools' loader asks of a manager: its object, and a dataset of it."""
+    """What the loader of scvi-tools needs of a manager: its object, and a dataset of it."""
 
     def __init__(self, manager: AnnDataManager, shares: Sequence[float]) -> None:
         self.adata = manager.adata
@@ -356,18 +261,18 @@ class _ManagerOfSpots:
 
 
 class SpotLoader(AnnDataLoader):
-    """scvi-tools' loader, with minibatches from one sparse matrix where the counts are one in memory.
+    """Loader of scvi-tools, with minibatches cut from one sparse matrix if the counts are one in memory.
 
-    AnnData is indexed row by row, field by field, and the zeros are stored and looked for anew at each step; here one
-    call of scipy cuts all rows of a minibatch, and the counts that are not zero come along. Counts that are dense, on
-    disk or minified are read by scvi-tools. Where slides are registered, what the encoder sees of a spot is added.
+    scvi-tools indexes AnnData row by row and field by field, and stores the zeros at each step. Here one call of scipy
+    cuts all rows of a minibatch, and the entries that are not zero come with it. Counts that are dense, on disk or
+    minified are read by scvi-tools. If slides are registered, what the encoder sees of a spot is added.
 
     Parameters
     ----------
     adata_manager
         Manager of the object.
     thin_to
-        Shares of the counts that the encoder gets, one drawn for each spot beside all of them; none (default) for all.
+        Shares of the counts to thin to, see :class:`EncoderView`; none by default.
     **kwargs
         Arguments of :class:`scvi.dataloaders.AnnDataLoader`.
     """
@@ -377,18 +282,12 @@ class SpotLoader(AnnDataLoader):
 
 
 class MinibatchSplitter(DataSplitter):
-    """scvi-tools' data splitter with :class:`SpotLoader`; held-out spots are encoded from all of their counts."""
+    """Data splitter of scvi-tools with :class:`SpotLoader`. Held-out spots are encoded from all of their counts."""
 
     data_loader_cls = SpotLoader
 
     def val_dataloader(self) -> Any:
-        """Minibatches of the held-out spots.
-
-        Returns
-        -------
-        SpotLoader or None
-            ``None`` without held-out spots.
-        """
+        """Minibatches of the held-out spots; `None` without them."""
         thin_to = self.data_loader_kwargs.pop("thin_to", ())
         try:
             return super().val_dataloader()
@@ -403,7 +302,7 @@ def _sparse_counts(manager: AnnDataManager) -> sparse.csr_matrix | None:
         return None
     counts = counts.tocsr()
     if not counts.has_canonical_format or (counts.data == 0).any():
-        # the user's matrix stays as it is; a zero that is stored would be an entry
+        # do not change the user's matrix; a stored zero would count as an entry
         counts = counts.copy()
         counts.sum_duplicates()
         counts.eliminate_zeros()
@@ -411,7 +310,7 @@ def _sparse_counts(manager: AnnDataManager) -> sparse.csr_matrix | None:
 
 
 def _reference_of(manager: AnnDataManager, shares: tuple[float, ...]) -> SlideReference:
-    """Of the slides of a manager's object: gone through once, whatever is loaded of it."""
+    """Reference of the slides of a manager's object, computed once for each choice of shares."""
     known = _REFERENCES.setdefault(manager, {})
     if shares not in known:
         codes = np.asarray(manager.get_from_registry(SLIDE_KEY)).astype(np.int64).ravel()

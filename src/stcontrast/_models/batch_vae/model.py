@@ -348,7 +348,8 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         KeyError
             If the batch column or the layer is missing.
         ValueError
-            If the values are not raw counts, genes of the reference are missing, or the reference does not know a class.
+            If the values are not raw counts, genes of the reference are missing, or the reference does not know a
+            class.
 
         Examples
         --------

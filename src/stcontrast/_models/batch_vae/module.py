@@ -22,19 +22,22 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchAgnosticVAEModule"]
 
-_FIXED = {
+FIXED = {
     "encode_covariates": (False, "the encoder must not see the batch, or an unseen donor could not be encoded"),
-    "latent_distribution": ("normal", "the latent of a spot is the posterior mean, which has a closed form only there"),
-    "use_observed_lib_size": (True, "a learnt library size needs a prior for each batch, which an unseen donor lacks"),
+    "latent_distribution": (
+        "normal",
+        "the latent of a spot is the posterior mean, which has a closed form only for the normal distribution",
+    ),
+    "use_observed_lib_size": (True, "a learnt library size needs a prior for each batch, and an unseen donor has none"),
 }
 
 
 class BatchAgnosticVAEModule(VAE):
-    """Variational autoencoder of counts whose encoder is a function of the counts of one spot, and of nothing else.
+    """Variational autoencoder of counts whose encoder depends on the counts of one spot only.
 
-    The decoder takes the batch and explains what it does to the counts. The encoder never receives it, and holds no
-    batch statistics: layer normalisation stands in for batch normalisation, so that the latent of a spot depends
-    neither on the spots beside it in a minibatch nor on the composition of the training set.
+    The decoder takes the batch and models its effect on the counts. The encoder does not get the batch and holds no
+    batch statistics: layer normalisation replaces batch normalisation, so that the latent of a spot depends neither on
+    the other spots of a minibatch nor on the composition of the training set.
 
     Parameters
     ----------
@@ -47,18 +50,18 @@ class BatchAgnosticVAEModule(VAE):
     use_layer_norm
         Where layer normalisation is applied: ``"both"`` (default), ``"encoder"``, ``"decoder"`` or ``"none"``.
     class_weight
-        Weight of the classes in the loss. With 0 (default) the labels are not looked at; above, a linear classifier
-        on the latent is trained along, on spots with a label; the last label stands for none.
+        Weight of the classes in the loss. With 0 (default) the labels are ignored. Otherwise a linear classifier on the
+        latent is trained on the spots with a label; the last label means none.
     adversarial_weight
-        How hard the encoder works against a network that tells the batch from the latent; 0 (default) for none. The
-        network learns to tell, and its gradient reaches the encoder reversed and times this weight (Ganin et al. 2016).
+        Weight of a network that predicts the batch from the latent; 0 (default) for none. Its gradient reaches the
+        encoder reversed and times this weight (Ganin et al. 2016).
     **kwargs
         Further arguments of :class:`scvi.module.VAE`.
 
     Raises
     ------
     TypeError
-        If an argument is given another value than the one that makes the encoder blind to the batch.
+        If an argument would let the encoder depend on the batch.
 
     References
     ----------
@@ -86,7 +89,7 @@ class BatchAgnosticVAEModule(VAE):
         adversarial_weight: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        for name, (value, reason) in _FIXED.items():
+        for name, (value, reason) in FIXED.items():
             if kwargs.pop(name, value) != value:
                 msg = f"{name} is fixed at {value!r} in BatchAgnosticVAE: {reason}."
                 raise TypeError(msg)
@@ -105,10 +108,10 @@ class BatchAgnosticVAEModule(VAE):
         self.adversary = (
             _adversary(self.n_latent, self.n_batch) if adversarial_weight > 0 and self.n_batch > 1 else None
         )
-        # Never used with an observed library size; as large as the encoder itself.
+        # not used with an observed library size, and as large as the encoder
         self.l_encoder = None
         if gene_likelihood != "zinb":
-            # A layer over all genes that scVI computes for every likelihood and that only ZINB reads.
+            # scVI computes this layer over all genes for every likelihood, but only ZINB uses it
             self.decoder.px_dropout_decoder = torch.nn.Identity()
 
     def encode(
@@ -119,9 +122,9 @@ class BatchAgnosticVAEModule(VAE):
         Parameters
         ----------
         counts
-            Raw counts, shape ``(n_spots, n_genes)``, on the module's device.
+            Raw counts, shape ``(n_spots, n_genes)``, on the device of the module.
         encoder_input
-            What the encoder sees, if that is not the logarithm of the counts; shape of ``counts``.
+            What the encoder sees, if not the logarithm of the counts; shape of ``counts``.
 
         Returns
         -------
@@ -132,12 +135,12 @@ class BatchAgnosticVAEModule(VAE):
         return posterior.loc, posterior.variance
 
     def classify(self, latent: torch.Tensor) -> torch.Tensor:
-        """Logits of the classes at points of the latent space, by the classifier that the loss trains.
+        """Logits of the classes at points of the latent space.
 
         Parameters
         ----------
         latent
-            Points, shape ``(n_points, n_latent)``, on the module's device.
+            Points, shape ``(n_points, n_latent)``, on the device of the module.
 
         Returns
         -------
@@ -162,7 +165,7 @@ class BatchAgnosticVAEModule(VAE):
         generative_outputs: dict[str, Any],
         kl_weight: torch.Tensor | float = 1.0,
     ) -> LossOutput:
-        """Negative ELBO of a minibatch, and the cross-entropy of the classes of those of its spots that have one.
+        """Negative ELBO of a minibatch, plus the cross-entropy of the classes of its spots that have one.
 
         Parameters
         ----------
@@ -172,7 +175,7 @@ class BatchAgnosticVAEModule(VAE):
         Returns
         -------
         LossOutput
-            Its ``loss`` holds both, and the adversary's cross-entropy of the batches; the other parts are those of
+            ``loss`` contains both, and the cross-entropy of the batches of the adversary; the other parts are those of
             the ELBO.
         """
         px = generative_outputs[MODULE_KEYS.PX_KEY]
@@ -211,7 +214,7 @@ class BatchAgnosticVAEModule(VAE):
         if MODULE_KEYS.X_KEY in inputs:
             inputs["encoder_input"] = tensors.get(ENCODER_KEY)
             if inputs["encoder_input"] is None and self.log_variational and ENTRIES_KEY in tensors:
-                # the logarithm of what is not zero, which takes a fifth of the time
+                # the logarithm of the entries that are not zero takes a fifth of the time
                 counts, entries = inputs[MODULE_KEYS.X_KEY], Entries(*tensors[ENTRIES_KEY])
                 logs = torch.zeros_like(counts).view(-1).scatter_(0, entries.position, entries.value.log1p())
                 inputs["encoder_input"] = logs.view(counts.shape)
@@ -232,7 +235,7 @@ class BatchAgnosticVAEModule(VAE):
         encoder_input: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor | Distribution | None]:
         posterior, z = self.z_encoder(self._encoder_input(x) if encoder_input is None else encoder_input)
-        # An empty spot counts as one of depth 1: the gradient of a Poisson rate of zero is not a number.
+        # an empty spot counts as one of depth 1: the gradient of a Poisson rate of zero is not a number
         library = torch.log(x.sum(1, keepdim=True).clamp(min=1))
         if n_samples > 1:
             z = posterior.sample((n_samples,))
@@ -244,7 +247,7 @@ class BatchAgnosticVAEModule(VAE):
             MODULE_KEYS.LIBRARY_KEY: library,
         }
 
-    # scvi-tools reads the signature to find out whether a model can decode into another batch.
+    # scvi-tools reads the signature to see whether a model can decode into another batch
     @wraps(VAE.generative, assigned=())
     def generative(self, *args: Any, **kwargs: Any) -> dict[str, Distribution | None]:
         """Distribution of the counts given latent, library size and batch, as in :meth:`scvi.module.VAE.generative`.
@@ -274,7 +277,7 @@ class BatchAgnosticVAEModule(VAE):
     ) -> dict[str, Distribution | None]:
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
-        # the linear layer in front of the softmax: with its logits the likelihood needs no mean
+        # the linear layer before the softmax: with its logits the likelihood needs no mean
         logits = self.decoder.px_scale_decoder[0](self.decoder.px_decoder(z, batch_index))
         return {
             MODULE_KEYS.PX_KEY: CountNegativeBinomial(
@@ -290,5 +293,5 @@ def _adversary(n_latent: int, n_batch: int, n_hidden: int = 64) -> torch.nn.Sequ
 
 
 def _reversed_gradient(values: torch.Tensor, weight: float) -> torch.Tensor:
-    """The values, with minus ``weight`` for a slope."""
+    """The values, with minus `weight` as derivative."""
     return (1 + weight) * values.detach() - weight * values

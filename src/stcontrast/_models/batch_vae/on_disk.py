@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anndata as ad
 import numpy as np
@@ -27,33 +27,37 @@ if TYPE_CHECKING:
 
 __all__ = ["SpotsOnDisk"]
 
+# spots of each store that are checked before training; every minibatch is checked when it is read
+N_CHECKED_AT_FIRST: Final = 1024
+COLLECTION: Final = "annbatch-preshuffled"
+
 
 class SpotsOnDisk(LightningDataModule):
-    """Spots in zarr stores, to train a :class:`~stcontrast.models.BatchAgnosticVAE` on more of them than memory holds.
+    """Spots in zarr stores, to train a :class:`~stcontrast.models.BatchAgnosticVAE` on more spots than fit in memory.
 
-    Counts are read through annbatch, in chunks of neighbouring spots from random places, and shuffled among those that
-    are in memory. Of all spots at once only some numbers are held, about 100 bytes a spot. Needs the extra ``large``:
+    Counts are read through annbatch, in chunks of neighbouring spots from random positions, and shuffled among the
+    chunks in memory. Apart from them, about 100 bytes per spot are held. Needs the extra ``large``:
     ``pip install "stcontrast[large]"``.
 
     Parameters
     ----------
     stores
-        Folders with an AnnData each, as :meth:`anndata.AnnData.write_zarr` writes them, or collections of
-        ``annbatch.DatasetCollection``; one or several. All hold the same genes in the same order, spots × genes,
-        dense or CSR.
+        Folders with one AnnData each, written by :meth:`anndata.AnnData.write_zarr`, or collections of
+        ``annbatch.DatasetCollection``; one or several. All have the same genes in the same order, spots × genes, dense
+        or CSR.
     layer
         Layer that holds the raw counts; ``None`` (default) for ``X``.
     batch_key
-        Column of ``obs`` that the latent space is to be blind to: the donor, as a rule. ``None`` (default) for no
+        Column of ``obs`` whose effect the latent space must not contain, usually the donor. ``None`` (default) for no
         batches.
     labels_key
         Column of ``obs`` with classes, for a model with ``class_weight``. ``None`` (default) for none.
     unlabeled_category
-        Value of that column in spots without a class. ``None`` (default): every spot has one, and they are registered
-        but guide nothing.
+        Value of that column in spots without a class. ``None`` (default): every spot has a class, and the classes are
+        registered but do not guide the latent.
     slide_key
         Column of ``obs`` that names the slide of a spot, as in
-        :meth:`~stcontrast.models.BatchAgnosticVAE.setup_anndata`; all counts are read once more for it. ``None``
+        :meth:`~stcontrast.models.BatchAgnosticVAE.setup_anndata`; all counts are then read once more. ``None``
         (default) for none.
     chunk_size
         Neighbouring spots that are read together, 256 by default. Fewer mix better and are slower to read.
@@ -63,24 +67,24 @@ class SpotsOnDisk(LightningDataModule):
     Attributes
     ----------
     registry
-        What :meth:`~stcontrast.models.BatchAgnosticVAE.setup_anndata` would have registered of these data in memory;
-        for ``BatchAgnosticVAE(registry=...)``.
+        What :meth:`~stcontrast.models.BatchAgnosticVAE.setup_anndata` would register for these data in memory; for
+        ``BatchAgnosticVAE(registry=...)``.
     n_obs
         Number of spots.
     n_vars
         Number of genes.
     train_idx
-        Rows trained on, counted through the stores in their order; set by
+        Rows to train on, numbered through the stores in their order; set by
         :meth:`~stcontrast.models.BatchAgnosticVAE.train`.
     val_idx
-        Rows validated on.
+        Rows to validate on.
 
     Raises
     ------
     ImportError
         If annbatch is not installed.
     FileNotFoundError
-        If a store is not there.
+        If a store is missing.
     KeyError
         If a store lacks the layer or a column.
     ValueError
@@ -94,11 +98,11 @@ class SpotsOnDisk(LightningDataModule):
     Notes
     -----
     :class:`scvi.dataloaders.AnnbatchDataModule` is not used: it validates on single spots, and its labels are not in
-    the order that guidance by classes relies on. Training in several processes is not provided for: each would read
-    all spots.
+    the order that the guidance by classes needs. Training in several processes is not supported: each would read all
+    spots.
 
-    annbatch reads zarr and not HDF5 (``.h5ad``). It makes a shuffled collection of such files without loading them
-    whole:
+    annbatch reads zarr and not HDF5 (``.h5ad``). It makes a shuffled collection of such files without loading them at
+    once:
     ``annbatch.DatasetCollection("spots.zarr").add_adatas(["a.h5ad", "b.h5ad"], dataset_size="1GB")``.
 
     Examples
@@ -172,18 +176,14 @@ class SpotsOnDisk(LightningDataModule):
         Returns
         -------
         pandas.Series
-            Groups, categorical, length ``n_obs``, named as the column.
+            Groups, categorical, length ``n_obs``, with the name of the column.
 
         Raises
         ------
         KeyError
             If a store lacks the column.
         ValueError
-            If it has missing values.
-
-        Examples
-        --------
-        >>> spots.groups("slide").value_counts()  # doctest: +SKIP
+            If the column has missing values.
         """
         if key is None:
             return pd.Series(pd.Categorical(["all"]).repeat(self.n_obs), name="all spots")
@@ -198,12 +198,12 @@ class SpotsOnDisk(LightningDataModule):
         seed: int = 0,
         thin_to: Sequence[float] = (),
     ) -> None:
-        """Choose which spots are trained and validated on, and in which minibatches.
+        """Choose the spots to train and validate on, and their minibatches.
 
         Parameters
         ----------
         train, validation
-            Row numbers, ascending, counted through the stores in their order.
+            Ascending row numbers, numbered through the stores in their order.
         batch_size
             Spots in a minibatch.
         seed
@@ -211,17 +211,13 @@ class SpotsOnDisk(LightningDataModule):
         thin_to
             Shares of the counts that the encoder gets in training, as in
             :meth:`~stcontrast.models.BatchAgnosticVAE.train`.
-
-        Examples
-        --------
-        >>> spots.arrange(np.arange(900), np.arange(900, 1000))  # doctest: +SKIP
         """
         self.train_idx, self.val_idx, self.test_idx = train, validation, np.arange(0)
         self.n_train, self.n_val = len(train), len(validation)
         self._batch_size, self._seed, self._thin_to = batch_size, seed, tuple(thin_to)
 
     def check_registry(self, registry: dict[str, Any]) -> None:
-        """Raise unless a model was made for data like these.
+        """Raise unless a model was made for such data.
 
         Parameters
         ----------
@@ -231,11 +227,7 @@ class SpotsOnDisk(LightningDataModule):
         Raises
         ------
         ValueError
-            If genes, batches or classes differ from those here.
-
-        Examples
-        --------
-        >>> spots.check_registry(model.registry)  # doctest: +SKIP
+            If genes, batches or classes differ.
         """
         for what, field, entry in (
             ("genes", REGISTRY_KEYS.X_KEY, "column_names"),
@@ -249,28 +241,16 @@ class SpotsOnDisk(LightningDataModule):
             if of_model != here:
                 msg = (
                     f"the model was made for other {what} than datamodule has: {first_few(of_model)} against "
-                    f"{first_few(here)}. BatchAgnosticVAE(registry=datamodule.registry) makes one for these."
+                    f"{first_few(here)}. BatchAgnosticVAE(registry=datamodule.registry) makes a model for these data."
                 )
                 raise ValueError(msg)
 
     def train_dataloader(self) -> Any:
-        """Minibatches of the training spots, in a new random order each time they are gone through.
-
-        Returns
-        -------
-        iterable of dict
-            Tensors by name, as scvi-tools has them.
-        """
+        """Minibatches of the training spots: tensors by name, in a new random order in each pass."""
         return self._minibatches(self.train_idx, np.random.default_rng(self._seed), self._thin_to)
 
     def val_dataloader(self) -> Any:
-        """Minibatches of the held-out spots, as they lie.
-
-        Returns
-        -------
-        iterable of dict
-            Tensors by name; empty without held-out spots.
-        """
+        """Minibatches of the held-out spots, in their order; empty without held-out spots."""
         return self._minibatches(self.val_idx, None, ()) if self.n_val else []
 
     def _reference(self, thin_to: tuple[float, ...]) -> SlideReference | None:
@@ -305,7 +285,7 @@ class SpotsOnDisk(LightningDataModule):
             return joined.remove_unused_categories()
         except TypeError as error:
             kinds = {store.name: str(part.categories.dtype) for store, part in zip(self._stores, parts, strict=True)}
-            msg = f"obs[{key!r}] holds values of different kinds in different stores: {kinds}; write one kind in all."
+            msg = f"obs[{key!r}] holds values of different types in different stores: {kinds}; write one type in all."
             raise ValueError(msg) from error
 
     def _registered_codes(self, field: str, column: pd.Categorical | None) -> np.ndarray[Any, Any]:
@@ -316,7 +296,7 @@ class SpotsOnDisk(LightningDataModule):
 
 
 class _Minibatches:
-    """Tensors under scvi-tools' names from what annbatch reads."""
+    """Tensors under the names of scvi-tools, from what annbatch reads."""
 
     def __init__(self, loader: Any, codes: dict[str, np.ndarray[Any, Any]], view: EncoderView, where: str) -> None:
         self._loader, self._codes, self._view, self._where = loader, codes, view, where
@@ -356,11 +336,11 @@ def _registry(
     categories: dict[str | None, pd.Index],
     setup_args: dict[str, str | None],
 ) -> dict[str, Any]:
-    """Registry of an object in memory with these genes and categories, and empty spots."""
-    # scvi-tools warns of a category of fewer than three.
+    """Registry of an object in memory with these genes and categories, and with empty spots."""
+    # scvi-tools warns of a category with fewer than three spots
     n_spots = 3 * max([1, *map(len, categories.values())])
     zeros = sparse.csr_matrix((n_spots, len(genes)), dtype=np.float32)
-    # scvi-tools knows its registry best: it makes that of a small object which has every category.
+    # scvi-tools makes the registry itself, for a small object that has every category
     obs = pd.DataFrame(
         {key: pd.Categorical(np.resize(values.to_numpy(), n_spots), values) for key, values in categories.items()},
         index=[str(i) for i in range(n_spots)],
@@ -377,11 +357,6 @@ def _registry(
     counts = registry["field_registries"][REGISTRY_KEYS.X_KEY]
     counts["state_registry"]["n_obs"] = counts["summary_stats"]["n_cells"] = n_obs
     return registry
-
-
-# What is looked at of each store before training; every minibatch is checked when it is read.
-_N_CHECKED_AT_FIRST = 1024
-_COLLECTION = "annbatch-preshuffled"
 
 
 class Store(NamedTuple):
@@ -401,15 +376,15 @@ def anndatas(path: Path) -> Iterator[tuple[str, Any]]:
         )
         raise ValueError(msg)
     if not path.exists():
-        msg = f"{path} is not there."
+        msg = f"{path} does not exist."
         raise FileNotFoundError(msg)
     try:
-        # Any: what a group holds has a type that only its encoding tells
+        # Any: only its encoding tells the type of an element
         group: Any = zarr.open_group(path, mode="r")
     except (FileNotFoundError, ValueError, KeyError) as error:
         msg = f"{path} is no zarr group; AnnData.write_zarr writes one."
         raise ValueError(msg) from error
-    if group.attrs.get("encoding-type") == _COLLECTION:
+    if group.attrs.get("encoding-type") == COLLECTION:
         parts = [name for name in group if name.startswith("dataset_")]
         yield from ((f"{path}/{name}", group[name]) for name in sorted(parts, key=lambda name: int(name[8:])))
     elif {"X", "obs", "var"} <= set(group):
@@ -420,7 +395,7 @@ def anndatas(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def opened(name: str, group: Any, layer: str | None) -> Store:
-    """One AnnData, its counts as they lie on disk."""
+    """One AnnData, with its counts as they are on disk."""
     layers = sorted(group["layers"]) if "layers" in group else []
     if layer is not None and layer not in layers:
         msg = f"layer {layer!r} is not in {name}, which has the layers {layers}. layer=None takes X."
@@ -439,7 +414,7 @@ def opened(name: str, group: Any, layer: str | None) -> Store:
 
 
 def common_genes(stores: list[Store]) -> pd.Index:
-    """Genes of all stores; raises where they, or how counts are stored, differ."""
+    """Genes of all stores. Raises if the genes differ, or the form of the counts."""
     genes = _index_of(stores[0].group["var"])
     for store in stores[1:]:
         names = _index_of(store.group["var"])
@@ -479,8 +454,8 @@ def obs_column(store: Store, key: str, argument: str) -> pd.Categorical:
 
 
 def check_first_counts(store: Store, layer: str | None) -> None:
-    """Raise where the first counts of a store are none."""
-    found = not_a_count(store.counts[:_N_CHECKED_AT_FIRST])
+    """Raise if the first values of a store are not counts."""
+    found = not_a_count(store.counts[:N_CHECKED_AT_FIRST])
     if found is not None:
         where = "X" if layer is None else f"layers[{layer!r}]"
         msg = (

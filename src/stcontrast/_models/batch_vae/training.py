@@ -257,7 +257,8 @@ class HeldOutGroupsMixin:
         Parameters
         ----------
         max_epochs
-            Maximum number of passes through the training spots. ``None`` (default): 2500 / √n_spots, between 20 and 100.
+            Maximum number of passes through the training spots. ``None`` (default): 2500 / √n_spots, between 20 and
+            100.
         validation_key
             Column of ``obs`` that names the groups, ``"slide"`` for example. ``None`` (default): the batch column.
         validation_groups
@@ -282,8 +283,8 @@ class HeldOutGroupsMixin:
         **trainer_kwargs
             ``accelerator``, ``devices``, ``precision``, ``strategy``, ``callbacks`` and further arguments of
             :class:`scvi.train.Trainer`; ``plan_kwargs``, arguments of :class:`scvi.train.TrainingPlan`, such as
-            ``n_epochs_kl_warmup``. By default this is twice ``max_epochs``, so that the weight of the KL divergence ends
-            at one half: on a few slides its full weight leaves too few dimensions in use.
+            ``n_epochs_kl_warmup``. By default this is twice ``max_epochs``, so that the weight of the KL divergence
+            ends at one half: on a few slides its full weight leaves too few dimensions in use.
 
         Raises
         ------
@@ -355,7 +356,7 @@ class HeldOutGroupsMixin:
             raise ValueError(msg)
         if datamodule is None:
             if has_no_counts(self.adata):
-                msg = "minify_adata dropped the counts of the data of this model; load it with data that have counts to train it."
+                msg = "minify_adata dropped the counts of the data of this model; load it with counts to train it."
                 raise ValueError(msg)
             layer = self.registry_["setup_args"]["layer"]
             counts = self.adata.X if layer in (None, "X") else self.adata.layers[layer]
@@ -363,16 +364,16 @@ class HeldOutGroupsMixin:
             in_zarr = isinstance(counts, CSRDataset) and not self.adata.isbacked
             if in_zarr or isinstance(counts, CSCDataset):
                 msg = (
-                    f"the counts are on disk {'in zarr' if in_zarr else 'gene by gene (CSC)'}, and scvi-tools would load "
-                    "all of them for every minibatch; stcontrast.models.SpotsOnDisk reads counts in zarr (CSR) in parts, "
-                    "and adata.to_memory() loads them once."
+                    f"the counts are on disk {'in zarr' if in_zarr else 'gene by gene (CSC)'}, and scvi-tools would "
+                    "load all of them for every minibatch; stcontrast.models.SpotsOnDisk reads counts in zarr (CSR) in "
+                    "parts, and adata.to_memory() loads them once."
                 )
                 raise ValueError(msg)
             return
         if not isinstance(datamodule, TrainingSpots):
             msg = (
-                f"datamodule is a {type(datamodule).__name__}; BatchAgnosticVAE trains on stcontrast.models.SpotsOnDisk, "
-                "which holds out whole groups of spots."
+                f"datamodule is a {type(datamodule).__name__}; BatchAgnosticVAE trains on "
+                "stcontrast.models.SpotsOnDisk, which holds out whole groups of spots."
             )
             raise TypeError(msg)
         datamodule.check_registry(self.registry_)

@@ -34,21 +34,23 @@ logger = logging.getLogger(__name__)
 # spots at once, to embed and to validate
 ENCODED_AT_ONCE: Final = 8192
 HELD_OUT_AT_ONCE: Final = 4096
+# epochs without a lower validation loss before training stops
+PATIENCE: Final = 20
 
 
 class ContrastiveModel:
-    """Ties image features to a gene latent, and decodes expression and subtype from the image side.
+    """Aligns image features with a gene latent, and decodes expression and subtype from the image embedding.
 
-    Two towers, each a projection head (see METHODS in the documentation), meet in one space under a contrastive
-    loss. A linear decoder turns the image embedding into expression and a linear head into subtypes. Spots without
-    counts take part in the subtype loss alone, spots without labels in the others.
+    Two towers, each a projection head (see METHODS in the documentation), embed into one space under a contrastive
+    loss. A linear decoder maps the image embedding to expression, and a linear head maps it to subtypes. Spots without
+    counts contribute to the subtype loss only, spots without labels to the other losses only.
 
     Parameters
     ----------
     n_image
         Number of image features.
     n_gene
-        Size of the gene tower's input, e.g. the VAE's latent; 0 for a model without counts.
+        Number of inputs of the gene tower, e.g. of the latent of a VAE; 0 for a model without counts.
     n_targets
         Number of genes to predict; 0 for a model without counts.
     n_classes
@@ -58,17 +60,17 @@ class ContrastiveModel:
     dropout, input_dropout
         Dropout in the heads, and on the image features.
     loss
-        ``"info_nce"`` (symmetric, CLIP) or ``"similarity_target"`` (BLEEP's soft targets, taken from the inputs).
+        ``"info_nce"`` (symmetric, as in CLIP) or ``"similarity_target"`` (soft targets of BLEEP, from the inputs).
     temperature
         Temperature of the contrastive loss, on unit-length embeddings.
     contrastive_weight, subtype_weight
-        Weights of these losses beside the mean squared error of standardised expression.
+        Weights of these losses; the mean squared error of standardised expression has weight 1.
     learning_rate, weight_decay
-        AdamW; the learning rate makes one cycle over the training.
+        Of AdamW; the learning rate makes one cycle over the training.
     max_epochs, batch_size
-        Length of the training and spots a step.
+        Number of epochs, and spots in a step.
     seed
-        Seed of weights, batches and dropout. The session's own random state is left as it was.
+        Seed of weights, batches and dropout. The random state of the session does not change.
 
     Raises
     ------
@@ -126,16 +128,17 @@ class ContrastiveModel:
         group
             Slide or donor of each spot (n_spots,).
         held_out
-            Groups to stop by: they are not trained on, and the weights of the epoch with the least loss on them
-            are kept. Never single spots, whose neighbours would tell.
+            Groups for early stopping: they are not trained on, and the weights of the epoch with the lowest loss on
+            them are kept. Whole groups, because neighbouring spots are too similar.
         stop_epoch
-            Stop after this epoch of the same schedule: an epoch that an earlier training with held-out groups chose.
+            Stop after this epoch of the same schedule, for example the epoch that an earlier training with held-out
+            groups chose.
 
         Raises
         ------
         ValueError
             If an array is missing or of another shape, a label is out of range, a held-out group is absent, or
-            nothing is left to train on or to stop by.
+            no spot is left to train on or to validate on.
         """
         n_spots = len(image)
         self._check_arrays(n_spots, image=image, gene=gene, target=target, label=label)
@@ -207,13 +210,13 @@ class ContrastiveModel:
         Raises
         ------
         FileExistsError
-            If they are there and `overwrite` is off.
+            If the folder has a model and `overwrite` is off.
         """
         from safetensors.torch import save_file
 
         folder = Path(directory)
         if (folder / "contrastive.json").exists() and not overwrite:
-            msg = f"{str(folder)!r} holds a model already; `overwrite=True` replaces it."
+            msg = f"{str(folder)!r} already holds a model; `overwrite=True` replaces it."
             raise FileExistsError(msg)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.cpu().contiguous() for name, value in self.module.state_dict().items()}
@@ -254,8 +257,6 @@ def _or_zeros(values: NDArray[np.float32] | None, shape: tuple[int, int]) -> tor
 
 logger = logging.getLogger(__name__)
 
-PATIENCE: Final = 20
-
 
 class History(Callback):
     """Losses of every epoch, and the weights of the best one."""
@@ -267,7 +268,7 @@ class History(Callback):
         self.state: dict[str, torch.Tensor] = {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ContrastiveModule) -> None:
-        """Note the epoch (validation, if any, has run by now)."""
+        """Record the epoch; validation, if any, has run before."""
         metrics = pl_module.epoch_means()
         pl_module.recorded.clear()
         self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
@@ -292,15 +293,15 @@ class StopAfter(Callback):
 def train_module(
     module: ContrastiveModule, batch: Batch, validation: NDArray[np.bool_], *, stop_epoch: int | None
 ) -> tuple[pd.DataFrame, int]:
-    """Train a module; spots in `validation` are only looked at.
+    """Train a module; spots in `validation` are not trained on.
 
     Returns
     -------
-    Losses, a row an epoch; and the epoch whose weights the module now has.
+    Losses, one row per epoch, and the epoch of the module's weights.
     """
     config = module.config
     rows = torch.as_tensor(validation)
-    # a spot that can teach nothing would only dilute the batches
+    # a spot without counts and label would only dilute the batches
     teaches = (batch.measured & bool(config.n_targets or config.n_gene)) | ((batch.label >= 0) & bool(config.n_classes))
     _check_teaching(rows, teaches)
     watch = bool(rows.any())
@@ -334,6 +335,6 @@ def _check_teaching(held_out: torch.Tensor, teaches: torch.Tensor) -> None:
 def _loader(parts: list[torch.Tensor], batch_size: int, *, shuffle: bool) -> DataLoader[Any]:
     dataset = TensorDataset(*parts)
     order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
-    # the contrast wants full batches; a training smaller than one batch is one batch
+    # the contrast needs full batches; fewer spots than one batch are one batch
     sampler = BatchSampler(order, batch_size, drop_last=shuffle and len(dataset) >= batch_size)
     return DataLoader(dataset, sampler=sampler, batch_size=None)

@@ -20,7 +20,7 @@ __all__ = ["Batch", "ContrastiveConfig", "ContrastiveModule"]
 
 @dataclass(frozen=True, slots=True)
 class ContrastiveConfig:
-    """What a :class:`~stcontrast.models.ContrastiveModel` is built and trained with; see there."""
+    """Hyper-parameters of a :class:`~stcontrast.models.ContrastiveModel`, where they are described."""
 
     n_image: int
     n_gene: int = 0
@@ -62,9 +62,9 @@ class Batch(NamedTuple):
     image
         Image features (n, n_image).
     gene
-        Input of the gene tower (n, n_gene); any number where `measured` is off.
+        Input of the gene tower (n, n_gene); ignored where `measured` is false.
     target
-        Standardised expression (n, n_targets); likewise.
+        Standardised expression (n, n_targets); ignored likewise.
     measured
         Whether the spot has counts (n,).
     label
@@ -79,7 +79,7 @@ class Batch(NamedTuple):
 
 
 class ContrastiveModule(pl.LightningModule):
-    """Image tower and gene tower in one space, with a decoder to expression and a subtype head on the image side."""
+    """Image tower and gene tower with a common space; decoder to expression and subtype head on the image side."""
 
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class ContrastiveModule(pl.LightningModule):
             nn.init.zeros_(self.decoder.bias)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Each part of the loss on a batch, by name; parts that the batch cannot give are absent."""
+        """Parts of the loss on a batch, by name, as far as the batch has the data for them."""
         image = self.image_tower(batch.image)
         parts: dict[str, Tensor] = {}
         measured = batch.measured
@@ -130,13 +130,13 @@ class ContrastiveModule(pl.LightningModule):
         return total
 
     def validation_step(self, batch: list[Tensor]) -> None:
-        """Loss on held-out groups. The contrast depends on who else is in the batch and is left out of the sum."""
+        """Loss on held-out groups. The contrast depends on the other spots of the batch and is not part of the sum."""
         parts = self.losses(Batch(*batch))
         judged = {name: value for name, value in parts.items() if name != "contrastive"} or parts
         self.record("validation", parts, self.total(judged), n=len(batch[0]))
 
     def on_validation_epoch_end(self) -> None:
-        """Give early stopping its number."""
+        """Log the loss for early stopping."""
         self.log("validation_loss", self.epoch_means()["validation_loss"])
 
     def configure_optimizers(self) -> dict[str, object]:
@@ -149,7 +149,7 @@ class ContrastiveModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def record(self, stage: str, parts: dict[str, Tensor], total: Tensor, *, n: int) -> None:
-        """Note the losses of a batch of n spots. Lightning's own log costs as much as a step of a small network."""
+        """Record the losses of a batch of n spots. Logging by Lightning costs as much as a step of a small network."""
         values = {f"{stage}_{name}": float(value.detach()) for name, value in parts.items()}
         self.recorded.append((n, values | {f"{stage}_loss": float(total.detach())}))
 

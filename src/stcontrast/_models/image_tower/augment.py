@@ -9,22 +9,22 @@ from torch import Tensor
 
 __all__ = ["augment", "hed_to_rgb", "jitter_color", "jitter_stain", "rgb_to_hed", "turn"]
 
-# a black pixel has a finite density; as in scikit-image
+# so that a black pixel has a finite density, as in scikit-image
 DARKEST = 1e-6
 
 
 def rgb_to_hed(rgb: Tensor) -> Tensor:
-    """Densities of the stains, as :func:`skimage.color.rgb2hed`, differentiable and on any device.
+    """Densities of the stains as in :func:`skimage.color.rgb2hed`, differentiable and on any device.
 
     Parameters
     ----------
     rgb
-        Pictures (..., 3, height, width), 0 to 1.
+        Images (..., 3, height, width), 0 to 1.
 
     Returns
     -------
-    Haematoxylin, eosin and the rest, scikit-image's third stain (..., 3, height, width), in units of the density of
-    1e-6. Unlike scikit-image's they may be negative, where a colour is no mixture of the stains: nothing is lost.
+    Haematoxylin, eosin and the third stain of scikit-image (..., 3, height, width), in units of the density of 1e-6.
+    Unlike in scikit-image, they may be negative if a colour is no mixture of the stains, so that nothing is lost.
 
     References
     ----------
@@ -37,7 +37,7 @@ def rgb_to_hed(rgb: Tensor) -> Tensor:
 
 
 def hed_to_rgb(hed: Tensor) -> Tensor:
-    """The reverse of :func:`rgb_to_hed`: pictures (..., 3, height, width), held between 0 and 1."""
+    """Inverse of :func:`rgb_to_hed`: images (..., 3, height, width), clipped to 0 to 1."""
     from skimage.color import rgb_from_hed
 
     density = _mixed(hed, torch.as_tensor(rgb_from_hed, dtype=hed.dtype, device=hed.device))
@@ -48,21 +48,21 @@ def _mixed(values: Tensor, matrix: Tensor) -> Tensor:
     return torch.einsum("...chw,cd->...dhw", values, matrix)
 
 
-# weights of red, green and blue in grey (ITU-R BT.601), as torchvision has them
+# weights of red, green and blue in grey (ITU-R BT.601), as in torchvision
 GREY = (0.2989, 0.587, 0.114)
-# a shift is in units of density, where a dark nucleus has about 0.1
+# unit of the shift in density; a dark nucleus has a density of about 0.1
 SHIFT = 0.1
 
 
 def turn(crops: Tensor, symmetry: Tensor) -> Tensor:
-    """Mirror and turn.
+    """Rotate and mirror crops.
 
     Parameters
     ----------
     crops
         Crops (n, n_fields, 3, size, size).
     symmetry
-        Which of the eight symmetries of the square (n,), 0 to 7: quarter turns, then mirrored quarter turns.
+        Which of the eight symmetries of the square (n,), 0 to 7: rotations by 90°, then mirrored rotations.
     """
     turned = torch.empty_like(crops)
     for code in range(8):
@@ -80,7 +80,7 @@ def jitter_stain(crops: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     crops
         Crops (n, n_fields, 3, size, size), 0 to 1.
     gain, shift
-        Factor and summand of haematoxylin, eosin and the rest (n, 3); 1 and 0 change nothing.
+        Factor and offset of haematoxylin, eosin and the residual stain (n, 3); 1 and 0 change nothing.
 
     References
     ----------
@@ -92,7 +92,7 @@ def jitter_stain(crops: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
 
 
 def jitter_color(crops: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    """Brightness, contrast and saturation one after another, each a factor a spot (n,), as torchvision's."""
+    """Change brightness, contrast and saturation, one factor per spot (n,) each, as torchvision does."""
 
     def of_pixel(factor: Tensor) -> Tensor:
         return factor.reshape(-1, 1, 1, 1, 1)
@@ -104,14 +104,14 @@ def jitter_color(crops: Tensor, brightness: Tensor, contrast: Tensor, saturation
 
 
 def augment(crops: Tensor, *, stain: float, color: float) -> Tensor:
-    """Augment crops by torch's random numbers; the fields of a spot alike, as they show the same tissue.
+    """Augment crops with random numbers of torch; all fields of a spot in the same way.
 
     Parameters
     ----------
     crops
         Crops (n, n_fields, 3, size, size), 0 to 1.
     stain, color
-        Half the range of the factors on stains and on colour; a stain is shifted by a tenth of it.
+        Half the range of the factors of stains and of colour; stains are shifted by up to a tenth of it.
 
     Returns
     -------

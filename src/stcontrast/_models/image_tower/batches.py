@@ -25,21 +25,21 @@ __all__ = ["SpotBatches", "TowerTargets", "crop_loader", "mixed_seed"]
 
 @dataclass(frozen=True, slots=True)
 class TowerTargets:
-    """Targets of all spots, in a space that is fitted on the training rows alone.
+    """Targets of all spots, in a space that is fitted on the training rows only.
 
     Attributes
     ----------
     components
         Principal components of standardised expression (n_spots, k), scaled so that their variances on the training
-        rows sum to 1; 0 in spots without counts. k is 0 where no training spot has counts.
+        rows sum to 1; 0 in spots without counts. k is 0 if no training spot has counts.
     measured
-        Whether a spot has counts that are learnt from (n_spots,).
+        Whether a spot has counts (n_spots,).
     label
         Class codes (n_spots,), -1 for none.
     slide
         Code of the slide (n_spots,).
     n_classes
-        Number of classes; 0 where no training spot is annotated.
+        Number of classes; 0 if no training spot has a label.
     """
 
     components: NDArray[np.float32]
@@ -50,19 +50,19 @@ class TowerTargets:
 
     @classmethod
     def of(cls, data: Spots, rows: NDArray[np.intp], *, n_components: int) -> TowerTargets:
-        """From training data; everything is fitted on some of its rows.
+        """Make targets from training data, fitted on some of its rows.
 
-        Expression is centred within its slide and every gene brought to unit deviation; the components are those of
-        the training rows.
+        Expression is centred within its slide, every gene is scaled to unit deviation, and the components are those
+        of the training rows.
 
         Parameters
         ----------
         data
-            Spots, those held out among them.
+            Spots, including held-out ones.
         rows
-            Training rows: whole slides, or blocks of an only one.
+            Training rows: whole slides, or blocks of a single slide.
         n_components
-            Components at most.
+            Maximum number of components.
         """
         data = replace(data, target=data.observed)
         train = data.take(rows)
@@ -72,7 +72,7 @@ class TowerTargets:
             empty = np.zeros((len(data.slide), 0), dtype=np.float32)
             return cls(empty, np.zeros(len(data.slide), dtype=bool), label, data.slide, n_classes)
         centered = (data.observed - data.slide_means()[1]).astype(np.float64)
-        # blocks of one slide: what is held out has no part in the mean
+        # with blocks of one slide, held-out spots do not contribute to the mean
         centered[rows] = train.observed - train.slide_means()[1]
         seen = rows[train.measured]
         deviation = centered[seen].std(axis=0)
@@ -93,15 +93,15 @@ def mixed_seed(*parts: int) -> int:
 
 
 class SpotBatches(Sampler[Any]):
-    """Rows of each batch, shuffled anew every epoch; every process gets its share of the same batches.
+    """Rows of each batch, shuffled in every epoch; every process gets its share of the same batches.
 
     Parameters
     ----------
     rows
         Spots to draw from.
     batch_size
-        Spots in a batch at most, over all processes. The batches of an epoch are of one size, give or take a spot, so
-        that none is left with too few to contrast.
+        Maximum number of spots in a batch, over all processes. The sizes of the batches of an epoch differ by one spot
+        at most, so that no batch has too few spots to contrast.
     seed
         Seed of the order, together with the epoch.
     """
@@ -113,7 +113,7 @@ class SpotBatches(Sampler[Any]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next."""
+        """Set the number of the next epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -123,13 +123,13 @@ class SpotBatches(Sampler[Any]):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
         rank, n_ranks = _rank()
         for batch in np.array_split(order, len(self)):
-            # every process has as many: what would be left over sits this epoch out
+            # every process gets the same number: the remainder is left out of this epoch
             share = len(batch) // n_ranks
             yield batch[rank * share : (rank + 1) * share]
 
 
 class _Spots(Dataset[TowerBatch]):
-    """A whole batch for the rows of one."""
+    """A whole batch at once, by the rows of its spots."""
 
     def __init__(self, crops: CropRows, targets: TowerTargets) -> None:
         self.crops = crops
@@ -144,7 +144,7 @@ class _Spots(Dataset[TowerBatch]):
 def crop_loader(
     crops: CropRows, targets: TowerTargets, rows: NDArray[np.intp] | SpotBatches, *, num_workers: int = 0
 ) -> DataLoader[Any]:
-    """Batches of crops and targets: those of a sampler, or of rows in order."""
+    """Batches of crops and targets, by a sampler or of rows in their order."""
     order: Any = rows
     if not isinstance(rows, SpotBatches):
         order = [rows[start : start + ENCODED_AT_ONCE] for start in range(0, len(rows), ENCODED_AT_ONCE)]

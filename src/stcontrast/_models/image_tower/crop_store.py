@@ -39,7 +39,7 @@ class CropStore:
     n_spots, n_fields, size_px
         Shape.
     directory
-        Folder to make the file in; the system's folder for temporary files by default.
+        Folder of the file; by default the folder for temporary files of the system.
 
     Examples
     --------
@@ -57,8 +57,8 @@ class CropStore:
             self.close()
             msg = (
                 f"The crops of {n_spots} spots at {n_fields} fields take {n_bytes / 1e9:.1f} GB, and "
-                f"{free / 1e9:.1f} GB are free in {str(self._folder.parent)!r}. Name another folder for temporary files "
-                "(`TMPDIR`), or take fewer fields or smaller crops."
+                f"{free / 1e9:.1f} GB are free in {str(self._folder.parent)!r}. Set another folder for temporary "
+                "files (`TMPDIR`), or use fewer fields or smaller crops."
             )
             raise OSError(msg)
         self.path = self._folder / "crops.uint8"
@@ -71,7 +71,7 @@ class CropStore:
         Parameters
         ----------
         parts
-            Resolved objects with images; their spots come one under another.
+            Resolved objects with images; their spots are concatenated.
         fields
             Sides of the crops in µm.
         size_px
@@ -84,7 +84,7 @@ class CropStore:
                 start = 0
                 for spots in parts:
                     for slide in spots.slides:
-                        if slide.image is None or slide.um_per_px is None:  # the caller has refused these
+                        if slide.image is None or slide.um_per_px is None:  # the caller has excluded these
                             continue
                         sides = [field_um / slide.um_per_px for field_um in fields]
                         batches = iter_batches(
@@ -108,7 +108,7 @@ class CropStore:
         return self._crops
 
     def write(self, row: int | NDArray[np.intp], field: int | slice, crops: NDArray[np.uint8]) -> None:
-        """Put crops (..., size_px, size_px, 3) of a spot or several, of a field or several, in their place."""
+        """Write crops (..., size_px, size_px, 3) of one or several spots and fields."""
         self.crops[row, field] = crops
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class CropStore:
         self.close()
 
     def __getstate__(self) -> dict[str, object]:
-        # a reader in another process opens the file itself; it is not deleted there
+        # a reader in another process opens the file itself and does not delete it
         return {"shape": self.shape, "path": self.path, "_folder": self._folder, "_crops": None}
 
 

@@ -49,7 +49,7 @@ class CrossFitted:
     of_fold
         One for every inner fold, tuned without its held-out group.
     losses
-        Losses of each training, a row an epoch, by its name ("fold0", ..., "final").
+        Losses of each training, one row per epoch, by its name ("fold0", ..., "final").
     """
 
     encoder: TunedEncoder
@@ -67,7 +67,7 @@ def cross_fit(
     center: bool,
     seed: int,
 ) -> CrossFitted:
-    """Tune an encoder without each inner held-out group, and on all training spots.
+    """Tune an encoder without each held-out group of the inner folds, and on all training spots.
 
     Parameters
     ----------
@@ -76,49 +76,59 @@ def cross_fit(
     crops
         Crops of the training spots.
     data
-        The training spots; their design is not looked at.
+        The training spots; their design is not used.
     folds
         Inner folds.
     options
         How to tune.
     center
-        Centre the features within the slide before the heads, as the method's design will be.
+        Whether to centre the features within the slide before the heads, as in the design of the method.
     seed
-        Seed of everything random.
+        Seed of all random numbers.
+
+    Returns
+    -------
+    The tuned encoders and their losses.
 
     Raises
     ------
     ValueError
-        If `checkpoint_dir` holds a training of something else, or fewer than two spots are left to learn from.
+        If `checkpoint_dir` holds another training, or fewer than two spots are left to learn from.
     """
-    tasks = {
-        f"fold{i}": _task(crops, data, fold.train, fold.held_out, options, center, seed) for i, fold in enumerate(folds)
+    rows: dict[str, tuple[NDArray[np.intp], NDArray[np.intp] | None]] = {
+        f"fold{i}": (fold.train, fold.held_out) for i, fold in enumerate(folds)
     }
-    tasks["final"] = _task(crops, data, np.arange(len(crops)), None, options, center, seed)
+    rows["final"] = (np.arange(len(crops)), None)
+    tasks = {
+        name: Task(
+            crops, TowerTargets.of(data, train, n_components=options.n_components), train, held_out, center, seed
+        )
+        for name, (train, held_out) in rows.items()
+    }
     for name, task in tasks.items():
         if len(task.teaching) < 2:
             msg = f"Fine-tuning needs at least two spots with counts or a label; {name} has {len(task.teaching)}."
             raise ValueError(msg)
     kept = options.checkpoint_dir
     with tempfile.TemporaryDirectory(prefix="stcontrast-tower-") if kept is None else nullcontext(kept) as folder:
+        parent = Path(folder)
         if kept is not None:
             description = _description(base, tasks, options, center=center, seed=seed)
-            ResumableStore(Path(folder), description, argument="checkpoint_dir")
-        tuning = _Tuning(base, options, Path(folder), keep=kept is not None)
+            ResumableStore(parent, description, argument="checkpoint_dir")
         bar = progress(
             [name for name in tasks if name != "final"],
             description=f"towers without held-out {folds[0].unit}s",
             unit="tower",
         )
-        losses = {name: tuning.run(name, tasks[name]) for name in bar}
+        losses = {name: _trained(name, tasks[name], base, options, folder=parent / name) for name in bar}
         epoch = _best_epoch(list(losses.values())) if options.stop == "held-out" else None
-        losses["final"] = tuning.run("final", tasks["final"], last_epoch=epoch)
-        of_fold = [tuning.encoder(name, epoch) for name in tasks if name != "final"]
-        return CrossFitted(tuning.encoder("final", None), of_fold, losses)
+        losses["final"] = _trained("final", tasks["final"], base, options, folder=parent / "final", last_epoch=epoch)
+        of_fold = [_tuned(base, parent / name, epoch) for name in tasks if name != "final"]
+        return CrossFitted(_tuned(base, parent / "final", None), of_fold, losses)
 
 
 def encode(encoder: TunedEncoder, crops: CropRows) -> NDArray[np.float32]:
-    """Features (n_spots, n_fields × n_features) of all crops, the fields side by side."""
+    """Features (n_spots, n_fields × n_features) of all crops; the features of the fields are concatenated."""
     parts = []
     for batch in crops.batches():
         n, n_fields, *shape = batch.shape
@@ -126,67 +136,45 @@ def encode(encoder: TunedEncoder, crops: CropRows) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tuning:
-    """Trainings in a folder; one that is finished there is read."""
-
-    base: TimmEncoder
-    options: TowerOptions
-    folder: Path
-    keep: bool
-
-    def run(self, name: str, task: Task, *, last_epoch: int | None = None) -> list[dict[str, float]]:
-        """Train a tower, or go on with it; its losses."""
-        folder = self.folder / name
-        done = folder / "losses.json"
-        if done.exists():
-            logger.info("The tower %r is read from %s.", name, folder)
-            losses: list[dict[str, float]] = json.loads(done.read_text())
-            return losses
-        logger.info("Tuning %s (%s) on %d spots.", self.base.name, name, len(task.teaching))
-        backbone = copy.deepcopy(self.base._model).requires_grad_()
-        tower = ImageTower(backbone, mean=self.base.mean or (), std=self.base.std or (), options=self.options)
-        each = folder / "epochs" if task.held_out is not None and self.options.stop == "held-out" else None
-        losses = train_tower(
-            tower,
-            task,
-            self.options,
-            folder=folder if self.keep else None,
-            weights_of_epochs=each,
-            last_epoch=last_epoch,
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_weights(tower.backbone, folder / "tower.safetensors")
-        with written_whole(done) as scratch:
-            scratch.write_text(json.dumps(losses))
-        for checkpoint in folder.glob("*.ckpt"):
-            checkpoint.unlink(missing_ok=True)
+def _trained(
+    name: str, task: Task, base: TimmEncoder, options: TowerOptions, *, folder: Path, last_epoch: int | None = None
+) -> list[dict[str, float]]:
+    """Losses of a tower that is trained into a folder, or was trained there before."""
+    losses_file = folder / "losses.json"
+    if losses_file.exists():
+        logger.info("The tower %r is read from %s.", name, folder)
+        losses: list[dict[str, float]] = json.loads(losses_file.read_text())
         return losses
+    logger.info("Tuning %s (%s) on %d spots.", base.name, name, len(task.teaching))
+    backbone = copy.deepcopy(base._model).requires_grad_()
+    tower = ImageTower(backbone, mean=base.mean or (), std=base.std or (), options=options)
+    losses = train_tower(
+        tower,
+        task,
+        options,
+        folder=None if options.checkpoint_dir is None else folder,
+        weights_of_epochs=folder / "epochs" if task.held_out is not None and options.stop == "held-out" else None,
+        last_epoch=last_epoch,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(tower.backbone, folder / "tower.safetensors")
+    with written_whole(losses_file) as scratch:
+        scratch.write_text(json.dumps(losses))
+    for checkpoint in folder.glob("*.ckpt"):
+        checkpoint.unlink(missing_ok=True)
+    return losses
 
-    def encoder(self, name: str, epoch: int | None) -> TunedEncoder:
-        """The tuned encoder, after an epoch or after the last."""
-        from safetensors.torch import load_file
 
-        folder = self.folder / name
-        path = folder / "tower.safetensors" if epoch is None else epoch_file(folder / "epochs", epoch)
-        return TunedEncoder(self.base, load_file(path))
+def _tuned(base: TimmEncoder, folder: Path, epoch: int | None) -> TunedEncoder:
+    """The tuned encoder in a folder, after an epoch or after the last."""
+    from safetensors.torch import load_file
 
-
-def _task(  # noqa: PLR0917
-    crops: CropRows,
-    data: Spots,
-    train: NDArray[np.intp],
-    held_out: NDArray[np.intp] | None,
-    options: TowerOptions,
-    center: bool,  # noqa: FBT001
-    seed: int,
-) -> Task:
-    targets = TowerTargets.of(data, train, n_components=options.n_components)
-    return Task(crops, targets, train, held_out, center, seed)
+    path = folder / "tower.safetensors" if epoch is None else epoch_file(folder / "epochs", epoch)
+    return TunedEncoder(base, load_file(path))
 
 
 def _best_epoch(losses: list[list[dict[str, float]]]) -> int:
-    """The epoch whose held-out loss is the least in the mean over folds, counted from 1."""
+    """The epoch with the lowest mean held-out loss over folds, counted from 1."""
     means = np.nanmean([[row.get("held_out_loss", np.nan) for row in of_fold] for of_fold in losses], axis=0)
     epoch = int(np.nanargmin(means)) + 1
     logger.info("Stopping after epoch %d of %d, by held-out groups.", epoch, len(means))

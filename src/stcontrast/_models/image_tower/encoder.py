@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["TunedEncoder", "weights_sha256", "write_weights"]
 
-# what of the base tells one tuned encoder from another, beside the weights
+# what identifies a tuned encoder, in addition to the weights
 KEPT: Final = ("name", "mean", "std", "size_px", "model_args", "precision", "symmetries")
 
 
 class TunedEncoder:
-    """A backbone whose weights were tuned on somebody's slides; otherwise like :class:`~stcontrast.pp.TimmEncoder`.
+    """A backbone that was tuned on training slides; otherwise like :class:`~stcontrast.pp.TimmEncoder`.
 
     Parameters
     ----------
     base
-        The encoder that it was tuned from; it is not changed.
+        The encoder before tuning; it is not changed.
     state
-        The tuned weights, by timm's names.
+        The tuned weights, by their names in timm.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class TunedEncoder:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The network, its normalisation and a SHA-256 of its weights, which tell it from another."""
+        """The network, its normalisation and the SHA-256 of its weights, which identify it."""
         of_base = self._encoder.spec
         kept: dict[str, Any] = {name: of_base[name] for name in KEPT if name in of_base}
         return {"kind": "tuned", **kept, "sha256": self._sha256}
@@ -77,7 +77,7 @@ class TunedEncoder:
         Raises
         ------
         ValueError
-            If they are not those of the `spec`.
+            If the weights are not those of the `spec`.
         """
         from safetensors.torch import load_file
 
@@ -88,7 +88,7 @@ class TunedEncoder:
         )  # fmt: skip
         found = cls(base, load_file(path))
         if found.spec["sha256"] != spec["sha256"]:
-            msg = f"The weights at {str(path)!r} are not those that the model was tuned to (SHA-256 differs)."
+            msg = f"The weights at {str(path)!r} are not the tuned weights of the model (SHA-256 differs)."
             raise ValueError(msg)
         return found
 

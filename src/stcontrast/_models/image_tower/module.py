@@ -10,8 +10,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stcontrast._models.image_tower.augment import augment
-from stcontrast.nn._losses import info_nce
-from stcontrast.nn._towers import ProjectionHead
+from stcontrast.nn import ProjectionHead, info_nce
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,18 +45,18 @@ class TowerBatch(NamedTuple):
 
 
 class ImageTower(nn.Module):
-    """A backbone on crops of one or several fields, with shared weights; the fields' features lie side by side.
+    """A backbone on crops of one or several fields, with shared weights; the features of the fields are concatenated.
 
-    Batch normalisation in it is never in training mode: its statistics would depend on who else is in the micro-batch.
+    Its batch normalisation is never in training mode: the statistics would depend on the rest of the micro-batch.
 
     Parameters
     ----------
     backbone
-        From crops (n, 3, size, size) to features (n, n_features).
+        Maps crops (n, 3, size, size) to features (n, n_features).
     mean, std
         Normalisation of RGB in [0, 1].
     options
-        Of the augmentation.
+        Options of the augmentation.
     """
 
     mean: Tensor
@@ -73,7 +72,7 @@ class ImageTower(nn.Module):
             self.register_buffer(name, torch.tensor(list(values)).reshape(3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> ImageTower:  # noqa: FBT001, FBT002 (torch's signature)
-        """Training mode, batch normalisation left in evaluation mode."""
+        """Set the training mode; batch normalisation stays in evaluation mode."""
         super().train(mode)
         for module in self.backbone.modules():
             if isinstance(module, _BatchNorm):
@@ -91,15 +90,15 @@ class ImageTower(nn.Module):
 
 
 class TowerHeads(nn.Module):
-    """What teaches the tower: contrast with the genes, regression of expression, classes.
+    """Losses of the tower: contrast with the genes, regression of expression, classes.
 
-    The heads see the features of the whole batch at once, centred within the slide as a method will see them, and
-    brought to unit deviation over the batch.
+    The heads get the features of the whole batch at once, centred within the slide as for a method, and scaled to unit
+    deviation over the batch.
 
     Parameters
     ----------
     n_features, n_components, n_classes
-        Numbers of inputs and of targets; heads without a target are absent.
+        Numbers of inputs and of targets; there is no head without a target.
     center
         Centre the features within the slide.
     options
@@ -117,7 +116,7 @@ class TowerHeads(nn.Module):
         self.classes = nn.Linear(n_features, n_classes) if n_classes else None
         contrasted = n_components > 0 and options.contrastive_weight > 0
         width = options.n_embedding
-        # no dropout: the loss of a batch must not depend on how many processes work it out
+        # no dropout: the loss of a batch must not depend on the number of processes
         self.image = ProjectionHead(n_features, width, dropout=0.0) if contrasted else None
         self.gene = ProjectionHead(n_components, width, dropout=0.0) if contrasted else None
         if self.expression is not None:
@@ -126,7 +125,7 @@ class TowerHeads(nn.Module):
             nn.init.zeros_(self.expression.bias)
 
     def losses(self, features: Tensor, batch: TowerBatch) -> dict[str, Tensor]:
-        """Parts of the loss on the features (n, n_features) of a whole batch; parts it cannot give are absent."""
+        """Parts of the loss on the features (n, n_features) of a whole batch, as far as it has the data for them."""
         if self.center:
             features = _centered(features, batch.slide)
         features = self.norm(features)
@@ -152,7 +151,7 @@ class TowerHeads(nn.Module):
 
 
 def adapt_batch_norm(tower: ImageTower, crops: Iterable[Tensor]) -> None:
-    """Set the statistics of batch normalisation to those of crops, batches (n, n_fields, size, size, 3) that count alike."""
+    """Set the statistics of batch normalisation to the mean over batches of crops (n, n_fields, size, size, 3)."""
     norms = [module for module in tower.backbone.modules() if isinstance(module, _BatchNorm)]
     momenta = [module.momentum for module in norms]
     tower.eval()

@@ -14,7 +14,7 @@ __all__ = ["TowerOptions"]
 type BatchNorm = Literal["frozen", "adapted"]
 type Stop = Literal["fixed", "held-out"]
 
-# where and how it runs, not what comes out
+# options that do not change the result
 NOT_OF_RESULT: Final = ("checkpoint_dir", "num_workers")
 
 
@@ -27,46 +27,46 @@ class TowerOptions:
     epochs
         Passes through the training spots.
     stop
-        ``"fixed"``: all `epochs`. ``"held-out"``: after the epoch whose loss on the held-out groups of the inner folds
-        is the least, in their mean; the schedule of the learning rate stays that of `epochs`. On one device only.
+        ``"fixed"``: after all `epochs`. ``"held-out"``: after the epoch with the lowest mean loss on the held-out
+        groups of the inner folds; the schedule of the learning rate stays that of `epochs`. On one device only.
     batch_size
-        Spots that are contrasted with one another in a step, over all devices.
+        Spots that are contrasted in a step, over all devices.
     micro_batch
-        Spots whose crops go through the network at once on a device. It bounds the memory; the gradient is that of the
-        whole batch.
+        Spots whose crops pass the network at once on a device. It limits the memory; the gradient is that of the whole
+        batch.
     learning_rate
-        Highest learning rate, that of the heads and of the last block of the network.
+        Maximum learning rate, of the heads and of the last block of the network.
     layer_decay
-        Factor on the learning rate from a block of the network to the one before it; 1 trains all alike.
+        Factor of the learning rate from a block of the network to the one before it; 1 for the same rate in all blocks.
     weight_decay
-        Of AdamW; not on biases and norms.
+        Of AdamW; biases and norms have none.
     warmup
-        Share of the steps in which the learning rate rises, before it falls as a cosine.
+        Share of the steps in which the learning rate rises; then it falls as a cosine.
     expression_weight, contrastive_weight, class_weight
-        Weights of the parts of the loss: error of the expression's components (1 where nothing is told), contrast with
-        the genes (nats), cross-entropy of the class (nats).
+        Weights of the parts of the loss: error of the components of expression (1 for a prediction of the mean),
+        contrast with the genes (nats), cross-entropy of the class (nats).
     temperature
         Temperature of the contrast, on unit-length embeddings.
     n_components
-        Principal components of the training spots' expression that stand for it.
+        Number of principal components of expression to predict.
     n_embedding
         Dimensions of the joint embedding of image and genes.
     augment
-        Mirror and turn the crops and jitter colour and stain, anew in every step.
+        Mirror and rotate the crops, and jitter colour and stain, anew in every step.
     stain_jitter, color_jitter
-        Their strength; 0 leaves colours alone.
+        Strength of the jitter; 0 changes no colour.
     batch_norm
-        ``"frozen"``: the statistics of batch normalisation stay those of the weights. ``"adapted"``: they are measured
-        once on the training crops, then stay; for weights from another kind of picture, or random ones.
+        ``"frozen"``: the statistics of batch normalisation stay those of the weights. ``"adapted"``: they are
+        computed once on the training crops; for weights from another kind of image, or random weights.
     precision
-        As Lightning's: ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"`` (GPU), ...
+        As in Lightning: ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"`` (GPU), ...
     accelerator, devices, strategy
-        As Lightning's. ``strategy="ddp"`` with several devices contrasts the whole batch over all of them.
+        As in Lightning. With ``strategy="ddp"`` and several devices, the whole batch over all devices is contrasted.
     num_workers
         Processes that read crops.
     checkpoint_dir
-        Folder for a checkpoint an epoch. A later call with the same folder, data and options goes on where this one
-        ended. None is kept by default.
+        Folder for a checkpoint per epoch. A later call with the same folder, data and options resumes there. By default
+        no checkpoint is kept.
 
     Raises
     ------
@@ -125,8 +125,8 @@ class TowerOptions:
                 raise ValueError(msg)
         if not (self.learning_rate > 0 and self.temperature > 0 and 0 < self.layer_decay <= 1 and 0 <= self.warmup < 1):
             msg = (
-                "`learning_rate` and `temperature` must be positive, `layer_decay` above 0 and at most 1, `warmup` from 0 "
-                f"to below 1; found {self.learning_rate!r}, {self.temperature!r}, {self.layer_decay!r}, {self.warmup!r}."
+                "`learning_rate` and `temperature` must be positive, `layer_decay` above 0 and at most 1, `warmup` from "
+                f"0 to below 1; found {self.learning_rate!r}, {self.temperature!r}, {self.layer_decay!r}, {self.warmup!r}."
             )
             raise ValueError(msg)
         for name, valid in {"stop": get_args(Stop.__value__), "batch_norm": get_args(BatchNorm.__value__)}.items():
@@ -135,22 +135,22 @@ class TowerOptions:
                 raise ValueError(msg)
         if self.stop == "held-out" and self.devices not in (1, "1"):
             msg = (
-                f"`stop='held-out'` watches every epoch on one device; found `devices={self.devices!r}`. Take "
+                f"`stop='held-out'` validates every epoch on one device; found `devices={self.devices!r}`. Use "
                 "`devices=1`, or a fixed number of `epochs`."
             )
             raise ValueError(msg)
         if self.checkpoint_dir is not None and Path(self.checkpoint_dir).is_file():
-            msg = f"`checkpoint_dir`: {str(self.checkpoint_dir)!r} is a file. Name a folder; it is made where it is absent."
+            msg = f"`checkpoint_dir`: {str(self.checkpoint_dir)!r} is a file. Give a folder; it is created if needed."
             raise ValueError(msg)
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> TowerOptions:
-        """From a user's mapping.
+        """Make options from a mapping of the user.
 
         Raises
         ------
         ValueError
-            If there is no such option; the message lists those that there are.
+            If an option does not exist; the message lists the valid options.
         """
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(given or {}) - known)
@@ -161,5 +161,5 @@ class TowerOptions:
 
     @property
     def of_result(self) -> dict[str, Any]:
-        """All that the tuned weights depend on, as plain values."""
+        """Options that the tuned weights depend on, as plain values."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_OF_RESULT}

@@ -8,7 +8,7 @@ import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import lightning.pytorch as pl
 import numpy as np
@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from stcontrast._models.image_tower.batches import SpotBatches, crop_loader, mixed_seed
+from stcontrast._models.image_tower.encoder import write_weights
 from stcontrast._models.image_tower.module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
 from stcontrast._training import fit_quietly, quiet_training
 
@@ -31,21 +32,16 @@ if TYPE_CHECKING:
     from stcontrast._models.image_tower.crop_store import CropRows
     from stcontrast._models.image_tower.options import TowerOptions
 
-__all__ = [
-    "EpochWeights",
-    "Task",
-    "TowerTraining",
-    "cached_backward",
-    "checkpointing",
-    "epoch_file",
-    "tower_groups",
-    "train_tower",
-    "warmup_cosine",
-]
+__all__ = ["Task", "TowerTraining", "cached_backward", "epoch_file", "tower_groups", "train_tower", "warmup_cosine"]
+
+logger = logging.getLogger(__name__)
+
+# maximum number of crops to adapt batch normalisation to
+ADAPTED_TO: Final = 2048
 
 
 def tower_groups(backbone: nn.Module, options: TowerOptions) -> list[dict[str, Any]]:
-    """Groups of the backbone's parameters, each with the learning rate of its depth; biases and norms do not decay."""
+    """Parameter groups of the backbone, with learning rates by depth; no weight decay of biases and norms."""
     from timm.optim import param_groups_layer_decay
 
     groups = param_groups_layer_decay(backbone, weight_decay=options.weight_decay, layer_decay=options.layer_decay)
@@ -60,7 +56,7 @@ def tower_groups(backbone: nn.Module, options: TowerOptions) -> list[dict[str, A
 
 
 def warmup_cosine(step: int, *, n_steps: int, n_warmup: int) -> float:
-    """Factor on the learning rate at a step, counted from 0: a rise to 1, then a cosine down to 0.
+    """Factor of the learning rate at a step, counted from 0: it rises to 1, then falls to 0 as a cosine.
 
     Examples
     --------
@@ -78,23 +74,23 @@ def cached_backward(
 ) -> None:
     """Back-propagate a loss of the whole batch, with the graph of one micro-batch in memory at a time.
 
-    Every micro-batch is embedded without a graph; the loss of all embeddings gives the gradient on each; every
-    micro-batch is embedded again, with a graph, and its part of that gradient sent through. The result is the gradient
-    of one pass over the whole batch.
+    First every micro-batch is embedded without a graph. The loss of all embeddings gives the gradient of each of them.
+    Then every micro-batch is embedded again, with a graph, and its part of that gradient is back-propagated. The
+    result is the gradient of one pass over the whole batch.
 
     Parameters
     ----------
     parts
-        What embeds each micro-batch (n_i, d): the same at every call, random numbers included.
+        Functions that embed the micro-batches (n_i, d); with the same result in every call, also of random numbers.
     backward
-        Given the embeddings of all micro-batches (n, d), back-propagates the loss into whatever it uses of its own,
-        and returns the gradient on the embeddings (n, d).
+        Takes the embeddings of all micro-batches (n, d), back-propagates the loss into its own parameters, and returns
+        the gradient of the embeddings (n, d).
 
     References
     ----------
     Gao et al. 2021 (GradCache, arXiv 2101.06983).
     """
-    # one part needs no second pass: its graph is all there is
+    # one part needs no second pass: its graph is the whole graph
     with nullcontext() if len(parts) == 1 else torch.no_grad():
         embedded = [part() for part in parts]
     gradient = backward(torch.cat([part.detach() for part in embedded]))
@@ -107,21 +103,19 @@ def cached_backward(
 
 
 class EpochWeights(Callback):
-    """Keep the backbone's weights after every epoch.
+    """Write the weights of the backbone after every epoch.
 
     Parameters
     ----------
     folder
-        Where; made if absent.
+        Folder to write to; created if needed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Write them."""
-        from stcontrast._models.image_tower.encoder import write_weights
-
+        """Write the weights of the epoch."""
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_weights(pl_module.tower.backbone, epoch_file(self.folder, trainer.current_epoch + 1))
@@ -133,11 +127,11 @@ def epoch_file(folder: Path, epoch: int) -> Path:
 
 
 def checkpointing(folder: Path | None) -> tuple[list[Callback], Path | None]:
-    """What writes checkpoints, and the one to go on from, if there is one."""
+    """The callback that writes checkpoints, and the checkpoint to resume from, if any."""
     if folder is None:
         return [], None
     folder.mkdir(parents=True, exist_ok=True)
-    # the one before is deleted only once the next is there: a killed run may leave two
+    # a checkpoint is deleted only after the next is written: a killed run may leave two
     found = {
         int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"epoch=(\d+)\.ckpt", path.name))
     }
@@ -145,15 +139,9 @@ def checkpointing(folder: Path | None) -> tuple[list[Callback], Path | None]:
     return [writer], found[max(found)] if found else None
 
 
-logger = logging.getLogger(__name__)
-
-# crops that batch normalisation is adapted to, at most
-ADAPTED_TO = 2048
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """One tower to train.
+    """Data to train one tower on.
 
     Attributes
     ----------
@@ -162,9 +150,9 @@ class Task:
     train
         Rows to learn from.
     held_out
-        Rows to watch the loss on; none by default.
+        Rows to validate on, if any.
     center
-        Centre the features within the slide before the heads.
+        Whether to centre the features within the slide before the heads.
     seed
         Seed of heads, batches, augmentation and dropout.
     """
@@ -178,28 +166,28 @@ class Task:
 
     @property
     def teaching(self) -> NDArray[np.intp]:
-        """Training rows that have something to teach: counts or a label."""
+        """Training rows with counts or a label."""
         targets = self.targets
         useful = targets.measured | (targets.label >= 0)
         return self.train[useful[self.train]]
 
 
 class TowerTraining(pl.LightningModule):
-    """The loop round a tower and its heads.
+    """The training loop of a tower and its heads.
 
-    The loss is that of the whole batch over all processes, worked out by each of them on the features of all; every
-    process sends the gradient through its own crops, and the tower's gradients are summed. Random numbers depend on seed,
-    step, process and micro-batch alone: the second pass repeats the first, and a training that is taken up again goes on
-    as it would have.
+    The loss is that of the whole batch over all processes. Each process computes it on the features of all processes
+    and back-propagates through its own crops; then the gradients of the tower are summed. Random numbers depend only on
+    seed, step, process and micro-batch, so that the second pass repeats the first, and a resumed training continues as
+    if it had not been interrupted.
 
     Parameters
     ----------
     tower, heads
         What is trained.
     options
-        How.
+        How it is trained.
     n_batches
-        Batches an epoch.
+        Batches in an epoch.
     seed
         Seed of augmentation and dropout.
     """
@@ -227,7 +215,7 @@ class TowerTraining(pl.LightningModule):
             for i, crops in enumerate(torch.split(batch.crops, self.options.micro_batch))
         ]
         whole = TowerBatch(batch.crops, *(self._gathered(part) for part in batch[1:]))
-        # gradients are brought together below, once
+        # gradients are summed over processes below, once
         with self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else nullcontext():
             cached_backward(parts, partial(self._backward, batch=whole))
         self._sum_over_processes()
@@ -240,7 +228,7 @@ class TowerTraining(pl.LightningModule):
         return features
 
     def _backward(self, features: Tensor, *, batch: TowerBatch) -> Tensor:
-        """Back-propagate into the heads; the gradient on this process's own features."""
+        """Back-propagate into the heads; gradient of the features of this process."""
         n, start = len(features), len(features) * self.global_rank
         whole = self._gathered(features.to(self.tower.mean.dtype)).detach().requires_grad_()
         with torch.autocast(self.device.type, enabled=False):
@@ -248,8 +236,8 @@ class TowerTraining(pl.LightningModule):
             total = self.heads.total(parts)
         if not bool(torch.isfinite(total)):
             msg = (
-                f"The loss of the image tower is {float(total.detach())} in epoch {self.current_epoch + 1}: take a lower "
-                f"`learning_rate` than {self.options.learning_rate:g}, or another `precision` than "
+                f"The loss of the image tower is {float(total.detach())} in epoch {self.current_epoch + 1}: use a "
+                f"lower `learning_rate` than {self.options.learning_rate:g}, or another `precision` than "
                 f"{self.options.precision!r}."
             )
             raise FloatingPointError(msg)
@@ -261,7 +249,7 @@ class TowerTraining(pl.LightningModule):
         return gradient[start : start + n]
 
     def _gathered(self, values: Tensor) -> Tensor:
-        """Rows of all processes, in their order."""
+        """Rows of all processes, in the order of the processes."""
         if self.trainer.world_size == 1:
             return values
         gathered = [torch.empty_like(values) for _ in range(self.trainer.world_size)]
@@ -269,14 +257,14 @@ class TowerTraining(pl.LightningModule):
         return torch.cat(gathered)
 
     def _sum_over_processes(self) -> None:
-        # the heads' gradients are those of the whole batch in every process already
+        # the gradients of the heads are already those of the whole batch in every process
         if self.trainer.world_size > 1:
             for weight in self.tower.parameters():
                 if weight.grad is not None:
                     torch.distributed.all_reduce(weight.grad)
 
     def on_train_epoch_end(self) -> None:
-        """Note the mean losses of the epoch (held-out groups, if any, have been looked at by now)."""
+        """Record the mean losses of the epoch; validation, if any, has run before."""
         names = sorted({name for seen in self._seen for name in seen})
         means = {name: float(np.mean([seen[name] for seen in self._seen if name in seen])) for name in names}
         held_out = self._held_out_loss()
@@ -291,7 +279,7 @@ class TowerTraining(pl.LightningModule):
         )
 
     def _held_out_loss(self) -> dict[str, float]:
-        """Loss on all held-out spots; the contrast depends on how many there are, and is left out."""
+        """Loss on all held-out spots, without the contrast, which depends on their number."""
         if not self._held_out:
             return {}
         features = torch.cat([features for features, _ in self._held_out])
@@ -305,7 +293,7 @@ class TowerTraining(pl.LightningModule):
         return {"held_out_loss": float(self.heads.total(judged))}
 
     def configure_optimizers(self) -> Any:
-        """AdamW with learning rates by depth; they rise, then fall as a cosine."""
+        """AdamW with learning rates by depth, which rise, then fall as a cosine."""
         options = self.options
         groups = [*tower_groups(self.tower.backbone, options), {"params": list(self.heads.parameters())}]
         optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
@@ -314,11 +302,11 @@ class TowerTraining(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factor)]
 
     def get_extra_state(self) -> list[dict[str, float]]:
-        """The losses of the epochs: they go into checkpoints, and come back from other processes, with the weights."""
+        """Losses of the epochs, which belong to checkpoints and to what other processes return."""
         return self.rows
 
     def set_extra_state(self, state: list[dict[str, float]]) -> None:
-        """Take them up again."""
+        """Restore the losses of the epochs."""
         self.rows = list(state)
 
 
@@ -336,21 +324,21 @@ def train_tower(
     Parameters
     ----------
     tower
-        The tower, at its first weights.
+        The tower, with its initial weights.
     task
-        What it learns from.
+        Data to train on.
     options
-        How.
+        How to train.
     folder
-        Where checkpoints are kept, and taken up from; nowhere by default.
+        Folder of checkpoints, from which training resumes; none by default.
     weights_of_epochs
-        Folder for the backbone's weights after every epoch; none are kept by default.
+        Folder for the weights of the backbone after every epoch; none by default.
     last_epoch
-        Stop after this epoch, its learning rate being what it is in the whole schedule; all by default.
+        Stop after this epoch of the whole schedule of the learning rate; by default after the last.
 
     Returns
     -------
-    Losses, a row an epoch.
+    Losses, one row per epoch.
     """
     rows = task.teaching
     batches = SpotBatches(rows, options.batch_size, seed=task.seed)
@@ -361,8 +349,8 @@ def train_tower(
             n_features=n_features, n_components=task.targets.components.shape[1], n_classes=task.targets.n_classes,
             center=task.center, options=options,
         )  # fmt: skip
-        callbacks, taken_up = checkpointing(folder)
-        if options.batch_norm == "adapted" and taken_up is None:
+        callbacks, checkpoint = checkpointing(folder)
+        if options.batch_norm == "adapted" and checkpoint is None:
             some = np.sort(np.random.default_rng(task.seed).permutation(rows)[:ADAPTED_TO])
             adapt_batch_norm(tower, (batch.crops for batch in crop_loader(task.crops, task.targets, some)))
         if weights_of_epochs is not None:
@@ -373,7 +361,7 @@ def train_tower(
             watched = crop_loader(task.crops, task.targets, task.held_out)
         training = crop_loader(task.crops, task.targets, batches, num_workers=options.num_workers)
         fit_quietly(
-            module, training, watched, single_thread=False, resume_from=taken_up,
+            module, training, watched, single_thread=False, resume_from=checkpoint,
             max_epochs=options.epochs if last_epoch is None else last_epoch, accelerator=options.accelerator,
             devices=options.devices, strategy=options.strategy, precision=options.precision, callbacks=callbacks,
             enable_checkpointing=folder is not None, use_distributed_sampler=False,

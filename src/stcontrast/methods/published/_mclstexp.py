@@ -10,8 +10,7 @@ import torch
 from stcontrast._data.lattice import sequences
 from stcontrast.methods._retrieval import Weighting  # noqa: TC001 (read at run time, to check options)
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.nn._pairs import Contrast, PairModule, SpotTable
-from stcontrast.nn._towers import ProjectionHead, SpotTransformer
+from stcontrast.nn import Contrast, PairModule, ProjectionHead, SpotTable, SpotTransformer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.nn._losses import fused_nce
-from stcontrast.nn._pairs import Contrast, PairModule, SpotTable
-from stcontrast.nn._towers import CrossEncoder, HypergraphEncoder, hyperedges
+from stcontrast.nn import Contrast, CrossEncoder, HypergraphEncoder, PairModule, SpotTable, fused_nce, hyperedges
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from stcontrast.methods._gene_latent import GeneLatent
 from stcontrast.methods._linear import standardizer
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods.published._decoders import Decoder, LatentDecoder
-from stcontrast.nn._pairs import HeadPair
+from stcontrast.nn import HeadPair
 
 if TYPE_CHECKING:
     import numpy as np

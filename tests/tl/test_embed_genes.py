@@ -157,7 +157,7 @@ def test_a_guided_method_brings_the_names_of_its_classes(sdata: SpatialData):
 
 
 def test_fitting_writes_what_made_the_latent_that_it_replaces(sdata: SpatialData):
-    stc.tl.embed_genes(sdata, batch_key=batch_key="donor", **QUICK)
+    stc.tl.embed_genes(sdata, batch_key="donor", **QUICK)
     assert "model_id" not in sdata["table"].uns["stcontrast"]["embed_genes"]
     model = stc.tl.fit(sdata, batch_key="donor", options={"max_epochs": 2, "vae_epochs": 2})
     record = sdata["table"].uns["stcontrast"]["embed_genes"]
@@ -174,7 +174,7 @@ def test_spots_without_counts_and_tables_without_genes(sdata: SpatialData, toy: 
     counts = one["table"].X.toarray()
     counts[:7] = 0
     one["table"].X = sparse.csr_matrix(counts)
-    model = learn([one, two], batch_key=batch_key="donor", **QUICK)
+    model = learn([one, two], batch_key="donor", **QUICK)
     for _ in range(2):
         assert np.isnan(latent_of(one)[:7]).all()
         assert np.isfinite(latent_of(one)[7:]).all()
@@ -213,7 +213,7 @@ def test_within_slides_a_donor_wide_shift_is_gone(sdata: SpatialData):
     table.X = sparse.csr_matrix(counts)
     moved = {}
     for within_slide in (True, False):
-        model = learn(sdata, "donor", within_slide=within_slide, **QUICK)
+        model = learn(sdata, batch_key="donor", within_slide=within_slide, **QUICK)
         before = latent_of(sdata)[rows]
         stc.tl.embed_genes(shifted, model=model)
         apart = np.linalg.norm(before - before.mean(0), axis=1).mean()
@@ -274,11 +274,11 @@ def test_the_layer_of_a_model_of_one_s_own_is_the_default(sdata: SpatialData):
 
 
 def test_genes_chosen_and_named(sdata: SpatialData):
-    few = learn(sdata, "donor", n_genes=10, **QUICK)
+    few = learn(sdata, batch_key="donor", n_genes=10, **QUICK)
     assert len(few.genes) == 10
-    more = learn(sdata, "donor", n_genes=20, **QUICK)
+    more = learn(sdata, batch_key="donor", n_genes=20, **QUICK)
     assert list(more.genes[:10]) == list(few.genes)
-    named = learn(sdata, "donor", genes=[few.genes[3], few.genes[1], few.genes[3]], **QUICK)
+    named = learn(sdata, batch_key="donor", genes=[few.genes[3], few.genes[1], few.genes[3]], **QUICK)
     assert list(named.genes) == [few.genes[3], few.genes[1]]
 
 
@@ -297,7 +297,7 @@ def test_seeds_and_the_session(toy: SpatialData):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     for name, seed in (("first", 1), ("second", 1), ("other", 2)):
         adata = plain(toy["table"], donor=toy["table"].obs["donor"].astype(str))
-        model = learn(adata, "donor", seed=seed, **QUICK)
+        model = learn(adata, batch_key="donor", seed=seed, **QUICK)
         stc.tl.embed_genes(adata, model=model)
         latents[name] = latent_of(adata)
     np.testing.assert_array_equal(latents["first"], latents["second"])
@@ -307,7 +307,7 @@ def test_seeds_and_the_session(toy: SpatialData):
 
 
 def test_groups_to_validate_on(sdata: SpatialData):
-    model = learn(sdata, "donor", validation_key=batch_key="donor", **QUICK)
+    model = learn(sdata, batch_key="donor", validation_key="donor", **QUICK)
     held_out = set(model.adata.obs["donor"].iloc[model.validation_indices])
     assert len(held_out) == 1
     assert len(model.validation_indices) == 40
@@ -321,7 +321,7 @@ def test_labels_that_some_spots_lack_and_a_class_named_as_ours(sdata: SpatialDat
     label[label == "fat"] = "unlabelled"
     label.iloc[::2] = None
     sdata["table"].obs["partly"], n_missing = label, int(label.isna().sum())
-    model = learn(sdata, "donor", label_key="partly", **QUICK)
+    model = learn(sdata, batch_key="donor", label_key="partly", **QUICK)
     assert model.classes == ["glands", "stroma", "tumour", "unlabelled"]
     assert sdata["table"].obs["partly"].isna().sum() == n_missing
     assert set(model.predict()) <= set(model.classes)

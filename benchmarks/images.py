@@ -39,7 +39,7 @@ from spatialdata.transformations import Identity
 import stcontrast as stc
 from stcontrast._reading import image_from_array, resolve_slides
 from stcontrast.pp._crops import iter_batches
-from stcontrast.pp._features import FeatureRecipe, encode_centers
+from stcontrast.pp._features import FeatureSpec, encode_centers
 
 SIZE_PX = 224
 CHUNK = 1024
@@ -169,7 +169,7 @@ def encoder(arguments):
 
     of_slide = resolve_slides(her2st(arguments)).slides[0]
     network = stc.pp.TimmEncoder("resnet18", pretrained=False)
-    recipe = FeatureRecipe(network, (SIZE_PX * of_slide.um_per_px,))
+    spec = FeatureSpec(network, (SIZE_PX * of_slide.um_per_px,))
     bare = network._model
     batch = torch.randn(64, 3, SIZE_PX, SIZE_PX)
     if network.channels_last:
@@ -183,7 +183,7 @@ def encoder(arguments):
         return n
 
     def features():
-        parts = encode_centers(of_slide.image, of_slide.centers, of_slide.um_per_px, recipe)
+        parts = encode_centers(of_slide.image, of_slide.centers, of_slide.um_per_px, spec)
         return sum(len(rows) for rows, _ in parts)
 
     rates = interleaved({"image_features": features, "bare forward pass": forward}, arguments.repeats)

@@ -10,7 +10,7 @@ from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._reading import add_tile_table, require_images, resolve_slides, tiles_alone
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.pp._features import encode_spots, recipe_of
+from stcontrast.pp._features import encode_spots, feature_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,8 +150,8 @@ class TilePredictor:
             raise ValueError(msg)
         spots = resolve_slides(alone, table_key="table", um_per_px=um_per_px)
         require_images(spots)
-        recipe = recipe_of(made_by, encoder=None if encoder is None else resolve_encoder(encoder))
-        features, record = encode_spots(spots, recipe)
+        spec = feature_spec(made_by, encoder=None if encoder is None else resolve_encoder(encoder))
+        features, record = encode_spots(spots, spec)
         if ours:
             del wsi.tables[key]
         add_tile_table(wsi, key, tile_key, features)

@@ -12,7 +12,7 @@ from stcontrast._keys import IMAGE_FEATURES, TUNED_FEATURES
 from stcontrast._reading import require_images
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import N_COLOR, ColorEncoder, TextureEncoder, identity
-from stcontrast.pp._features import DEFAULT_FIELDS_UM, FeatureRecipe, encode_spots, recipe_of
+from stcontrast.pp._features import DEFAULT_FIELDS_UM, FeatureSpec, encode_spots, feature_spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def features_to_fit(
 
     Returns
     -------
-    Features (n_spots, n_features); and what made them, for the model card.
+    Features (n_spots, n_features); and what made them.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def features_to_fit(
         raise ValueError(msg)
     for source in sources:
         if obsm_key not in source.table.obsm:
-            keep_features(source, *encode_spots(source, FeatureRecipe(chosen, fields)))
+            keep_features(source, *encode_spots(source, FeatureSpec(chosen, fields)))
     return _stack([np.asarray(source.table.obsm[obsm_key], dtype=np.float32) for source in sources]), records[0]
 
 
@@ -137,7 +137,7 @@ def features_for(source: Sections, record: dict[str, Any], *, encoder: Encoder |
     if found is not None:
         return found
     check_features([source], record, encoder=encoder)
-    features, written = encode_spots(source, recipe_of(record, encoder=encoder))
+    features, written = encode_spots(source, feature_spec(record, encoder=encoder))
     if not present:
         keep_features(source, features, written)
     return features
@@ -172,7 +172,7 @@ def color_features(
     fields = tuple(record["field_um"]) or DEFAULT_FIELDS_UM
     for source in sources:
         require_images(source)
-    parts = [encode_spots(source, FeatureRecipe(encoder, fields))[0] for source in sources]
+    parts = [encode_spots(source, FeatureSpec(encoder, fields))[0] for source in sources]
     return _stack(parts), {"encoder": encoder.spec, "field_um": list(fields)}
 
 

@@ -13,7 +13,7 @@ from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
 from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.pp._features import recipe_of
+from stcontrast.pp._features import feature_spec
 from stcontrast.tl._features import check_features, features_for, features_there
 from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import check_donor_key, check_prediction_slot, prediction_table, provenance_of
@@ -121,8 +121,8 @@ def predict_expression(  # noqa: PLR0913
     for source in sources:
         if store is not None:
             there = features_there(source, model.spec["image_features"])
-            recipe = recipe_of(model.spec["image_features"], encoder=chosen) if there is None else None
-            table = predict_to_store(source, model, Path(store), recipe=recipe, features=there, donor_key=donor_key)
+            spec = feature_spec(model.spec["image_features"], encoder=chosen) if there is None else None
+            table = predict_to_store(source, model, Path(store), spec=spec, features=there, donor_key=donor_key)
             _hand_over(source, key_added, table, returned)
             continue
         features = features_for(source, model.spec["image_features"], encoder=chosen)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Sections, Slide
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._features import FeatureRecipe
+    from stcontrast.pp._features import FeatureSpec
 
 __all__ = ["predict_to_store"]
 
@@ -43,7 +43,7 @@ def predict_to_store(
     model: Predictor,
     path: Path,
     *,
-    recipe: FeatureRecipe | None,
+    spec: FeatureSpec | None,
     features: NDArray[np.float32] | None,
     donor_key: str | None,
 ) -> AnnData:
@@ -57,7 +57,7 @@ def predict_to_store(
         The model.
     path
         The store, which must not exist.
-    recipe
+    spec
         What the image features are made with, on disk; `None` where they are there.
     features
         Image features (n_spots, n_features) that are there.
@@ -72,13 +72,13 @@ def predict_to_store(
     description = {
         "model_id": model.model_id,
         "spots": content_hash([source.table.obs_names.astype(str).tolist()])[:32],
-        "features": None if recipe is None else [slide_fingerprint(slide, recipe) for slide in source.slides],
+        "features": None if spec is None else [slide_fingerprint(slide, spec) for slide in source.slides],
         "donor_key": donor_key,
     }
     store = ResumableStore(path.with_name(f"{path.name}.partial"), description, argument="store")
     if store.resumed:
         logger.info("Continuing the prediction in %s.", store.folder)
-    on_disk: Any = features if recipe is None else _encode(source, store, recipe)
+    on_disk: Any = features if spec is None else _encode(source, store, spec)
     _predict(source, model, store, on_disk)
     provenance = provenance_of(source, model, on_disk, donor_key=donor_key)
     frame = prediction_frame(source, model, store.flags("known", n_spots), provenance=provenance, donor_key=donor_key)
@@ -89,11 +89,11 @@ def predict_to_store(
     return _lazy(path, frame)
 
 
-def _encode(source: Sections, store: ResumableStore, recipe: FeatureRecipe) -> Any:
+def _encode(source: Sections, store: ResumableStore, spec: FeatureSpec) -> Any:
     """Image features of all spots, on disk; those that are there are not made again."""
     file = RowsFile(store.folder / "features.npy", n_rows=source.table.n_obs)
     done = store.flags("encoded", source.table.n_obs)
-    n_fields = len(recipe.fields_um)
+    n_fields = len(spec.fields_um)
     remaining = [_some_spots(slide, ~done[slide.rows]) for slide in source.slides]
     remaining = [slide for slide in remaining if len(slide.rows)]
     waiting: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
@@ -109,7 +109,7 @@ def _encode(source: Sections, store: ResumableStore, recipe: FeatureRecipe) -> A
     total, initial = len(done) * n_fields, int(done.sum()) * n_fields
     try:
         with progress(total=total, initial=initial, description="image features", unit="crop") as bar:
-            for code, positions, values in encode_slides(remaining, recipe):
+            for code, positions, values in encode_slides(remaining, spec):
                 waiting.append((remaining[code].rows[positions], values))
                 bar.update(len(positions) * n_fields)
                 if sum(len(rows) for rows, _ in waiting) >= UNWRITTEN:

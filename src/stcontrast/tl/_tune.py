@@ -14,7 +14,7 @@ from stcontrast._reading import require_images
 from stcontrast.fitted._fit import training_spots
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders import TimmEncoder, resolve_encoder
-from stcontrast.pp._features import FeatureRecipe, encode_spots
+from stcontrast.pp._features import FeatureSpec, encode_spots
 from stcontrast.tl._features import describe, keep_features
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class TunedFeatures:
     of_fold
         Of the training spots, for every inner fold by an encoder that was tuned without its held-out group.
     record
-        What made them, for the model card.
+        What made them.
     """
 
     features: NDArray[np.float32]
@@ -184,7 +184,7 @@ class Tuning:
         """
         parts = []
         for source in sources:
-            features, record = encode_spots(source, FeatureRecipe(encoder, self.fields))
+            features, record = encode_spots(source, FeatureSpec(encoder, self.fields))
             keep_features(source, features, record)
             parts.append(features)
         return np.concatenate(parts)

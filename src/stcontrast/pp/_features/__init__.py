@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stcontrast.pp._features.encoding import FeatureRecipe, encode_centers, prefetched, recipe_of, slide_fingerprint
+from stcontrast.pp._features.encoding import FeatureSpec, encode_centers, feature_spec, prefetched, slide_fingerprint
 from stcontrast.pp._features.slides import (
     DEFAULT_FIELDS_UM,
     encode_slides,
@@ -13,13 +13,13 @@ from stcontrast.pp._features.slides import (
 
 __all__ = [
     "DEFAULT_FIELDS_UM",
-    "FeatureRecipe",
+    "FeatureSpec",
     "encode_centers",
     "encode_slides",
     "encode_spots",
+    "feature_spec",
     "image_features",
     "parse_fields",
     "prefetched",
-    "recipe_of",
     "slide_fingerprint",
 ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._reading import Slide
-    from stcontrast.pp._features.encoding import FeatureRecipe
+    from stcontrast.pp._features.encoding import FeatureSpec
 
 __all__ = ["encode_on_cluster", "running_client"]
 
@@ -52,7 +52,7 @@ def running_client() -> Any:
 
 
 def encode_on_cluster(
-    client: Any, slides: Sequence[Slide], recipe: FeatureRecipe
+    client: Any, slides: Sequence[Slide], spec: FeatureSpec
 ) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.float32]]]:
     """Encode the spots of slides on the workers of a cluster.
 
@@ -63,7 +63,7 @@ def encode_on_cluster(
     ----------
     client
         A :class:`distributed.Client`.
-    slides, recipe
+    slides, spec
         As in :func:`~stcontrast.pp._features.encode_slides`.
 
     Yields
@@ -78,7 +78,7 @@ def encode_on_cluster(
         order = np.lexsort((slide.centers[:, 0], slide.centers[:, 1]))
         shards += [(code, order[start : start + size]) for start in range(0, len(order), size)]
     for _ in range(ATTEMPTS):
-        shards = yield from _encode_shards(client, slides, recipe, shards)
+        shards = yield from _encode_shards(client, slides, spec, shards)
         if not shards:
             return
         logger.warning("The cluster has lost the images of %d parts with a worker: they are sent again.", len(shards))
@@ -87,14 +87,14 @@ def encode_on_cluster(
 
 
 def _encode_shards(
-    client: Any, slides: Sequence[Slide], recipe: FeatureRecipe, shards: Sequence[Shard]
+    client: Any, slides: Sequence[Slide], spec: FeatureSpec, shards: Sequence[Shard]
 ) -> Generator[tuple[int, NDArray[np.intp], NDArray[np.float32]], None, list[Shard]]:
     """Features of shards as they are finished; returns the shards whose image was lost with a worker."""
     from distributed import as_completed
     from distributed.protocol.pickle import dumps
 
     # pickled, because dask would compute the lazy arrays inside
-    made_with = client.scatter(dumps(recipe), broadcast=True, hash=False)
+    made_with = client.scatter(dumps(spec), broadcast=True, hash=False)
     images = {
         code: client.scatter(dumps(slides[code].image), broadcast=True, hash=False)
         for code in {code for code, _ in shards}
@@ -119,8 +119,8 @@ def _encode_shards(
     return lost
 
 
-def _encode_shard(image: bytes, centers: NDArray[np.float64], um_per_px: float, recipe: bytes) -> NDArray[np.float32]:
-    parts = list(encode_centers(_loaded(image), centers, um_per_px, _loaded(recipe)))
+def _encode_shard(image: bytes, centers: NDArray[np.float64], um_per_px: float, spec: bytes) -> NDArray[np.float32]:
+    parts = list(encode_centers(_loaded(image), centers, um_per_px, _loaded(spec)))
     features = np.concatenate([part for _, part in parts])
     ordered = np.empty_like(features)
     ordered[np.concatenate([rows for rows, _ in parts])] = features

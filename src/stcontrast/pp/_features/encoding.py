@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stcontrast.pp._stain import StainNormalizer
 
 
-__all__ = ["FeatureRecipe", "encode_centers", "prefetched", "recipe_of", "slide_fingerprint"]
+__all__ = ["FeatureSpec", "encode_centers", "feature_spec", "prefetched", "slide_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ UNKNOWN: Final = ("callable",)
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureRecipe:
+class FeatureSpec:
     """What image features are made with.
 
     Attributes
@@ -60,7 +60,7 @@ class FeatureRecipe:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The recipe as plain values, for the record of the features."""
+        """The spec as plain values, for the record of the features."""
         record = {"encoder": self.encoder.spec, "field_um": [float(value) for value in self.fields_um]}
         return record if self.stain is None else record | {"stain": self.stain.spec}
 
@@ -69,14 +69,14 @@ class FeatureRecipe:
         return [field / um_per_px for field in self.fields_um]
 
 
-def recipe_of(record: Mapping[str, Any], *, encoder: Encoder | None = None) -> FeatureRecipe:
-    """The recipe of recorded features; `encoder` replaces one that cannot be made from its record."""
+def feature_spec(record: Mapping[str, Any], *, encoder: Encoder | None = None) -> FeatureSpec:
+    """The spec of recorded features; `encoder` replaces one that cannot be made from its record."""
     stain = stain_from_spec(record["stain"]) if record.get("stain") else None
-    return FeatureRecipe(encoder or encoder_from_spec(record["encoder"]), tuple(record["field_um"]), stain)
+    return FeatureSpec(encoder or encoder_from_spec(record["encoder"]), tuple(record["field_um"]), stain)
 
 
 def encode_centers(
-    image: SlideImage, centers: NDArray[np.float64], um_per_px: float, recipe: FeatureRecipe
+    image: SlideImage, centers: NDArray[np.float64], um_per_px: float, spec: FeatureSpec
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
     """Encode the squares around some points of one slide.
 
@@ -88,7 +88,7 @@ def encode_centers(
         x, y in pixels of its finest level (n_spots, 2).
     um_per_px
         µm per pixel of that level.
-    recipe
+    spec
         What the features are made with.
 
     Yields
@@ -100,10 +100,10 @@ def encode_centers(
     ValueError
         If the encoder returns something else than finite features of one shape.
     """
-    stain = None if recipe.stain is None else recipe.stain.fit_slide(image)
-    encoder, n_fields = recipe.encoder, len(recipe.fields_um)
+    stain = None if spec.stain is None else spec.stain.fit_slide(image)
+    encoder, n_fields = spec.encoder, len(spec.fields_um)
     batches = iter_batches(
-        image, centers, sides=recipe.sides(um_per_px), size_px=encoder.size_px, batch=max(1, BATCH // n_fields)
+        image, centers, sides=spec.sides(um_per_px), size_px=encoder.size_px, batch=max(1, BATCH // n_fields)
     )
     width = None
     with closing(prefetched(batches)) as ahead:
@@ -177,18 +177,18 @@ def prefetched[T](items: Iterable[T], *, depth: int = 2) -> Generator[T]:
             close()
 
 
-def slide_fingerprint(slide: Slide, recipe: FeatureRecipe) -> str:
+def slide_fingerprint(slide: Slide, spec: FeatureSpec) -> str:
     """Hash of everything that the features of a slide depend on; empty for a callable, of which only the name is known.
 
     That is: the encoder (weights by content, not by path), fields, stain normalisation, µm per pixel, the centres of the
     spots in the table's order (to a thousandth of a pixel), size and levels of the image, and its pixels around eight of
     the spots.
     """
-    if slide.image is None or recipe.encoder.spec["kind"] in UNKNOWN:
+    if slide.image is None or spec.encoder.spec["kind"] in UNKNOWN:
         return ""
     image = slide.image
     facts = {
-        "recipe": recipe.record | {"encoder": identity(recipe.encoder.spec)},
+        "spec": spec.record | {"encoder": identity(spec.encoder.spec)},
         "um_per_px": slide.um_per_px,
         "levels": [[int(size) for size in level.shape] for level in image.levels],
         "downsampling": list(image.downsampling),

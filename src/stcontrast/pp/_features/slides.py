@@ -13,7 +13,7 @@ from stcontrast._reading import require_images, resolve_slides
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.pp._features import cluster
-from stcontrast.pp._features.encoding import FeatureRecipe, encode_centers, slide_fingerprint
+from stcontrast.pp._features.encoding import FeatureSpec, encode_centers, slide_fingerprint
 from stcontrast.pp._stain import resolve_stain
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def image_features(  # noqa: PLR0913
     )
     require_images(sections)
     chosen = resolve_encoder(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
-    recipe = FeatureRecipe(chosen, fields, resolve_stain(stain))
+    spec = FeatureSpec(chosen, fields, resolve_stain(stain))
     there, record = sections.table.obsm.get(key_added), read_record(sections.table, "image_features", key_added)
     if there is not None and record is None and not overwrite:
         msg = (
@@ -141,13 +141,13 @@ def image_features(  # noqa: PLR0913
             "`overwrite=True` to replace it."
         )
         raise ValueError(msg)
-    features, record = encode_spots(sections, recipe, there=there, record=record)
+    features, record = encode_spots(sections, spec, there=there, record=record)
     sections.table.obsm[key_added] = features
     write_record(sections.table, "image_features", record, key_added)
 
 
 def encode_spots(
-    sections: Sections, recipe: FeatureRecipe, *, there: Any = None, record: Mapping[str, Any] | None = None
+    sections: Sections, spec: FeatureSpec, *, there: Any = None, record: Mapping[str, Any] | None = None
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Features of all slides, in the table's order, and the record of what made them.
 
@@ -155,7 +155,7 @@ def encode_spots(
     ----------
     sections
         The slides.
-    recipe
+    spec
         What the features are made with.
     there, record
         Features (n_spots, n) in the slot, and their record: slides with the same fingerprint are not encoded again.
@@ -164,22 +164,22 @@ def encode_spots(
     -------
     Features (n_spots, n_fields × n_features), and the record.
     """
-    prints = {slide.name: slide_fingerprint(slide, recipe) for slide in sections.slides}
+    prints = {slide.name: slide_fingerprint(slide, spec) for slide in sections.slides}
     kept = dict((record or {}).get("fingerprint", {})) if there is not None else {}
     to_do = [slide for slide in sections.slides if not prints[slide.name] or kept.get(slide.name) != prints[slide.name]]
     features = None
     if len(to_do) < len(sections.slides):
         features = np.array(there, dtype=np.float32)
         logger.info("Image features of %d slides are reused: nothing has changed.", len(sections.slides) - len(to_do))
-    n_fields = len(recipe.fields_um)
+    n_fields = len(spec.fields_um)
     total = sum(len(slide.rows) for slide in to_do) * n_fields
     with progress(total=total, description="image features", unit="crop") as bar:
-        for code, rows, part in encode_slides(to_do, recipe):
+        for code, rows, part in encode_slides(to_do, spec):
             if features is None:
                 features = np.empty((sections.table.n_obs, part.shape[1]), dtype=np.float32)
             if part.shape[1] != features.shape[1]:
                 msg = (
-                    f"The encoder {recipe.encoder.spec['name']!r} returned {part.shape[1] // n_fields} features for slide "
+                    f"The encoder {spec.encoder.spec['name']!r} returned {part.shape[1] // n_fields} features for slide "
                     f"{to_do[code].name!r}, {features.shape[1] // n_fields} before."
                 )
                 raise ValueError(msg)
@@ -188,11 +188,11 @@ def encode_spots(
     if features is None:  # cannot happen: reading refuses a table without spots
         features = np.empty((0, 0), dtype=np.float32)
     scales = {slide.name: float(slide.um_per_px or np.nan) for slide in sections.slides}
-    return features, recipe.record | {"um_per_px": scales, "fingerprint": prints}
+    return features, spec.record | {"um_per_px": scales, "fingerprint": prints}
 
 
 def encode_slides(
-    slides: Sequence[Slide], recipe: FeatureRecipe
+    slides: Sequence[Slide], spec: FeatureSpec
 ) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.float32]]]:
     """Encode the spots of slides, on the workers of a running dask client if there is one.
 
@@ -200,7 +200,7 @@ def encode_slides(
     ----------
     slides
         Slides with an image and known µm per pixel.
-    recipe
+    spec
         What the features are made with.
 
     Yields
@@ -208,15 +208,15 @@ def encode_slides(
     Position of a slide, of some of its spots (n,), and their features (n, n_fields × n_features).
     """
     for slide in slides:
-        _warn_if_enlarged(slide, recipe)
+        _warn_if_enlarged(slide, spec)
     client = cluster.running_client()
     if client is not None:
-        yield from cluster.encode_on_cluster(client, slides, recipe)
+        yield from cluster.encode_on_cluster(client, slides, spec)
         return
     for code, slide in enumerate(slides):
         if slide.image is None or slide.um_per_px is None:  # cannot happen: `require_images` refuses such slides
             continue
-        for rows, features in encode_centers(slide.image, slide.centers, slide.um_per_px, recipe):
+        for rows, features in encode_centers(slide.image, slide.centers, slide.um_per_px, spec):
             yield code, rows, features
 
 
@@ -229,9 +229,9 @@ def parse_fields(field_um: float | Sequence[float]) -> tuple[float, ...]:
     return fields
 
 
-def _warn_if_enlarged(slide: Slide, recipe: FeatureRecipe) -> None:
-    size_px = recipe.encoder.size_px
-    for field, side in zip(recipe.fields_um, recipe.sides(slide.um_per_px or np.inf), strict=True):
+def _warn_if_enlarged(slide: Slide, spec: FeatureSpec) -> None:
+    size_px = spec.encoder.size_px
+    for field, side in zip(spec.fields_um, spec.sides(slide.um_per_px or np.inf), strict=True):
         if side < size_px / 4:
             logger.warning(
                 "Slide %s: a field of %g µm is only %.0f pixels wide, enlarged to %d.", slide.name, field, side, size_px

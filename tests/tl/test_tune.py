@@ -93,7 +93,7 @@ def test_weights_that_were_changed_on_disk_are_refused(model_and_data, tmp_path)
     spec = json.loads((tmp_path / "model" / "spec.json").read_text())
     spec["image_features"]["encoder"]["sha256"] = "0" * 64
     (tmp_path / "model" / "spec.json").write_text(json.dumps(spec))
-    with pytest.raises(ValueError, match="not those that the model was tuned to"):
+    with pytest.raises(ValueError, match="not the tuned weights of the model"):
         stc.models.load(tmp_path / "model")
 
 

@@ -15,8 +15,8 @@ from stcontrast._models.image_tower import TowerOptions
         ({"layer_decay": 1.5}, "`layer_decay` above 0 and at most 1"),
         ({"stop": "early"}, r"Unknown `stop` 'early'. Valid options are \['fixed', 'held-out'\]"),
         ({"batch_norm": "train"}, "Unknown `batch_norm` 'train'"),
-        ({"stop": "held-out", "devices": 2}, "watches every epoch on one device"),
-        ({"checkpoint_dir": __file__}, "is a file. Name a folder"),
+        ({"stop": "held-out", "devices": 2}, "validates every epoch on one device"),
+        ({"checkpoint_dir": __file__}, "is a file. Give a folder"),
         ({"epoch": 1, "rate": 2}, r"Unknown `tower_options` \['epoch', 'rate'\]"),
     ],
 )

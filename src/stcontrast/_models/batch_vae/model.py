@@ -336,7 +336,7 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         reference_model
             Trained model, or the folder that it was saved to.
         **kwargs
-            Arguments of :meth:`scvi.model.base.ArchesMixin.load_query_data`: what is frozen.
+            Arguments of :meth:`scvi.model.base.ArchesMixin.load_query_data`, which say what is frozen.
 
         Returns
         -------

@@ -10,6 +10,9 @@ export MPLBACKEND ?= agg
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# several processes (-n 2) would otherwise compete for the same cores with the threads of each
+test test-slow: export OMP_NUM_THREADS ?= 1
+
 install: ## make or update .venv with the package and its development tools
 	@scripts/setup-env.sh
 

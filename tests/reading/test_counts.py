@@ -25,7 +25,7 @@ def test_the_user_s_counts_are_copied():
 
 @pytest.mark.parametrize("odd", [-1.0, 0.5, np.nan, np.inf])
 def test_what_is_no_count_is_shown(odd):
-    with pytest.raises(ValueError, match=r"Raw counts are needed, but `X` holds values such as"):
+    with pytest.raises(ValueError, match=r"Raw counts are needed, but `X` holds the value"):
         raw_counts(table([[1, odd]]), None)
     adata = table([[1, odd]])
     adata.layers["counts"] = np.array([[1, 2]])

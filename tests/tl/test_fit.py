@@ -251,7 +251,7 @@ BAD = {
         {"um_per_px": {"donor9_a": 1.0}}, None, KeyError, r"`um_per_px` names slides that are absent: \['donor9_a'\]. Slides: \['donor1_a'",
     ),
     "unknown method": ({"method": "lasso"}, None, ValueError, "Unknown method 'lasso'. Valid options are"),
-    "normalised counts": ({}, break_counts, ValueError, "Raw counts are needed, but `X` holds values such as"),
+    "normalised counts": ({}, break_counts, ValueError, "Raw counts are needed, but `X` holds the value"),
     "counts of a layer": ({"layer": "truth"}, None, ValueError, r"`layers\['truth'\]` holds values"),
     "image elsewhere": ({"image_key": "donor1_a_he"}, None, ValueError, "lies elsewhere than the spots of 'donor2_a'"),
     "negative scale": ({"um_per_px": -1}, None, ValueError, "must be a positive number"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stcontrast._reading.counts import raw_counts, shared_genes
+from stcontrast._reading.counts import not_a_count, raw_counts, shared_genes
 from stcontrast._reading.elements import (
     Placement,
     SlideImage,
@@ -51,6 +51,7 @@ __all__ = [
     "image_of_element",
     "images_over",
     "lattice_pitch",
+    "not_a_count",
     "positive_number",
     "raw_counts",
     "require_images",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import sparse
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["raw_counts", "shared_genes"]
+__all__ = ["not_a_count", "raw_counts", "shared_genes"]
 
-# values that are checked: enough to recognise raw counts
-SAMPLED: Final = 100_000
+# values that are checked: enough to recognise counts, few enough to take milliseconds
+N_CHECKED: Final = 5_000_000
 
 
 def raw_counts(table: AnnData, layer: str | None) -> sparse.csr_matrix:
@@ -40,16 +40,32 @@ def raw_counts(table: AnnData, layer: str | None) -> sparse.csr_matrix:
     counts = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
     counts.sum_duplicates()
     counts.eliminate_zeros()
-    values = counts.data[:: max(1, counts.nnz // SAMPLED)]
-    odd = values[~np.isfinite(values) | (values < 0) | (values != np.rint(values))]
-    if len(odd):
+    found = not_a_count(counts)
+    if found is not None:
         where = "X" if layer is None else f"layers[{layer!r}]"
         msg = (
-            f"Raw counts are needed, but `{where}` holds values such as {odd[:3].tolist()}. Name the layer that holds "
-            "raw counts with `layer`, e.g. `layer='counts'`."
+            f"Raw counts are needed, but `{where}` holds {found}. Name the layer that holds raw counts with `layer`, e.g. "
+            "`layer='counts'`."
         )
         raise ValueError(msg)
     return counts
+
+
+def not_a_count(values: Any) -> str | None:
+    """What is wrong with values that should be counts, e.g. ``"the value -1.5 (negative)"``; ``None`` if nothing is.
+
+    Of more than five million values, evenly spaced ones are checked.
+    """
+    stored = values.data if sparse.issparse(values) else np.asarray(values).reshape(-1)
+    looked_at = stored[:: max(1, len(stored) // N_CHECKED)]
+    if looked_at.dtype.kind in "bu":
+        return None
+    for wrong, kind in ((~np.isfinite(looked_at), "not finite"), (looked_at < 0, "negative")):
+        if wrong.any():
+            return f"the value {looked_at[wrong][0]:.4g} ({kind})"
+    if looked_at.dtype.kind == "f" and (wrong := looked_at != np.rint(looked_at)).any():
+        return f"the value {looked_at[wrong][0]:.4g} (not a whole number)"
+    return None
 
 
 def shared_genes(tables: Sequence[AnnData]) -> list[str]:

@@ -13,6 +13,8 @@ from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _get_adata_minify_type
 from scvi.data.fields import LayerField
 
+from stcontrast._reading import not_a_count
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -30,7 +32,6 @@ __all__ = [
     "counts_of",
     "first_few",
     "has_no_counts",
-    "not_a_count",
     "on_disk",
     "row_blocks",
     "rows_on_disk",
@@ -137,8 +138,6 @@ def _in_memory(block: Any) -> Any:
     return block.tocsr() if sparse.issparse(block) else np.asarray(block)
 
 
-# values that are checked: enough to recognise counts, few enough to take milliseconds
-N_CHECKED = 5_000_000
 N_NAMED = 5
 
 
@@ -220,23 +219,6 @@ def check_counts(values: Any, adata: AnnData, layer: str | None) -> None:
         f"name the layer that holds them with layer=: {_other_layers(adata.layers, layer)}."
     )
     raise ValueError(msg)
-
-
-def not_a_count(values: Any) -> str | None:
-    """What is wrong with values that should be counts, e.g. ``"the value -1.5 (negative)"``; ``None`` if nothing is.
-
-    Of more than five million values, evenly spaced ones are checked.
-    """
-    stored = values.data if sparse.issparse(values) else np.asarray(values).reshape(-1)
-    looked_at = stored[:: max(1, len(stored) // N_CHECKED)]
-    if looked_at.dtype.kind in "bu":
-        return None
-    for wrong, kind in ((~np.isfinite(looked_at), "not finite"), (looked_at < 0, "negative")):
-        if wrong.any():
-            return f"the value {looked_at[wrong][0]:.4g} ({kind})"
-    if looked_at.dtype.kind == "f" and (wrong := looked_at != np.rint(looked_at)).any():
-        return f"the value {looked_at[wrong][0]:.4g} (not a whole number)"
-    return None
 
 
 def align_genes(

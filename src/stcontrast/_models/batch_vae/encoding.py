@@ -17,10 +17,10 @@ from stcontrast._models.batch_vae.counts import (
     check_layer,
     counts_of,
     has_no_counts,
-    not_a_count,
     rows_on_disk,
 )
 from stcontrast._models.batch_vae.minibatches import SlideReference, slide_codes, with_codes
+from stcontrast._reading import not_a_count
 from stcontrast._training import one_thread
 
 if TYPE_CHECKING:

@@ -40,11 +40,11 @@ def raw_counts(table: AnnData, layer: str | None) -> sparse.csr_matrix:
     counts = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
     counts.sum_duplicates()
     counts.eliminate_zeros()
-    found = not_a_count(counts)
-    if found is not None:
+    wrong = not_a_count(counts)
+    if wrong is not None:
         where = "X" if layer is None else f"layers[{layer!r}]"
         msg = (
-            f"Raw counts are needed, but `{where}` holds {found}. Name the layer that holds raw counts with `layer`, e.g. "
+            f"Raw counts are needed, but `{where}` holds {wrong}. Name the layer that holds raw counts with `layer`, e.g. "
             "`layer='counts'`."
         )
         raise ValueError(msg)

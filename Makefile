@@ -20,7 +20,7 @@ demo: install ## fit, predict, classify and cross-validate on toy data, into dem
 	$(BIN)/stcontrast demo --out demo-output $(ARGS)
 
 test: install ## run the tests that take seconds and need neither network nor GPU, in as many processes as cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal \
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal \
 		-m "not slow and not network and not gpu" $(ARGS)
 
 test-slow: install ## run the tests on real slides, and those that kill processes

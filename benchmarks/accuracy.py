@@ -154,7 +154,7 @@ def run_task(name, folder, row, n_neighbors):
         shared = {"task": name, "group": group, "seconds": time.perf_counter() - start}
         scores = classes(test, model) if of_layers else expression(test, model, genes_of(train))
         for result in scores:
-            yield {**shared, **result, "held-out r on the card": model.spec.get("held_out_r")}
+            yield {**shared, **result, "held-out r of the model": model.spec.get("held_out_r")}
 
 
 def classes(test, model):

@@ -3,7 +3,7 @@
     python benchmarks/choices.py --slides OUT/slides
 
 OUT/slides is what benchmarks/accuracy.py leaves. Each training set is of one donor; its slides are held out in turn (or
-blocks of it), and what the model's card reports as held-out correlation is printed. No other donor is looked at.
+blocks of it), and what the model's spec reports as held-out correlation is printed. No other donor is looked at.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/fine_tuning.py --seeds 0 1
 
 The same network, frozen and fine-tuned, at the same field; ridge regression on its features; the last donor held out.
-The options were chosen by the correlation with inner held-out donors (the model's card) on toy slides of another seed.
+The options were chosen by the correlation with inner held-out donors (the model's spec) on toy slides of another seed.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ FAULTS = (
     ),
     (
         "a list of one AnnData gives no list back", "tl/_predict_expression.py",
-        "    if isinstance(data, Sequence):\n        return returned\n", "", "tests/tl/test_predict_expression.py",
+        "return returned if isinstance(data, Sequence) else returned[0]", "return returned if len(returned) > 1 else returned[0]", "tests/tl/test_predict_expression.py",
     ),
     (
         "a predicted expression may be negative", "fitted/_model.py",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ import stcontrast as stc
 from stcontrast.cli import app
 
 runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _log_level_of_the_session():
+    """The command line sets the level of the package's log, which other tests look at."""
+    logger = logging.getLogger("stcontrast")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,8 @@ def test_spots_without_counts_are_not_trained_on(fitted, data):
 def test_the_latent_has_a_row_for_every_measured_spot(fitted, data):
     latent = fitted.encode(data)
     assert latent.shape == (data.measured.sum(), 3)
-    some = np.arange(90) < 20
+    # whole slides: a spot is encoded against its own
+    some = data.slide < 2
     part = fitted.encode(data.take(np.flatnonzero(some)))
     np.testing.assert_allclose(part, latent[some[data.measured]], atol=1e-6)
 

@@ -125,7 +125,7 @@ def test_a_second_set_of_features_does_not_pass_for_the_first() -> None:
     )
     stc.pp.image_features(sdata, field_um=40, key_added="X_wide")
     assert sdata["table"].uns["stcontrast"]["image_features"] == record
-    assert sdata["table"].uns["stcontrast"]["X_wide"]["field_um"] == [40.0]
+    assert sdata["table"].uns["stcontrast"]["image_features_X_wide"]["field_um"] == [40.0]
     np.testing.assert_array_equal(sdata["table"].obsm["X_image"], features)
     # made again, they are replaced
     stc.pp.image_features(sdata, field_um=40)

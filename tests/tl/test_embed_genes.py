@@ -189,7 +189,7 @@ def test_anndata_without_positions_in_lists_with_other_genes(toy: SpatialData):
     table = toy["table"]
     one, two = (plain(table[(table.obs["donor"] == name).to_numpy()], who=name) for name in ("donor1", "donor2"))
     two = two[:, ::-1][:, 5:].copy()
-    model = learn([one, two], "who", **QUICK)
+    model = learn([one, two], batch_key="who", **QUICK)
     assert set(model.genes) == set(two.var_names)
     assert model.batches == ["donor1", "donor2"]
     for adata in (one, two):
@@ -223,7 +223,7 @@ def test_within_slides_a_donor_wide_shift_is_gone(sdata: SpatialData):
 
 @pytest.mark.parametrize("batch_key", ["region", "donor", None])
 def test_the_model_finds_the_slides_of_the_same_tables_again(sdata: SpatialData, batch_key: str | None):
-    model = learn(sdata, batch_key, **QUICK)
+    model = learn(sdata, batch_key=batch_key, **QUICK)
     assert model.slide_key == "region"
     np.testing.assert_allclose(model.get_latent_representation(sdata["table"]), latent_of(sdata), atol=1e-5)
 
@@ -231,7 +231,7 @@ def test_the_model_finds_the_slides_of_the_same_tables_again(sdata: SpatialData,
 def test_slides_of_two_objects_stay_apart_where_their_batches_have_one_name(toy: SpatialData):
     table = toy["table"]
     one, two = (plain(table[(table.obs["donor"] == name).to_numpy()], slide="s") for name in ("donor1", "donor2"))
-    model = learn([one, two], "slide", **QUICK)
+    model = learn([one, two], batch_key="slide", **QUICK)
     assert model.slide_key == "slide_"
     assert model.adata.obs["slide_"].nunique() == 2
 

@@ -148,18 +148,18 @@ def test_what_was_predicted_is_not_predicted_again(ridge, toy, tmp_path, monkeyp
     stc.tl.predict_expression(sdata, ridge)
     expected = sdata["stc_pred"].copy()
     seen: list[int] = []
-    predict_view = type(ridge).predict_view
+    predict_spots = type(ridge).predict_spots
 
-    def dying(self, view, features):
+    def dying(self, spots):
         if len(seen) == 3:
             raise KeyboardInterrupt
-        seen.append(len(features))
-        return predict_view(self, view, features)
+        seen.append(len(spots))
+        return predict_spots(self, spots)
 
-    monkeypatch.setattr(type(ridge), "predict_view", dying)
+    monkeypatch.setattr(type(ridge), "predict_spots", dying)
     with pytest.raises(KeyboardInterrupt):
         stc.tl.predict_expression(sdata, ridge, store=tmp_path / "pred.zarr")
-    monkeypatch.setattr(type(ridge), "predict_view", lambda *args: (seen.append(0), predict_view(*args))[1])
+    monkeypatch.setattr(type(ridge), "predict_spots", lambda *args: (seen.append(0), predict_spots(*args))[1])
     stc.tl.predict_expression(sdata, ridge, store=tmp_path / "pred.zarr")
     # eighty spots in chunks of sixteen, the third of them on both slides: six views in all, and one that was broken off
     assert len(seen) <= 7
@@ -215,7 +215,7 @@ def test_a_killed_process_loses_nothing_that_was_written(toy, tmp_path: Path):
 
 def test_another_prediction_is_not_resumed(ridge, toy, tmp_path, monkeypatch):
     sdata = parts_of(copied(toy), "donor3")
-    monkeypatch.setattr(type(ridge), "predict_view", lambda *_: 1 / 0)
+    monkeypatch.setattr(type(ridge), "predict_spots", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         stc.tl.predict_expression(sdata, ridge, store=tmp_path / "pred.zarr")
     with pytest.raises(ValueError, match=r"differs in \['donor_key'\]"):
@@ -230,7 +230,7 @@ def test_the_prediction_of_another_model_is_not_resumed(ridge, toy, tmp_path, mo
     sdata = parts_of(copied(toy), "donor3")
     other = stc.tl.fit(parts_of(copied(toy), "donor1"), batch_key="donor", method="ridge")
     with monkeypatch.context() as patch:
-        patch.setattr(type(ridge), "predict_view", lambda *_: 1 / 0)
+        patch.setattr(type(ridge), "predict_spots", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             stc.tl.predict_expression(sdata, ridge, store=tmp_path / "pred.zarr")
     with pytest.raises(ValueError, match=r"interrupted work that differs in \['model_id'\]"):

@@ -74,8 +74,8 @@ def predict_expression(  # noqa: PLR0913
 
     Returns
     -------
-    For one AnnData the prediction; for a list a list with the prediction of every AnnData in it, in order. `None` for
-    one SpatialData: every SpatialData gets the prediction as a table `key_added` that annotates the same shapes. In it: ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``,
+    For one AnnData the prediction; for a list the list of the predictions of every AnnData in it, in order. `None`
+    where all are SpatialData: every SpatialData gets the prediction as a table `key_added` that annotates the same shapes. In it: ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``,
     ``layers["upper"]`` = 90 % interval; ``obs``: the keys, the donor, ``stc_in_distribution``; ``obsm["spatial"]`` in
     pixels; ``var["stc_held_out_r"]``: correlation of each gene on held-out training groups;
     ``uns["stcontrast"]["prediction"]``: units, model, and for each slide whether it is in-sample, of a donor that the
@@ -133,9 +133,9 @@ def predict_expression(  # noqa: PLR0913
         rows = np.arange(source.table.n_obs)
         table = prediction_table(source, model, prediction, rows, provenance=provenance, donor_key=donor_key)
         _hand_over(source, key_added, table, returned)
-    if isinstance(data, Sequence):
-        return returned
-    return returned[0] if returned else None
+    if not returned:
+        return None
+    return returned if isinstance(data, Sequence) else returned[0]
 
 
 def _hand_over(source: Sections, key_added: str, table: AnnData, returned: list[AnnData]) -> None:

@@ -167,9 +167,13 @@ def test_held_out_counts_do_not_change_out_of_fold_predictions():
     target, label = data.target.copy(), data.label.copy()
     target[fold.held_out] = 100 * np.random.default_rng(0).random(target[fold.held_out].shape)
     label[fold.held_out] = 1 - label[fold.held_out]
-    again = Kernel().predict_out_of_fold(replace(data, target=target, observed=target, label=label), folds)
+    changed = replace(data, target=target, observed=target, label=label)
+    again = Kernel().predict_out_of_fold(changed, inner_folds(changed))
     np.testing.assert_array_equal(again.expression[fold.held_out], found.expression[fold.held_out])
     np.testing.assert_array_equal(again.proba[fold.held_out], found.proba[fold.held_out])
+    others = folds[1].held_out
+    assert not np.allclose(again.expression[others], found.expression[others], atol=1e-2)
+    assert not np.allclose(again.proba[others], found.proba[others], atol=1e-2)
 
 
 def test_levels_of_slides_are_taken_out():

@@ -44,8 +44,11 @@ def test_held_out_counts_do_not_change_out_of_fold_predictions():
     fold = folds[0]
     target = data.target.copy()
     target[fold.held_out] = 100 * np.random.default_rng(0).random(target[fold.held_out].shape)
-    again = method.predict_out_of_fold(replace(data, target=target, observed=target), folds)
+    changed = replace(data, target=target, observed=target)
+    again = method.predict_out_of_fold(changed, inner_folds(changed))
     np.testing.assert_array_equal(again.expression[fold.held_out], found.expression[fold.held_out])
+    others = folds[1].held_out
+    assert not np.allclose(again.expression[others], found.expression[others], atol=1e-2)
 
 
 def test_mean_predicts_means():

@@ -101,7 +101,7 @@ def test_held_out_counts_do_not_change_out_of_fold_predictions(name):
         data, counts=type(data.counts)(counts), target=target, observed=target, depth=counts.sum(axis=1),
         label=np.where(np.isin(ALL, rows), rng.permutation(data.label), data.label),
     )  # fmt: skip
-    again = made(name).predict_out_of_fold(changed, folds)
+    again = made(name).predict_out_of_fold(changed, inner_folds(changed))
     np.testing.assert_array_equal(again.expression[rows], found.expression[rows])
     np.testing.assert_array_equal(again.proba[rows], found.proba[rows])
     others = folds[1].held_out

@@ -107,7 +107,7 @@ def test_unknown_batches(model: BatchAgnosticVAE):
 
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (4, 7), (2, 3, 6)])
 def test_latents_of_another_shape(model: BatchAgnosticVAE, shape: tuple[int, ...]):
-    with pytest.raises(ValueError, match="the model has 6 dimensions, one a column"):
+    with pytest.raises(ValueError, match="the model has 6 dimensions, one per column"):
         model.decode_latent(np.zeros(shape))
 
 

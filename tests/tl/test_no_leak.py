@@ -54,7 +54,14 @@ def test_no_method_is_forgotten():
     assert {options.get("method", name) for name, options in METHODS.items()} == set(_base.METHODS) - {"depth"}
 
 
-@pytest.mark.parametrize(("donor", "names"), [("donor1", list(METHODS)), ("donor3", ["ridge", "stcontrast"])])
+@pytest.mark.parametrize(
+    ("donor", "names"),
+    [
+        ("donor1", list(METHODS)),
+        ("donor3", ["ridge", "stcontrast"]),
+        pytest.param("donor3", list(METHODS), marks=pytest.mark.slow),
+    ],
+)
 def test_the_counts_of_a_donor_do_not_change_its_predictions(toy, honest, donor, names):
     sdata, rows = scrambled(toy, donor, 1)
     other = predictions(sdata, methods={name: METHODS[name] for name in names}).predictions

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stcontrast._data.folds import inner_folds
 from stcontrast.fitted._disk import read_state, write_state
 from stcontrast.methods._linear import standardizer
-from stcontrast.methods._network import Network
+from stcontrast.methods._network import Network, stop_on_folds
 from stcontrast.metrics import mean_slide_correlation
 from tests.methods.synthetic import training_data
 
@@ -56,3 +57,18 @@ def test_before_it_is_fitted():
         Network().proba(training_data().unseen())
     with pytest.raises(ValueError, match="without counts"):
         Network().expression(training_data().unseen())
+
+
+def test_training_stops_at_the_median_of_the_epochs_that_were_best_in_the_folds():
+    data = training_data()
+    best = iter([[2, 9], [3, 4], [50, 5]])
+
+    def fit(spots, held_out):
+        network = Network(max_epochs=1)
+        network.fit(spots, held_out=held_out)
+        return [network], next(best)
+
+    found, epoch = stop_on_folds(data, inner_folds(data), fit)
+    assert epoch == 4
+    assert np.isfinite(found.expression).all()
+    assert np.isfinite(found.proba).all()

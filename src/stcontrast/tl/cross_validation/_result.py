@@ -63,7 +63,7 @@ class CrossValidation:
 
     @property
     def predictions(self) -> AnnData:
-        """Out-of-fold predictions: held-out spots × genes that were modelled in every fold.
+        """The out-of-fold predictions, for held-out spots × genes that were modelled in every fold.
 
         `X` is the first method's prediction and each method has a layer of its name, log(1 + counts per 10 000), NaN
         where its fit failed; ``obs`` has donor and slide, ``obsm["spatial"]`` the centres in pixels.

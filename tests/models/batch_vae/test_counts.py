@@ -18,10 +18,10 @@ from stcontrast._models.batch_vae.counts import (
     check_counts,
     check_genes,
     counts_of,
-    not_a_count,
     on_disk,
     row_blocks,
 )
+from stcontrast._reading import not_a_count
 from stcontrast.models import BatchAgnosticVAE
 from tests.models.batch_vae.synthetic import make_adata
 

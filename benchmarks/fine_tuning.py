@@ -53,7 +53,7 @@ def measure(seed: int, *, n_spots: int = 120, n_genes: int = 120) -> dict[str, f
     return found
 
 
-def _scores(new: SpatialData, model: stc.methods.Predictor) -> dict[str, float]:
+def _scores(new: SpatialData, model: stc.models.Predictor) -> dict[str, float]:
     table = new["table"]
     counts = table.X.toarray()
     truth = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, table.var_names.get_indexer(model.genes)]

@@ -102,12 +102,12 @@ FAULTS = (
     ),
     (
         "the batch is the slide where only the donor is named", "_data/gather.py",
-        "keys.batch_key or keys.donor_key", "keys.batch_key", "tests/tl tests/spots",
+        "keys.batch_key or keys.donor_key", "keys.batch_key", "tests/spots",
     ),
     (
         "depth is counted over the shared genes", "_data/gather.py",
         "depth.append(np.asarray(full.sum(axis=1), dtype=np.float64).ravel())",
-        "depth.append(np.asarray(counts[-1].sum(axis=1), dtype=np.float64).ravel())", "tests/tl tests/spots",
+        "depth.append(np.asarray(counts[-1].sum(axis=1), dtype=np.float64).ravel())", "tests/spots",
     ),
     (
         "a list of one AnnData gives no list back", "tl/_predict_expression.py",

@@ -1,0 +1,79 @@
+"""From objects to one table: which column is which, and what belongs to which spot."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import stcontrast as stc
+from stcontrast._data.gather import gather
+from stcontrast._reading import Keys, resolve_all
+
+
+def section(name: str, genes: list[str], *, seed: int, donor: str, day: str, subtypes: list[str | None] | None = None):
+    rng = np.random.default_rng(seed)
+    obs = pd.DataFrame({"library_id": name, "donor": donor, "day": day}, index=[f"{name}_{i}" for i in range(4)])
+    if subtypes is not None:
+        obs["subtype"] = pd.array(subtypes, dtype=object)
+    counts = sparse.csr_matrix(rng.integers(1, 9, size=(4, len(genes))).astype(np.float32))
+    return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=genes), obsm={"spatial": rng.uniform(0, 9, (4, 2))})
+
+
+@pytest.fixture
+def objects():
+    """Three sections of two donors and two days; they share two of their genes."""
+    return [
+        section("s1", ["A", "B", "C"], seed=0, donor="d1", day="mon", subtypes=["fat", None, "stroma", "fat"]),
+        section("s2", ["B", "A", "D"], seed=1, donor="d2", day="mon"),
+        section("s3", ["A", "B", "C"], seed=2, donor="d2", day="tue", subtypes=["glands", "fat", None, None]),
+    ]
+
+
+def gathered(objects, **keys):
+    return gather(resolve_all(objects, Keys(**keys)), Keys(**keys))
+
+
+@pytest.mark.parametrize("keys", [{"donor_key": "donor"}, {"batch_key": "donor"}])
+def test_donor_and_batch_default_to_each_other(objects, keys):
+    spots = gathered(objects, **keys)
+    assert spots.donor.tolist() == spots.batch.tolist() == ["d1"] * 4 + ["d2"] * 8
+
+
+def test_donor_and_batch_may_differ_and_are_the_slide_where_neither_is_named(objects):
+    spots = gathered(objects, donor_key="donor", batch_key="day")
+    assert spots.donor.tolist() == ["d1"] * 4 + ["d2"] * 8
+    assert spots.batch.tolist() == ["mon"] * 8 + ["tue"] * 4
+    bare = gathered(objects)
+    assert bare.donor.tolist() == bare.batch.tolist() == ["s1"] * 4 + ["s2"] * 4 + ["s3"] * 4
+
+
+def test_fit_with_a_donor_alone_makes_the_model_of_a_batch_alone():
+    sdata = stc.datasets.toy(n_donors=2, n_spots=30, n_genes=20)
+    options = {"method": "tpirbae", "options": {"max_epochs": 1, "vae_epochs": 1, "n_latent": 3}}
+    models = [stc.tl.fit(sdata, **{key: "donor"}, **options) for key in ("donor_key", "batch_key")]
+    assert models[0].model_id == models[1].model_id
+    batches = [model.state()["method"]["latent"]["batches"] for model in models]
+    assert batches == [["donor1", "donor2"]] * 2
+
+
+def test_counts_are_of_the_shared_genes_and_depth_is_of_the_full_library(objects):
+    spots = gathered(objects)
+    assert list(spots.genes) == ["A", "B"]
+    for i, table in enumerate(objects):
+        rows = slice(4 * i, 4 * i + 4)
+        np.testing.assert_array_equal(spots.counts[rows].toarray(), table[:, ["A", "B"]].X.toarray())
+        np.testing.assert_array_equal(spots.depth[rows], table.X.toarray().sum(axis=1))
+        np.testing.assert_array_equal(spots.xy[rows], table.obsm["spatial"])
+    assert spots.slide.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert list(spots.slides) == ["s1", "s2", "s3"]
+    assert spots.name[5] == "s2_1"
+
+
+def test_labels_are_names_of_classes_in_order_and_may_be_missing(objects):
+    spots = gathered(objects, label_key="subtype")
+    assert spots.classes == ["fat", "glands", "stroma"]
+    assert spots.label.tolist() == [0, -1, 2, 0, -1, -1, -1, -1, 1, 0, -1, -1]
+    assert gathered(objects).classes == []

@@ -61,3 +61,37 @@ def test_a_list_and_nothing_if_one_cannot_be(unseen, model, sdata):
     assert "stc_class" not in other["table"].obs
     with pytest.raises(KeyError, match="no column 'mouse'"):
         stc.tl.classify([other], model, donor_key="mouse")
+
+
+def test_classes_under_another_name(unseen, model, tmp_path):
+    model.save(tmp_path / "model")
+    stc.tl.classify(unseen, tmp_path / "model", key_added="tissue")
+    stc.tl.classify(unseen, model)
+    table = unseen["table"]
+    for here, default in (("tissue", "stc_class"), ("tissue_confidence", "stc_class_confidence")):
+        assert table.obs[here].tolist() == table.obs[default].tolist()
+    np.testing.assert_array_equal(table.obsm["tissue_proba"], table.obsm["stc_class_proba"])
+    ours = table.uns["stcontrast"]
+    assert ours["classification_tissue"] == ours["classification"]
+    # a slot of its own is renewed
+    stc.tl.classify(unseen, str(tmp_path / "model"), key_added="tissue")
+
+
+@pytest.mark.parametrize("taken", ["tissue", "tissue_confidence", "tissue_proba"])
+def test_a_name_that_is_taken_is_refused(unseen, model, taken):
+    table = unseen["table"]
+    if taken.endswith("proba"):
+        table.obsm[taken] = np.zeros((40, 2))
+    else:
+        table.obs[taken] = "mine"
+    before = snapshot(unseen)
+    with pytest.raises(ValueError, match=rf"'{taken}'\] hold something .* has not written: give another `key_added`"):
+        stc.tl.classify(unseen, model, key_added="tissue")
+    assert snapshot(unseen) == before
+
+
+def test_what_is_no_model_is_refused(unseen, tmp_path):
+    with pytest.raises(TypeError, match=r"`model` must be what `stc.tl.fit` returned, or the folder .* found int"):
+        stc.tl.classify(unseen, 3)
+    with pytest.raises(FileNotFoundError, match="No stcontrast model in"):
+        stc.tl.predict_expression(unseen, tmp_path)

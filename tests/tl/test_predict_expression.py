@@ -117,6 +117,19 @@ def test_anndata_in_anndata_out(predicted, model, toy):
     assert table.uns["stcontrast"]["prediction"]["provenance"] == {"donor3_a": "out-of-donor"}
 
 
+def test_a_list_in_a_list_out(model, toy, unseen, tmp_path):
+    adata = as_anndata(parts_of(copied(toy), "donor3"))
+    adata.uns["stcontrast"] = {"image_features": dict(toy["table"].uns["stcontrast"]["image_features"])}
+    alone = stc.tl.predict_expression(adata, model)
+    model.save(tmp_path / "model")
+    for given in ([adata], [unseen, adata], (adata, adata)):
+        found = stc.tl.predict_expression(given, tmp_path / "model")
+        assert isinstance(found, list)
+        assert len(found) == sum(item is adata for item in given)
+        for table in found:
+            np.testing.assert_array_equal(table.X, alone.X)
+
+
 def test_a_slide_like_no_other_is_marked(model, toy):
     """Noise instead of tissue on one side: the spots there look like nothing in the training."""
     sdata = bare(parts_of(copied(toy), "donor3"))

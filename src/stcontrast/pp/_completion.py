@@ -12,6 +12,7 @@ from torch import nn
 
 from stcontrast._data.design import TIES
 from stcontrast._progress import progress
+from stcontrast._slides import rows_by_slide
 from stcontrast._training import one_thread, seeded
 
 if TYPE_CHECKING:
@@ -144,16 +145,15 @@ class Completer:
             raise ValueError(msg)
         completed = expression.copy()
         with one_thread(), torch.inference_mode():
-            for code in np.unique(slide):
-                rows = np.flatnonzero(slide == code)
+            for rows in rows_by_slide(slide):
                 # one order whatever the caller's: sums of floats depend on it
-                rows = rows[np.lexsort(xy[rows].T)]
-                spots = _Spots(expression[rows], slide[rows], xy[rows], self._mean, self.n_neighbors)
-                for start in range(0, len(rows), self.batch_size):
-                    part = torch.arange(start, min(start + self.batch_size, len(rows)))
+                ordered = rows[np.lexsort(xy[rows].T)]
+                spots = _Spots(expression[ordered], slide[ordered], xy[ordered], self._mean, self.n_neighbors)
+                for start in range(0, len(ordered), self.batch_size):
+                    part = torch.arange(start, min(start + self.batch_size, len(ordered)))
                     known = spots.measured[part]
                     filled = self._network(spots.values[part], ~known, *spots.around(part)).numpy() + self._mean
-                    here = rows[part.numpy()]
+                    here = ordered[part.numpy()]
                     # of a gene that training never saw, the network knows nothing
                     filled = np.maximum(filled, 0.0) * (self._mean > 0)
                     completed[here] = np.where(known.numpy(), expression[here], filled)
@@ -177,10 +177,11 @@ def median_complete(
     spot, gene = np.nonzero(expression <= 0)
     completed = expression.copy()
     completed[spot, gene] = np.nan_to_num(_medians(expression, slide, xy, n_neighbors, (spot, gene)))
-    for code in np.unique(slide):
-        for column in np.flatnonzero((completed[slide == code] <= 0).any(axis=0)):
-            left = (slide == code) & (completed[:, column] <= 0)
-            seen = expression[(slide == code) & (expression[:, column] > 0), column]
+    for rows in rows_by_slide(slide):
+        for column in np.flatnonzero((completed[rows] <= 0).any(axis=0)):
+            values = expression[rows, column]
+            seen = values[values > 0]
+            left = rows[completed[rows, column] <= 0]
             completed[left, column] = np.median(seen) if len(seen) else 0.0
     return completed
 
@@ -240,8 +241,7 @@ def _neighbors(slide: NDArray[np.int64], xy: NDArray[np.float64], n_neighbors: i
     """Neighbours (n_spots, most of any spot), and which of the columns are some; ties as in ``neighbor_means``."""
     index = np.zeros((len(slide), n_neighbors + TIES), dtype=np.intp)
     present = np.zeros(index.shape, dtype=np.bool_)
-    for code in np.unique(slide):
-        rows = np.flatnonzero(slide == code)
+    for rows in rows_by_slide(slide):
         k = min(n_neighbors, len(rows) - 1)
         if k < 1:
             continue

@@ -14,6 +14,7 @@ from stcontrast._data.spots import Spots
 from stcontrast._files import ResumableStore, RowsFile, content_hash, written_whole
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import progress
+from stcontrast._slides import rows_by_slide
 from stcontrast.pp._features import encode_slides, slide_fingerprint
 from stcontrast.tl._write import prediction_frame, provenance_of
 
@@ -145,10 +146,10 @@ def _predict(source: Sections, model: Predictor, store: ResumableStore, features
             blocks: dict[str, NDArray[np.float32]] = {
                 name: np.empty((len(rows), n_genes), dtype=np.float32) for name in ("X", LOWER, UPPER)
             }
-            for code in np.unique(slide[rows]):
-                here = np.flatnonzero(slide[rows] == code)
+            for here in rows_by_slide(slide[rows]):
                 of_slide = rows[here]
-                known_here = {"features": np.asarray(features[of_slide]), "design": designs[code].of(of_slide)}
+                design = designs[slide[of_slide[0]]].of(of_slide)
+                known_here = {"features": np.asarray(features[of_slide]), "design": design}
                 found = model.predict_spots(Spots.of(slide[of_slide], xy[of_slide], **known_here))
                 known[of_slide] = found.in_distribution
                 for name, values in (("X", found.expression), (LOWER, found.lower), (UPPER, found.upper)):

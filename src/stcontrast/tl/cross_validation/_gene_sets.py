@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from stcontrast._data.genes import choose_genes, log_normalize_sparse
+from stcontrast._slides import rows_by_slide
 from stcontrast.metrics._genes import N_NEAREST
 
 if TYPE_CHECKING:
@@ -139,10 +140,10 @@ class GeneSets:
             case "highly_variable":
                 return self._variable(rows, self.n_genes)
             case "highly_expressed":
-                score = np.mean([self._mean(here) for here in self._slides(rows)], axis=0)
+                score = np.mean([self._mean(here) for here in rows_by_slide(self.spots.slide, rows)], axis=0)
                 return self._best(score, self._candidates[score[self._candidates] > 0])
             case _:
-                score = np.mean([self._moran_of(here) for here in self._slides(rows)], axis=0)
+                score = np.mean([self._moran_of(here) for here in rows_by_slide(self.spots.slide, rows)], axis=0)
                 return self._best(score, np.sort(self._variable(rows, len(self._candidates))))
 
     def _variable(self, rows: NDArray[np.intp], n_genes: int) -> NDArray[np.intp]:
@@ -153,10 +154,6 @@ class GeneSets:
     def _best(self, score: NDArray[np.float64], columns: NDArray[np.intp]) -> NDArray[np.intp]:
         # ties are settled by the order of the genes
         return columns[np.argsort(-score[columns], kind="stable")][: self.n_genes]
-
-    def _slides(self, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-        slide = self.spots.slide[rows]
-        return [rows[slide == code] for code in np.unique(slide)]
 
     def _mean(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         expression = log_normalize_sparse(self.spots.counts[rows], self.spots.depth[rows])

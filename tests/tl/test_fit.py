@@ -252,7 +252,7 @@ BAD = {
     ),
     "unknown method": ({"method": "lasso"}, None, ValueError, "Unknown method 'lasso'. Valid options are"),
     "normalised counts": ({}, break_counts, ValueError, "Raw counts are needed, but `X` holds the value"),
-    "counts of a layer": ({"layer": "truth"}, None, ValueError, r"`layers\['truth'\]` holds values"),
+    "counts of a layer": ({"layer": "truth"}, None, ValueError, r"`layers\['truth'\]` holds the value"),
     "image elsewhere": ({"image_key": "donor1_a_he"}, None, ValueError, "lies elsewhere than the spots of 'donor2_a'"),
     "negative scale": ({"um_per_px": -1}, None, ValueError, "must be a positive number"),
     "no field": ({"field_um": ()}, None, ValueError, "`field_um` must be"),

@@ -51,7 +51,7 @@ class Completer:
         Share of the measured entries that is hidden; drawn again in every step.
     max_steps, batch_size, learning_rate
         Training with Adam. A tenth of the spots is only watched; the weights that did best there are kept, and training
-        stops where they have not been bettered for 100 steps.
+        stops if nothing better is found for 100 steps.
     seed
         Seed of everything random.
 

@@ -45,6 +45,16 @@ class Fold:
     unit: str
 
     @property
+    def has_counts(self) -> bool:
+        """Whether any spot to learn from has counts."""
+        return bool(self.spots.measured[self.train].any())
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any spot to learn from is annotated."""
+        return bool((self.spots.label[self.train] >= 0).any())
+
+    @property
     def training(self) -> Spots:
         """The spots to learn from."""
         return self.spots.take(self.train)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stcontrast._models.image_tower import TunedEncoder
     from stcontrast.methods._state import State
 
-__all__ = ["read_spec", "read_state", "read_tower", "write_model", "write_state"]
+__all__ = ["holds_model", "read_spec", "read_state", "read_tower", "write_model", "write_state"]
 
 FORMAT: Final = 2
 SPEC: Final = "spec.json"
@@ -33,8 +33,7 @@ def write_model(
     if target.exists() and not overwrite:
         msg = f"{str(target)!r} exists; `overwrite=True` replaces the model in it."
         raise FileExistsError(msg)
-    ours = (target / SPEC).exists() or (target / OLD_SPEC).exists()
-    if target.exists() and not ours and any(target.iterdir()):
+    if target.exists() and not holds_model(target) and any(target.iterdir()):
         msg = f"{str(target)!r} holds something that is no stcontrast model: it is left alone."
         raise FileExistsError(msg)
     with written_whole(target) as folder:
@@ -43,6 +42,11 @@ def write_model(
         if tower is not None:
             tower.save(folder / TOWER)
         (folder / SPEC).write_text(json.dumps({"format": FORMAT, **spec}, indent=2))
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds a model, of this format or an older one."""
+    return (folder / SPEC).is_file() or (folder / OLD_SPEC).is_file()
 
 
 def read_spec(folder: Path) -> dict[str, Any]:

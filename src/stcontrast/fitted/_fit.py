@@ -32,7 +32,6 @@ __all__ = [
     "check_genes",
     "fingerprint_of",
     "fit_model",
-    "slide_fingerprints",
     "spots_of_model",
     "training_spots",
 ]
@@ -67,7 +66,7 @@ def fit_model(
     fit_spec: FitSpec,
     features_spec: Mapping[str, Any],
     of_fold: Sequence[NDArray[np.float32]] = (),
-) -> Predictor:
+) -> tuple[Predictor, Spots]:
     """Fit a method. Nothing outside `rows` is looked at, genes and classes included.
 
     Parameters
@@ -85,6 +84,10 @@ def fit_model(
     of_fold
         Features of the training spots in every inner fold (n_training, n_features), where the encoder of the features
         has learnt from all of them.
+
+    Returns
+    -------
+    The model, and the training spots as it saw them, to look at its embeddings.
     """
     fresh = get_method(method, seed=fit_spec.seed, options=fit_spec.options)
     train = training_spots(spots, rows, fit_spec)
@@ -94,7 +97,6 @@ def fit_model(
     n_neighbors = fresh.n_neighbors if fit_spec.n_neighbors is None or fresh.uses_color else fit_spec.n_neighbors
     train = train.with_design(n_neighbors=n_neighbors, standardize=fit_spec.standardize)
     slides = np.unique(train.slide)
-    fingerprints = slide_fingerprints(spots.features, spots.slide)
     spec = {
         "genes": list(train.genes),
         "classes": list(train.classes),
@@ -106,7 +108,10 @@ def fit_model(
         "completed_targets": fit_spec.complete,
         "seed": int(fit_spec.seed),
         "donors": sorted(set(train.donor.tolist())),
-        "slides": {spots.slides[code]: fingerprints[int(code)] for code in slides},
+        # of the whole slide, also where only some of its donors are trained on
+        "slides": {
+            spots.slides[code]: fingerprint_of(spots.features, np.flatnonzero(spots.slide == code)) for code in slides
+        },
         "interval": LEVEL,
         "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
         | {"python": platform.python_version()},
@@ -117,12 +122,12 @@ def fit_model(
         own = [part.with_design(n_neighbors=n_neighbors, standardize=fit_spec.standardize) for part in own]
         folds = [replace(fold, spots=part) for fold, part in zip(folds, own, strict=True)]
     if fit_spec.complete:
-        train, folds = completed(train), [fold.with_targets(completed) for fold in folds]
+        folds = [fold.with_targets(completed) for fold in folds]
     logger.info(
         "Fitting %s on %d spots of %d slides, %d donors, %d genes, %d classes; inner folds over %ss.",
         fresh.name, len(train), len(slides), len(spec["donors"]), train.n_genes, train.n_classes, folds[0].unit,
     )  # fmt: skip
-    return Predictor.fit(fresh, train, folds, spec)
+    return Predictor.fit(fresh, completed(train) if fit_spec.complete else train, folds, spec), train
 
 
 def training_spots(spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec) -> Spots:
@@ -159,13 +164,11 @@ def check_genes(spots: Spots, genes: Sequence[str] | None) -> None:
         raise KeyError(msg)
 
 
-def slide_fingerprints(features: NDArray[np.float32], slide: NDArray[np.int64]) -> dict[int, str]:
-    """What recognises a slide again, whatever its name: a hash of its image features, rounded, spots in any order."""
-    return {int(code): fingerprint_of(features, np.flatnonzero(slide == code)) for code in np.unique(slide)}
-
-
 def fingerprint_of(features: NDArray[np.float32], rows: NDArray[np.intp]) -> str:
-    """Hash of some rows of features, in any order; they may lie on disk, and are read in parts."""
+    """What recognises a slide again, whatever its name: a hash of its image features, rounded, spots in any order.
+
+    The features may lie on disk; the rows of the slide are read in parts.
+    """
     last = np.concatenate([block[:, : -SORTED_BY - 1 : -1] for block in _rounded(features, rows)])
     return content_hash(_rounded(features, rows[np.lexsort(last.T)]))[:16]
 

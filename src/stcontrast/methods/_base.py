@@ -92,19 +92,14 @@ class Method(Learns, ABC):
         """Predict every spot by a fit without its group."""
         found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
         for fold in _shown(folds) if self.slow else folds:
-            part, train = type(self)(**self.spec), fold.training
+            part, unseen = type(self)(**self.spec), fold.unseen(depth=self.oracle)
             with settings.override(progress=False):
-                part.fit_parts(train)
-            part.fill(found, fold, train)
+                part.fit_parts(fold.training)
+            if fold.has_counts:
+                found.expression[fold.held_out] = part.predict_expression(unseen)
+            if fold.has_labels:
+                found.proba[fold.held_out] = part.predict_proba(unseen)
         return found
-
-    def fill(self, found: Prediction, fold: Fold, train: Spots) -> None:
-        """Write the predictions of a fold's held-out spots into `found`, after a fit on `train`."""
-        unseen = fold.unseen(depth=self.oracle)
-        if train.has_counts:
-            found.expression[fold.held_out] = self.predict_expression(unseen)
-        if train.has_labels:
-            found.proba[fold.held_out] = self.predict_proba(unseen)
 
     @abstractmethod
     def fit_parts(self, spots: Spots) -> None:
@@ -156,8 +151,8 @@ class ChosenOnFolds(Method):
             parts[-1].fit_parts(fold.training)
         unseen = [fold.unseen(depth=self.oracle) for fold in folds]
         found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
-        with_counts = [i for i, fold in enumerate(folds) if spots.measured[fold.train].any()]
-        with_labels = [i for i, fold in enumerate(folds) if (fold.spots.label[fold.train] >= 0).any()]
+        with_counts = [i for i, fold in enumerate(folds) if fold.has_counts]
+        with_labels = [i for i, fold in enumerate(folds) if fold.has_labels]
         of_expression, *of_classes = self.choices
         best = -np.inf
         for value in self.grid if with_counts else ():

@@ -59,8 +59,9 @@ class GeneLatent(Learns):
         measured = spots.take(np.flatnonzero(spots.measured))
         labels = [measured.classes[i] if i >= 0 else None for i in measured.label] if self.guided else None
         self.vae = fit_vae(
-            _adata(measured.counts, measured.batch, measured.slide, measured.genes), batch_key=BATCH, labels=labels, class_weight=CLASS_WEIGHT, n_latent=self.n_latent,
-            max_epochs=self.max_epochs, slide_key=SLIDE, seed=self.seed,
+            _adata(measured.counts, measured.batch, measured.slide, measured.genes), batch_key=BATCH, labels=labels,
+            class_weight=CLASS_WEIGHT, n_latent=self.n_latent, max_epochs=self.max_epochs, slide_key=SLIDE,
+            seed=self.seed,
         )  # fmt: skip
         # what the modelled genes are of the whole library: a mean over slides, which count alike
         of_spot = np.asarray(measured.counts.sum(axis=1)).ravel() / np.maximum(measured.depth, 1.0)

@@ -186,8 +186,8 @@ def stop_on_folds(
             networks, stopped = fit(*fold.together())
         epochs += stopped
         unseen = fold.unseen()
-        if spots.measured[fold.train].any():
+        if fold.has_counts:
             found.expression[fold.held_out] = average_expression(networks, unseen)
-        if (fold.spots.label[fold.train] >= 0).any():
+        if fold.has_labels:
             found.proba[fold.held_out] = average_proba(networks, unseen)
     return found, int(np.median(epochs))

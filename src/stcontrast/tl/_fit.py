@@ -12,7 +12,7 @@ from stcontrast._data.gather import gather
 from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
 from stcontrast._reading import Keys, check_images, resolve_all
 from stcontrast._records import write_record
-from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, spots_of_model
+from stcontrast.fitted._fit import FitSpec, check_genes, fit_model
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.pp._features import parse_fields
@@ -201,9 +201,11 @@ def fit(  # noqa: PLR0913
     if uses_color:
         features, features_spec = color_features(sources, features, features_spec)
     spots = replace(spots, features=features)
-    model = fit_model(spots, rows, method=method, fit_spec=fit_spec, features_spec=features_spec, of_fold=of_fold)
+    model, train = fit_model(
+        spots, rows, method=method, fit_spec=fit_spec, features_spec=features_spec, of_fold=of_fold
+    )
     model.tower = tower
-    _write_embeddings(sources, model, model.method.embed(spots_of_model(spots, rows, model.spec)))
+    _write_embeddings(sources, model, model.method.embed(train))
     _write_predictions(sources, spots, model, donor_key=keys.donor_key or keys.batch_key)
     return model
 

@@ -142,9 +142,9 @@ class GeneEncoder:
 
 def _read(folder: Path) -> BatchAgnosticVAE | Predictor:
     from stcontrast._models.batch_vae import BatchAgnosticVAE
-    from stcontrast.fitted import load
+    from stcontrast.fitted import holds_model, load
 
-    if (folder / "spec.json").is_file() or (folder / "card.json").is_file():
+    if holds_model(folder):
         return load(folder)
     if not (folder / "model.pt").is_file():
         msg = (

@@ -116,7 +116,7 @@ def fit_and_predict(fit: Fit) -> OutOfFold:
     spots, rows = replace(fit.spots, features=fit.features), fit.test_rows
     # the last bits depend on the number of threads, and must not depend on the number of processes
     with settings.override(progress=False), threadpool_limits(1), one_thread():
-        model = fit_model(
+        model, _ = fit_model(
             spots, fit.train_rows, method=fit.method, fit_spec=fit.fit_spec, features_spec=fit.features_spec,
             of_fold=fit.inner_features,
         )  # fmt: skip

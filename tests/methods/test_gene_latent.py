@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from stcontrast.fitted._disk import read_state, write_state
-from stcontrast.methods._gene_latent import GeneLatent
+from stcontrast._genespace import VaeSpace
 from tests.methods.synthetic import training_data
 
 
-def made(**options) -> GeneLatent:
-    return GeneLatent(n_latent=3, max_epochs=5, **options)
+def made(**options) -> VaeSpace:
+    return VaeSpace(n_latent=3, max_epochs=5, **options)
 
 
 @pytest.fixture(scope="module")

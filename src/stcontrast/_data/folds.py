@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -56,17 +56,13 @@ class Fold:
 
     @property
     def training(self) -> Spots:
-        """The spots to learn from."""
-        return self.spots.take(self.train)
+        """The spots to learn from, without counts of a held-out donor on the gene side either."""
+        train = self.spots.take(self.train)
+        return train.without_donors(self.spots.donor[self.held_out]) if self.unit == "donor" else train
 
     def unseen(self, *, depth: bool = False) -> Spots:
         """The held-out spots, without anything that was measured; see :meth:`Spots.unseen`."""
         return self.spots.take(self.held_out).unseen(depth=depth)
-
-    def together(self) -> tuple[Spots, NDArray[np.intp]]:
-        """Training and held-out spots in one table, and the rows of the latter, for what stops by their loss."""
-        rows = np.union1d(self.train, self.held_out)
-        return self.spots.take(rows), np.searchsorted(rows, self.held_out)
 
     def with_targets(self, make: Callable[[Spots], Spots]) -> Self:
         """The fold with targets and labels of its training rows as `make` gives them, from these rows alone."""
@@ -76,13 +72,16 @@ class Fold:
         return replace(self, spots=replace(self.spots, target=target, label=label))
 
 
-def inner_folds(spots: Spots, *, max_folds: int = 4) -> list[Fold]:
+def inner_folds(spots: Spots, *, of: Literal["counts", "labels"] = "counts", max_folds: int = 4) -> list[Fold]:
     """Hold out groups of training spots in turn, the largest unit that there are two of.
 
     Parameters
     ----------
     spots
-        Training spots. Groups are formed over spots with counts, or over annotated spots where nothing has counts.
+        Training spots.
+    of
+        Spots that groups are formed over and that are held out: those with counts (annotated ones where nothing has
+        counts), or the annotated ones.
     max_folds
         Groups are joined into this many folds at most.
 
@@ -94,9 +93,9 @@ def inner_folds(spots: Spots, *, max_folds: int = 4) -> list[Fold]:
     Raises
     ------
     ValueError
-        If there are fewer than two spots to learn from.
+        If there are fewer than two spots to learn from, or all at one place.
     """
-    eligible = spots.measured if spots.has_counts else spots.label >= 0
+    eligible = spots.measured if of == "counts" and spots.has_counts else spots.label >= 0
     rows = np.flatnonzero(eligible)
     if len(rows) < 2:
         msg = f"{len(rows)} spots with counts or labels are too few to learn from: none could be held out."

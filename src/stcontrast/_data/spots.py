@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "Spots"]
 
-NAMES = ("slides", "genes", "classes")
+WHOLE = ("slides", "genes", "classes", "gene_side")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ class Spots:
         Index of the class of each spot (n_spots,), into `classes`; -1 where it is not annotated.
     slides, genes, classes
         Names of the slides, the genes and the classes.
+    gene_side
+        Spots with counts and no image, which the gene space learns from too; `None` where there are none.
     """
 
     slide: NDArray[np.int64]
@@ -73,6 +75,7 @@ class Spots:
     slides: Sequence[str]
     genes: Sequence[str]
     classes: Sequence[str]
+    gene_side: Spots | None = None
 
     @classmethod
     def of(cls, slide: NDArray[np.int64], xy: NDArray[np.float64], **known: Any) -> Self:
@@ -104,6 +107,11 @@ class Spots:
         """Whether any spot is annotated."""
         return bool((self.label >= 0).any())
 
+    @cached_property
+    def column_weights(self) -> NDArray[np.float32]:
+        """Factor of every column of the design (n_design,)."""
+        return np.ones(self.design.shape[1], dtype=np.float32)
+
     @property
     def n_genes(self) -> int:
         """Number of genes in `target`."""
@@ -116,7 +124,7 @@ class Spots:
 
     def take(self, rows: NDArray[np.intp]) -> Self:
         """Some of the spots, in this order."""
-        parts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NAMES}
+        parts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in WHOLE}
         return replace(self, **{name: part[rows] for name, part in parts.items()})
 
     def unseen(self, *, depth: bool = False) -> Self:
@@ -135,7 +143,32 @@ class Spots:
         counts = self.counts[:, columns]
         expression = log_normalize(counts, self.depth)
         genes = [self.genes[i] for i in columns]
-        return replace(self, counts=counts, genes=genes, observed=expression, target=expression)
+        gene_side = None if self.gene_side is None else self.gene_side.with_genes(columns)
+        return replace(self, counts=counts, genes=genes, observed=expression, target=expression, gene_side=gene_side)
+
+    def without_donors(self, donors: NDArray[np.str_]) -> Self:
+        """The same spots, their gene side without these donors: what a held-out donor leaves."""
+        if self.gene_side is None:
+            return self
+        left = np.flatnonzero(~np.isin(self.gene_side.donor, donors))
+        return replace(self, gene_side=self.gene_side.take(left) if len(left) else None)
+
+    def with_counts(self) -> Self:
+        """All spots with counts, with an image or without, for what learns from the genes alone."""
+        here = self.take(np.flatnonzero(self.measured))
+        if here.gene_side is None:
+            return here
+        both = (here, here.gene_side)
+        after = len(self.slides) or int(self.slide.max(initial=-1)) + 1
+        joined = {
+            name: np.concatenate([getattr(part, name) for part in both])
+            for name in ("xy", "name", "donor", "batch", "depth", "observed", "target", "label")
+        }
+        slide = np.concatenate([here.slide, here.gene_side.slide + after])
+        counts = sparse.csr_matrix(sparse.vstack([part.counts for part in both], format="csr"))
+        slides = [*here.slides, *here.gene_side.slides]
+        known = {"genes": here.genes, "classes": here.classes, "slides": slides, "counts": counts}
+        return type(self).of(slide, joined.pop("xy"), **joined, **known)
 
     def with_classes(self, classes: Sequence[str]) -> Self:
         """The same spots with labels among these classes; a label of another class is taken away."""

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import f1_score
 
 from stcontrast._slides import rows_by_slide
-from stcontrast.methods._state import Learns
+from stcontrast._state import Learns
 from stcontrast.metrics import gene_correlation, mean_slide_correlation
 
 if TYPE_CHECKING:

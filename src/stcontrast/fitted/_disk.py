@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stcontrast._models.image_tower import TunedEncoder
-    from stcontrast.methods._state import State
+    from stcontrast._state import State
 
 __all__ = ["holds_model", "read_spec", "read_state", "read_tower", "write_model", "write_state"]
 

@@ -91,6 +91,8 @@ def fit_model(
     """
     fresh = get_method(method, seed=fit_spec.seed, options=fit_spec.options)
     train = training_spots(spots, rows, fit_spec)
+    if not fresh.learns_from_gene_side:
+        train = replace(train, gene_side=None)
     if not (train.has_counts or train.has_labels):
         msg = "Nothing to learn from: the training slides have neither counts nor labels."
         raise ValueError(msg)
@@ -112,6 +114,7 @@ def fit_model(
         "slides": {
             spots.slides[code]: fingerprint_of(spots.features, np.flatnonzero(spots.slide == code)) for code in slides
         },
+        "gene_side": [] if train.gene_side is None else [str(name) for name in train.gene_side.slides],
         "interval": LEVEL,
         "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
         | {"python": platform.python_version()},
@@ -132,7 +135,8 @@ def fit_model(
 
 def training_spots(spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec) -> Spots:
     """Training spots with genes and classes that are chosen on them alone; without a design."""
-    train = spots.take(rows)
+    held_out = np.setdiff1d(spots.donor, spots.donor[rows])
+    train = spots.take(rows).without_donors(held_out)
     train = train.with_classes(train.known_classes)
     return train.with_genes(_columns(train, fit_spec))
 

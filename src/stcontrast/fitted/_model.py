@@ -11,10 +11,10 @@ import numpy as np
 
 from stcontrast._data.spots import Prediction, Spots
 from stcontrast._files import content_hash
+from stcontrast._state import Learns
 from stcontrast.fitted._calibration import Calibration
 from stcontrast.fitted._disk import read_spec, read_state, read_tower, write_model
 from stcontrast.methods._base import METHODS
-from stcontrast.methods._state import Learns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +94,14 @@ class Predictor(Learns):
         scores = model.calibration.fit(method.fit(spots, folds), spots, folds)
         donor = np.unique(spots.donor, return_inverse=True)[1]
         model.bank = {"spot": spots.name[spots.measured], "donor": donor[spots.measured]}
-        model.spec = {**spec, "method": method.name, "oracle": method.oracle, "method_spec": method.spec, **scores}
+        model.spec = {
+            **spec,
+            "method": method.name,
+            "oracle": method.oracle,
+            "method_spec": method.spec,
+            **scores,
+            **method.summary(),
+        }
         return model
 
     @property

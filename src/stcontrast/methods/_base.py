@@ -11,7 +11,7 @@ import numpy as np
 from stcontrast._data.spots import Prediction
 from stcontrast._progress import progress
 from stcontrast._settings import settings
-from stcontrast.methods._state import Learns
+from stcontrast._state import Learns
 from stcontrast.metrics import mean_slide_correlation
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Method(Learns, ABC):
     """Whether a fit takes long enough to show how far it is."""
     spotwise: ClassVar[bool] = False
     """Whether it predicts a spot from its own row of the design alone, so that a slide can be predicted in parts."""
+    learns_from_gene_side: ClassVar[bool] = False
+    """Whether spots with counts and no image teach it; see `Spots.gene_side`."""
     oracle: ClassVar[bool] = False
     """Whether it looks at the measured depth of the spots that it predicts; it is a yardstick then, not a prediction."""
 
@@ -126,8 +128,15 @@ class Method(Learns, ABC):
         raise ValueError(msg)
 
     def embed(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
-        """Embeddings of the training spots by slot of `obsm`, (n_spots, k); none by default."""
+        """Embeddings of spots by slot of `obsm`, (n_spots, k); none by default.
+
+        Spots without counts have those of the image side alone.
+        """
         del spots
+        return {}
+
+    def summary(self) -> dict[str, Any]:
+        """What the model's spec says of the fit, as plain values; nothing by default."""
         return {}
 
 

@@ -1,28 +1,27 @@
-"""Ridge regression over a grid of penalties, linear classifiers, and the scale of their inputs."""
+"""Ridge regression over a grid of penalties, logistic regression, and the scale of their inputs."""
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.extmath import randomized_svd
 
-from stcontrast.methods._state import Learns, fitted
+from stcontrast._state import Learns, fitted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._data.spots import Spots
 
-__all__ = ["PENALTIES", "Classifier", "LinearClassifier", "RidgePath", "standardizer"]
+__all__ = ["PENALTIES", "LinearClassifier", "RidgePath", "Scaler", "standardizer"]
 
 PENALTIES: Final = tuple(float(value) for value in np.logspace(0, 5, 11))
 MAX_COMPONENTS: Final = 256
-N_DISCRIMINANT: Final = 150
-SHRINKAGE: Final = 0.3
+# columns up to which a covariance is diagonalised rather than approximated
+MAX_EXACT: Final = 1024
+CHUNK: Final = 4096
 
 
 def standardizer(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -31,8 +30,38 @@ def standardizer(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDAr
     return values.mean(axis=0), np.where(deviation < 1e-6, 1.0, deviation).astype(np.float32)
 
 
-def _solver(values: NDArray[np.float64]) -> str:
-    return "covariance_eigh" if values.shape[1] <= 1024 else "randomized"
+class Scaler(Learns):
+    """The design of training spots standardised by column, and the same for other spots.
+
+    Parameters
+    ----------
+    unit
+        Bring every spot to the same length too: a slide of another contrast then looks the same.
+    """
+
+    learnt: ClassVar[tuple[str, ...]] = ("center", "factor")
+
+    def __init__(self, *, unit: bool = False) -> None:
+        self.unit = unit
+        self.center = self.factor = np.zeros(0, dtype=np.float32)
+
+    def fit(self, spots: Spots) -> Scaler:
+        """Learn mean and deviation of every column; blocks of features weigh alike."""
+        self.center, scale = standardizer(spots.design)
+        self.factor = spots.column_weights / scale
+        return self
+
+    def scaled(self, spots: Spots) -> NDArray[np.float32]:
+        """Design (n_spots, n_design), standardised."""
+        scaled = (spots.design - self.center) * self.factor
+        if self.unit:
+            length = np.linalg.norm(scaled, axis=1, keepdims=True)
+            scaled *= np.float32(np.sqrt(scaled.shape[1])) / np.maximum(length, np.float32(1e-6))
+        return scaled
+
+
+def _chunks(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
 
 
 class RidgePath(Learns):
@@ -47,91 +76,97 @@ class RidgePath(Learns):
     def __init__(self) -> None:
         self.arrays: dict[str, NDArray[np.float64]] = {}
 
-    def fit(self, image: NDArray[np.float32], spots: Spots) -> RidgePath:
-        """Fit on the measured spots of `spots`, seen through `image` (n_spots, n_image)."""
-        x = image[spots.measured].astype(np.float64)
+    def fit(self, image: NDArray[np.float32], spots: Spots, *, weights: NDArray[np.float32] | None = None) -> RidgePath:
+        """Fit on the measured spots of `spots`.
+
+        Parameters
+        ----------
+        image
+            What the regression sees of all spots (n_spots, n_image).
+        spots
+            The spots and their target.
+        weights
+            Factor of every column, once it is standardised (n_image,); 1 by default.
+        """
+        rows = np.flatnonzero(spots.measured)
         mean, of_spot = spots.slide_means()
-        y = (spots.target - of_spot)[spots.measured].astype(np.float64)
-        center, scale = x.mean(axis=0), x.std(axis=0)
+        n_columns = image.shape[1]
+        center, squares = image[rows].mean(axis=0, dtype=np.float64), np.zeros(n_columns)
+        for part in _chunks(rows):
+            squares += ((image[part] - center) ** 2).sum(axis=0)
+        scale = np.sqrt(squares / len(rows))
         scale[scale < 1e-8] = 1.0
-        scaled = (x - center) / scale
-        n_components = min(MAX_COMPONENTS, *scaled.shape)
-        pca = PCA(n_components, svd_solver=_solver(scaled), random_state=0)
-        scores = pca.fit_transform(scaled)
+        if weights is not None:
+            scale = scale / weights
+        n_components = min(MAX_COMPONENTS, len(rows), n_columns)
+        product = np.zeros((n_columns, spots.n_genes))
+        if n_columns <= MAX_EXACT:
+            gram = np.zeros((n_columns, n_columns))
+            for part in _chunks(rows):
+                scaled = (image[part] - center) / scale
+                gram += scaled.T @ scaled
+                product += scaled.T @ (spots.target[part] - of_spot[part])
+            values, vectors = np.linalg.eigh(gram)
+            variance, rotation = values[::-1][:n_components].clip(0), vectors[:, ::-1][:, :n_components]
+        else:
+            scaled = ((image[rows] - center) / scale).astype(np.float32)
+            _, values, right = randomized_svd(scaled, n_components, random_state=0)
+            variance, rotation = values.astype(np.float64) ** 2, right.T.astype(np.float64)
+            product += scaled.T @ (spots.target[rows] - of_spot[rows])
         self.arrays = {
-            "center": center, "scale": scale, "pca_center": pca.mean_, "rotation": pca.components_.T,
-            "variance": (scores**2).sum(axis=0), "covariance": scores.T @ y, "mean": mean.astype(np.float64),
+            "center": center, "scale": scale, "rotation": rotation, "variance": variance,
+            "covariance": rotation.T @ product, "mean": mean.astype(np.float64),
         }  # fmt: skip
         return self
 
     def predict(self, image: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes) at one penalty."""
         a = fitted(self.arrays or None, needs="counts")
-        scores = ((image - a["center"]) / a["scale"] - a["pca_center"]) @ a["rotation"]
-        coefficients = a["covariance"] / (a["variance"] + penalty)[:, None]
-        return (scores @ coefficients + a["mean"]).astype(np.float32)
-
-
-type Classifier = Literal["logistic", "discriminant"]
+        coefficients = a["rotation"] @ (a["covariance"] / (a["variance"] + penalty)[:, None])
+        found = np.empty((len(image), coefficients.shape[1]), dtype=np.float32)
+        for part in _chunks(np.arange(len(image))):
+            found[part] = ((image[part] - a["center"]) / a["scale"]) @ coefficients + a["mean"]
+        return found
 
 
 class LinearClassifier(Learns):
-    """A linear classifier on standardised features, kept as arrays.
+    """Multinomial logistic regression on standardised features, kept as arrays.
 
     Parameters
     ----------
-    kind
-        ``"logistic"``: multinomial logistic regression. ``"discriminant"``: linear discriminant analysis of the first
-        principal components, its covariance shrunk to their mean variance: surer where spots are few and features many.
     strength
-        Inverse of the logistic regression's penalty.
-    shrinkage
-        Share of the mean variance in the discriminant's covariance.
+        Inverse of its penalty.
     """
 
     learnt: ClassVar[tuple[str, ...]] = ("arrays",)
 
-    def __init__(self, kind: Classifier = "logistic", *, strength: float = 0.03, shrinkage: float = SHRINKAGE) -> None:
-        self.kind = kind
+    def __init__(self, *, strength: float = 0.03) -> None:
         self.strength = strength
-        self.shrinkage = shrinkage
         self.arrays: dict[str, NDArray[np.float64]] = {}
 
-    def fit(self, image: NDArray[np.float32], spots: Spots) -> LinearClassifier:
-        """Fit on the annotated spots of `spots`, seen through `image` (n_spots, n_image)."""
+    def fit(
+        self, image: NDArray[np.float32], spots: Spots, *, weights: NDArray[np.float32] | None = None
+    ) -> LinearClassifier:
+        """Fit on the annotated spots of `spots`; parameters as those of :meth:`RidgePath.fit`."""
         rows = spots.label >= 0
         x, y = image[rows].astype(np.float64), spots.label[rows]
         center, scale = x.mean(axis=0), x.std(axis=0)
         scale[scale < 1e-8] = 1.0
-        weights, offsets = np.zeros((x.shape[1], spots.n_classes)), np.full(spots.n_classes, -np.inf)
+        if weights is not None:
+            scale = scale / weights
+        coefficients, offsets = np.zeros((x.shape[1], spots.n_classes)), np.full(spots.n_classes, -np.inf)
         present = np.unique(y)
         if len(present) == 1:
             offsets[present] = 0.0
         else:
-            coefficients, intercepts = self._coefficients((x - center) / scale, y)
+            logistic = LogisticRegression(C=self.strength, max_iter=1000).fit((x - center) / scale, y)
+            slopes, intercepts = logistic.coef_.T, logistic.intercept_
             # two classes come back as one row of coefficients, for the second
             both = len(present) == 2
-            weights[:, present] = np.hstack([-coefficients / 2, coefficients / 2]) if both else coefficients
+            coefficients[:, present] = np.hstack([-slopes / 2, slopes / 2]) if both else slopes
             offsets[present] = np.concatenate([-intercepts / 2, intercepts / 2]) if both else intercepts
-        self.arrays = {"center": center, "scale": scale, "weights": weights, "offsets": offsets}
+        self.arrays = {"center": center, "scale": scale, "weights": coefficients, "offsets": offsets}
         return self
-
-    def _coefficients(
-        self, scaled: NDArray[np.float64], y: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Of every class that is there (n_image, n_present), (n_present,); of two classes the second alone."""
-        # a discriminant needs a class of two spots at least to know of any spread
-        if self.kind == "logistic" or len(y) == len(np.unique(y)):
-            logistic = LogisticRegression(C=self.strength, max_iter=1000).fit(scaled, y)
-            return logistic.coef_.T, logistic.intercept_
-        pca = PCA(min(N_DISCRIMINANT, *scaled.shape), svd_solver=_solver(scaled), random_state=0)
-        scores = pca.fit_transform(scaled)
-        with warnings.catch_warnings():
-            # a class of one spot adds nothing to the covariance, and should not
-            warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
-            discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=self.shrinkage).fit(scores, y)
-        coefficients = pca.components_.T @ discriminant.coef_.T
-        return coefficients, discriminant.intercept_ - pca.mean_ @ coefficients
 
     def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""

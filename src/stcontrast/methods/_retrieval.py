@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Distance", "Neighbors", "Weighting", "combine", "retrieve"]
+__all__ = ["Distance", "Neighbors", "Weighting", "combine", "most_similar", "retrieve"]
 
 type Distance = Literal["cosine", "l2", "l1"]
 type Weighting = Literal["uniform", "inverse_square", "exponential", "similarity"]
@@ -88,6 +88,38 @@ def retrieve(
         ids[start : start + step] = chosen
         of_row[start : start + step] = _weights(part, bank, chosen, weights, weight_metric)
     return Neighbors(ids, of_row)
+
+
+def most_similar(
+    query: NDArray[np.float32], bank: NDArray[np.float32], *, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k rows of a bank with the largest cosine, by a matrix product of single precision, in chunks.
+
+    Parameters
+    ----------
+    query
+        Unit-length embeddings (n_queries, d).
+    bank
+        Unit-length embeddings (n_bank, d).
+    k
+        How many; all, where the bank is smaller.
+
+    Returns
+    -------
+    Rows (n_queries, k), most similar first, of equally similar ones the lower row; and their cosines.
+    """
+    k = min(k, len(bank))
+    step = max(1, CHUNK // max(len(bank), 1))
+    ids = np.empty((len(query), k), dtype=np.int64)
+    similarity = np.empty((len(query), k), dtype=np.float32)
+    for start in range(0, len(query), step):
+        cosine = query[start : start + step] @ bank.T
+        chosen = np.sort(np.argpartition(-cosine, k - 1, axis=1)[:, :k], axis=1)
+        found = np.take_along_axis(cosine, chosen, axis=1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        ids[start : start + step] = np.take_along_axis(chosen, order, axis=1)
+        similarity[start : start + step] = np.take_along_axis(found, order, axis=1)
+    return ids, similarity
 
 
 def combine(neighbors: Neighbors, values: NDArray[np.float32]) -> NDArray[np.float32]:

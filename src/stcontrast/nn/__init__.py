@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from stcontrast.nn._losses import Loss, contrastive_loss, fused_nce, info_nce, similarity_target_loss, warn_at_chance
+from stcontrast.nn._losses import (
+    Loss,
+    contrastive_loss,
+    fused_nce,
+    info_nce,
+    sigmoid_loss,
+    similarity_target_loss,
+    soft_target_loss,
+    warn_at_chance,
+)
 from stcontrast.nn._pairs import Contrast, HeadPair, Negatives, PairModule, SpotTable, Targets
 from stcontrast.nn._towers import (
     CrossEncoder,
@@ -30,6 +39,8 @@ __all__ = [
     "fused_nce",
     "hyperedges",
     "info_nce",
+    "sigmoid_loss",
     "similarity_target_loss",
+    "soft_target_loss",
     "warn_at_chance",
 ]

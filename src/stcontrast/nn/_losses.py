@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +13,20 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Loss", "contrastive_loss", "fused_nce", "info_nce", "similarity_target_loss", "warn_at_chance"]
+__all__ = [
+    "Loss",
+    "contrastive_loss",
+    "fused_nce",
+    "info_nce",
+    "sigmoid_loss",
+    "similarity_target_loss",
+    "soft_target_loss",
+    "warn_at_chance",
+]
 
 logger = logging.getLogger(__name__)
 
-type Loss = Literal["info_nce", "similarity_target"]
+type Loss = Literal["info_nce", "similarity_target", "soft_target", "sigmoid"]
 
 # a loss this close to that of chance has not told a single pair apart
 CHANCE_MARGIN: Final = 0.02
@@ -43,20 +52,27 @@ def contrastive_loss(
     gene, image
         Paired embeddings, shape (n, d).
     loss
-        ``"info_nce"``, see :func:`info_nce`, or ``"similarity_target"``, see :func:`similarity_target_loss`.
+        ``"info_nce"``, see :func:`info_nce`; ``"similarity_target"``, see :func:`similarity_target_loss`;
+        ``"soft_target"``, see :func:`soft_target_loss`, with the first of `targets_from`; or ``"sigmoid"``, see
+        :func:`sigmoid_loss`.
     temperature, normalize, targets_from, target_temperature, allowed
-        As in these functions. InfoNCE has no targets and ignores theirs.
+        As in these functions. InfoNCE and the sigmoid loss have no targets and ignore theirs.
 
     Returns
     -------
     Mean loss of a pair.
     """
+    shared: dict[str, Any] = {"temperature": temperature, "normalize": normalize, "allowed": allowed}
     if loss == "info_nce":
-        return info_nce(gene, image, temperature=temperature, normalize=normalize, allowed=allowed)
+        return info_nce(gene, image, **shared)
+    if loss == "sigmoid":
+        return sigmoid_loss(gene, image, **shared)
+    if loss == "soft_target":
+        similar_in = gene if targets_from is None else targets_from[0]
+        return soft_target_loss(gene, image, targets_from=similar_in, target_temperature=target_temperature, **shared)
     return similarity_target_loss(
-        gene, image, temperature=temperature, normalize=normalize, targets_from=targets_from,
-        target_temperature=target_temperature, allowed=allowed,
-    )  # fmt: skip
+        gene, image, targets_from=targets_from, target_temperature=target_temperature, **shared
+    )
 
 
 def warn_at_chance(losses: Sequence[float], chance: float) -> None:
@@ -168,6 +184,97 @@ def similarity_target_loss(
     by_gene = _soft_cross_entropy(logits, targets, allowed)
     by_image = _soft_cross_entropy(logits.T, targets.T, allowed)
     return (by_gene + by_image).mean() / 2
+
+
+def soft_target_loss(
+    gene: Tensor,
+    image: Tensor,
+    *,
+    targets_from: Tensor,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    target_temperature: float = 0.3,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    r"""Soft InfoNCE: a spot's partner is every spot that expresses alike.
+
+    With logits :math:`L = S I^\top / \tau`, cosines :math:`C` of the gene coordinates and targets
+    :math:`T = \mathrm{softmax}_\mathrm{row}(C / \tau')` the loss is the mean over i of
+    :math:`\tfrac12 [\mathrm{CE}(L_i, T_i) + \mathrm{CE}(L^\top_i, T_i)]`. The targets do not depend on what is learnt,
+    so that collapse is no minimum.
+
+    Parameters
+    ----------
+    gene, image
+        Paired embeddings, shape (n, d).
+    targets_from
+        Gene coordinates (n, k) whose cosines are the similarities; no gradient goes through them.
+    temperature, target_temperature
+        Divide the logits, and the similarities.
+    normalize
+        Scale the embeddings to unit length.
+    allowed
+        Pairs that are compared, shape (n, n), symmetric and true on the diagonal; all by default.
+
+    Returns
+    -------
+    Mean loss of a pair; :math:`\ln n` where the embeddings have collapsed.
+
+    References
+    ----------
+    After BLEEP (Xie et al. 2023, arXiv 2306.01859), its targets from the genes alone.
+    """
+    if normalize:
+        gene, image = functional.normalize(gene, dim=1), functional.normalize(image, dim=1)
+    logits = _compared(gene @ image.T / temperature, allowed)
+    similar = functional.normalize(targets_from.detach(), dim=1)
+    targets = _compared(similar @ similar.T / target_temperature, allowed).softmax(dim=1)
+    by_gene, by_image = (_soft_cross_entropy(one, targets, allowed) for one in (logits, logits.T))
+    return (by_gene + by_image).mean() / 2
+
+
+def sigmoid_loss(
+    gene: Tensor,
+    image: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    r"""Sigmoid loss (SigLIP): every pair is a question of its own, whether the two belong together.
+
+    With :math:`z_{ij} = C_{ij} / \tau - \ln(n_i - 1)`, :math:`n_i` being the spots that a spot is compared with, the
+    loss is the mean over i of :math:`-\ln \sigma(z_{ii}) - \sum_{j \ne i} \ln \sigma(-z_{ij})`. The offset, learnt in the
+    paper, is the logarithm of the odds that two spots are a pair.
+
+    Parameters
+    ----------
+    gene, image
+        Paired embeddings, shape (n, d).
+    temperature
+        Divides the logits.
+    normalize
+        Scale the embeddings to unit length.
+    allowed
+        Pairs that are compared, shape (n, n), symmetric and true on the diagonal; all by default.
+
+    Returns
+    -------
+    Mean loss of a pair.
+
+    References
+    ----------
+    Zhai et al. 2023 (SigLIP, arXiv 2303.15343).
+    """
+    if normalize:
+        gene, image = functional.normalize(gene, dim=1), functional.normalize(image, dim=1)
+    logits = gene @ image.T / temperature
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    compared = torch.ones_like(own) if allowed is None else allowed
+    others = (compared.sum(dim=1, keepdim=True) - 1).clamp(min=1)
+    logits = logits - others.log()
+    surprise = functional.softplus(torch.where(own, -logits, logits)).masked_fill(~compared, 0.0)
+    return surprise.sum(dim=1).mean()
 
 
 def fused_nce(

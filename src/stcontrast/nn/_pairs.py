@@ -96,7 +96,7 @@ class Contrast(nn.Module):
     Parameters
     ----------
     loss
-        ``"info_nce"`` or ``"similarity_target"``.
+        ``"info_nce"``, ``"similarity_target"``, ``"soft_target"`` or ``"sigmoid"``; see :func:`contrastive_loss`.
     normalize
         Scale the embeddings to unit length.
     temperature
@@ -109,7 +109,8 @@ class Contrast(nn.Module):
         (``"exclude-neighbours"``), whose crops overlap and whose expression is nearly the same.
     targets
         Source of the similarity targets: the ``"embedding"`` (as published) or the ``"input"`` of the towers, detached
-        and centred over the batch (the cosines of expression are all alike without centring).
+        and centred over the batch (the cosines of expression are all alike without centring). Soft targets always come
+        from the input of the gene tower.
     target_temperature
         Temperature of the targets from the input.
     """
@@ -157,17 +158,21 @@ class Contrast(nn.Module):
         return ~(together & adjacent) | torch.eye(len(rows), dtype=torch.bool, device=rows.device)
 
     def chance(self, table: SpotTable, rows: Tensor) -> float:
-        """Loss of towers that tell nothing apart: ln of the number of pairs that are compared."""
+        """Loss of towers that tell nothing apart: ln n of the n spots that a spot is compared with.
+
+        For the sigmoid loss, n ln n - (n - 1) ln(n - 1).
+        """
         allowed = self.allowed(table, rows)
-        if allowed is None:
-            return float(torch.log(torch.tensor(float(len(rows)))))
-        return float(allowed.sum(dim=1).float().log().mean())
+        n = torch.full((len(rows),), len(rows)) if allowed is None else allowed.sum(dim=1)
+        n = n.double()
+        each = torch.xlogy(n, n) - torch.xlogy(n - 1, n - 1) if self.loss == "sigmoid" else n.log()
+        return float(each.mean())
 
     def forward(self, gene: Tensor, image: Tensor, table: SpotTable, rows: Tensor) -> Tensor:
         """Loss of a batch: embeddings (n, d) of the spots `rows` (n,) of a table."""
         allowed, temperature = self.allowed(table, rows), self.temperature
         inputs = None
-        if self.targets == "input":
+        if self.targets == "input" or self.loss == "soft_target":
             of_gene, of_image = (part[rows] for part in (table.gene, table.image))
             inputs = (of_gene - of_gene.mean(dim=0), of_image - of_image.mean(dim=0))
         return contrastive_loss(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from stcontrast._genespace import CLASS_WEIGHT
 from stcontrast._keys import VAE_LATENT
 from stcontrast._models.batch_vae import fit_vae
 from stcontrast._reading import as_list, resolve_table
 from stcontrast._records import read_record, write_record
-from stcontrast.methods._gene_latent import CLASS_WEIGHT
 from stcontrast.tl._gene_encoder import (
     LABEL,
     GeneEncoder,

@@ -12,9 +12,9 @@ import pandas as pd
 
 from stcontrast._data.gather import stack_tables, stacked_column
 from stcontrast._data.genes import choose_genes
+from stcontrast._genespace import VaeSpace
 from stcontrast._reading import raw_counts, slide_of_row, table_region_keys
 from stcontrast._training import seeded
-from stcontrast.methods._gene_latent import GeneLatent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,7 @@ class GeneEncoder:
             )
             raise TypeError(msg)
         latent = getattr(model.method, "latent", None)
-        if not isinstance(latent, GeneLatent) or latent.vae is None:
+        if not isinstance(latent, VaeSpace) or latent.vae is None:
             msg = (
                 f'The model of the method {model.spec["method"]!r} has no gene latent: it takes "stcontrast" or '
                 '"tpirbae", and counts to train on. Leave out `model` to train one here.'

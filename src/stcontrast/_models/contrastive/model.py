@@ -2,80 +2,74 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
-import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
-from stcontrast._models.contrastive.module import Batch, ContrastiveConfig, ContrastiveModule
-from stcontrast._training import fit_quietly, seeded
-from stcontrast.nn import warn_at_chance
+from stcontrast._models.contrastive.towers import TowerPair
+from stcontrast._models.contrastive.training import train_pairs
+from stcontrast._training import one_thread, seeded
+from stcontrast.nn import Contrast, SpotTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Self
 
-    import lightning.pytorch as pl
+    import pandas as pd
     from numpy.typing import NDArray
+
+    from stcontrast.nn import Loss, PairModule
 
 __all__ = ["ContrastiveModel"]
 
-logger = logging.getLogger(__name__)
-
-# spots at once, to embed and to validate
-ENCODED_AT_ONCE: Final = 8192
-HELD_OUT_AT_ONCE: Final = 4096
-# epochs without a lower validation loss before training stops
-PATIENCE: Final = 20
+# spots that are embedded at once
+EMBEDDED_AT_ONCE: Final = 8192
+# steps that a training takes, as far as the bounds on its epochs allow
+N_STEPS: Final = 400
+FEWEST_EPOCHS: Final = 10
+MOST_EPOCHS: Final = 60
+FILE: Final = "contrastive"
+LOSSES: Final = ("soft_target", "info_nce", "similarity_target", "sigmoid")
 
 
 class ContrastiveModel:
-    """Aligns image features with a gene latent, and decodes expression and subtype from the image embedding.
+    """Ties image features to gene coordinates: two towers, one joint embedding, and a read-out of the coordinates.
 
-    Two towers, each a projection head (see METHODS in the documentation), embed into one space under a contrastive
-    loss. A linear decoder maps the image embedding to expression, and a linear head maps it to subtypes. Spots without
-    counts contribute to the subtype loss only, spots without labels to the other losses only.
+    The image tower has one hidden layer, the gene tower is linear. The contrast compares the spots of one slide: with
+    soft targets, the default, a spot's partners are all spots that express alike. A linear read-out predicts the gene
+    coordinates from the image embedding (mean squared error). The length of the training is fixed beforehand, and the weights are the mean over its second half.
 
     Parameters
     ----------
     n_image
         Number of image features.
     n_gene
-        Number of inputs of the gene tower, e.g. of the latent of a VAE; 0 for a model without counts.
-    n_targets
-        Number of genes to predict; 0 for a model without counts.
-    n_classes
-        Number of subtypes; 0 for a model without labels.
-    n_embedding
-        Dimension of the joint embedding.
-    dropout, input_dropout
-        Dropout in the heads, and on the image features.
+        Number of gene coordinates, e.g. of principal axes of expression or of a VAE's latent.
+    n_hidden, n_embedding
+        Width of the image tower's hidden layer and of the joint embedding.
+    input_dropout, dropout
+        Dropout on the image features and on the hidden layer.
     loss
-        ``"info_nce"`` (symmetric, as in CLIP) or ``"similarity_target"`` (soft targets of BLEEP, from the inputs).
-    temperature
-        Temperature of the contrastive loss, on unit-length embeddings.
-    contrastive_weight, subtype_weight
-        Weights of these losses; the mean squared error of standardised expression has weight 1.
+        ``"soft_target"``, ``"info_nce"`` (CLIP), ``"similarity_target"`` (BLEEP's) or ``"sigmoid"`` (SigLIP).
+    contrastive_weight
+        Weight of the contrast; 0 trains the read-out alone.
+    temperature, target_temperature
+        Of the contrast, on unit-length embeddings; and of the similarities that are its targets.
     learning_rate, weight_decay
-        Of AdamW; the learning rate makes one cycle over the training.
-    max_epochs, batch_size
-        Number of epochs, and spots in a step.
+        Of AdamW.
+    max_epochs
+        Passes over the spots. By default about 400 steps, but 10 epochs at least and 60 at most.
+    batch_size
+        Most spots in a step, all of one slide.
     seed
         Seed of weights, batches and dropout. The random state of the session does not change.
 
     Raises
     ------
     ValueError
-        If there is nothing to learn or a parameter is out of range.
+        If a parameter is out of range.
 
     Examples
     --------
@@ -83,126 +77,119 @@ class ContrastiveModel:
     >>> import stcontrast as stc
     >>> rng = np.random.default_rng(0)
     >>> image = rng.normal(size=(90, 8)).astype("float32")
-    >>> latent, expression = image[:, :4], image @ rng.normal(size=(8, 20)).astype("float32")
-    >>> model = stc.models.ContrastiveModel(n_image=8, n_gene=4, n_targets=20, max_epochs=5)
-    >>> model.train(image, gene=latent, target=expression)
-    >>> model.predict_expression(image).shape
-    (90, 20)
+    >>> model = stc.models.ContrastiveModel(n_image=8, n_gene=4, max_epochs=5)
+    >>> model.train(image, image[:, :4], slide=np.repeat([0, 1, 2], 30))
+    >>> model.embed_image(image).shape, model.predict_gene(image).shape
+    ((90, 64), (90, 4))
 
     References
     ----------
-    TPIRBAE (Nishimura et al. 2025, arXiv 2503.07173); BLEEP (Xie et al. 2023, arXiv 2306.01859).
+    TPIRBAE (Nishimura et al. 2025, arXiv 2503.07173); BLEEP (Xie et al. 2023, arXiv 2306.01859); SigLIP (Zhai et al.
+    2023, arXiv 2303.15343).
     """
 
-    def __init__(self, n_image: int, **hyper: Any) -> None:
-        self.config = ContrastiveConfig(n_image=n_image, **hyper)
-        with seeded(self.config.seed):
-            self.module = ContrastiveModule(self.config)
+    def __init__(  # noqa: PLR0913
+        self,
+        n_image: int,
+        n_gene: int,
+        *,
+        n_hidden: int = 128,
+        n_embedding: int = 64,
+        input_dropout: float = 0.7,
+        dropout: float = 0.5,
+        loss: Loss = "soft_target",
+        contrastive_weight: float = 1.0,
+        temperature: float = 0.1,
+        target_temperature: float = 0.3,
+        learning_rate: float = 5e-3,
+        weight_decay: float = 0.1,
+        max_epochs: int | None = None,
+        batch_size: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        if loss not in LOSSES:
+            msg = f"Unknown loss {loss!r}. Valid options are {', '.join(map(repr, LOSSES))}."
+            raise ValueError(msg)
+        if min(n_image, n_gene, n_hidden, n_embedding, 1 if max_epochs is None else max_epochs) < 1 or batch_size < 2:
+            msg = "`n_image`, `n_gene`, `n_hidden`, `n_embedding` and `max_epochs` must be at least 1, and `batch_size` 2."
+            raise ValueError(msg)
+        if min(temperature, target_temperature, learning_rate) <= 0 or min(contrastive_weight, weight_decay) < 0:
+            msg = (
+                "`temperature`, `target_temperature` and `learning_rate` must be positive, `contrastive_weight` and "
+                "`weight_decay` not negative."
+            )
+            raise ValueError(msg)
+        self.spec: dict[str, Any] = {
+            "n_image": n_image, "n_gene": n_gene, "n_hidden": n_hidden, "n_embedding": n_embedding,
+            "input_dropout": input_dropout, "dropout": dropout, "loss": loss, "contrastive_weight": contrastive_weight,
+            "temperature": temperature, "target_temperature": target_temperature, "learning_rate": learning_rate,
+            "weight_decay": weight_decay, "max_epochs": max_epochs, "batch_size": batch_size, "seed": seed,
+        }  # fmt: skip
         self.history: pd.DataFrame | None = None
-        self.n_epochs: int = 0
+        contrast = Contrast(loss=loss, temperature=temperature, targets="input", target_temperature=target_temperature)
+        with seeded(seed):
+            self.module = TowerPair(
+                contrast, contrastive_weight=contrastive_weight, n_image=n_image, n_gene=n_gene, n_hidden=n_hidden,
+                n_embedding=n_embedding, input_dropout=input_dropout, dropout=dropout,
+            )  # fmt: skip
+        self.module.eval()
 
     def train(
-        self,
-        image: NDArray[np.float32],
-        *,
-        gene: NDArray[np.float32] | None = None,
-        target: NDArray[np.float32] | None = None,
-        label: NDArray[np.int64] | None = None,
-        measured: NDArray[np.bool_] | None = None,
-        group: NDArray[Any] | None = None,
-        held_out: Sequence[Any] = (),
-        stop_epoch: int | None = None,
+        self, image: NDArray[np.float32], gene: NDArray[np.float32], *, slide: NDArray[np.int64] | None = None
     ) -> None:
-        """Train the model.
+        """Train on paired spots. Losses are in `history`, one row per epoch.
 
         Parameters
         ----------
         image
             Image features (n_spots, n_image), standardised.
-        gene, target
-            Input of the gene tower (n_spots, n_gene) and standardised expression (n_spots, n_targets).
-        label
-            Class of each spot (n_spots,), -1 for none.
-        measured
-            Whether a spot has counts (n_spots,); all, if `target` is given.
-        group
-            Slide or donor of each spot (n_spots,).
-        held_out
-            Groups for early stopping: they are not trained on, and the weights of the epoch with the lowest loss on
-            them are kept. Whole groups, because neighbouring spots are too similar.
-        stop_epoch
-            Stop after this epoch of the same schedule, for example the epoch that an earlier training with held-out
-            groups chose.
+        gene
+            Gene coordinates (n_spots, n_gene), standardised.
+        slide
+            Slide of each spot (n_spots,); one slide by default.
 
         Raises
         ------
         ValueError
-            If an array is missing or of another shape, a label is out of range, a held-out group is absent, or
-            no spot is left to train on or to validate on.
+            If an array has another shape, or there are fewer than two spots.
         """
         n_spots = len(image)
-        self._check_arrays(n_spots, image=image, gene=gene, target=target, label=label)
-        batch = Batch(
-            torch.as_tensor(image, dtype=torch.float32),
-            _or_zeros(gene, (n_spots, self.config.n_gene)),
-            _or_zeros(target, (n_spots, self.config.n_targets)),
-            torch.as_tensor(np.full(n_spots, target is not None) if measured is None else np.asarray(measured, bool)),
-            torch.as_tensor(np.full(n_spots, -1) if label is None else np.asarray(label, dtype=np.int64)),
-        )
-        validation = np.zeros(n_spots, dtype=bool)
-        if len(held_out):
-            groups = np.zeros(n_spots) if group is None else np.asarray(group)
-            absent = [name for name in held_out if name not in set(groups.tolist())]
-            if absent:
-                msg = f"Groups to hold out are absent: {absent}. Groups: {sorted(set(groups.tolist()))}."
+        codes = np.zeros(n_spots, dtype=np.int64) if slide is None else np.unique(slide, return_inverse=True)[1]
+        expected = {
+            "image": (n_spots, self.spec["n_image"]),
+            "gene": (n_spots, self.spec["n_gene"]),
+            "slide": (n_spots,),
+        }
+        for name, array in (("image", image), ("gene", gene), ("slide", codes)):
+            if np.shape(array) != expected[name]:
+                msg = f"`{name}` must have shape {expected[name]}, found {np.shape(array)}."
                 raise ValueError(msg)
-            validation = np.isin(groups, list(held_out))
-            if validation.all():
-                msg = "Nothing is left to train on: every group is held out."
-                raise ValueError(msg)
-        self.history, self.n_epochs = train_module(self.module, batch, validation, stop_epoch=stop_epoch)
-
-    def _check_arrays(
-        self, n_spots: int, *, label: NDArray[np.int64] | None, **arrays: NDArray[np.float32] | None
-    ) -> None:
-        widths = {"image": self.config.n_image, "gene": self.config.n_gene, "target": self.config.n_targets}
-        for name, width in widths.items():
-            given = arrays[name]
-            found = None if given is None else np.shape(given)
-            if found != (n_spots, width) and (found is not None or width):
-                msg = f"`{name}` must have shape ({n_spots}, {width}), found {found}."
-                raise ValueError(msg)
-        if label is not None and (
-            np.shape(label) != (n_spots,) or np.max(label, initial=-1) >= self.config.n_classes > 0
-        ):
-            msg = f"`label` must have shape ({n_spots},) and lie below {self.config.n_classes} classes."
+        if n_spots < 2:
+            msg = f"{n_spots} spots are too few to compare."
             raise ValueError(msg)
+        nowhere = np.zeros((n_spots, 2))
+        table = SpotTable.of(image, codes.astype(np.int64), nowhere, gene=gene)
+        n_batches = int(np.ceil(np.bincount(codes) / self.spec["batch_size"]).sum())
+        by_default = int(np.clip(N_STEPS // n_batches, FEWEST_EPOCHS, MOST_EPOCHS))
+        with seeded(self.spec["seed"]):
+            self.history = train_pairs(
+                self.module, table, batch_size=self.spec["batch_size"],
+                max_epochs=self.spec["max_epochs"] or by_default, optimizer=self._optimizer,
+                average=True,
+            )  # fmt: skip
+        self.module.cpu().eval()
 
     def embed_image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Unit-length embedding (n_spots, n_embedding) of image features (n_spots, n_image)."""
-        return self._apply(self.module.image_tower, image, unit=True)
+        return _unit(self._apply(self.module.image_tower, image))
 
     def embed_genes(self, gene: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Unit-length embedding (n_spots, n_embedding) of gene inputs (n_spots, n_gene)."""
-        if self.module.gene_tower is None:
-            msg = "The model was trained without counts: it has no gene tower."
-            raise ValueError(msg)
-        return self._apply(self.module.gene_tower, gene, unit=True)
+        """Unit-length embedding (n_spots, n_embedding) of gene coordinates (n_spots, n_gene)."""
+        return _unit(self._apply(self.module.gene_tower, gene))
 
-    def predict_expression(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Standardised expression (n_spots, n_targets) from image features (n_spots, n_image)."""
-        if self.module.decoder is None:
-            msg = "The model was trained without counts: it predicts no expression."
-            raise ValueError(msg)
-        return self._apply(torch.nn.Sequential(self.module.image_tower, self.module.decoder), image)
-
-    def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probability of every class (n_spots, n_classes) from image features (n_spots, n_image)."""
-        if self.module.subtype_head is None:
-            msg = "The model was trained without labels: it predicts no subtype."
-            raise ValueError(msg)
-        head = torch.nn.Sequential(self.module.image_tower, self.module.subtype_head, torch.nn.Softmax(dim=1))
-        return self._apply(head, image)
+    def predict_gene(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Gene coordinates (n_spots, n_gene) from image features (n_spots, n_image)."""
+        return self._apply(torch.nn.Sequential(self.module.image_tower, self.module.read_out), image)
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write ``contrastive.json`` and ``contrastive.safetensors`` into a folder.
@@ -215,14 +202,13 @@ class ContrastiveModel:
         from safetensors.torch import save_file
 
         folder = Path(directory)
-        if (folder / "contrastive.json").exists() and not overwrite:
+        if (folder / f"{FILE}.json").exists() and not overwrite:
             msg = f"{str(folder)!r} already holds a model; `overwrite=True` replaces it."
             raise FileExistsError(msg)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.cpu().contiguous() for name, value in self.module.state_dict().items()}
-        save_file(state, folder / "contrastive.safetensors")
-        content = {"config": asdict(self.config), "n_epochs": self.n_epochs}
-        (folder / "contrastive.json").write_text(json.dumps(content, indent=2))
+        state = {name: value.contiguous() for name, value in self.module.state_dict().items()}
+        save_file(state, folder / f"{FILE}.safetensors")
+        (folder / f"{FILE}.json").write_text(json.dumps(self.spec, indent=2))
 
     @classmethod
     def load(cls, directory: str | Path) -> Self:
@@ -230,111 +216,22 @@ class ContrastiveModel:
         from safetensors.torch import load_file
 
         folder = Path(directory)
-        content = json.loads((folder / "contrastive.json").read_text())
-        model = cls(**content["config"])
-        model.module.load_state_dict(load_file(folder / "contrastive.safetensors"))
-        model.n_epochs = content["n_epochs"]
+        model = cls(**json.loads((folder / f"{FILE}.json").read_text()))
+        model.module.load_state_dict(load_file(folder / f"{FILE}.safetensors"))
         return model
 
-    def _apply(
-        self, network: torch.nn.Module, inputs: NDArray[np.float32], *, unit: bool = False
-    ) -> NDArray[np.float32]:
-        network.eval()
-        device = next(network.parameters()).device
-        with torch.inference_mode():
-            parts = [
-                network(chunk.to(device)).cpu()
-                for chunk in torch.as_tensor(inputs, dtype=torch.float32).split(ENCODED_AT_ONCE)  # type: ignore[no-untyped-call]
-            ]
-        out = torch.cat(parts)
-        result: NDArray[np.float32] = (torch.nn.functional.normalize(out, dim=1) if unit else out).numpy()
-        return result
+    def _optimizer(self, module: PairModule) -> tuple[torch.optim.Optimizer, None]:
+        trained = [value for value in module.parameters() if value.requires_grad]
+        rates = {"lr": self.spec["learning_rate"], "weight_decay": self.spec["weight_decay"]}
+        return torch.optim.AdamW(trained, **rates), None
+
+    def _apply(self, network: torch.nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode(), one_thread():
+            chunks = torch.as_tensor(inputs, dtype=torch.float32).split(EMBEDDED_AT_ONCE)  # type: ignore[no-untyped-call]
+            found: NDArray[np.float32] = torch.cat([network(chunk) for chunk in chunks]).numpy()
+        return found
 
 
-def _or_zeros(values: NDArray[np.float32] | None, shape: tuple[int, int]) -> torch.Tensor:
-    return torch.zeros(shape) if values is None else torch.as_tensor(values, dtype=torch.float32)
-
-
-logger = logging.getLogger(__name__)
-
-
-class History(Callback):
-    """Losses of every epoch, and the weights of the best one."""
-
-    def __init__(self, *, keep_best: bool) -> None:
-        self.keep_best = keep_best
-        self.rows: list[dict[str, float]] = []
-        self.best = (math.inf, 0)
-        self.state: dict[str, torch.Tensor] = {}
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: ContrastiveModule) -> None:
-        """Record the epoch; validation, if any, has run before."""
-        metrics = pl_module.epoch_means()
-        pl_module.recorded.clear()
-        self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
-        loss = metrics.get("validation_loss", math.nan)
-        if self.keep_best and loss < self.best[0]:
-            self.best = (loss, trainer.current_epoch + 1)
-            self.state = copy.deepcopy(pl_module.state_dict())
-
-
-class StopAfter(Callback):
-    """Stop after an epoch without shortening the schedule of the learning rate."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop when the epoch is reached."""
-        if trainer.current_epoch + 1 >= self.epoch:
-            trainer.should_stop = True
-
-
-def train_module(
-    module: ContrastiveModule, batch: Batch, validation: NDArray[np.bool_], *, stop_epoch: int | None
-) -> tuple[pd.DataFrame, int]:
-    """Train a module; spots in `validation` are not trained on.
-
-    Returns
-    -------
-    Losses, one row per epoch, and the epoch of the module's weights.
-    """
-    config = module.config
-    rows = torch.as_tensor(validation)
-    # a spot without counts and label would only dilute the batches
-    teaches = (batch.measured & bool(config.n_targets or config.n_gene)) | ((batch.label >= 0) & bool(config.n_classes))
-    _check_teaching(rows, teaches)
-    watch = bool(rows.any())
-    history = History(keep_best=watch)
-    callbacks: list[Callback] = [history]
-    if watch:
-        callbacks.append(EarlyStopping("validation_loss", patience=PATIENCE))
-    if stop_epoch is not None:
-        callbacks.append(StopAfter(stop_epoch))
-    training = _loader([part[~rows & teaches] for part in batch], config.batch_size, shuffle=True)
-    held_out = _loader([part[rows & teaches] for part in batch], HELD_OUT_AT_ONCE, shuffle=False) if watch else None
-    fit_quietly(module, training, held_out, seed=config.seed, max_epochs=config.max_epochs, callbacks=callbacks)
-    epochs = len(history.rows)
-    if history.state:
-        module.load_state_dict(history.state)
-        epochs = history.best[1]
-    frame = pd.DataFrame(history.rows)
-    n_pairs = min(config.batch_size, int((~rows & batch.measured).sum()))
-    if "train_contrastive" in frame and n_pairs > 1:
-        warn_at_chance(frame["train_contrastive"].tolist(), math.log(n_pairs))
-    return frame, epochs
-
-
-def _check_teaching(held_out: torch.Tensor, teaches: torch.Tensor) -> None:
-    for kind, rows in (("to train on", ~held_out), ("held out", held_out)):
-        if bool(rows.any()) and not bool((rows & teaches).any()):
-            msg = f"None of the {int(rows.sum())} spots {kind} has what the model learns from: counts or a label."
-            raise ValueError(msg)
-
-
-def _loader(parts: list[torch.Tensor], batch_size: int, *, shuffle: bool) -> DataLoader[Any]:
-    dataset = TensorDataset(*parts)
-    order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
-    # the contrast needs full batches; fewer spots than one batch are one batch
-    sampler = BatchSampler(order, batch_size, drop_last=shuffle and len(dataset) >= batch_size)
-    return DataLoader(dataset, sampler=sampler, batch_size=None)
+def _unit(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    length = np.linalg.norm(embedding, axis=1, keepdims=True)
+    return embedding / np.maximum(length, np.float32(1e-12))

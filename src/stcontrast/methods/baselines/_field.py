@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 
 from stcontrast._data.lattice import lattice_coordinates
+from stcontrast._state import fitted
 from stcontrast.methods._base import Method
-from stcontrast.methods._state import fitted
 from stcontrast.methods.baselines._mean import class_frequency
 
 if TYPE_CHECKING:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
-from scipy.linalg import cholesky, solve, solve_triangular
-from scipy.spatial.distance import cdist
+from scipy.linalg import cholesky, eigh, solve_triangular
 
+from stcontrast._state import Learns, fitted
 from stcontrast.methods._base import ChosenOnFolds
-from stcontrast.methods._linear import standardizer
-from stcontrast.methods._state import Learns, fitted
+from stcontrast.methods._linear import Scaler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +54,7 @@ class KernelPath(Learns):
         if len(x) > N_LANDMARKS:
             chosen = np.random.default_rng(self.seed).choice(len(x), N_LANDMARKS, replace=False)
             landmarks = x[np.sort(chosen)]
-        squared = cdist(landmarks, landmarks, "sqeuclidean")
+        squared = _squared_distance(landmarks, landmarks)
         between = squared[np.triu_indices(len(landmarks), 1)]
         width = float(np.median(between)) if len(between) else 1.0
         self.arrays = {"landmarks": landmarks, "width": np.array(width or 1.0)}
@@ -66,14 +65,16 @@ class KernelPath(Learns):
         center, mean = mapped.mean(axis=0), y.mean(axis=0, dtype=np.float64)
         mapped -= center
         product = mapped.T @ (y - mean)
-        self.arrays |= {"center": center, "mean": mean, "gram": mapped.T @ mapped, "product": product}
+        # one decomposition for every penalty
+        values, vectors = eigh(mapped.T @ mapped)
+        self.arrays |= {"center": center, "mean": mean, "values": values, "vectors": vectors}
+        self.arrays["product"] = vectors.T @ product
         return self
 
     def predict(self, x: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:
         """Targets (n_spots, n_targets) at one penalty."""
         a = self.arrays
-        penalised = a["gram"] + penalty * np.eye(len(a["gram"]))
-        coefficients = solve(penalised, a["product"], assume_a="pos")
+        coefficients = a["vectors"] @ (a["product"] / (a["values"].clip(0) + penalty)[:, None])
         level = a["mean"] - a["center"] @ coefficients
         dual = solve_triangular(a["root"], coefficients, lower=True, trans="T")
         return np.concatenate([self._kernel(part) @ dual + level for part in _parts(x)]).astype(np.float32)
@@ -84,7 +85,7 @@ class KernelPath(Learns):
         return mapped
 
     def _kernel(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        kernel: NDArray[np.float64] = np.exp(-cdist(x, self.arrays["landmarks"], "sqeuclidean") / self.arrays["width"])
+        kernel: NDArray[np.float64] = np.exp(-_squared_distance(x, self.arrays["landmarks"]) / self.arrays["width"])
         return kernel
 
 
@@ -102,7 +103,7 @@ class Kernel(ChosenOnFolds):
     name: ClassVar[str] = "kernel"
     spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "Kernel ridge regression (Saunders et al. 1998), the penalty chosen on inner donors"
-    learnt: ClassVar[tuple[str, ...]] = ("penalty", "class_penalty", "scales", "expression", "classes")
+    learnt: ClassVar[tuple[str, ...]] = ("penalty", "class_penalty", "scaler", "expression", "classes")
     grid: ClassVar[tuple[float, ...]] = PENALTIES
     choices: ClassVar[tuple[str, ...]] = ("penalty", "class_penalty")
 
@@ -110,14 +111,12 @@ class Kernel(ChosenOnFolds):
         super().__init__(seed=seed)
         self.penalty = penalty
         self.class_penalty = class_penalty
-        self.scales: dict[str, NDArray[Any]] = {}
+        self.scaler = Scaler()
         self.expression, self.classes = KernelPath(seed=seed), KernelPath(seed=seed)
 
     def fit_parts(self, spots: Spots) -> None:
         """Fit both regressions on these spots."""
-        center, scale = standardizer(spots.design)
-        self.scales = {"center": center, "scale": scale}
-        scaled = self._scaled(spots)
+        scaled = self.scaler.fit(spots).scaled(spots)
         self.expression, self.classes = KernelPath(seed=self.seed), KernelPath(seed=self.seed)
         if spots.has_counts:
             self.expression.fit(scaled[spots.measured], spots.level_target()[spots.measured])
@@ -128,17 +127,20 @@ class Kernel(ChosenOnFolds):
     def predict_expression(self, spots: Spots) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
         fitted(self.expression.arrays or None, needs="counts")
-        return self.expression.predict(self._scaled(spots), self.penalty)
+        return self.expression.predict(self.scaler.scaled(spots), self.penalty)
 
     def predict_proba(self, spots: Spots) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes): regressed membership, at least 0.001."""
         fitted(self.classes.arrays or None, needs="labels")
-        member = np.maximum(self.classes.predict(self._scaled(spots), self.class_penalty), SMALLEST)
+        member = np.maximum(self.classes.predict(self.scaler.scaled(spots), self.class_penalty), SMALLEST)
         return (member / member.sum(axis=1, keepdims=True)).astype(np.float32)
 
-    def _scaled(self, spots: Spots) -> NDArray[np.float32]:
-        scaled: NDArray[np.float32] = (spots.design - self.scales["center"]) / self.scales["scale"]
-        return scaled
+
+def _squared_distance(x: NDArray[np.float32], z: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Squared distances (n_x, n_z), by a matrix product."""
+    a, b = x.astype(np.float64), z.astype(np.float64)
+    squared: NDArray[np.float64] = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
+    return squared.clip(0)
 
 
 def _parts(x: NDArray[np.float32]) -> list[NDArray[np.float32]]:

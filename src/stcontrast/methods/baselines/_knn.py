@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from stcontrast._state import fitted
 from stcontrast.methods._base import ChosenOnFolds
-from stcontrast.methods._linear import standardizer
+from stcontrast.methods._linear import Scaler
 from stcontrast.methods._retrieval import Neighbors, combine, retrieve
-from stcontrast.methods._state import fitted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Knn(ChosenOnFolds):
     name: ClassVar[str] = "knn"
     spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "k nearest neighbours of the image features, k chosen on inner donors"
-    learnt: ClassVar[tuple[str, ...]] = ("k", "class_k", "arrays")
+    learnt: ClassVar[tuple[str, ...]] = ("k", "class_k", "scaler", "arrays")
     grid: ClassVar[tuple[float, ...]] = GRID
     choices: ClassVar[tuple[str, ...]] = ("k", "class_k")
 
@@ -49,6 +49,7 @@ class Knn(ChosenOnFolds):
             raise ValueError(msg)
         self.k = k
         self.class_k = k
+        self.scaler = Scaler()
         self.arrays: dict[str, NDArray[Any]] = {}
 
     def class_score(self, proba: NDArray[np.float32], label: NDArray[np.int64]) -> float:
@@ -57,9 +58,8 @@ class Knn(ChosenOnFolds):
 
     def fit_parts(self, spots: Spots) -> None:
         """Keep the spots."""
-        center, scale = standardizer(spots.design)
-        self.arrays = {"center": center, "scale": scale}
-        bank = (spots.design - center) / scale
+        bank = self.scaler.fit(spots).scaled(spots)
+        self.arrays = {}
         if spots.has_counts:
             self.arrays |= {"bank": bank[spots.measured], "values": spots.level_target()[spots.measured]}
         if spots.has_labels:
@@ -81,5 +81,4 @@ class Knn(ChosenOnFolds):
         return combine(self._nearest(spots, labelled, self.class_k), self.arrays["votes"])
 
     def _nearest(self, spots: Spots, bank: NDArray[np.float32], k: int) -> Neighbors:
-        scaled = (spots.design - self.arrays["center"]) / self.arrays["scale"]
-        return retrieve(scaled, bank, k=k, metric="l2")
+        return retrieve(self.scaler.scaled(spots), bank, k=k, metric="l2")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stcontrast._state import fitted
 from stcontrast.methods._base import Method
-from stcontrast.methods._state import fitted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from stcontrast.methods._base import ChosenOnFolds
-from stcontrast.methods._linear import PENALTIES, Classifier, LinearClassifier, RidgePath
+from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,15 +23,8 @@ class Ridge(ChosenOnFolds):
     ----------
     penalty
         Penalty where none is chosen on folds.
-    classifier
-        For subtypes ``"logistic"`` regression or linear ``"discriminant"`` analysis with shrinkage.
     seed
         Not used: nothing is random.
-
-    Raises
-    ------
-    ValueError
-        If there is no such classifier.
     """
 
     name: ClassVar[str] = "ridge"
@@ -41,15 +34,11 @@ class Ridge(ChosenOnFolds):
     grid: ClassVar[tuple[float, ...]] = PENALTIES
     choices: ClassVar[tuple[str, ...]] = ("penalty",)
 
-    def __init__(self, *, penalty: float = 300.0, classifier: Classifier = "logistic", seed: int = 0) -> None:
+    def __init__(self, *, penalty: float = 300.0, seed: int = 0) -> None:
         super().__init__(seed=seed)
-        if classifier not in ("logistic", "discriminant"):
-            msg = f"Unknown classifier {classifier!r}. Valid options are 'logistic' and 'discriminant'."
-            raise ValueError(msg)
         self.penalty = penalty
-        self.classifier: Classifier = classifier
         self.path = RidgePath()
-        self.model = LinearClassifier(classifier)
+        self.model = LinearClassifier()
 
     def seen(self, spots: Spots) -> NDArray[np.float32]:
         """What the regressions look at (n_spots, n_inputs)."""
@@ -58,11 +47,12 @@ class Ridge(ChosenOnFolds):
     def fit_parts(self, spots: Spots) -> None:
         """Fit both regressions on these spots."""
         image = self.seen(spots)
-        self.path, self.model = RidgePath(), LinearClassifier(self.classifier)
+        weights = spots.column_weights if image is spots.design else None
+        self.path, self.model = RidgePath(), LinearClassifier()
         if spots.has_counts:
-            self.path.fit(image, spots)
+            self.path.fit(image, spots, weights=weights)
         if spots.has_labels:
-            self.model.fit(image, spots)
+            self.model.fit(image, spots, weights=weights)
 
     def predict_expression(self, spots: Spots) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
+from stcontrast._state import State, fitted, module_state, restore_module
 from stcontrast._training import seeded
 from stcontrast.methods._base import Method
 from stcontrast.methods._linear import LinearClassifier, standardizer
 from stcontrast.methods._retrieval import Distance, Neighbors, Weighting, combine, retrieve
-from stcontrast.methods._state import State, fitted, module_state, restore_module
 from stcontrast.methods.published._decoders import Decoder, RegressionDecoder, RetrievalDecoder
 from stcontrast.nn import Contrast, Loss, Negatives, PairModule, SpotTable, Targets
 
@@ -207,7 +207,7 @@ class ContrastiveMethod(Method):
 
     def fit_parts(self, spots: Spots) -> None:
         """Train the towers, then decoder and probe on their embeddings."""
-        from stcontrast.methods._pair_training import train_pairs
+        from stcontrast._models.contrastive import train_pairs
 
         center, scale = standardizer(spots.design)
         self.arrays = {"center": center, "scale": scale}
@@ -298,7 +298,7 @@ class ContrastiveMethod(Method):
         return table.image.numpy() if self.module is None else self._apply(table, "embed_image")
 
     def _apply(self, table: SpotTable, what: Literal["embed_image", "embed_genes", "regress"]) -> NDArray[np.float32]:
-        from stcontrast.methods._pair_training import embed_pairs
+        from stcontrast._models.contrastive import embed_pairs
 
         if self.module is None:
             msg = "The method has not been fitted with counts."

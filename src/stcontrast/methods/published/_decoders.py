@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from stcontrast._state import Learns
 from stcontrast.methods._linear import RidgePath
 from stcontrast.methods._retrieval import Neighbors, combine, retrieve
-from stcontrast.methods._state import Learns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._data.spots import Spots
-    from stcontrast.methods._gene_latent import GeneLatent
+    from stcontrast._genespace import VaeSpace
     from stcontrast.methods._retrieval import Distance, Weighting
 
 __all__ = ["Decoder", "LatentDecoder", "RegressionDecoder", "RetrievalDecoder"]
@@ -108,7 +108,7 @@ class LatentDecoder(RegressionDecoder):
         The VAE.
     """
 
-    def __init__(self, *, penalty: float, latent: GeneLatent) -> None:
+    def __init__(self, *, penalty: float, latent: VaeSpace) -> None:
         super().__init__(penalty=penalty)
         self.latent = latent
 

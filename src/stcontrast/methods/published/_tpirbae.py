@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from stcontrast._genespace import VaeSpace
 from stcontrast._keys import VAE_LATENT
-from stcontrast.methods._gene_latent import GeneLatent
 from stcontrast.methods._linear import standardizer
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods.published._decoders import Decoder, LatentDecoder
@@ -75,7 +75,7 @@ class Tpirbae(ContrastiveMethod):
     def make_decoder(self) -> Decoder:
         """The decoder that the options ask for, not fitted."""
         options = self.options
-        self.latent = GeneLatent(
+        self.latent = VaeSpace(
             n_latent=options.n_latent, max_epochs=options.vae_epochs, guided=options.guided, seed=self.seed
         )
         if options.decoder == "vae":

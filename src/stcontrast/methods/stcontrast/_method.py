@@ -1,77 +1,74 @@
-"""The default method: a batch-agnostic gene latent, contrast with the image, regression; weighed on inner donors."""
+"""The default method: image and genes tied by a contrast in a gene space, expression and subtypes predicted from it."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
-from sklearn.metrics import f1_score
+from scipy.linalg import orthogonal_procrustes
 
+from stcontrast._data.folds import inner_folds
 from stcontrast._data.spots import Prediction
+from stcontrast._genespace import VaeSpace
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, VAE_LATENT
+from stcontrast._progress import progress
+from stcontrast._settings import settings
 from stcontrast.methods._base import Method
-from stcontrast.methods._gene_latent import GeneLatent
-from stcontrast.methods._network import Network, average_expression, average_proba, stop_on_folds
-from stcontrast.methods._targets import denoised, self_training_helps, with_pseudo_labels
-from stcontrast.methods.baselines._kernel import Kernel
-from stcontrast.methods.baselines._knn import Knn
-from stcontrast.methods.baselines._ridge import Ridge
-from stcontrast.methods.stcontrast._alignment import Alignment
-from stcontrast.methods.stcontrast._stacking import calibration_slope, mixed, stack_expression, stack_proba
-from stcontrast.metrics import mean_slide_correlation
+from stcontrast.methods.stcontrast._image_to_gene import MEMBERS, ImageToGene
+from stcontrast.methods.stcontrast._stacking import CalibrationSlope, StackedWeights, mixed
+from stcontrast.methods.stcontrast._subtypes import Subtypes, choose_on_folds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from stcontrast._data.folds import Fold
     from stcontrast._data.spots import Spots
+    from stcontrast.methods._retrieval import Neighbors
 
 __all__ = ["Stcontrast"]
 
 logger = logging.getLogger(__name__)
 
-MEMBERS: Final = ("network", "linear", "kernel", "knn", "ridge")
+PRIOR: Final = dict.fromkeys(MEMBERS, 1 / len(MEMBERS))
+N_COORDINATES: Final = {"axes": 8, "vae": 16}
 
 
 class Stcontrast(Method):
     """The default method.
 
-    1. Counts → :class:`~stcontrast.models.BatchAgnosticVAE` → a latent without donor or batch.
-    2. Image features → :class:`~stcontrast.models.ContrastiveModel`: expression (standardised, centred within the
-       slide) and subtype learnt together. Inner folds say when to stop. The latent and the image embedding that this
-       gives are then aligned by contrast.
-    3. Linear regression (discriminant analysis for subtypes), kernel regression and nearest neighbours on the same
-       features, all of them, like the network, on expression whose counting noise was taken out: its first principal
-       components. The plain ridge baseline (logistic regression for subtypes) is there too. The prediction is the
-       weighted mean of the five that fits held-out groups best, for expression (least squares) and for subtypes
-       (likelihood) each. Where the mean does not predict them better than ridge alone, the model *is* ridge.
-    4. Where many spots have no subtype, all but the plain baseline learn from labels that a classifier gives them
-       (self-training), if that makes the labels of held-out groups more likely.
-    5. The prediction of every gene is scaled by its calibration slope on held-out groups.
+    1. Counts → gene space: a few coordinates of a spot's expression, comparable between donors, with a way back to
+       genes. Principal axes of expression within slides to which donors contribute alike, or the latent of a
+       :class:`~stcontrast.models.BatchAgnosticVAE`. Every slide with counts takes part, with an image or without.
+    2. Contrast: :class:`~stcontrast.models.ContrastiveModel` ties image features and gene coordinates in a joint
+       embedding, spots that express alike being partners.
+    3. Expression: four members predict the coordinates (ridge regression, the model's read-out, retrieval in the joint
+       embedding, retrieval by features). Their weighted mean is decoded to genes. With three or more donors the weights
+       rest on held-out donors, with fewer they are fixed. Every gene is then scaled by its calibration slope.
+    4. Subtypes: discriminant analysis and a kernel classifier see the image features and the joint embedding, so that
+       slides with counts and no labels help. Where many spots have no label, they may learn from labels that they gave
+       themselves (self-training), if that makes the labels of held-out groups more likely.
 
     Parameters
     ----------
-    n_latent
-        Dimensions of the gene latent.
+    gene_space
+        ``"axes"`` (principal axes) or ``"vae"``.
+    n_coordinates
+        Dimensions of the gene space; by default 8 axes, or 16 of the VAE.
     vae_epochs
         Length of the VAE's training; by default its own rule, fewer for more spots.
     loss
-        Contrastive loss: ``"info_nce"`` or ``"similarity_target"``.
+        Contrastive loss: ``"soft_target"``, ``"info_nce"``, ``"similarity_target"`` or ``"sigmoid"``.
     contrastive_weight
-        How much a contrast with the gene latent shapes the image embedding, relative to the squared error of standardised
-        expression. With 0 (default) it does not: the latent is aligned afterwards with the embedding that predicts
-        expression and subtype best.
+        Weight of the contrast, relative to the squared error of the coordinates; 0 trains without a contrast.
     temperature
         Its temperature.
     max_epochs
-        Length of a network's training.
-    n_networks
-        Networks, which differ in their random numbers and are averaged.
-    n_components
-        Principal components of expression that are learnt; 0 learns expression as it was measured.
+        Length of the contrastive model's training; by default its own rule, fewer for more spots.
+    penalty
+        Penalty of the ridge regression.
     seed
         Seed of all of it.
 
@@ -83,212 +80,171 @@ class Stcontrast(Method):
 
     name: ClassVar[str] = "stcontrast"
     spotwise: ClassVar[bool] = True
+    learns_from_gene_side: ClassVar[bool] = True
     reference: ClassVar[str] = "stcontrast; after TPIRBAE (Nishimura et al. 2025) and BLEEP (Xie et al. 2023)"
-    learnt: ClassVar[tuple[str, ...]] = (
-        "weights", "class_weights", "stop_epoch", "self_training", "slope", "members", "networks", "alignment", "latent",
-    )  # fmt: skip
+    learnt: ClassVar[tuple[str, ...]] = ("weights", "weights_rest_on", "slope", "parts", "subtypes", "class_unit")
 
     def __init__(  # noqa: PLR0913
         self,
         *,
-        n_latent: int = 16,
+        gene_space: Literal["axes", "vae"] = "axes",
+        n_coordinates: int | None = None,
         vae_epochs: int | None = None,
-        loss: Literal["info_nce", "similarity_target"] = "info_nce",
-        contrastive_weight: float = 0.0,
+        loss: Literal["soft_target", "info_nce", "similarity_target", "sigmoid"] = "soft_target",
+        contrastive_weight: float = 1.0,
         temperature: float = 0.1,
-        max_epochs: int = 60,
-        n_networks: int = 3,
-        n_components: int = 8,
+        max_epochs: int | None = None,
+        penalty: float = 1e4,
         seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
-        if loss not in ("info_nce", "similarity_target"):
-            msg = f"Unknown loss {loss!r}. Valid options are 'info_nce' and 'similarity_target'."
+        if gene_space not in N_COORDINATES:
+            msg = f"Unknown gene space {gene_space!r}. Valid options are {sorted(N_COORDINATES)}."
             raise ValueError(msg)
-        if min(n_latent, max_epochs, n_networks, 1 if vae_epochs is None else vae_epochs) < 1:
-            msg = "`n_latent`, `max_epochs`, `vae_epochs` and `n_networks` must be at least 1."
+        if loss not in ("soft_target", "info_nce", "similarity_target", "sigmoid"):
+            msg = f"Unknown loss {loss!r}. Valid options are 'soft_target', 'info_nce', 'similarity_target' and 'sigmoid'."
             raise ValueError(msg)
-        if temperature <= 0 or min(contrastive_weight, n_components) < 0:
-            msg = "`temperature` must be positive, and `contrastive_weight` and `n_components` not negative."
+        if min(1 if value is None else value for value in (n_coordinates, vae_epochs, max_epochs)) < 1:
+            msg = "`n_coordinates`, `max_epochs` and `vae_epochs` must be at least 1."
             raise ValueError(msg)
-        self.n_latent = n_latent
+        if min(temperature, penalty) <= 0 or contrastive_weight < 0:
+            msg = "`temperature` and `penalty` must be positive, and `contrastive_weight` not negative."
+            raise ValueError(msg)
+        self.gene_space: Literal["axes", "vae"] = gene_space
+        self.n_coordinates = n_coordinates
         self.vae_epochs = vae_epochs
         self.loss = loss
         self.contrastive_weight = contrastive_weight
         self.temperature = temperature
         self.max_epochs = max_epochs
-        self.n_networks = n_networks
-        self.n_components = n_components
-        self.weights = dict.fromkeys(MEMBERS, 1 / len(MEMBERS))
-        self.class_weights = dict(self.weights)
-        self.stop_epoch: int | None = None
-        self.self_training = False
-        self.slope: dict[str, NDArray[np.float32]] = {}
-        self.members: dict[str, Method] = {
-            "linear": Ridge(classifier="discriminant", seed=seed),
-            "kernel": Kernel(seed=seed),
-            "knn": Knn(seed=seed),
-            "ridge": Ridge(seed=seed),
+        self.penalty = penalty
+        self.weights = dict(PRIOR)
+        self.weights_rest_on = "fixed"
+        self.class_unit = ""
+        self.slope = np.ones(0, dtype=np.float32)
+        self.parts = self._fresh_parts()
+        self.subtypes = Subtypes(seed=seed)
+
+    @property
+    def latent(self) -> VaeSpace | None:
+        """The VAE of the gene space, where that is one."""
+        return self.parts.space if isinstance(self.parts.space, VaeSpace) else None
+
+    def summary(self) -> dict[str, Any]:
+        """What the model's spec says of the fit."""
+        said: dict[str, Any] = {
+            "weights": {name: round(weight, 4) for name, weight in self.weights.items()},
+            "weights_rest_on": self.weights_rest_on,
         }
-        self.alignment = Alignment(loss=loss, temperature=temperature, seed=seed)
-        self.latent = GeneLatent(n_latent=n_latent, max_epochs=vae_epochs, seed=seed)
-        self.networks = [
-            Network(
-                loss=loss,
-                contrastive_weight=contrastive_weight,
-                temperature=temperature,
-                max_epochs=max_epochs,
-                seed=(seed + i) % 2**32,
-            )
-            for i in range(n_networks)
-        ]
+        if self.class_unit:
+            said |= {"class_unit": self.class_unit, "self_training": self.subtypes.self_training}
+        return said
 
     def fit(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
-        """Choose the length of the training and the weights of the members on inner folds, then fit on all spots."""
-        self.self_training = self_training_helps(spots, folds)
-        learnt = self._learnt(spots)
-        learnt_folds = [fold.with_targets(self._learnt) for fold in folds]
-        found = {
-            name: member.fit(spots, folds) if name == "ridge" else member.fit(learnt, learnt_folds)
-            for name, member in self.members.items()
-        }
-        found["network"], self.stop_epoch = stop_on_folds(learnt, learnt_folds, self._fit_in_fold)
-        chosen = self._weigh(found, spots)
-        logger.info(
-            "Weights of expression %s, of subtypes %s; trained for %d epochs.",
-            _brief(self.weights), _brief(self.class_weights), self.stop_epoch,
-        )  # fmt: skip
-        self.fit_networks(learnt)
-        return chosen
-
-    def _learnt(self, spots: Spots) -> Spots:
-        """What all members but the plain baseline learn from."""
-        learnt = denoised(spots, self.n_components)
-        return with_pseudo_labels(learnt) if self.self_training else learnt
-
-    def _fit_in_fold(self, spots: Spots, held_out: NDArray[np.intp]) -> tuple[list[Network], list[int]]:
-        part = type(self)(**self.spec)
-        epochs = part.fit_networks(spots, held_out=held_out)
-        return part.networks, epochs
-
-    def _weigh(self, found: Mapping[str, Prediction], spots: Spots) -> Prediction:
-        """Weigh the members by their out-of-fold predictions; returns those of the weighted mean."""
-        chosen = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
-        chosen.expression, chosen.proba = found["ridge"].expression, found["ridge"].proba
-        only_ridge = {name: float(name == "ridge") for name in MEMBERS}
-        self.slope = {}
+        """Weigh, scale and choose on inner folds; then fit on all spots."""
+        found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
+        embedding = None
         if spots.has_counts:
-            expression = {name: found[name].expression for name in MEMBERS}
-            weights = stack_expression(list(expression.values()), spots.observed, spots.slide)
-            self.weights = dict(zip(MEMBERS, weights.tolist(), strict=True))
-            stacked = mixed(self.weights, expression)
-            scores = [
-                mean_slide_correlation(part, spots.observed, spots.slide) for part in (stacked, chosen.expression)
-            ]
-            if scores[0] > scores[1]:
-                slope = calibration_slope(stacked, spots.observed, spots.slide)
-                self.slope = {"center": spots.slide_means()[0], "slope": slope}
-                chosen.expression = self._sloped(stacked)
-            else:
-                self.weights = only_ridge
+            embedding = self._fit_expression(spots, folds, found)
         if spots.has_labels:
-            proba = {name: found[name].proba for name in MEMBERS}
-            weights = stack_proba(list(proba.values()), spots.label)
-            self.class_weights = dict(zip(MEMBERS, weights.tolist(), strict=True))
-            stacked = mixed(self.class_weights, proba)
-            if _macro_f1(stacked, spots.label) < _macro_f1(chosen.proba, spots.label):
-                self.class_weights = only_ridge
-            else:
-                chosen.proba = stacked
-        return chosen
+            try:
+                by_label = inner_folds(spots, of="labels")
+            except ValueError:  # too few labels to hold any out
+                by_label = []
+            found.proba, self.subtypes.weights, self.subtypes.self_training = choose_on_folds(
+                self.subtypes, spots, embedding, by_label
+            )
+            self.class_unit = by_label[0].unit if by_label else "nothing: too few labels to hold any out"
+            self.subtypes.fit(spots, embedding)
+        return found
 
-    def _sloped(self, expression: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Expression drawn towards the mean of every gene by its calibration slope."""
-        if not self.slope:
-            return expression
-        return self.slope["center"] + self.slope["slope"] * (expression - self.slope["center"])
+    def _fit_expression(self, spots: Spots, folds: Sequence[Fold], found: Prediction) -> NDArray[np.float32]:
+        """Fit all parts; returns the joint embedding of all spots, out-of-fold where their counts were learnt from."""
+        folds = [fold for fold in folds if fold.has_counts]
+        unit = folds[0].unit if folds else "nothing"
+        n_donors = len(np.unique(spots.donor[spots.measured])) if unit == "donor" else 1
+        stacked, slopes, fits = StackedWeights(PRIOR), CalibrationSlope(), []
+        for fold in progress(folds, description=f"held-out {unit}s", unit="fit"):
+            part = self._fresh_parts()
+            with settings.override(progress=False):
+                part.fit(fold.training)
+            predicted = part.predict(fold.unseen())
+            held_out = spots.take(fold.held_out)
+            stacked.add(
+                {name: values[held_out.measured] for name, values in predicted.items()},
+                part.space.encode(held_out), held_out.slide[held_out.measured],
+            )  # fmt: skip
+            fits.append((part, predicted))
+        for i, (fold, (part, predicted)) in enumerate(zip(folds, fits, strict=True)):
+            weights = stacked.found(n_donors=n_donors, without=i)
+            expression = part.decode(mixed(weights, predicted))
+            found.expression[fold.held_out] = expression
+            here = np.flatnonzero(spots.measured[fold.held_out])
+            rows = fold.held_out[here]
+            slopes.add(expression[here], spots.observed[rows], spots.slide[rows])
+        for i, (fold, (part, _)) in enumerate(zip(folds, fits, strict=True)):
+            found.expression[fold.held_out] = _sloped(
+                found.expression[fold.held_out], part.level, slopes.found(without=i)
+            )
+        self.weights = stacked.found(n_donors=n_donors)
+        held_out_donors = f"out-of-fold predictions of {n_donors} donors, drawn towards fixed weights"
+        self.weights_rest_on = "fixed weights: fewer than three donors" if n_donors < 3 else held_out_donors
+        self.slope = slopes.found() if folds else np.ones(spots.n_genes, dtype=np.float32)
+        self.parts.fit(spots)
+        logger.info("Weights %s (%s).", {k: round(v, 2) for k, v in self.weights.items()}, self.weights_rest_on)
+        embedding = self.parts.embed_image(spots)
+        final = embedding.copy()
+        for fold, (part, _) in zip(folds, fits, strict=True):
+            # every training has axes of its own: turn them onto those of the last one
+            of_part = part.embed_image(spots)
+            rotation, _ = orthogonal_procrustes(of_part[fold.train], final[fold.train])
+            embedding[fold.held_out] = of_part[fold.held_out] @ rotation
+        return embedding
 
     def fit_parts(self, spots: Spots) -> None:
-        """Fit all members on these spots."""
-        learnt = self._learnt(spots)
-        for name, member in self.members.items():
-            member.fit_parts(spots if name == "ridge" else learnt)
-        self.fit_networks(learnt)
-
-    def fit_networks(self, spots: Spots, *, held_out: NDArray[np.intp] | None = None) -> list[int]:
-        """Fit VAE and networks; returns the epochs that the networks' weights are of.
-
-        Parameters
-        ----------
-        spots
-            Training spots.
-        held_out
-            Rows that nothing is fitted on; the networks stop by their loss on them.
-        """
-        stop_rows = np.zeros(0, dtype=np.intp) if held_out is None else held_out
-        train_rows = np.setdiff1d(np.arange(len(spots)), stop_rows)
-        train = spots.take(train_rows)
-        gene = None
-        shaping = self.contrastive_weight > 0
-        # a latent that does not shape the image side is not needed to tell how well that predicts
-        if train.has_counts and (shaping or held_out is None):
-            self.latent.fit(train)
-            gene = np.zeros((len(spots), self.n_latent), dtype=np.float32)
-            # a spot is encoded against its slide: where blocks of one are held out, not against those
-            for rows in (train_rows, stop_rows):
-                here = spots.take(rows)
-                if here.has_counts:
-                    gene[rows[here.measured]] = self.latent.encode(here)
-        seen = gene if shaping else None
-        epochs = [
-            network.fit(spots, gene=seen, held_out=held_out, stop_epoch=self.stop_epoch) for network in self.networks
-        ]
-        if gene is not None and held_out is None:
-            paired = np.flatnonzero(spots.measured)
-            image = self.networks[0].embed_image(spots)[paired]
-            self.alignment.fit(image, gene[paired], spots.slide[paired], spots.xy[paired])
-        return epochs
+        """Fit on these spots, with the weights and choices that are there."""
+        embedding = None
+        self.slope = np.ones(spots.n_genes, dtype=np.float32)
+        if spots.has_counts:
+            self.parts.fit(spots)
+            embedding = self.parts.embed_image(spots)
+        if spots.has_labels:
+            self.subtypes.fit(spots, embedding)
 
     def predict_expression(self, spots: Spots) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
-        parts = {
-            name: average_expression(self.networks, spots)
-            if name == "network"
-            else self.members[name].predict_expression(spots)
-            for name, weight in self.weights.items()
-            if weight > 0
-        }
-        return self._sloped(mixed(self.weights, parts))
+        expression = self.parts.decode(mixed(self.weights, self.parts.predict(spots)))
+        return _sloped(expression, self.parts.level, self.slope)
 
     def predict_proba(self, spots: Spots) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
-        parts = {
-            name: average_proba(self.networks, spots) if name == "network" else self.members[name].predict_proba(spots)
-            for name, weight in self.class_weights.items()
-            if weight > 0
-        }
-        return mixed(self.class_weights, parts)
+        return self.subtypes.predict(spots, None if self.parts.model is None else self.parts.embed_image(spots))
+
+    def neighbors(self, spots: Spots) -> Neighbors:
+        """Training spots, rows among those with counts, that are nearest in the joint embedding."""
+        return self.parts.neighbors(spots)
 
     def embed(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
-        """Gene latent and joint embeddings of the training spots, by slot; without counts the first network's."""
-        image = self.networks[0].embed_image(spots)
-        if self.latent.vae is None:
-            return {IMAGE_EMBEDDING: image}
-        latent = self.latent.encode(spots)
-        return {
-            IMAGE_EMBEDDING: self.alignment.embed_image(image),
-            VAE_LATENT: spots.spread(latent),
-            GENE_EMBEDDING: spots.spread(self.alignment.embed_genes(latent)),
-        }
+        """Joint embedding of the image side, and where there are counts of the gene side and the VAE's latent."""
+        if self.parts.model is None:
+            return {}
+        found = {IMAGE_EMBEDDING: self.parts.embed_image(spots)}
+        if spots.has_counts:
+            found[GENE_EMBEDDING] = spots.spread(self.parts.embed_genes(spots))
+            if self.latent is not None:
+                found[VAE_LATENT] = spots.spread(self.latent.encode(spots))
+        return found
+
+    def _fresh_parts(self) -> ImageToGene:
+        return ImageToGene(
+            gene_space=self.gene_space, n_coordinates=self.n_coordinates or N_COORDINATES[self.gene_space],
+            vae_epochs=self.vae_epochs, penalty=self.penalty, seed=self.seed, loss=self.loss,
+            contrastive_weight=self.contrastive_weight, temperature=self.temperature, max_epochs=self.max_epochs,
+        )  # fmt: skip
 
 
-def _macro_f1(proba: NDArray[np.float32], label: NDArray[np.int64]) -> float:
-    rows = np.flatnonzero(np.isfinite(proba).all(axis=1) & (label >= 0))
-    # labels of a single group: none was held out and predicted
-    if len(rows) == 0:
-        return 0.0
-    return float(f1_score(label[rows], proba[rows].argmax(axis=1), average="macro", zero_division=0.0))
-
-
-def _brief(weights: dict[str, float]) -> str:
-    return ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+def _sloped(
+    expression: NDArray[np.float32], level: NDArray[np.float32], slope: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Expression drawn towards the level of every gene by its calibration slope."""
+    return level + slope * (expression - level)

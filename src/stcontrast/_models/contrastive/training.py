@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import pandas as pd
 import torch
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, IterableDataset
 
 from stcontrast._training import fit_quietly, one_thread
@@ -46,8 +47,13 @@ class _Training(pl.LightningModule):
         module: PairModule,
         table: SpotTable,
         optimizer: Callable[[PairModule], tuple[Optimizer, LRScheduler | None]],
+        *,
+        average_from: int | None,
     ) -> None:
         super().__init__()
+        self.average_from = average_from
+        # not a submodule: it is no part of what is trained
+        self.averaged: list[AveragedModel] = []
         self.module = module
         self.table = table
         self.optimizer_of = optimizer
@@ -71,6 +77,14 @@ class _Training(pl.LightningModule):
         means = {str(name): float(value) for name, value in pd.DataFrame(self.seen).mean().items()}
         self.rows.append({"epoch": self.current_epoch + 1, **means})
         self.seen.clear()
+        if self.average_from is not None and self.current_epoch >= self.average_from:
+            self.averaged = self.averaged or [AveragedModel(self.module)]
+            self.averaged[0].update_parameters(self.module)
+
+    def on_train_end(self) -> None:
+        """Put the mean weights in place."""
+        if self.averaged:
+            self.module.load_state_dict(self.averaged[0].module.state_dict())
 
     def configure_optimizers(self) -> Any:
         """Optimiser and schedule of the method; the schedule makes one step per epoch."""
@@ -85,6 +99,7 @@ def train_pairs(
     batch_size: int,
     max_epochs: int,
     optimizer: Callable[[PairModule], tuple[Optimizer, LRScheduler | None]],
+    average: bool = False,
 ) -> pd.DataFrame:
     """Train two towers in place, without seeding.
 
@@ -100,12 +115,15 @@ def train_pairs(
         Passes through the spots.
     optimizer
         Makes the optimiser and the schedule (or `None`) of a module.
+    average
+        End with the mean of the weights after every epoch of the second half: less of a draw of random numbers
+        (Izmailov et al. 2018).
 
     Returns
     -------
     Losses, one row per epoch. A warning says if the contrast stays at chance.
     """
-    training = _Training(module, table, optimizer)
+    training = _Training(module, table, optimizer, average_from=max_epochs // 2 if average else None)
     fit_quietly(training, DataLoader(_Epochs(module, table, batch_size), batch_size=None), max_epochs=max_epochs)
     history = pd.DataFrame(training.rows)
     if "contrastive" in history:

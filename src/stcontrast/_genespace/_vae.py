@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import sparse
 
 from stcontrast._slides import rows_by_slide
+from stcontrast._state import Learns, State, module_state, restore_module
 from stcontrast._training import seeded
-from stcontrast.methods._state import Learns, State, module_state, restore_module
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stcontrast._data.spots import Spots
     from stcontrast._models.batch_vae import BatchAgnosticVAE
 
-__all__ = ["GeneLatent"]
+__all__ = ["CLASS_WEIGHT", "VaeSpace"]
 
 # against a log-likelihood of hundreds: the order of scANVI's classification ratio
 CLASS_WEIGHT: Final = 50.0
@@ -29,7 +29,7 @@ BATCH: Final = "batch"
 SLIDE: Final = "slide"
 
 
-class GeneLatent(Learns):
+class VaeSpace(Learns):
     """Counts to a latent that does not know the batch, and back to expression.
 
     Parameters

@@ -1,0 +1,186 @@
+"""Subtypes from image features and the joint embedding together."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from stcontrast._data.spots import Prediction
+from stcontrast._state import Learns, fitted
+from stcontrast.methods._linear import Scaler
+from stcontrast.methods.baselines._kernel import KernelPath
+from stcontrast.methods.stcontrast._stacking import mixed, stack_proba
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Spots
+
+__all__ = ["Subtypes", "choose_on_folds"]
+
+MEMBERS: Final = ("discriminant", "kernel")
+N_AXES: Final = 150
+SHRINKAGE: Final = 0.3
+PENALTY: Final = 1.0
+SMALLEST: Final = 1e-3
+N_ROUNDS: Final = 4
+# with fewer spots to label there is nothing to gain
+LEAST_UNLABELLED: Final = 0.1
+
+
+class Subtypes(Learns):
+    """Two classifiers on principal axes of the image features and the joint embedding, which weigh alike.
+
+    The axes are those of all training spots, annotated or not: linear discriminant analysis with a shrunken covariance,
+    and kernel regression of class membership.
+
+    Parameters
+    ----------
+    seed
+        Seed of the choice of landmarks among more than a thousand spots.
+
+    References
+    ----------
+    Scudder 1965 (self-training).
+    """
+
+    learnt: ClassVar[tuple[str, ...]] = ("weights", "self_training", "scaler", "arrays", "kernel")
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+        self.weights = dict.fromkeys(MEMBERS, 1 / len(MEMBERS))
+        self.self_training = False
+        self.scaler = Scaler(unit=True)
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self.kernel = KernelPath(seed=seed)
+
+    def fit(self, spots: Spots, embedding: NDArray[np.float32] | None) -> None:
+        """Fit on training spots, with their joint embedding (n_spots, d) where there were counts to learn it from."""
+        self.scaler.fit(spots)
+        blocks = [self.scaler.scaled(spots), *([] if embedding is None else [embedding])]
+        self.arrays = {"n_classes": np.array(spots.n_classes)}
+        for i, block in enumerate(blocks):
+            center = block.mean(axis=0)
+            spread = np.sqrt(((block - center) ** 2).sum(axis=1).mean())
+            self.arrays |= {f"center{i}": center, f"spread{i}": np.maximum(spread, np.float32(1e-6))}
+        joined = self._joined(blocks)
+        pca = PCA(min(N_AXES, *joined.shape), svd_solver="auto", random_state=0).fit(joined)
+        self.arrays["axes"] = pca.components_.T.astype(np.float32)
+        axes = joined @ self.arrays["axes"]
+        label, known = spots.label, spots.label >= 0
+        for _ in range(N_ROUNDS if self.self_training else 0):
+            self._fit_members(axes, label, known)
+            guess = self._proba(axes).argmax(axis=1)
+            label = np.where(spots.label >= 0, spots.label, guess)
+            known = np.ones(len(label), dtype=bool)
+        self._fit_members(axes, label, known)
+
+    def predict(self, spots: Spots, embedding: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Probability of every class (n_spots, n_classes)."""
+        return mixed(self.weights, self.predict_each(spots, embedding))
+
+    def predict_each(self, spots: Spots, embedding: NDArray[np.float32] | None) -> dict[str, NDArray[np.float32]]:
+        """Probability of every class (n_spots, n_classes) by each classifier."""
+        fitted(self.arrays or None, needs="labels")
+        blocks = [self.scaler.scaled(spots), *([] if embedding is None else [embedding])]
+        return self._each(self._joined(blocks) @ self.arrays["axes"])
+
+    def _joined(self, blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        a = self.arrays
+        parts = [(block - a[f"center{i}"]) / a[f"spread{i}"] for i, block in enumerate(blocks)]
+        return np.concatenate(parts, axis=1)
+
+    def _fit_members(self, axes: NDArray[np.float32], label: NDArray[np.int64], known: NDArray[np.bool_]) -> None:
+        n_classes = int(self.arrays["n_classes"])
+        x, y = axes[known], label[known]
+        self.kernel.fit(x, np.eye(n_classes, dtype=np.float32)[y])
+        coefficients, intercepts = _discriminant(x, y, n_classes)
+        self.arrays |= {"coefficients": coefficients, "intercepts": intercepts}
+
+    def _each(self, axes: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        logits = axes @ self.arrays["coefficients"] + self.arrays["intercepts"]
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        member = np.maximum(self.kernel.predict(axes, PENALTY), SMALLEST)
+        return {
+            "discriminant": (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32),
+            "kernel": (member / member.sum(axis=1, keepdims=True)).astype(np.float32),
+        }
+
+    def _proba(self, axes: NDArray[np.float32]) -> NDArray[np.float32]:
+        return mixed(self.weights, self._each(axes))
+
+
+def _discriminant(
+    x: NDArray[np.float32], y: NDArray[np.int64], n_classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coefficients (n_axes, n_classes) and intercepts (n_classes,) of the logits; minus infinity for an absent class."""
+    coefficients, intercepts = np.zeros((x.shape[1], n_classes)), np.full(n_classes, -np.inf)
+    present = np.unique(y)
+    # a class of two spots at least is needed to know of any spread
+    if len(present) == 1 or len(y) == len(present):
+        intercepts[present] = 0.0
+        return coefficients, intercepts
+    with warnings.catch_warnings():
+        # a class of one spot adds nothing to the covariance, and should not
+        warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
+        found = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE).fit(x.astype(np.float64), y)
+    # two classes come back as one row of coefficients, for the second
+    both = len(present) == 2
+    coefficients[:, present] = np.hstack([-found.coef_.T / 2, found.coef_.T / 2]) if both else found.coef_.T
+    intercepts[present] = np.concatenate([-found.intercept_ / 2, found.intercept_ / 2]) if both else found.intercept_
+    return coefficients, intercepts
+
+
+def choose_on_folds(
+    subtypes: Subtypes, spots: Spots, embedding: NDArray[np.float32] | None, folds: Sequence[Fold]
+) -> tuple[NDArray[np.float32], dict[str, float], bool]:
+    """Weigh the classifiers, and decide about self-training, by the likelihood of held-out labels.
+
+    Parameters
+    ----------
+    subtypes
+        The classifiers, for their seed; they are not changed.
+    spots
+        Training spots.
+    embedding
+        Their joint embedding (n_spots, d), out-of-fold where their counts were learnt from; `None` without counts.
+    folds
+        Inner folds over annotated spots.
+
+    Returns
+    -------
+    Out-of-fold probabilities (n_spots, n_classes), NaN where a spot was not held out; the weights; and whether
+    self-training helps.
+    """
+    folds = [fold for fold in folds if fold.has_labels]
+    unlabelled = float((spots.label < 0).mean()) >= LEAST_UNLABELLED
+    best = (
+        -np.inf,
+        Prediction.empty(len(spots), n_genes=0, n_classes=spots.n_classes).proba,
+        dict(subtypes.weights),
+        False,
+    )
+    for self_training in (False, True) if unlabelled and folds else (False,):
+        each = {name: np.full((len(spots), spots.n_classes), np.nan, dtype=np.float32) for name in MEMBERS}
+        for fold in folds:
+            part = Subtypes(seed=subtypes.seed)
+            part.self_training = self_training
+            part.fit(fold.training, None if embedding is None else embedding[fold.train])
+            held_out = None if embedding is None else embedding[fold.held_out]
+            for name, proba in part.predict_each(fold.unseen(), held_out).items():
+                each[name][fold.held_out] = proba
+        weights = dict(zip(MEMBERS, stack_proba(list(each.values()), spots.label).tolist(), strict=True))
+        proba = mixed(weights, each)
+        rows = np.flatnonzero(np.isfinite(proba).all(axis=1) & (spots.label >= 0))
+        given = np.maximum(proba[rows, spots.label[rows]], SMALLEST)
+        score = float(np.log(given).mean()) if len(rows) else -np.inf
+        if score > best[0]:
+            best = (score, proba, weights, self_training)
+    return best[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +26,17 @@ __all__ = ["depth_of", "gather", "stack_tables", "stacked_column"]
 logger = logging.getLogger(__name__)
 
 
-def gather(sources: Sequence[Sections], keys: Keys) -> Spots:
+def gather(sources: Sequence[Sections], keys: Keys, *, gene_side: Sequence[Sections] = ()) -> Spots:
     """All spots of all objects. Each slide gives what it has: counts, labels or both.
+
+    Parameters
+    ----------
+    sources
+        Objects with images or image features.
+    keys
+        What the user named.
+    gene_side
+        Objects with counts and no image: the gene side of the table.
 
     Raises
     ------
@@ -35,6 +45,8 @@ def gather(sources: Sequence[Sections], keys: Keys) -> Spots:
     ValueError
         If counts are not raw, objects share no genes, or slides share a name.
     """
+    n_spots = sum(source.table.n_obs for source in sources)
+    sources = [*sources, *gene_side]
     names = [slide.name for source in sources for slide in source.slides]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -56,7 +68,12 @@ def gather(sources: Sequence[Sections], keys: Keys) -> Spots:
         if key is not None:
             given = "donor_key" if key == keys.donor_key else "batch_key"
             columns[column] = stacked_column(tables, key, given)
-    return stack_tables(tables, code, xy, layer=keys.layer, label_key=keys.label_key, slides=names, **columns)
+    spots = stack_tables(tables, code, xy, layer=keys.layer, label_key=keys.label_key, slides=names, **columns)
+    if not gene_side:
+        return spots
+    rows = np.arange(len(spots))
+    alone = spots.take(rows[(rows >= n_spots) & spots.measured])
+    return replace(spots.take(rows[:n_spots]), gene_side=alone if len(alone) else None)
 
 
 def stack_positions(sources: Sequence[Sections]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

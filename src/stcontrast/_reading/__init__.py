@@ -24,6 +24,7 @@ from stcontrast._reading.resolve import (
     resolve_table,
     slide_names,
     slide_of_row,
+    split_gene_side,
 )
 from stcontrast._reading.scale import lattice_pitch, positive_number, scale_from_spots
 from stcontrast._reading.sections import Sections, Slide, table_region_keys
@@ -68,6 +69,7 @@ __all__ = [
     "slide_names",
     "slide_of_row",
     "slide_um_per_px",
+    "split_gene_side",
     "table_region_keys",
     "tiles_alone",
 ]

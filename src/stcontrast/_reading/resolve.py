@@ -14,7 +14,14 @@ import numpy as np
 
 from stcontrast._keys import UNS
 from stcontrast._reading.scale import positive_number, scale_from_spots
-from stcontrast._reading.sections import Sections, element_slide, library_rows, library_slide, table_region_keys
+from stcontrast._reading.sections import (
+    Sections,
+    element_slide,
+    library_rows,
+    library_slide,
+    no_positions,
+    table_region_keys,
+)
 from stcontrast._reading.wsi import slide_element
 from stcontrast._records import read_record
 
@@ -35,6 +42,7 @@ __all__ = [
     "resolve_table",
     "slide_names",
     "slide_of_row",
+    "split_gene_side",
 ]
 
 logger = logging.getLogger(__name__)
@@ -215,11 +223,14 @@ def resolve_slides(
 def require_images(sections: Sections) -> None:
     """Raise unless every slide has an image and a known µm per pixel: before any work is done."""
     bare = [slide.name for slide in sections.slides if slide.image is None]
+    if bare and not sections.is_spatialdata and "spatial" not in sections.table.obsm:
+        raise KeyError(no_positions(sections.table))
     if bare:
         msg = (
             f"No image lies under the spots of {bare}. Every slide needs an RGB image that shares a coordinate system "
             "with its shapes (`spatialdata.transformations.set_transformation`), or name it with `image_key`; "
-            "an AnnData object holds it as scanpy does (`uns['spatial'][slide]['images']`). Or drop those slides."
+            "an AnnData object holds it as scanpy does (`uns['spatial'][slide]['images']`). Or drop those slides; "
+            "`stc.tl.fit` learns the gene space from slides without an image too if they are objects of their own."
         )
         raise ValueError(msg)
     unscaled = [slide.name for slide in sections.slides if slide.um_per_px is None]
@@ -262,6 +273,28 @@ def check_images(sources: Sequence[Sections], *, obsm_key: str) -> None:
     for source in sources:
         if obsm_key not in source.table.obsm:
             require_images(source)
+
+
+def split_gene_side(sources: Sequence[Sections], *, obsm_key: str) -> tuple[list[Sections], list[Sections]]:
+    """Objects with image features or images, and those that have counts and neither: their slides are named at WARNING.
+
+    Where no object has either, all are returned as the first, for the usual error.
+    """
+    alone = [
+        source
+        for source in sources
+        if obsm_key not in source.table.obsm
+        and source.table.n_vars > 0
+        and all(slide.image is None for slide in source.slides)
+    ]
+    seen = [source for source in sources if all(source is not other for other in alone)]
+    if not seen or not alone:
+        return list(sources), []
+    logger.warning(
+        "No image lies under the spots of %s: these slides serve the gene side alone (the gene space). If they have an "
+        "image, see `image_key`.", [slide.name for source in alone for slide in source.slides],
+    )  # fmt: skip
+    return seen, alone
 
 
 def _check_slides_exist(known: Sequence[str], **given: PerSlide[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._reading.elements import COVERAGE, image_from_array, image_of_element, images_over, shape_centers
 from stcontrast._reading.wsi import slide_name, slide_um_per_px
 
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 
     from stcontrast._reading.elements import SlideImage
 
-__all__ = ["Sections", "Slide", "element_slide", "library_rows", "library_slide", "table_region_keys"]
+__all__ = [
+    "Sections",
+    "Slide",
+    "element_slide",
+    "library_rows",
+    "library_slide",
+    "no_positions",
+    "table_region_keys",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +166,10 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
         If the image does not lie under the spots.
     """
     if "spatial" not in table.obsm:
-        msg = f"No `obsm['spatial']` in the AnnData object; its obsm holds {sorted(table.obsm)}."
-        raise KeyError(msg)
+        if IMAGE_FEATURES in table.obsm or table.uns.get("spatial", {}).get(name, {}).get("images"):
+            raise KeyError(no_positions(table))
+        # counts alone: enough for the gene side of a model
+        return Slide(name, rows, np.zeros((len(rows), 2)), np.nan, None, None)
     centers = np.asarray(table.obsm["spatial"], dtype=np.float64)[rows, :2]
     _check_finite(centers, name)
     library = table.uns.get("spatial", {}).get(name, {})
@@ -187,6 +198,11 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
         raise ValueError(msg)
     image = image_from_array(images[chosen], f"{name}/{chosen}")
     return Slide(name, rows, centers * factor, diameter * factor, image, None)
+
+
+def no_positions(table: AnnData) -> str:
+    """What to say where an AnnData object lacks the positions of its spots."""
+    return f"No `obsm['spatial']` in the AnnData object; its obsm holds {sorted(table.obsm)}."
 
 
 def element_slide(

@@ -114,7 +114,7 @@ def fit_model(
         "slides": {
             spots.slides[code]: fingerprint_of(spots.features, np.flatnonzero(spots.slide == code)) for code in slides
         },
-        "gene_side": [] if train.gene_side is None else [str(name) for name in train.gene_side.slides],
+        "gene_side": [] if train.gene_side is None else [spots.slides[i] for i in np.unique(train.gene_side.slide)],
         "interval": LEVEL,
         "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
         | {"python": platform.python_version()},

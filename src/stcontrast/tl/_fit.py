@@ -10,7 +10,7 @@ import numpy as np
 
 from stcontrast._data.gather import gather
 from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
-from stcontrast._reading import Keys, check_images, resolve_all
+from stcontrast._reading import Keys, check_images, resolve_all, split_gene_side
 from stcontrast._records import write_record
 from stcontrast.fitted._fit import FitSpec, check_genes, fit_model
 from stcontrast.methods._base import get_method
@@ -68,7 +68,8 @@ def fit(  # noqa: PLR0913
     """Learn to predict expression and subtype from H&E, on slides of several donors.
 
     Each slide gives what it has: counts, labels or both. A table without genes, or spots without counts, take part
-    in the subtype alone; without any counts only the subtype is learnt. Genes are chosen, and everything else is
+    in the subtype alone; without any counts only the subtype is learnt. An object with counts and no image (and no
+    image features) takes part in the gene space alone, for a method that has one; its slides are named at WARNING. Genes are chosen, and everything else is
     fitted, on the spots given here; inner folds hold out whole donors (slides of an only donor, blocks of an only
     slide) to choose the length of training and to calibrate intervals.
 
@@ -76,7 +77,8 @@ def fit(  # noqa: PLR0913
     ----------
     data
         One object or a list of them. SpatialData whose table annotates the spots; or AnnData, which needs
-        ``obsm["X_image"]`` or scanpy's images in ``uns["spatial"]``.
+        ``obsm["X_image"]`` or scanpy's images in ``uns["spatial"]``. For the gene side alone, AnnData with counts and
+        nothing else.
     batch_key
         Column of `obs` that the gene model is blind to, such as the donor. Every slide is a batch by default.
     label_key
@@ -177,14 +179,14 @@ def fit(  # noqa: PLR0913
     )
     chosen = None if encoder is None or tuning is not None else resolve_encoder(encoder)
     uses_color = get_method(method, options=options).uses_color
-    sources = resolve_all(data, keys)
+    sources, gene_side = split_gene_side(resolve_all(data, keys), obsm_key=IMAGE_FEATURES)
     for source in sources:
         check_prediction_slot(source, PREDICTION_TABLE)
     if tuning is None:
         check_images(sources, obsm_key=IMAGE_FEATURES)
     else:
         tuning.check_sources(sources)
-    spots = gather(sources, keys)
+    spots = gather(sources, keys, gene_side=gene_side)
     if not (spots.has_counts or spots.has_labels):
         msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"
         raise ValueError(msg)

@@ -48,8 +48,8 @@ class Stcontrast(Method):
        embedding, retrieval by features). Their weighted mean is decoded to genes. With three or more donors the weights
        rest on held-out donors, with fewer they are fixed. Every gene is then scaled by its calibration slope.
     4. Subtypes: discriminant analysis and a kernel classifier see the image features and the joint embedding, so that
-       slides with counts and no labels help. Where many spots have no label, they may learn from labels that they gave
-       themselves (self-training), if that makes the labels of held-out groups more likely.
+       slides with counts and no labels help. Where a tenth of the spots or more have no label, they learn
+       from labels that they gave themselves (self-training), unless that makes the labels of held-out groups less likely.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -111,35 +111,40 @@ class CalibrationSlope:
         return np.clip((slope + pooled) / 2, *SLOPES).astype(np.float32)
 
 
-def stack_proba(predictions: Sequence[NDArray[np.float32]], label: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weights of class probabilities: the greatest likelihood of held-out labels, drawn towards equal weights.
+def stack_proba(
+    predictions: Mapping[str, NDArray[np.float32]], label: NDArray[np.int64], *, prior: Mapping[str, float]
+) -> dict[str, float]:
+    """Weights of class probabilities: the greatest likelihood of held-out labels, drawn towards fixed weights.
 
     Parameters
     ----------
     predictions
-        Each (n_spots, n_classes); NaN in spots without a prediction.
+        Each (n_spots, n_classes), by name; NaN in spots without a prediction.
     label
         Class codes (n_spots,), -1 for none.
+    prior
+        Fixed weights by name, which count as a hundred labels.
 
     Returns
     -------
-    Weights (n_predictions,), none below 0, summing to 1; equal ones where nothing is labelled, which count as a hundred
-    labels. By expectation maximisation, which finds the only optimum there is.
+    Weights by name, none below 0, summing to 1. By expectation maximisation, which finds the only optimum there is.
     """
-    equal = np.full(len(predictions), 1 / len(predictions))
-    finite = np.all([np.isfinite(part).all(axis=1) for part in predictions], axis=0)
+    fixed = np.array(list(prior.values()))
+    parts = [predictions[name] for name in prior]
+    finite = np.all([np.isfinite(part).all(axis=1) for part in parts], axis=0)
     rows = np.flatnonzero(finite & (label >= 0))
     if len(rows) == 0:
-        return equal
-    given = np.stack([part[rows, label[rows]] for part in predictions], axis=1).astype(np.float64)
+        return dict(prior)
+    given = np.stack([part[rows, label[rows]] for part in parts], axis=1).astype(np.float64)
     given = np.maximum(given, 1e-6)
-    weights = equal
+    weights = np.full(len(parts), 1 / len(parts))
     for _ in range(N_STEPS):
         share = weights * given
         weights = (share / share.sum(axis=1, keepdims=True)).mean(axis=0)
     weights[weights < 1e-3] = 0.0
     of_data = len(rows) / (len(rows) + PRIOR_LABELS)
-    return of_data * weights / weights.sum() + (1 - of_data) * equal
+    both = of_data * weights / weights.sum() + (1 - of_data) * fixed
+    return dict(zip(prior, both.tolist(), strict=True))
 
 
 def mixed(weights: Mapping[str, float], predictions: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:

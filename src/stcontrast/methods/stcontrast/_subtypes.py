@@ -9,7 +9,6 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from stcontrast._data.spots import Prediction
 from stcontrast._state import Learns, fitted
 from stcontrast.methods._linear import Scaler
 from stcontrast.methods.baselines._kernel import KernelPath
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Subtypes", "choose_on_folds"]
 
-MEMBERS: Final = ("discriminant", "kernel")
+PRIOR: Final = {"discriminant": 0.5, "kernel": 0.5, "features": 0.0}
 N_AXES: Final = 150
 SHRINKAGE: Final = 0.3
 PENALTY: Final = 1.0
@@ -33,16 +32,21 @@ SMALLEST: Final = 1e-3
 N_ROUNDS: Final = 4
 # with fewer spots to label there is nothing to gain
 LEAST_UNLABELLED: Final = 0.1
+# held-out labels that are needed to decide against self-training
+FEWEST_LABELS: Final = 100
 
 
 class Subtypes(Learns):
-    """Two classifiers on principal axes of the image features and the joint embedding, which weigh alike.
+    """Classifiers on principal axes of the image features and the joint embedding, which weigh alike.
 
-    The axes are those of all training spots, annotated or not: linear discriminant analysis with a shrunken covariance,
-    and kernel regression of class membership.
+    The axes are those of all training spots, annotated or not. ``"discriminant"``: linear discriminant analysis with a
+    shrunken covariance. ``"kernel"``: kernel regression of class membership. ``"features"``: the same without the joint
+    embedding; where labels are few, it has no weight.
 
     Parameters
     ----------
+    self_training
+        Learn from labels that the classifiers gave to unlabelled spots.
     seed
         Seed of the choice of landmarks among more than a thousand spots.
 
@@ -51,15 +55,15 @@ class Subtypes(Learns):
     Scudder 1965 (self-training).
     """
 
-    learnt: ClassVar[tuple[str, ...]] = ("weights", "self_training", "scaler", "arrays", "kernel")
+    learnt: ClassVar[tuple[str, ...]] = ("weights", "self_training", "scaler", "arrays", "joint", "features")
 
-    def __init__(self, *, seed: int = 0) -> None:
+    def __init__(self, *, self_training: bool = False, seed: int = 0) -> None:
         self.seed = seed
-        self.weights = dict.fromkeys(MEMBERS, 1 / len(MEMBERS))
-        self.self_training = False
+        self.self_training = self_training
+        self.weights = dict(PRIOR)
         self.scaler = Scaler(unit=True)
         self.arrays: dict[str, NDArray[Any]] = {}
-        self.kernel = KernelPath(seed=seed)
+        self.joint, self.features = KernelPath(seed=seed), KernelPath(seed=seed)
 
     def fit(self, spots: Spots, embedding: NDArray[np.float32] | None) -> None:
         """Fit on training spots, with their joint embedding (n_spots, d) where there were counts to learn it from."""
@@ -70,14 +74,16 @@ class Subtypes(Learns):
             center = block.mean(axis=0)
             spread = np.sqrt(((block - center) ** 2).sum(axis=1).mean())
             self.arrays |= {f"center{i}": center, f"spread{i}": np.maximum(spread, np.float32(1e-6))}
-        joined = self._joined(blocks)
-        pca = PCA(min(N_AXES, *joined.shape), svd_solver="auto", random_state=0).fit(joined)
-        self.arrays["axes"] = pca.components_.T.astype(np.float32)
-        axes = joined @ self.arrays["axes"]
+        # the features alone are the first block, both together the second
+        for i in range(len(blocks)):
+            joined = self._joined(blocks[: i + 1])
+            pca = PCA(min(N_AXES, *joined.shape), random_state=0).fit(joined)
+            self.arrays[f"axes{i}"] = pca.components_.T.astype(np.float32)
+        axes = self._axes(blocks)
         label, known = spots.label, spots.label >= 0
         for _ in range(N_ROUNDS if self.self_training else 0):
             self._fit_members(axes, label, known)
-            guess = self._proba(axes).argmax(axis=1)
+            guess = mixed(self.weights, self._each(axes)).argmax(axis=1)
             label = np.where(spots.label >= 0, spots.label, guess)
             known = np.ones(len(label), dtype=bool)
         self._fit_members(axes, label, known)
@@ -89,32 +95,34 @@ class Subtypes(Learns):
     def predict_each(self, spots: Spots, embedding: NDArray[np.float32] | None) -> dict[str, NDArray[np.float32]]:
         """Probability of every class (n_spots, n_classes) by each classifier."""
         fitted(self.arrays or None, needs="labels")
-        blocks = [self.scaler.scaled(spots), *([] if embedding is None else [embedding])]
-        return self._each(self._joined(blocks) @ self.arrays["axes"])
+        return self._each(self._axes([self.scaler.scaled(spots), *([] if embedding is None else [embedding])]))
 
     def _joined(self, blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         a = self.arrays
         parts = [(block - a[f"center{i}"]) / a[f"spread{i}"] for i, block in enumerate(blocks)]
         return np.concatenate(parts, axis=1)
 
-    def _fit_members(self, axes: NDArray[np.float32], label: NDArray[np.int64], known: NDArray[np.bool_]) -> None:
+    def _axes(self, blocks: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Principal axes (n_spots, n_axes) of the features alone, and of both blocks where there are two."""
+        return [self._joined(blocks[: i + 1]) @ self.arrays[f"axes{i}"] for i in range(len(blocks))]
+
+    def _fit_members(self, axes: list[NDArray[np.float32]], label: NDArray[np.int64], known: NDArray[np.bool_]) -> None:
         n_classes = int(self.arrays["n_classes"])
-        x, y = axes[known], label[known]
-        self.kernel.fit(x, np.eye(n_classes, dtype=np.float32)[y])
-        coefficients, intercepts = _discriminant(x, y, n_classes)
+        member = np.eye(n_classes, dtype=np.float32)[label[known]]
+        for kernel, x in zip((self.features, self.joint), (axes[0], axes[-1]), strict=True):
+            kernel.fit(x[known], member)
+        coefficients, intercepts = _discriminant(axes[-1][known], label[known], n_classes)
         self.arrays |= {"coefficients": coefficients, "intercepts": intercepts}
 
-    def _each(self, axes: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        logits = axes @ self.arrays["coefficients"] + self.arrays["intercepts"]
+    def _each(self, axes: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        logits = axes[-1] @ self.arrays["coefficients"] + self.arrays["intercepts"]
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        member = np.maximum(self.kernel.predict(axes, PENALTY), SMALLEST)
-        return {
-            "discriminant": (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32),
-            "kernel": (member / member.sum(axis=1, keepdims=True)).astype(np.float32),
+        found = {
+            "discriminant": odds,
+            "kernel": np.maximum(self.joint.predict(axes[-1], PENALTY), SMALLEST),
+            "features": np.maximum(self.features.predict(axes[0], PENALTY), SMALLEST),
         }
-
-    def _proba(self, axes: NDArray[np.float32]) -> NDArray[np.float32]:
-        return mixed(self.weights, self._each(axes))
+        return {name: (part / part.sum(axis=1, keepdims=True)).astype(np.float32) for name, part in found.items()}
 
 
 def _discriminant(
@@ -143,6 +151,8 @@ def choose_on_folds(
 ) -> tuple[NDArray[np.float32], dict[str, float], bool]:
     """Weigh the classifiers, and decide about self-training, by the likelihood of held-out labels.
 
+    With fewer than a hundred held-out labels, there is self-training wherever a tenth of the spots has no label.
+
     Parameters
     ----------
     subtypes
@@ -160,27 +170,25 @@ def choose_on_folds(
     self-training helps.
     """
     folds = [fold for fold in folds if fold.has_labels]
+    nothing = np.full((len(spots), spots.n_classes), np.nan, dtype=np.float32)
     unlabelled = float((spots.label < 0).mean()) >= LEAST_UNLABELLED
-    best = (
-        -np.inf,
-        Prediction.empty(len(spots), n_genes=0, n_classes=spots.n_classes).proba,
-        dict(subtypes.weights),
-        False,
-    )
-    for self_training in (False, True) if unlabelled and folds else (False,):
-        each = {name: np.full((len(spots), spots.n_classes), np.nan, dtype=np.float32) for name in MEMBERS}
+    if not folds:
+        return nothing, dict(PRIOR), unlabelled
+    found: dict[bool, tuple[float, NDArray[np.float32], dict[str, float]]] = {}
+    for self_training in (True, False) if unlabelled else (False,):
+        each = {name: nothing.copy() for name in PRIOR}
         for fold in folds:
-            part = Subtypes(seed=subtypes.seed)
-            part.self_training = self_training
+            part = Subtypes(self_training=self_training, seed=subtypes.seed)
             part.fit(fold.training, None if embedding is None else embedding[fold.train])
             held_out = None if embedding is None else embedding[fold.held_out]
             for name, proba in part.predict_each(fold.unseen(), held_out).items():
                 each[name][fold.held_out] = proba
-        weights = dict(zip(MEMBERS, stack_proba(list(each.values()), spots.label).tolist(), strict=True))
+        weights = stack_proba(each, spots.label, prior=PRIOR)
         proba = mixed(weights, each)
         rows = np.flatnonzero(np.isfinite(proba).all(axis=1) & (spots.label >= 0))
         given = np.maximum(proba[rows, spots.label[rows]], SMALLEST)
-        score = float(np.log(given).mean()) if len(rows) else -np.inf
-        if score > best[0]:
-            best = (score, proba, weights, self_training)
-    return best[1:]
+        found[self_training] = (float(np.log(given).mean()) if len(given) else 0.0, proba, weights)
+        if len(rows) < FEWEST_LABELS:
+            break
+    chosen = max(found, key=lambda one: found[one][0])
+    return found[chosen][1], found[chosen][2], chosen

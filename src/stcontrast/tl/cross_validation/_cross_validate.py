@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupKFold
 from stcontrast._data.gather import gather
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
-from stcontrast._reading import Keys, check_images, resolve_all
+from stcontrast._reading import Keys, check_images, resolve_all, split_gene_side
 from stcontrast.fitted._fit import FitSpec, check_genes
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders.resolve import resolve_encoder
@@ -180,12 +180,12 @@ def cross_validate(  # noqa: PLR0913
         if path is not None and tuning.options.checkpoint_dir is None:
             tuning = replace(tuning, options=replace(tuning.options, checkpoint_dir=path / "towers"))
     chosen = None if encoder is None or tuning is not None else resolve_encoder(encoder)
-    sources = resolve_all(data, keys)
+    sources, gene_side = split_gene_side(resolve_all(data, keys), obsm_key=IMAGE_FEATURES)
     if tuning is None:
         check_images(sources, obsm_key=IMAGE_FEATURES)
     else:
         tuning.check_sources(sources)
-    spots = gather(sources, keys)
+    spots = gather(sources, keys, gene_side=gene_side)
     folds = list(_donor_folds(spots, n_folds))
     if not folds:
         msg = f"All donors with counts or labels fall into one of {n_folds} folds. Leave out `n_folds`, or give more."

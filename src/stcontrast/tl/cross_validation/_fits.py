@@ -239,8 +239,10 @@ def _hash_of_spots(spots: Spots) -> str:
     counts.sum_duplicates()
     counts.eliminate_zeros()
     # no method uses the names of the spots
-    others = {item.name: getattr(spots, item.name) for item in fields(spots) if item.name not in ("counts", "name")}
-    return str(joblib.hash((others, counts.shape, counts.data, counts.indices, counts.indptr)))
+    apart = ("counts", "name", "gene_side")
+    others = {item.name: getattr(spots, item.name) for item in fields(spots) if item.name not in apart}
+    gene_side = None if spots.gene_side is None else _hash_of_spots(spots.gene_side)
+    return str(joblib.hash((others, counts.shape, counts.data, counts.indices, counts.indptr, gene_side)))
 
 
 def _source_of(method: type[Method]) -> list[str] | None:

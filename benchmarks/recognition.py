@@ -68,7 +68,9 @@ def logistic(train, test):
     x = np.concatenate([seen(table) for table in train])
     y = np.concatenate([table.obs[LABEL].to_numpy(dtype=object) for table in train])
     known = pd.notna(y)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(x[known], y[known].astype(str))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(
+        x[known], y[known].astype(str)
+    )
     return [model.predict(seen(table)) for table in test]
 
 

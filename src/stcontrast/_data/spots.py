@@ -125,7 +125,15 @@ class Spots:
     def take(self, rows: NDArray[np.intp]) -> Self:
         """Some of the spots, in this order."""
         parts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in WHOLE}
-        return replace(self, **{name: part[rows] for name, part in parts.items()})
+        taken = {name: part[rows] for name, part in parts.items() if name != "target"}
+        # most often the target is what was measured, and one array serves for both
+        taken["target"] = taken["observed"] if self.target is self.observed else self.target[rows]
+        return replace(self, **taken)
+
+    def with_image_and_counts(self) -> Self:
+        """The spots with counts, without the gene side; the same object's arrays where all have counts."""
+        alone = replace(self, gene_side=None)
+        return alone if self.measured.all() else alone.take(np.flatnonzero(self.measured))
 
     def unseen(self, *, depth: bool = False) -> Self:
         """The same spots without anything that was measured or annotated: what a method may see when it predicts.
@@ -155,18 +163,18 @@ class Spots:
 
     def with_counts(self) -> Self:
         """All spots with counts, with an image or without, for what learns from the genes alone."""
-        here = self.take(np.flatnonzero(self.measured))
-        if here.gene_side is None:
+        here = self.with_image_and_counts()
+        if self.gene_side is None:
             return here
-        both = (here, here.gene_side)
+        both = (here, self.gene_side)
         after = len(self.slides) or int(self.slide.max(initial=-1)) + 1
         joined = {
             name: np.concatenate([getattr(part, name) for part in both])
             for name in ("xy", "name", "donor", "batch", "depth", "observed", "target", "label")
         }
-        slide = np.concatenate([here.slide, here.gene_side.slide + after])
+        slide = np.concatenate([here.slide, self.gene_side.slide + after])
         counts = sparse.csr_matrix(sparse.vstack([part.counts for part in both], format="csr"))
-        slides = [*here.slides, *here.gene_side.slides]
+        slides = [*here.slides, *self.gene_side.slides]
         known = {"genes": here.genes, "classes": here.classes, "slides": slides, "counts": counts}
         return type(self).of(slide, joined.pop("xy"), **joined, **known)
 

@@ -34,40 +34,45 @@ class PrincipalSpace(Learns):
 
     def __init__(self, *, n_coordinates: int) -> None:
         self.n_coordinates = n_coordinates
-        self.mean = self.scale = np.zeros(0, dtype=np.float32)
-        self.axes = np.zeros((0, 0), dtype=np.float32)
+        self.mean: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
+        self.scale: NDArray[np.float32] = self.mean
+        self.axes: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
 
     def fit(self, spots: Spots) -> Self:
         """Find the axes of the measured spots, with an image or without."""
-        self.mean, of_spot = spots.slide_means()
         n_genes = spots.n_genes
-        codes = np.unique(spots.donor, return_inverse=True)[1]
-        of_donor = [np.flatnonzero((codes == code) & spots.measured) for code in range(codes.max() + 1)]
-        of_donor = [rows for rows in of_donor if len(rows)]
-        covariances = [np.zeros((n_genes, n_genes)) for _ in of_donor]
-        for rows, covariance in zip(of_donor, covariances, strict=True):
-            for here in rows_by_slide(spots.slide, rows):
-                centered = spots.target[here] - of_spot[here]
-                covariance += (centered.T @ centered) / len(rows)
-        variance = np.mean([np.diag(covariance) for covariance in covariances], axis=0)
-        self.scale = np.sqrt(np.where(variance > 0, variance, 1.0)).astype(np.float32)
+        means = []
+        covariances: dict[str, NDArray[np.float64]] = {}
+        for rows in rows_by_slide(spots.slide, np.flatnonzero(spots.measured)):
+            means.append(spots.target[rows].mean(axis=0))
+            centered = spots.target[rows] - means[-1]
+            # a slide may hold several donors (a tissue microarray)
+            for donor in np.unique(spots.donor[rows]):
+                here = centered[spots.donor[rows] == donor]
+                of_donor = covariances.setdefault(str(donor), np.zeros((n_genes, n_genes)))
+                of_donor += (here.T @ here) / int((spots.measured & (spots.donor == donor)).sum())
+        self.mean = np.mean(means, axis=0, dtype=np.float32)
+        variance = np.mean([np.diag(covariance) for covariance in covariances.values()], axis=0)
+        scale = np.sqrt(np.where(variance > 0, variance, 1.0))
+        self.scale = scale.astype(np.float32)
         total = np.zeros((n_genes, n_genes))
-        for covariance in covariances:
-            scaled = covariance / self.scale[:, None] / self.scale
+        for covariance in covariances.values():
+            scaled = covariance / scale[:, None] / scale
             total += scaled / max(float(np.trace(scaled)), 1e-12)
         _, vectors = np.linalg.eigh(total)
-        axes = vectors[:, ::-1][:, : self.n_coordinates]
+        first = vectors[:, ::-1][:, : self.n_coordinates]
         # an axis has no direction of its own: the gene that weighs most points up
-        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+        axes = first * np.sign(first[np.abs(first).argmax(axis=0), np.arange(first.shape[1])])
         self.axes = np.ascontiguousarray(axes, dtype=np.float32)
         return self
 
     def encode(self, spots: Spots) -> NDArray[np.float32]:
         """Coordinates of the spots with counts (n_measured, n_coordinates), each against its own slide."""
-        _, of_spot = spots.slide_means()
-        rows = spots.measured
-        coordinates: NDArray[np.float32] = ((spots.target - of_spot)[rows] / self.scale) @ self.axes
-        return coordinates
+        coordinates = np.zeros((len(spots), self.axes.shape[1]), dtype=np.float32)
+        for rows in rows_by_slide(spots.slide, np.flatnonzero(spots.measured)):
+            here = spots.target[rows]
+            coordinates[rows] = ((here - here.mean(axis=0)) / self.scale) @ self.axes
+        return coordinates[spots.measured]
 
     def decode(self, coordinates: NDArray[np.float32]) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""

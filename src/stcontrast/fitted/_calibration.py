@@ -28,6 +28,12 @@ LEVEL: Final = 0.9
 N_COMPONENTS: Final = 16
 N_NEIGHBORS: Final = 10
 QUANTILE: Final = 0.99
+GENES_AT_ONCE: Final = 64
+# training spots that a new one is compared with: more would make the cost quadratic
+MAX_REFERENCE: Final = 5000
+# training spots that the projection is learnt from
+MAX_PROJECTED: Final = 20_000
+SPOTS_AT_ONCE: Final = 8192
 
 
 class Calibration(Learns):
@@ -71,8 +77,14 @@ class Calibration(Learns):
         scores: dict[str, Any] = {"held_out_unit": folds[0].unit}
         rows = np.flatnonzero(np.isfinite(found.expression).all(axis=1) & spots.measured)
         if spots.n_genes:
-            predicted = np.maximum(found.expression[rows], 0.0)
-            self.half_width = conformal_half_width(predicted - spots.observed[rows])
+            self.half_width = np.concatenate(
+                [
+                    conformal_half_width(np.maximum(found.expression[rows, part], 0.0) - spots.observed[rows, part])
+                    for part in (
+                        slice(start, start + GENES_AT_ONCE) for start in range(0, spots.n_genes, GENES_AT_ONCE)
+                    )
+                ]
+            )
             slides = rows_by_slide(spots.slide, rows)
             correlations = [gene_correlation(found.expression[here], spots.observed[here]) for here in slides]
             per_slide = np.array(correlations).reshape(-1, spots.n_genes)
@@ -159,28 +171,44 @@ class InDistribution(Learns):
                 for fold, seen in zip(folds, in_fold, strict=True)
             ]
         self.radius = float(np.float32(np.quantile(np.concatenate(held_out), QUANTILE)))
+        self.reference = _thinned(self.reference)
         return self
 
     def _project(self, features: NDArray[np.float32]) -> Self:
-        center, scale = features.mean(axis=0), features.std(axis=0)
-        scale = np.where(scale < 1e-6 * np.maximum(np.abs(center), 1e-6), 1.0, scale).astype(np.float32)
-        scaled = (features - center) / scale
-        pca = PCA(min(N_COMPONENTS, *features.shape), random_state=0).fit(scaled)
-        self.center, self.scale, self.rotation = center, scale, pca.components_.T.astype(np.float32)
-        self.reference = (scaled @ self.rotation).astype(np.float32)
+        self.center, scale = features.mean(axis=0), features.std(axis=0)
+        flat = scale < 1e-6 * np.maximum(np.abs(self.center), 1e-6)
+        self.scale = np.where(flat, 1.0, scale).astype(np.float32)
+        scaled = (_thinned(features, MAX_PROJECTED) - self.center) / self.scale
+        pca = PCA(min(N_COMPONENTS, *scaled.shape), random_state=0).fit(scaled)
+        self.rotation = pca.components_.T.astype(np.float32)
+        self.reference = self._rotated(features)
         return self
+
+    def _rotated(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        rotated = np.empty((len(features), len(self.rotation.T)), dtype=np.float32)
+        for start in range(0, len(features), SPOTS_AT_ONCE):
+            part = slice(start, start + SPOTS_AT_ONCE)
+            rotated[part] = ((features[part] - self.center) / self.scale) @ self.rotation
+        return rotated
 
     def distance(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Mean distance of spots (n_spots, n_features) to the nearest training spots."""
-        scaled = (features - self.center) / self.scale
-        return _distance((scaled @ self.rotation).astype(np.float32), self.reference)
+        return _distance(self._rotated(features), self.reference)
 
     def includes(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Whether spots (n_spots, n_features) lie within the radius."""
         return self.distance(features) <= self.radius
 
 
+def _thinned(points: NDArray[np.float32], most: int = MAX_REFERENCE) -> NDArray[np.float32]:
+    """So many of the points at most, evenly spaced."""
+    if len(points) <= most:
+        return points
+    return points[np.linspace(0, len(points) - 1, most).astype(np.intp)]
+
+
 def _distance(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
+    reference = _thinned(reference)
     k = min(N_NEIGHBORS, len(reference))
     distances, _ = cKDTree(reference).query(points, k=k)
     return np.asarray(distances).reshape(len(points), k).mean(axis=1)

@@ -18,6 +18,8 @@ type Weighting = Literal["uniform", "inverse_square", "exponential", "similarity
 
 # numbers in the table of distances that is made at once: 128 MiB of float64
 CHUNK: Final = 2**24
+# the same of the cosines in single precision: 16 MiB
+SMALL_CHUNK: Final = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def most_similar(
     Rows (n_queries, k), most similar first, of equally similar ones the lower row; and their cosines.
     """
     k = min(k, len(bank))
-    step = max(1, CHUNK // max(len(bank), 1))
+    step = max(1, SMALL_CHUNK // max(len(bank), 1))
     ids = np.empty((len(query), k), dtype=np.int64)
     similarity = np.empty((len(query), k), dtype=np.float32)
     for start in range(0, len(query), step):

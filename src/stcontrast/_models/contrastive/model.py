@@ -233,5 +233,6 @@ class ContrastiveModel:
 
 
 def _unit(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return embedding / np.maximum(length, np.float32(1e-12))
+    length = np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+    unit: NDArray[np.float32] = (embedding / length).astype(np.float32)
+    return unit

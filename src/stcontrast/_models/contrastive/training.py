@@ -124,7 +124,10 @@ def train_pairs(
     Losses, one row per epoch. A warning says if the contrast stays at chance.
     """
     training = _Training(module, table, optimizer, average_from=max_epochs // 2 if average else None)
-    fit_quietly(training, DataLoader(_Epochs(module, table, batch_size), batch_size=None), max_epochs=max_epochs)
+    epochs = _Epochs(module, table, batch_size)
+    fit_quietly(training, DataLoader(epochs, batch_size=None), max_epochs=max_epochs)
+    # Lightning's own objects refer to one another, and would keep the spots until they are collected
+    del training.table, epochs.table
     history = pd.DataFrame(training.rows)
     if "contrastive" in history:
         warn_at_chance(history["contrastive"].tolist(), float(history["chance"].iloc[-1]))

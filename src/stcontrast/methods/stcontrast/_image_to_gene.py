@@ -9,9 +9,10 @@ import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
 from stcontrast._genespace import PrincipalSpace, VaeSpace
+from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns, State, fitted, module_state, restore_module
 from stcontrast.methods._linear import RidgePath, Scaler
-from stcontrast.methods._retrieval import Neighbors, most_similar
+from stcontrast.methods._retrieval import Neighbors, combine, most_similar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,7 +77,7 @@ class ImageToGene(Learns):
         from stcontrast._models.contrastive import ContrastiveModel
 
         self.space.fit(spots.with_counts())
-        paired = spots.take(np.flatnonzero(spots.measured))
+        paired = spots.with_image_and_counts()
         coordinates = self.space.encode(paired)
         deviation = coordinates.std(axis=0) + np.float32(1e-6)
         scaled = self.scaler.fit(paired).scaled(paired)
@@ -94,8 +95,10 @@ class ImageToGene(Learns):
             "gene": self.model.embed_genes(standardized[bank]),
         }  # fmt: skip
         self.arrays["features"] = self._rotated(scaled[bank])
-        self.level = paired.slide_means()[0]
-        self.reference = replace(paired, target=self.space.decode(coordinates)).slide_means()[0]
+        levels = [paired.observed[rows].mean(axis=0) for rows in rows_by_slide(paired.slide)]
+        self.level = np.mean(levels, axis=0, dtype=np.float32)
+        decoded = [self.space.decode(coordinates[rows]).mean(axis=0) for rows in rows_by_slide(paired.slide)]
+        self.reference = np.mean(decoded, axis=0, dtype=np.float32)
 
     def predict(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
         """Gene coordinates (n_spots, n_coordinates) by every member."""
@@ -109,13 +112,15 @@ class ImageToGene(Learns):
         return {
             "linear": self.linear.predict(scaled, self.penalty),
             "contrast": model.predict_gene(scaled) * a["deviation"],
-            "joint": a["coordinates"][joint].mean(axis=1),
-            "features": np.einsum("qk,qkc->qc", weight, a["coordinates"][by_features]),
+            "joint": combine(Neighbors(joint, np.full(joint.shape, 1 / joint.shape[1])), a["coordinates"]),
+            "features": combine(Neighbors(by_features, weight), a["coordinates"]),
         }
 
     def decode(self, coordinates: NDArray[np.float32]) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes) at the level of the slides with an image; the gene side may have another."""
-        return self.space.decode(coordinates) - self.reference + self.level
+        expression = self.space.decode(coordinates)
+        expression += self.level - self.reference
+        return expression
 
     def embed_image(self, spots: Spots) -> NDArray[np.float32]:
         """Joint embedding of the image side (n_spots, n_embedding), unit length."""

@@ -1,0 +1,114 @@
+"""What a fit of the default method costs, in CPU seconds and memory, by the number of spots: synthetic spots of 8 donors.
+
+    python benchmarks/scale.py [--spots 2000 10000 40000] [--features 252] [--method stcontrast]
+
+Each size runs in a process of its own, on one thread. Printed are the CPU seconds of the fit, its memory above what the
+process held before the fit (peak), in kB a spot, and the exponent of the CPU seconds between the smallest and the largest
+size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import time
+
+N_DONORS = 8
+N_GENES = 2000
+N_FACTORS = 6
+
+
+def synthetic(n_spots, n_features):
+    """Two slides a donor on a square lattice: a few smooth factors drive image features and counts."""
+    import numpy as np
+    from scipy import sparse
+
+    from stcontrast._data.spots import Spots
+
+    rng = np.random.default_rng(0)
+    n_slides = 2 * N_DONORS
+    slide = np.sort(np.arange(n_spots) % n_slides)
+    side = int(np.ceil(np.sqrt(n_spots / n_slides)))
+    place = np.arange(n_spots) - np.searchsorted(slide, slide)
+    xy = np.column_stack([place % side, place // side]).astype(float)
+    waves = rng.normal(size=(n_slides, N_FACTORS, 2)) / 6
+    shift = rng.uniform(0, 6, size=(n_slides, N_FACTORS))
+    factors = np.sin((waves[slide] * xy[:, None]).sum(axis=2) + shift[slide])
+    features = factors @ rng.normal(size=(N_FACTORS, n_features)) + rng.normal(size=(n_spots, n_features))
+    loadings, level = rng.normal(size=(N_FACTORS, N_GENES)) / 2, rng.normal(-1, 1, size=N_GENES)
+    parts = []
+    for start in range(0, n_spots, 5000):
+        rate = np.exp(factors[start : start + 5000] @ loadings + level)
+        parts.append(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
+    counts = sparse.csr_matrix(sparse.vstack(parts))
+    donor = np.array([f"donor{i // 2}" for i in range(n_slides)])[slide]
+    return Spots.of(
+        slide.astype(np.int64), xy, features=features.astype(np.float32), counts=counts, donor=donor, batch=donor,
+        depth=np.asarray(counts.sum(axis=1)).ravel().astype(float), slides=[f"slide{i}" for i in range(n_slides)],
+        genes=[f"gene{i}" for i in range(N_GENES)], name=np.arange(n_spots).astype(str),
+    )  # fmt: skip
+
+
+def run_one(n_spots, n_features, method):
+    """In a process of its own: one fit."""
+    import numpy as np
+    import torch
+
+    import stcontrast as stc
+    from stcontrast.fitted._fit import FitSpec, fit_model
+
+    torch.set_num_threads(1)
+    stc.settings.progress = False
+    logging.getLogger("stcontrast").setLevel(logging.ERROR)
+    small = synthetic(400, n_features)
+    spec = {"encoder": {"kind": "given", "name": "synthetic", "n_features": n_features}, "field_um": []}
+    # what is imported on the first fit is no cost of this one
+    fit_model(small, np.arange(400), method=method, fit_spec=FitSpec(), features_spec=spec)
+    spots = synthetic(n_spots, n_features)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, wall = time.process_time(), time.perf_counter()
+    model, _ = fit_model(spots, np.arange(n_spots), method=method, fit_spec=FitSpec(), features_spec=spec)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    found = {
+        "spots": n_spots, "features": n_features, "CPU s": time.process_time() - start, "wall s": time.perf_counter() - wall,
+        "kB a spot": used / n_spots, "held-out r": model.spec["held_out_r"],
+    }  # fmt: skip
+    print(json.dumps(found))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spots", nargs="+", type=int, default=[2000, 10000, 40000])
+    parser.add_argument("--features", type=int, default=252)
+    parser.add_argument("--method", default="stcontrast")
+    parser.add_argument("--run", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        run_one(arguments.run, arguments.features, arguments.method)
+        return
+    import numpy as np
+    import pandas as pd
+
+    rows = []
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    for n_spots in arguments.spots:
+        command = [sys.executable, __file__, "--run", str(n_spots), "--features", str(arguments.features)]
+        command += ["--method", arguments.method]
+        done = subprocess.run(command, env=os.environ | threads, check=True, stdout=subprocess.PIPE, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    print(table.round(2).to_string(index=False))
+    if len(rows) > 1:
+        ends = table.iloc[[0, -1]]
+        exponent = np.diff(np.log(ends["CPU s"]))[0] / np.diff(np.log(ends["spots"]))[0]
+        print(f"CPU seconds grow with the number of spots to the power {exponent:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -250,3 +250,16 @@ def test_published_methods(toy, method, tmp_path):
     np.testing.assert_allclose(genes[:80], wanted["X_stc_gene"], atol=1e-5)
     assert np.isnan(genes[80:]).all()
     np.testing.assert_allclose(np.linalg.norm(three["table"].obsm["X_stc_image"], axis=1), 1, atol=1e-5)
+
+
+def test_the_gene_space_of_the_vae(toy, unseen, tmp_path):
+    train = parts_of(copied(toy), "donor1", "donor2")
+    options = {"gene_space": "vae", "n_coordinates": 4, "max_epochs": 5, "vae_epochs": 2}
+    model = stc.tl.fit(train, batch_key="donor", options=options)
+    wanted = train["table"].obsm["X_stc_gene"].copy()
+    model.save(tmp_path / "model")
+    stc.tl.embed([train, unseen], tmp_path / "model")
+    np.testing.assert_allclose(train["table"].obsm["X_stc_gene"], wanted, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(unseen["table"].obsm["X_stc_gene"], axis=1), 1, atol=1e-5)
+    # that is what `embed_genes` is for
+    assert "X_stc_vae" not in unseen["table"].obsm

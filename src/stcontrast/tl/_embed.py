@@ -196,8 +196,8 @@ def _counts(
     absent = [gene for gene in model.genes if gene not in column]
     if absent:
         msg = (
-            f"The table lacks {len(absent)} of the {len(model.genes)} genes of the model: {absent[:5]}; its genes begin "
-            f"{list(table.var_names[:5])}. Are the identifiers the same? `genes=False` embeds the image side only."
+            f"The table lacks {len(absent)} of the {len(model.genes)} genes of the model: {absent[:5]}; its genes "
+            f"begin {list(table.var_names[:5])}. Are the identifiers the same? `genes=False` embeds the image side only."
         )
         raise ValueError(msg)
     full = raw_counts(table, layer)

@@ -74,10 +74,10 @@ def find_similar(  # noqa: PLR0913
     Returns
     -------
     A table with one row for every pair of query and match, queries in the order of `spots`, matches most similar first:
-    ``query`` and ``query_slide`` (name and slide of the spot), ``match``, ``slide`` and ``donor`` (name, slide and donor
-    of the training spot), ``similarity`` (cosine in the joint embedding, from -1 to 1), ``rank`` (from 1). Cosines of
-    ``by="image"`` and ``by="gene"`` are not comparable. Nothing is written, except ``obsm["X_image"]`` where that slot
-    was free.
+    ``query`` and ``query_slide`` (name and slide of the spot), ``match``, ``slide`` and ``donor`` (name, slide and
+    donor of the training spot), ``similarity`` (cosine in the joint embedding, from -1 to 1), ``rank`` (from 1).
+    Cosines of ``by="image"`` and ``by="gene"`` are not comparable. Nothing is written, except ``obsm["X_image"]`` where
+    that slot was free.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def find_similar(  # noqa: PLR0913
     )  # fmt: skip
     sources = resolve_all(data, keys)
     if spots is not None and len(sources) > 1:
-        msg = f"`spots` are rows of one table, found {len(sources)} objects: search them one by one, or leave out `spots`."
+        msg = f"`spots` are rows of one table, found {len(sources)} objects: search one by one, or leave out `spots`."
         raise ValueError(msg)
     queries = [_rows(source.table, spots) for source in sources]
     chosen = model.tower if encoder is None else resolve_encoder(encoder)

@@ -7,6 +7,7 @@ from typing import Final
 __all__ = [
     "CLASS",
     "COMPLETED",
+    "EMBEDDING",
     "GENE_EMBEDDING",
     "HELD_OUT_R",
     "IMAGE_EMBEDDING",
@@ -26,8 +27,9 @@ UNS: Final = "stcontrast"
 IMAGE_FEATURES: Final = "X_image"
 TUNED_FEATURES: Final = "X_image_tuned"
 VAE_LATENT: Final = "X_stc_vae"
-GENE_EMBEDDING: Final = "X_stc_gene"
-IMAGE_EMBEDDING: Final = "X_stc_image"
+EMBEDDING: Final = "X_stc"
+GENE_EMBEDDING: Final = f"{EMBEDDING}_gene"
+IMAGE_EMBEDDING: Final = f"{EMBEDDING}_image"
 
 # layer of the measured table
 COMPLETED: Final = "stc_completed"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from stcontrast._keys import CLASS, COMPLETED, IMAGE_FEATURES, UNS, VAE_LATENT
+from stcontrast._keys import CLASS, COMPLETED, EMBEDDING, IMAGE_FEATURES, UNS, VAE_LATENT
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,13 +17,16 @@ __all__ = ["VERSION", "Record", "read_record", "record_key", "write_record"]
 
 VERSION: Final = version("stcontrast")
 
-type Record = Literal["classification", "completion", "embed_genes", "image_features", "prediction", "tissue_grid"]
+type Record = Literal[
+    "classification", "completion", "embed_genes", "embedding", "image_features", "prediction", "tissue_grid"
+]
 
 # a record describes this slot where no other is named; a prediction and a grid are tables of their own
 DEFAULT_SLOTS: Final[dict[str, str]] = {
     "classification": CLASS,
     "completion": COMPLETED,
     "embed_genes": VAE_LATENT,
+    "embedding": EMBEDDING,
     "image_features": IMAGE_FEATURES,
 }
 

@@ -12,6 +12,7 @@ from stcontrast._data.folds import inner_folds
 from stcontrast.fitted import Predictor
 from stcontrast.methods._base import METHODS
 from stcontrast.methods.baselines import Knn, Ridge
+from stcontrast.methods.stcontrast import Stcontrast
 from tests.methods.quick import QUICK
 from tests.methods.synthetic import training_data
 
@@ -173,5 +174,34 @@ def test_neighbours_have_names_and_donors(tmp_path):
     number = np.array([int(name.removeprefix("spot")) for name in found.spots[7]])
     assert data.measured[number].all()
     assert found.donors.iloc[7, 1] == pytest.approx((data.donor[number] == "1").mean())
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(stc.models.load(tmp_path / "model").neighbors(features, **where).spots, found.spots)
+
+
+def test_neighbours_in_the_joint_embedding(tmp_path, monkeypatch):
+    monkeypatch.setattr("stcontrast.methods.stcontrast._image_to_gene.MAX_BANK", 50)
+    data = training_spots().with_design(n_neighbors=6, standardize="slide")
+    data = replace(data, depth=data.depth * (np.arange(90) % 5 > 0))
+    model = Predictor.fit(Stcontrast(max_epochs=3), data, inner_folds(data), SPEC)
+    features, where = data.features, {"slide": data.slide, "xy": data.xy}
+    found = model.neighbors(features, **where)
+    assert found.spots.shape == (90, 20)
+    np.testing.assert_allclose(found.effective_k, 20)
+    np.testing.assert_allclose(found.donors.sum(axis=1), 1)
+    measured = data.name[data.measured]
+    kept = np.isin(data.name, measured[model.method.parts.arrays["bank"]])
+    assert kept.sum() == 50
+    # a spot that was kept is its own nearest neighbour, and has the slide and the donor that it came from
+    np.testing.assert_array_equal(found.spots[kept, 0], data.name[kept])
+    assert np.isin(found.spots, data.name[kept]).all()
+    np.testing.assert_array_equal(model.bank["slide"], np.array(data.slides)[data.slide[data.measured]])
+    image = model.method.embed(data)["X_stc_image"]
+    rows, similarity = model.method.search(image, k=20, by="image")
+    np.testing.assert_array_equal(model.bank["spot"][rows], found.spots)
+    assert (np.diff(similarity, axis=1) <= 0).all()
+    genes = model.method.embed(data)["X_stc_gene"]
+    rows, similarity = model.method.search(image, k=1, by="gene")
+    of_bank = np.where(kept[:, None], genes, np.nan)
+    np.testing.assert_allclose(similarity[:, 0], np.nanmax(image @ of_bank.T, axis=1), atol=1e-5)
     model.save(tmp_path / "model")
     np.testing.assert_array_equal(stc.models.load(tmp_path / "model").neighbors(features, **where).spots, found.spots)

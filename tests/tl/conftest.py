@@ -57,6 +57,13 @@ def model(fitted: tuple[Predictor, SpatialData]) -> Predictor:
     return fitted[0]
 
 
+@pytest.fixture(scope="session")
+def joint(toy: SpatialData) -> tuple[Predictor, SpatialData]:
+    """A model with a joint embedding, of donors 1 and 2, and what it wrote; not to be changed."""
+    train = parts_of(copied(toy), "donor1", "donor2")
+    return stc.tl.fit(train, batch_key="donor", n_genes=25, options={"max_epochs": 5}), train
+
+
 @pytest.fixture
 def unseen(raw: SpatialData) -> SpatialData:
     """Donor 3, with counts and labels, without image features."""

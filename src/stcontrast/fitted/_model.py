@@ -14,7 +14,7 @@ from stcontrast._files import content_hash
 from stcontrast._state import Learns
 from stcontrast.fitted._calibration import Calibration
 from stcontrast.fitted._disk import read_spec, read_state, read_tower, write_model
-from stcontrast.methods._base import METHODS
+from stcontrast.methods._base import METHODS, Method
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from stcontrast._data.folds import Fold
     from stcontrast._models.image_tower import TunedEncoder
-    from stcontrast.methods import Method
 
 __all__ = ["Predictor", "Retrieved", "as_model", "load"]
 
@@ -67,7 +66,7 @@ class Predictor(Learns):
     Attributes
     ----------
     bank
-        Names and donors of the training spots with counts, in the order that retrieval counts them.
+        Names, slides and donors of the training spots with counts, in the order that retrieval counts them.
     tower
         The encoder that was fine-tuned with it; `None` where the encoder was used as it is.
     """
@@ -93,7 +92,9 @@ class Predictor(Learns):
         model = cls(method, spec)
         scores = model.calibration.fit(method.fit(spots, folds), spots, folds)
         donor = np.unique(spots.donor, return_inverse=True)[1]
-        model.bank = {"spot": spots.name[spots.measured], "donor": donor[spots.measured]}
+        slide = np.array(spots.slides, dtype=np.str_)[spots.slide]
+        of_spot = {"spot": spots.name, "slide": slide, "donor": donor}
+        model.bank = {name: values[spots.measured] for name, values in of_spot.items()}
         model.spec = {
             **spec,
             "method": method.name,
@@ -193,6 +194,19 @@ class Predictor(Learns):
         """Raise a ValueError where the model was trained without counts."""
         if not self.has_expression:
             msg = "The model was trained without counts: it predicts no expression. Use `stc.tl.classify`."
+            raise ValueError(msg)
+
+    def require_embedding(self, *, to_search: bool = False) -> None:
+        """Raise a ValueError where the model has no joint embedding, or keeps none of its training spots to search."""
+        if not self.has_expression:
+            msg = "The model was trained without counts: it has no joint embedding of image and genes."
+            raise ValueError(msg)
+        name = "search" if to_search else "embed"
+        # a method that has it brings a function of its own
+        if getattr(type(self.method), name) is getattr(Method, name):
+            able = sorted(key for key, method in METHODS.items() if getattr(method, name) is not getattr(Method, name))
+            lacks = "keeps no joint embedding of its training spots" if to_search else "learns no joint embedding"
+            msg = f"The method {self.method.name!r} {lacks}. Fit a model with one of the methods {able}."
             raise ValueError(msg)
 
     def require_classes(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
@@ -134,6 +134,33 @@ class Method(Learns, ABC):
         """
         del spots
         return {}
+
+    def search(
+        self, image: NDArray[np.float32], *, k: int, by: Literal["image", "gene"]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Training spots whose embedding is nearest to these image embeddings.
+
+        Parameters
+        ----------
+        image
+            Image side of the joint embedding (n_queries, d), as :meth:`embed` makes it.
+        k
+            How many; all, where fewer were kept.
+        by
+            Compare with the ``"image"`` or the ``"gene"`` embedding of the training spots.
+
+        Returns
+        -------
+        Rows among the training spots with counts (n_queries, k), most similar first; and the cosines.
+
+        Raises
+        ------
+        ValueError
+            If the method keeps no embedding of its training spots.
+        """
+        del image, k, by
+        msg = f"The method {self.name!r} keeps no joint embedding of its training spots: there is nothing to search."
+        raise ValueError(msg)
 
     def summary(self) -> dict[str, Any]:
         """What the model's spec says of the fit, as plain values; nothing by default."""

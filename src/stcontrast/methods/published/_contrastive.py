@@ -262,12 +262,15 @@ class ContrastiveMethod(Method):
         return self.decoder.neighbors(self._image(spots))
 
     def embed(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
-        """Joint embeddings of the training spots, unit length, by slot; none without counts."""
+        """Joint embeddings, unit length, by slot: of the image side, and where there are counts of the gene side."""
         if self.module is None:
             return {}
-        measured = spots.take(np.flatnonzero(spots.measured))
-        genes = self._apply(self._table(measured, gene=self.gene_input(measured)), "embed_genes")
-        return {IMAGE_EMBEDDING: _unit(self._image(spots)), GENE_EMBEDDING: spots.spread(_unit(genes))}
+        found = {IMAGE_EMBEDDING: _unit(self._image(spots))}
+        if spots.has_counts:
+            measured = spots.take(np.flatnonzero(spots.measured))
+            genes = self._apply(self._table(measured, gene=self.gene_input(measured)), "embed_genes")
+            found[GENE_EMBEDDING] = spots.spread(_unit(genes))
+        return found
 
     def state(self) -> State:
         """Towers, decoder, probe and arrays."""

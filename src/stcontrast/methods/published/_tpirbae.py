@@ -94,8 +94,8 @@ class Tpirbae(ContrastiveMethod):
         return (latent - self.arrays["latent_center"]) / self.arrays["latent_scale"]
 
     def embed(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
-        """Gene latent and joint embeddings of the training spots, by slot."""
+        """Joint embeddings by slot, and where there are counts the gene latent."""
         found = super().embed(spots)
-        if found:
+        if found and spots.has_counts:
             found[VAE_LATENT] = spots.spread(self.latent.encode(spots))
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 from sklearn.utils.extmath import randomized_svd
@@ -133,9 +133,15 @@ class ImageToGene(Learns):
 
     def neighbors(self, spots: Spots) -> Neighbors:
         """Training spots, rows among those with counts, that retrieval in the joint embedding rests on."""
-        image = fitted(self.arrays.get("image"), needs="counts")
-        found, _ = most_similar(self.embed_image(spots), image, k=K_JOINT)
-        return Neighbors(self.arrays["bank"][found], np.full(found.shape, 1 / found.shape[1]))
+        found, _ = self.search(self.embed_image(spots), k=K_JOINT, by="image")
+        return Neighbors(found, np.full(found.shape, 1 / found.shape[1]))
+
+    def search(
+        self, image: NDArray[np.float32], *, k: int, by: Literal["image", "gene"]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows among the training spots with counts whose image or gene embedding is nearest; and the cosines."""
+        found, cosine = most_similar(image, fitted(self.arrays.get(by), needs="counts"), k=k)
+        return self.arrays["bank"][found], np.clip(cosine, -1.0, 1.0)
 
     def state(self) -> State:
         """Everything fitted; nothing where there were no counts."""

@@ -235,6 +235,12 @@ class Stcontrast(Method):
                 found[VAE_LATENT] = spots.spread(self.latent.encode(spots))
         return found
 
+    def search(
+        self, image: NDArray[np.float32], *, k: int, by: Literal["image", "gene"]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Training spots, rows among those with counts, whose image or gene embedding is nearest; and the cosines."""
+        return self.parts.search(image, k=k, by=by)
+
     def _fresh_parts(self) -> ImageToGene:
         return ImageToGene(
             gene_space=self.gene_space, n_coordinates=self.n_coordinates or N_COORDINATES[self.gene_space],

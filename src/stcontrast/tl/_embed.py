@@ -1,0 +1,217 @@
+"""`embed`: the joint embedding of image and genes for slides that the model was not trained on."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES, UNS
+from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes
+from stcontrast._records import read_record, write_record
+from stcontrast.fitted import as_model
+from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.tl._features import check_features, features_for
+from stcontrast.tl._write import check_donor_key, provenance_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from stcontrast._reading import Sections
+    from stcontrast.fitted import Predictor
+    from stcontrast.pp._encoders import Encoder
+
+__all__ = ["embed", "embeddings_of"]
+
+logger = logging.getLogger(__name__)
+
+
+def embed(  # noqa: PLR0913
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
+    model: Predictor | str | PathLike[str],
+    *,
+    genes: bool = True,
+    layer: str | None = None,
+    key_added: str = EMBEDDING,
+    donor_key: str | None = None,
+    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
+    spot_diameter_um: float | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    library_key: str | None = None,
+) -> None:
+    """Embed every spot in the joint embedding of image and genes.
+
+    An H&E slide is enough: the image side needs image features only. Where the table has counts, the gene side is
+    embedded too, every spot relative to its own slide. Nothing is trained, and the result for a slide does not depend
+    on other slides. A slide should be given whole, because its spots are compared with it.
+
+    Parameters
+    ----------
+    data
+        One object or a list of them; SpatialData whose table annotates the spots (it may have no genes), or AnnData.
+    model
+        From :func:`fit` with counts and the method ``"stcontrast"`` or a published contrastive method, or
+        :func:`stcontrast.models.load`, or the folder that it was saved to.
+    genes
+        Embed the gene side of every table that has genes. Such a table must have all genes of the model. `False` embeds
+        the image side only, and does not look at the counts.
+    layer
+        Layer with raw counts; `X` by default.
+    key_added
+        Beginning of the names of the two slots. They may be there only if this package has written them.
+    donor_key
+        Column of `obs` with the donor, to say whether the model has met it.
+    encoder
+        Only for a model that was trained with a callable, which is not saved with it.
+    um_per_px, spot_diameter_um, table_key, image_key, library_key
+        As in :func:`stcontrast.pp.crops`.
+
+    Returns
+    -------
+    `None`. Writes to the table: ``obsm["X_stc_image"]``, float32 (n_spots, n_embedding), rows of unit length;
+    ``obsm["X_stc_gene"]`` of the same shape where the table has counts, NaN in spots without counts; and
+    ``uns["stcontrast"]["embedding"]``: model, method, the slots, and for each slide whether it is in-sample or
+    out-of-donor. With another `key_added` the slots are ``"<key_added>_image"`` and ``"<key_added>_gene"``, and the
+    record is ``uns["stcontrast"]["embedding_<key_added>"]``. The two slots always belong to one model: where no gene
+    side is made, an older one of this package is removed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model in the folder.
+    KeyError
+        If a column, layer, table, image or slide that is named is absent; the message lists what is there.
+    ValueError
+        If the model has no joint embedding, a table with genes lacks genes of the model, counts are not raw, a slot
+        holds something of yours, or an image cannot be used. All before any work is done.
+
+    See Also
+    --------
+    find_similar : training spots that are near in this embedding.
+    embed_genes : the latent of the VAE, without an image.
+
+    Examples
+    --------
+    >>> import stcontrast as stc
+    >>> sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    >>> model = stc.tl.fit(sdata, batch_key="donor", options={"max_epochs": 5})
+    >>> new = stc.datasets.toy(n_donors=1, n_spots=40, n_genes=30, seed=1)
+    >>> stc.tl.embed(new, model)
+    >>> new["table"].obsm["X_stc_image"].shape, new["table"].obsm["X_stc_gene"].shape
+    ((40, 64), (40, 64))
+    """
+    model = as_model(model)
+    model.require_embedding()
+    keys = Keys(
+        table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
+        spot_diameter_um=spot_diameter_um,
+    )  # fmt: skip
+    sources = resolve_all(data, keys)
+    check_donor_key(sources, donor_key)
+    for source in sources:
+        _check_slots(source.table, key_added)
+    chosen = model.tower if encoder is None else resolve_encoder(encoder)
+    check_features(sources, model.spec["image_features"], encoder=chosen)
+    # of all objects before the first is embedded: errors come before any work
+    counts = [_counts(source.table, model, layer) if genes else None for source in sources]
+    for source, of_source in zip(sources, counts, strict=True):
+        features = features_for(source, model.spec["image_features"], encoder=chosen)
+        found = embeddings_of(source, model, features, counts=of_source)
+        table = source.table
+        slots = {slot: slot.replace(EMBEDDING, key_added, 1) for slot in (IMAGE_EMBEDDING, GENE_EMBEDDING)}
+        for slot, name in slots.items():
+            if slot in found:
+                table.obsm[name] = found[slot]
+            elif name in table.obsm:
+                del table.obsm[name]
+        record = {
+            "slots": [slots[slot] for slot in found],
+            "model_id": model.model_id,
+            "method": model.method.name,
+            "provenance": provenance_of(source, model, features, donor_key=donor_key),
+        }
+        write_record(table, "embedding", record, key_added)
+        if key_added == EMBEDDING:
+            table.uns[UNS]["model_id"] = model.model_id
+        logger.info("Added obsm %s.", record["slots"])
+
+
+def embeddings_of(
+    source: Sections,
+    model: Predictor,
+    features: NDArray[np.float32],
+    *,
+    counts: tuple[sparse.csr_matrix, NDArray[np.float64]] | None = None,
+    among: NDArray[np.intp] | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Both sides of the joint embedding (n_spots, d), by their default slots; one slide's design at a time.
+
+    Parameters
+    ----------
+    source, model
+        The object and the model.
+    features
+        Image features of all spots (n_spots, n_features).
+    counts
+        Raw counts of the model's genes (n_spots, n_genes) and of the full library (n_spots,); `None`: no gene side.
+    among
+        Only slides that have one of these rows; the rest is NaN.
+    """
+    found: dict[str, NDArray[np.float32]] = {}
+    for slide in source.slides:
+        rows = slide.rows
+        if among is not None and not np.isin(rows, among).any():
+            continue
+        spots = model.unseen_spots(features[rows], slide=np.zeros(len(rows), dtype=np.int64), xy=slide.centers)
+        if counts is not None:
+            known = replace(spots, counts=counts[0][rows], depth=counts[1][rows], genes=model.genes)
+            spots = known.with_genes(np.arange(len(model.genes)))
+        of_slide = model.method.embed(spots)
+        for slot in (IMAGE_EMBEDDING, GENE_EMBEDDING):
+            if slot in of_slide:
+                if slot not in found:
+                    shape = (source.table.n_obs, of_slide[slot].shape[1])
+                    found[slot] = np.full(shape, np.nan, dtype=np.float32)
+                found[slot][rows] = of_slide[slot]
+    return found
+
+
+def _counts(
+    table: AnnData, model: Predictor, layer: str | None
+) -> tuple[sparse.csr_matrix, NDArray[np.float64]] | None:
+    """Raw counts of the model's genes (n_spots, n_genes), and of the full library (n_spots,); `None` without genes."""
+    if table.n_vars == 0:
+        return None
+    column = {gene: i for i, gene in enumerate(shared_genes([table]))}
+    absent = [gene for gene in model.genes if gene not in column]
+    if absent:
+        msg = (
+            f"The table lacks {len(absent)} of the {len(model.genes)} genes of the model: {absent[:5]}; its genes "
+            f"begin {list(table.var_names[:5])}. Are the identifiers the same? `genes=False` embeds the image side only."
+        )
+        raise ValueError(msg)
+    full = raw_counts(table, layer)
+    depth = np.asarray(full.sum(axis=1), dtype=np.float64).ravel()
+    return sparse.csr_matrix(full[:, [column[gene] for gene in model.genes]]), depth
+
+
+def _check_slots(table: AnnData, key_added: str) -> None:
+    """Raise where a slot is there that this package has not written."""
+    if key_added == EMBEDDING or read_record(table, "embedding", key_added) is not None:
+        return
+    names = (f"{key_added}_image", f"{key_added}_gene")
+    # image features may be added while this function runs
+    taken = [f"`obsm[{name!r}]`" for name in names if name in table.obsm or name == IMAGE_FEATURES]
+    if taken:
+        msg = f"{' and '.join(taken)} hold something that `embed` has not written: give another `key_added`."
+        raise ValueError(msg)

@@ -125,8 +125,8 @@ def test_only_its_own_table_is_replaced(ridge: Predictor, wsi: Any) -> None:
 
 
 def test_features_that_only_the_user_can_make(ridge: Predictor, wsi: Any) -> None:
-    given = {"encoder": {"kind": "given", "name": "X_image", "n_features": 126}, "field_um": []}
-    model = Predictor(ridge.method, {**ridge.spec, "image_features": given})
+    given = {"slot": "X_image", "encoder": {"kind": "given", "name": "X_image", "n_features": 126}, "field_um": []}
+    model = Predictor(ridge.method, {**ridge.spec, "image_features": [given]})
     with pytest.raises(ValueError, match=r"features of the user's own.*`wsidata\.io\.add_features`"):
         TilePredictor(model).encode(wsi)
 

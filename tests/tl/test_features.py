@@ -26,7 +26,7 @@ def test_the_colour_in_texture_is_that_of_the_encoder(textured):
     table = textured["table"]
     before = table.obsm["X_image"].copy()
     # no source: no image can be looked at
-    found, record = color_features([], table.obsm["X_image"], table.uns["stcontrast"]["image_features"])
+    found, [record] = color_features([], table.obsm["X_image"], [table.uns["stcontrast"]["image_features"]])
     assert found.shape == (table.n_obs, 70)
     np.testing.assert_array_equal(found, table.obsm["X_color"])
     made = table.uns["stcontrast"]["image_features_X_color"]
@@ -37,8 +37,8 @@ def test_the_colour_in_texture_is_that_of_the_encoder(textured):
 def test_features_of_colour_are_taken_as_they_are(textured):
     table = textured["table"]
     record = table.uns["stcontrast"]["image_features_X_color"]
-    found, same = color_features([], table.obsm["X_color"], record)
-    assert found is table.obsm["X_color"]
+    found, [same] = color_features([], table.obsm["X_color"], [record])
+    np.testing.assert_array_equal(found, table.obsm["X_color"])
     assert same is record
 
 
@@ -50,7 +50,7 @@ def test_the_colour_baseline_is_the_same_and_wants_no_image(textured):
     table.obsm["X_image"] = table.obsm.pop("X_color")
     table.uns["stcontrast"]["image_features"] = table.uns["stcontrast"].pop("image_features_X_color")
     expected = stc.tl.fit(of_color, batch_key="donor", method="color")
-    assert model.spec["image_features"]["encoder"] == expected.spec["image_features"]["encoder"]
+    assert model.spec["image_features"][0]["encoder"] == expected.spec["image_features"][0]["encoder"]
     # the slot that holds texture is of no use to the first: it makes its colours again
     again = copied(textured)
     stc.tl.predict_expression(again, model)
@@ -70,7 +70,7 @@ def test_a_color_model_predicts_from_features_that_hold_colour(toy):
     donors = table.obs["donor"].astype(str)
     train, test = table[donors != donors.iloc[0]].copy(), table[donors == donors.iloc[0]].copy()
     model = stc.tl.fit(train, batch_key="donor", method="color")
-    assert model.spec["image_features"]["encoder"]["kind"] == "color"
+    assert model.spec["image_features"][0]["encoder"]["kind"] == "color"
     predicted = stc.tl.predict_expression(test, model)
     assert predicted.n_obs == test.n_obs
     assert test.obsm["X_image"].shape == (test.n_obs, 126)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from scipy import sparse
 
-from stcontrast._data.design import build_design
+from stcontrast._data.design import block_of_column, build_design
 from stcontrast._data.genes import log_normalize
 from stcontrast._slides import rows_by_slide
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "Spots"]
 
-NAMES = ("slides", "genes", "classes")
+# what does not have one row a spot
+SHARED = ("slides", "genes", "classes", "blocks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,8 @@ class Spots:
         Index of the class of each spot (n_spots,), into `classes`; -1 where it is not annotated.
     slides, genes, classes
         Names of the slides, the genes and the classes.
+    blocks
+        Widths of the blocks of `features`, such as those of several encoders; empty where all are one block.
     """
 
     slide: NDArray[np.int64]
@@ -73,6 +76,7 @@ class Spots:
     slides: Sequence[str]
     genes: Sequence[str]
     classes: Sequence[str]
+    blocks: Sequence[int]
 
     @classmethod
     def of(cls, slide: NDArray[np.int64], xy: NDArray[np.float64], **known: Any) -> Self:
@@ -83,6 +87,7 @@ class Spots:
             "features": nothing, "design": nothing, "name": unnamed, "donor": unnamed, "batch": unnamed,
             "counts": sparse.csr_matrix((n, 0), dtype=np.float32), "depth": np.zeros(n), "observed": nothing,
             "target": nothing, "label": np.full(n, -1), "slides": (), "genes": (), "classes": (),
+            "blocks": (),
         }  # fmt: skip
         return cls(slide=slide, xy=xy, **(absent | known))
 
@@ -114,9 +119,23 @@ class Spots:
         """Number of classes."""
         return len(self.classes)
 
+    @cached_property
+    def column_weights(self) -> NDArray[np.float32]:
+        """Factor of every column of `design` (n_design,) that gives all blocks the same weight, whatever their width.
+
+        The squares have the same sum in every block, and the mean 1. All are 1 where there is one block.
+        """
+        n_design = self.design.shape[1]
+        if len(self.blocks) < 2 or not n_design:
+            return np.ones(n_design, dtype=np.float32)
+        # with neighbours there are more columns than features
+        block = block_of_column(self.blocks, n_design - self.features.shape[1])
+        share = n_design / len(self.blocks)
+        return np.sqrt(share / np.bincount(block)[block]).astype(np.float32)
+
     def take(self, rows: NDArray[np.intp]) -> Self:
         """Some of the spots, in this order."""
-        parts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NAMES}
+        parts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in SHARED}
         return replace(self, **{name: part[rows] for name, part in parts.items()})
 
     def unseen(self, *, depth: bool = False) -> Self:
@@ -127,7 +146,7 @@ class Spots:
         depth
             Whether the measured depth stays, for an oracle.
         """
-        known = {"features": self.features, "design": self.design}
+        known = {"features": self.features, "design": self.design, "blocks": self.blocks}
         return type(self).of(self.slide, self.xy, **known, **({"depth": self.depth} if depth else {}))
 
     def with_genes(self, columns: NDArray[np.intp]) -> Self:
@@ -145,7 +164,9 @@ class Spots:
 
     def with_design(self, *, n_neighbors: int, standardize: Standardize) -> Self:
         """The same spots with the design made of their features."""
-        design = build_design(self.features, self.slide, self.xy, n_neighbors=n_neighbors, standardize=standardize)
+        design = build_design(
+            self.features, self.slide, self.xy, blocks=self.blocks, n_neighbors=n_neighbors, standardize=standardize
+        )
         return replace(self, design=design)
 
     @property

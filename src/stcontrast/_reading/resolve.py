@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Keys",
     "as_list",
-    "check_images",
     "require_images",
     "resolve_all",
     "resolve_slides",
@@ -255,13 +254,6 @@ def resolve_all(data: SpatialData | AnnData | Sequence[SpatialData | AnnData], k
         )
         for item, of_one in zip(objects, names, strict=True)
     ]
-
-
-def check_images(sources: Sequence[Sections], *, obsm_key: str) -> None:
-    """Raise where image features are absent and cannot be made: no image, or µm per pixel unknown."""
-    for source in sources:
-        if obsm_key not in source.table.obsm:
-            require_images(source)
 
 
 def _check_slides_exist(known: Sequence[str], **given: PerSlide[Any]) -> None:

@@ -120,7 +120,7 @@ def prediction_frame(
         "units": spec["units"],
         "model_id": model.model_id,
         "method": spec["method"],
-        "encoder": str(spec["image_features"]["encoder"]["name"]),
+        "encoder": " and ".join(str(block["encoder"]["name"]) for block in spec["image_features"]),
         "interval": spec["interval"],
         "calibrated_on": f"held-out {spec['held_out_unit']}s",
         "provenance": dict(provenance),

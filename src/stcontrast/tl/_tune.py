@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -18,7 +19,7 @@ from stcontrast.pp._features import FeatureSpec, encode_spots
 from stcontrast.tl._features import describe, keep_features
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -106,10 +107,10 @@ class Tuning:
         if encoder is None:
             msg = f"`image_tower='finetune'` needs an `encoder` to start from. {advice}"
             raise ValueError(msg)
-        base, *others = resolve_encoders(encoder)
-        if others:
-            msg = f"`image_tower='finetune'` trains one encoder, found {1 + len(others)}. {advice}"
+        if isinstance(encoder, Sequence) and not isinstance(encoder, str) and len(encoder) > 1:
+            msg = f"`image_tower='finetune'` trains one encoder, found {len(encoder)}. {advice}"
             raise ValueError(msg)
+        [base] = resolve_encoders(encoder)
         if not isinstance(base, TimmEncoder):
             msg = f"The encoder {base.spec['name']!r} has no weights that could be fine-tuned. {advice}"
             raise ValueError(msg)

@@ -125,7 +125,7 @@ def means(crops: np.ndarray) -> np.ndarray:
 def test_several_encoders_are_blocks_of_one_slot(tmp_path: Path) -> None:
     sdata = two_slides()
     network = TimmEncoder("test_resnet", pretrained=False, size_px=32)
-    encoders = {"texture": "texture", "network": network, "means": means}
+    encoders: dict[str, Any] = {"texture": "texture", "network": network, "means": means}
     for key, encoder in encoders.items():
         stc.pp.image_features(sdata, encoder=encoder, field_um=(20, 40), key_added=key)
     stc.pp.image_features(sdata, encoder=list(encoders.values()), field_um=(20, 40))

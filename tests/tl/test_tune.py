@@ -140,7 +140,7 @@ def _leaky(run, seen):
     def leak(self, *args, **kwargs):
         found, tower = run(self, *args, **kwargs)
         seen.append(found)
-        return type(found)(found.features, tuple(found.features for _ in found.of_fold), found.record), tower
+        return type(found)(found.features, tuple(found.features for _ in found.of_fold), found.made_by), tower
 
     return leak
 

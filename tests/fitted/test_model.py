@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from stcontrast._data.spots import Spots
 
 SPEC = {
-    "genes": [f"g{i}" for i in range(5)], "classes": ["a", "b"], "n_features": 6, "n_neighbors": 6,
-    "standardize": "slide", "image_features": {"encoder": {"name": "made"}}, "versions": {"stcontrast": "0"},
+    "genes": [f"g{i}" for i in range(5)], "classes": ["a", "b"], "blocks": [6], "n_neighbors": 6,
+    "standardize": "slide", "image_features": [{"encoder": {"kind": "callable", "name": "made"}}], "versions": {"stcontrast": "0"},
     "donors": ["a", "b", "c"],
 }  # fmt: skip
 
@@ -120,7 +120,7 @@ def test_a_folder_that_is_no_readable_model_is_refused(model, tmp_path):
     spec = tmp_path / "model" / "spec.json"
     content = json.loads(spec.read_text())
     spec.write_text(json.dumps({**content, "format": 99}))
-    with pytest.raises(ValueError, match="saved in format 99, by stcontrast 0; this version reads format 2"):
+    with pytest.raises(ValueError, match="saved in format 99, by stcontrast 0; this version reads format 3"):
         stc.models.load(tmp_path / "model")
     spec.write_text(json.dumps({**content, "method": "lasso"}))
     with pytest.raises(ValueError, match="method 'lasso', which is not there"):

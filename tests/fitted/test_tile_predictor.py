@@ -95,6 +95,26 @@ def test_the_features_can_be_used_by_the_tools_of_this_package(
     assert (wsi["stc_pred"].layers["upper"] >= wsi["stc_pred"].X).all()
 
 
+def test_blocks_of_several_slots_are_made(wsi: Any) -> None:
+    sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    stc.pp.image_features(sdata, field_um=FIELDS)
+    stc.pp.image_features(sdata, encoder=["color", lambda x: x.max(axis=(1, 2))], field_um=64, key_added="X_two")
+    model = stc.tl.fit(sdata, batch_key="donor", method="ridge", use_rep=["X_two", "X_image"])
+    predictor = TilePredictor(model)
+    with pytest.raises(ValueError, match="3 blocks of features that an encoder makes"):
+        predictor.encode(wsi, encoder="color")
+    for _ in range(2):
+        predictor.encode(wsi, encoder=["color", lambda x: x.max(axis=(1, 2)), "texture"])
+    table = wsi["stcontrast_features_tiles"]
+    assert {key: table.obsm[key].shape[1] for key in ("X_two", "X_image")} == {"X_two": 38, "X_image": 126}
+    np.testing.assert_array_equal(
+        in_order(wsi, "stcontrast_features_tiles"), np.concatenate([table.obsm["X_two"], table.obsm["X_image"]], axis=1)
+    )
+    zs.tl.feature_prediction(wsi, predictor, device="cpu", pbar=False)
+    stc.tl.predict_expression(wsi, model, table_key="stcontrast_features_tiles")
+    np.testing.assert_allclose(wsi["stc_pred"].X, in_order(wsi, "stcontrast_tiles"), rtol=1e-5, atol=1e-6)
+
+
 def test_a_saved_model_predicts_the_same(ridge: Predictor, wsi: Any, tmp_path: Path) -> None:
     ridge.save(tmp_path / "model")
     for name, model in (("here", ridge), ("again", stc.models.load(tmp_path / "model"))):
@@ -125,8 +145,8 @@ def test_only_its_own_table_is_replaced(ridge: Predictor, wsi: Any) -> None:
 
 
 def test_features_that_only_the_user_can_make(ridge: Predictor, wsi: Any) -> None:
-    given = {"encoder": {"kind": "given", "name": "X_image", "n_features": 126}, "field_um": []}
-    model = Predictor(ridge.method, {**ridge.spec, "image_features": given})
+    given = {"slot": "X_image", "encoder": {"kind": "given", "name": "X_image", "n_features": 126}, "field_um": []}
+    model = Predictor(ridge.method, {**ridge.spec, "image_features": [given]})
     with pytest.raises(ValueError, match=r"features of the user's own.*`wsidata\.io\.add_features`"):
         TilePredictor(model).encode(wsi)
 

@@ -15,7 +15,7 @@ from spatialdata.transformations import Identity, get_transformation
 import stcontrast as stc
 from stcontrast.pp import TextureEncoder, TimmEncoder
 from stcontrast.pp._features import encoding as _encoding
-from stcontrast.pp._features import parse_fields
+from stcontrast.pp._features import join_records, parse_fields, split_blocks
 from tests.real_data import require
 from tests.slides import olfactory_bulb
 from tests.synthetic import circles, image, picture, points, slide, table, visium_adata
@@ -106,6 +106,7 @@ def test_the_record_says_how_they_were_made_and_survives_a_store(tmp_path: Path)
     assert record == {
         "encoder": {"kind": "texture", "name": "texture", "size_px": 64},
         "field_um": [20.0, 40.0],
+        "n_features": 126,
         "um_per_px": {"s1": 0.5},
         "version": stc.__version__,
     }
@@ -115,6 +116,54 @@ def test_the_record_says_how_they_were_made_and_survives_a_store(tmp_path: Path)
     for key in ("X_image", "X_timm"):
         np.testing.assert_array_equal(again.obsm[key], sdata["table"].obsm[key])
     np.testing.assert_equal(again.uns["stcontrast"], sdata["table"].uns["stcontrast"])
+
+
+def means(crops: np.ndarray) -> np.ndarray:
+    return crops.mean(axis=(1, 2))
+
+
+def test_several_encoders_are_blocks_of_one_slot(tmp_path: Path) -> None:
+    sdata = two_slides()
+    network = TimmEncoder("test_resnet", pretrained=False, size_px=32)
+    encoders: dict[str, Any] = {"texture": "texture", "network": network, "means": means}
+    for key, encoder in encoders.items():
+        stc.pp.image_features(sdata, encoder=encoder, field_um=(20, 40), key_added=key)
+    stc.pp.image_features(sdata, encoder=list(encoders.values()), field_um=(20, 40))
+    table = sdata["table"]
+    expected = np.concatenate([table.obsm[key] for key in encoders], axis=1)
+    assert table.obsm["X_image"].dtype == np.float32
+    np.testing.assert_array_equal(table.obsm["X_image"], expected)
+    record = table.uns["stcontrast"]["image_features"]
+    assert set(record) == {"blocks", "field_um", "um_per_px", "version"}
+    for i, key in enumerate(encoders):
+        alone = table.uns["stcontrast"][f"image_features_{key}"]
+        assert record["blocks"][str(i)] == {name: alone[name] for name in ("encoder", "n_features", "fingerprint")}
+        assert record["blocks"][str(i)]["n_features"] == table.obsm[key].shape[1]
+    sdata.write(tmp_path / "x.zarr")
+    again = sd.read_zarr(tmp_path / "x.zarr")["table"]
+    np.testing.assert_array_equal(again.obsm["X_image"], expected)
+    np.testing.assert_equal(again.uns["stcontrast"], table.uns["stcontrast"])
+
+
+@pytest.mark.parametrize("arguments", [{}, {"size_px": 32}])
+def test_a_list_of_one_encoder_is_that_encoder(arguments: dict[str, Any]) -> None:
+    sdata = slide(picture(), points(6))
+    stc.pp.image_features(sdata, encoder="texture", field_um=20, **arguments)
+    stc.pp.image_features(sdata, encoder=["texture"], field_um=20, key_added="X_list", **arguments)
+    table = sdata["table"]
+    np.testing.assert_array_equal(table.obsm["X_list"], table.obsm["X_image"])
+    assert table.uns["stcontrast"]["image_features_X_list"] == table.uns["stcontrast"]["image_features"]
+
+
+def test_blocks_are_in_order_after_a_store_has_sorted_their_keys() -> None:
+    records = [{"encoder": {"name": f"e{i}"}, "n_features": i + 1, "fingerprint": {}} for i in range(12)]
+    joined = join_records(records)
+    joined["blocks"] = dict(sorted(joined["blocks"].items()))
+    features = np.concatenate([np.full((2, i + 1), i) for i in range(12)], axis=1)
+    for i, (part, record) in enumerate(split_blocks(features, joined)):
+        assert record == records[i]
+        np.testing.assert_array_equal(part, np.full((2, i + 1), i))
+    assert split_blocks(features[:, 1:], joined) == []
 
 
 def test_a_second_set_of_features_does_not_pass_for_the_first() -> None:
@@ -170,6 +219,16 @@ def test_scanpy_visium_gets_features_too() -> None:
         ({"field_um": ()}, ValueError, "`field_um` must be one or several positive numbers"),
         ({"encoder": "no_such_model"}, ValueError, "cannot make 'no_such_model'"),
         ({"encoder": 5}, TypeError, "`encoder` must be"),
+        ({"encoder": []}, ValueError, "`encoder` is an empty list"),
+        ({"encoder": ["texture", 5]}, TypeError, "`encoder` must be"),
+        ({"encoder": ["texture", "color", TextureEncoder(64)]}, ValueError, r"`encoder` has \['texture'\] twice"),
+        ({"encoder": [lambda x: x, lambda x: x]}, ValueError, "<lambda>'] twice.* told apart by their names"),
+        ({"encoder": ["texture", "color"], "size_px": 32}, ValueError, "`size_px` cannot be given for 2 encoders"),
+        (
+            {"encoder": ["texture", "resnet18"], "pretrained": False, "weights": "w.pth"},
+            ValueError,
+            r"`weights` and `pretrained` cannot be given for 2 encoders.*make the encoders",
+        ),
     ],
 )
 def test_errors_come_before_any_work(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

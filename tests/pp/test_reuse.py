@@ -106,6 +106,38 @@ def test_features_of_the_user_are_replaced_only_with_overwrite(sdata, encoded):
     np.testing.assert_array_equal(table.obsm["X_own"], table.obsm["X_image"])
 
 
+def test_only_the_new_encoder_of_a_list_is_run(sdata, encoded, tmp_path):
+    texture = sdata["table"].obsm["X_image"].copy()
+    both = ["color", "texture"]
+    stc.pp.image_features(sdata, encoder=both, field_um=50)
+    assert encoded == BOTH
+    found = sdata["table"].obsm["X_image"]
+    np.testing.assert_array_equal(found[:, 35:], texture)
+    sdata.write(tmp_path / "toy.zarr")
+    stored = spatialdata.read_zarr(tmp_path / "toy.zarr")
+    stc.pp.image_features(stored, encoder=both, field_um=50)
+    np.testing.assert_array_equal(stored["table"].obsm["X_image"], found)
+    stc.pp.image_features(stored, encoder=both[::-1], field_um=50)
+    np.testing.assert_array_equal(stored["table"].obsm["X_image"], np.roll(found, 63, axis=1))
+    stc.pp.image_features(stored, encoder="color", field_um=50)
+    np.testing.assert_array_equal(stored["table"].obsm["X_image"], found[:, :35])
+    assert encoded == BOTH
+    # a slide that has changed is encoded by all
+    sdata.shapes["donor2_a"] = sdata.shapes["donor2_a"].set_geometry(sdata.shapes["donor2_a"].geometry.translate(0.5))
+    stc.pp.image_features(sdata, encoder=both, field_um=50)
+    assert encoded == [*BOTH, "donor2_a", "donor2_a"]
+
+
+def test_features_that_were_cut_are_made_again(sdata, encoded):
+    stc.pp.image_features(sdata, encoder=["color", "texture"], field_um=50)
+    whole = sdata["table"].obsm["X_image"]
+    encoded.clear()
+    sdata["table"].obsm["X_image"] = whole[:, 3:]
+    stc.pp.image_features(sdata, encoder=["color", "texture"], field_um=50)
+    np.testing.assert_array_equal(sdata["table"].obsm["X_image"], whole)
+    assert encoded == BOTH + BOTH
+
+
 def test_a_second_slot_is_its_own(sdata, encoded):
     stc.pp.image_features(sdata, field_um=50, key_added="X_other")
     stc.pp.image_features(sdata, field_um=50, key_added="X_other")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast._data.design import MAX_RANGED, build_design, neighbor_means, neighbor_ranges
+from stcontrast._data.design import MAX_RANGED, block_of_column, build_design, neighbor_means, neighbor_ranges
 from tests.synthetic import hexagonal, square
 
 
@@ -140,6 +140,31 @@ def test_extremes_are_left_out_where_features_are_many(width, n_neighbors, times
     design = build_design(features, np.zeros(9, dtype=np.int64), xy, n_neighbors=n_neighbors)
     assert design.shape == (9, times * width)
     assert np.isfinite(design).all()
+
+
+@pytest.mark.parametrize("n_neighbors", [0, 6])
+def test_extremes_are_those_of_narrow_blocks(n_neighbors):
+    wide, narrow = MAX_RANGED + 1, (3, 2)
+    features, xy = spots(9, 0, wide + sum(narrow))
+    blocks = (narrow[0], wide, narrow[1])
+    slide = np.zeros(9, dtype=np.int64)
+    design = build_design(features, slide, xy, blocks=blocks, n_neighbors=n_neighbors)
+    block = block_of_column(blocks, n_neighbors)
+    assert design.shape == (9, len(block))
+    start = 0
+    for i, width in enumerate(blocks):
+        # the columns of a block are the design of that block alone
+        alone = build_design(features[:, start : start + width], slide, xy, n_neighbors=n_neighbors)
+        np.testing.assert_array_equal(design[:, block == i], alone)
+        start += width
+
+
+@given(seed=st.integers(0, 99), n_neighbors=st.sampled_from([0, 1, 6, 18]), cut=st.integers(1, 2))
+def test_narrow_blocks_do_not_change_the_design(seed, n_neighbors, cut):
+    features, slide, xy = slides(seed)
+    one = build_design(features, slide, xy, n_neighbors=n_neighbors)
+    two = build_design(features, slide, xy, blocks=(cut, 3 - cut), n_neighbors=n_neighbors)
+    np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize(("n_neighbors", "ring"), [(2, 2), (6, 6), (18, 6)])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from stcontrast._data.design import MAX_RANGED
 from stcontrast._data.folds import inner_folds
 from stcontrast._data.spots import Prediction, Spots
 from stcontrast.methods._targets import completed, denoised
@@ -67,6 +68,55 @@ def test_unseen_spots_have_nothing_that_was_measured_or_annotated():
     np.testing.assert_array_equal(oracle.depth, data.depth)
     assert oracle.counts.shape == (90, 0)
     assert not oracle.has_labels
+
+
+@given(
+    blocks=st.lists(st.integers(1, 9) | st.integers(MAX_RANGED, MAX_RANGED + 3), min_size=2, max_size=5),
+    n_neighbors=st.sampled_from([0, 6]),
+)  # fmt: skip
+def test_blocks_have_the_same_weight(blocks, n_neighbors):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(4, sum(blocks))).astype(np.float32)
+    data = Spots.of(np.zeros(4, dtype=np.int64), rng.uniform(size=(4, 2)), features=features, blocks=blocks)
+    data = data.with_design(n_neighbors=n_neighbors, standardize="none")
+    squares = data.column_weights.astype(np.float64) ** 2
+    assert data.column_weights.dtype == np.float32
+    assert squares.shape == (data.design.shape[1],)
+    np.testing.assert_allclose(squares.mean(), 1, rtol=1e-5)
+    # which block a column is of, told by what is in it: one block alone is not constant
+    widths = []
+    for i, stop in enumerate(np.cumsum(blocks)):
+        alone = np.zeros_like(features)
+        alone[:, stop - blocks[i] : stop] = features[:, stop - blocks[i] : stop]
+        of_block = (
+            replace(data, features=alone).with_design(n_neighbors=n_neighbors, standardize="none").design.any(axis=0)
+        )
+        widths.append(of_block.sum())
+        np.testing.assert_allclose(squares[of_block].sum(), len(squares) / len(blocks), rtol=1e-4)
+        times = 1 if not n_neighbors else 4 if blocks[i] <= MAX_RANGED else 2
+        assert widths[-1] == times * blocks[i]
+    assert sum(widths) == len(squares)
+
+
+@pytest.mark.parametrize("blocks", [(), (3,)])
+def test_one_block_has_no_weights(blocks):
+    data = replace(training_data(n_design=3), blocks=blocks)
+    np.testing.assert_array_equal(data.column_weights, np.ones(3, dtype=np.float32))
+    designed = data.with_design(n_neighbors=6, standardize="slide")
+    np.testing.assert_array_equal(designed.column_weights, np.ones(12, dtype=np.float32))
+    assert replace(data, design=data.design[:, :0]).column_weights.shape == (0,)
+
+
+def test_closed_form_of_the_weights():
+    data = replace(training_data(n_design=6), blocks=(1, 5)).with_design(n_neighbors=0, standardize="none")
+    np.testing.assert_allclose(data.column_weights, np.sqrt([3, *[0.6] * 5]), rtol=1e-6)
+
+
+def test_parts_of_the_spots_keep_their_blocks():
+    data = replace(training_data(n_design=6), blocks=(2, 4))
+    for part in (data.take(np.arange(5)), data.unseen(), data.with_genes(np.array([0])), data.with_classes(["class1"])):
+        assert part.blocks == (2, 4)
+        np.testing.assert_array_equal(part.column_weights, data.column_weights)
 
 
 def test_labels_among_other_classes():

@@ -191,7 +191,7 @@ def test_anndata_with_features_of_the_user_s_own(toy):
     adata.obsm["X_image"] = adata.obsm["X_image"][:, :20]
     model = stc.tl.fit(adata, batch_key="donor", label_key=LABELS, options=OPTIONS)
     assert set(OURS) <= set(adata.obsm)
-    assert model.spec["image_features"]["encoder"]["kind"] == "given"
+    assert model.spec["image_features"][0]["encoder"]["kind"] == "given"
     predicted = stc.tl.predict_expression(adata, model, donor_key="donor")
     assert predicted.shape == (120, 40)
     np.testing.assert_array_equal(predicted.obsm["spatial"], adata.obsm["spatial"])

@@ -197,7 +197,7 @@ def test_a_killed_process_loses_nothing_that_was_written(toy, tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    marks = tmp_path / "pred.zarr.partial" / "encoded.npy"
+    marks = tmp_path / "pred.zarr.partial" / "encoded0.npy"
     deadline = time.monotonic() + 120
     while not marks.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)

@@ -42,7 +42,7 @@ def test_tuned_features_leave_the_user_s_own_in_place(toy, model_and_data):
     assert table.obsm["X_image_tuned"].shape == (80, 96)
     np.testing.assert_array_equal(table.obsm["X_image"], parts_of(toy, "donor1", "donor2")["table"].obsm["X_image"])
     record = table.uns["stcontrast"]["image_features_X_image_tuned"]
-    assert record["encoder"] == model.spec["image_features"]["encoder"] == model.tower.spec
+    assert record["encoder"] == model.spec["image_features"][0]["encoder"] == model.tower.spec
     assert record["encoder"]["kind"] == "tuned"
     assert record["field_um"] == [200.0]
     assert table.uns["stcontrast"]["image_features"]["encoder"]["name"] == "texture"
@@ -91,7 +91,7 @@ def test_another_encoder_is_refused(model_and_data, unseen):
 def test_weights_that_were_changed_on_disk_are_refused(model_and_data, tmp_path):
     model_and_data[0].save(tmp_path / "model")
     spec = json.loads((tmp_path / "model" / "spec.json").read_text())
-    spec["image_features"]["encoder"]["sha256"] = "0" * 64
+    spec["image_features"][0]["encoder"]["sha256"] = "0" * 64
     (tmp_path / "model" / "spec.json").write_text(json.dumps(spec))
     with pytest.raises(ValueError, match="not the tuned weights of the model"):
         stc.models.load(tmp_path / "model")
@@ -140,7 +140,7 @@ def _leaky(run, seen):
     def leak(self, *args, **kwargs):
         found, tower = run(self, *args, **kwargs)
         seen.append(found)
-        return type(found)(found.features, tuple(found.features for _ in found.of_fold), found.record), tower
+        return type(found)(found.features, tuple(found.features for _ in found.of_fold), found.made_by), tower
 
     return leak
 

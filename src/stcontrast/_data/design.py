@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
     from numpy.typing import NDArray
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = [
     "SlideMoments",
     "Standardize",
+    "block_of_column",
     "build_design",
-    "design_width",
     "neighbor_means",
     "neighbor_ranges",
     "set_out",
@@ -32,7 +33,7 @@ type Standardize = Literal["slide", "none"]
 TIES: Final = 12
 # the first ring of a hexagonal lattice; of a square one it is eight
 RING: Final = 6
-# two blocks of the neighbours' extremes double the table: only for features that are few
+# the neighbours' extremes double the table: only for blocks of few features
 MAX_RANGED: Final = 1024
 
 
@@ -103,6 +104,7 @@ def build_design(
     slide: NDArray[np.int64],
     xy: NDArray[np.float64],
     *,
+    blocks: Sequence[int] = (),
     n_neighbors: int = 18,
     standardize: Standardize = "slide",
 ) -> NDArray[np.float32]:
@@ -119,30 +121,48 @@ def build_design(
         Slide of each spot (n_spots,).
     xy
         Centres of the spots (n_spots, 2), comparable within a slide.
+    blocks
+        Widths of the blocks of features, such as those of several encoders; one block by default.
     n_neighbors
         Neighbours to average over; 0 leaves them out. With them come the extremes of the nearest six (of as many of
-        them, if fewer), unless a spot has more than 1024 features.
+        them, if fewer), for every block of at most 1024 features.
     standardize
         ``"slide"``: zero mean and unit deviation within every slide, which takes out stain and scanner, and true
         differences in composition too. ``"none"``: as they are.
 
     Returns
     -------
-    Design (n_spots, n_features or two or four times as many), float32.
+    Design (n_spots, n_design), float32: every block of the features once, twice or four times, see
+    :func:`block_of_column`.
     """
-    design = np.empty((len(features), design_width(features.shape[1], n_neighbors)), dtype=np.float32)
+    blocks = blocks or (features.shape[1],)
+    design = np.empty((len(features), len(block_of_column(blocks, n_neighbors))), dtype=np.float32)
     for rows in rows_by_slide(slide):
-        block = set_out(features[rows], xy[rows], n_neighbors=n_neighbors)
-        design[rows] = SlideMoments.of(block).standardized(block) if standardize == "slide" else block
+        part = set_out(features[rows], xy[rows], blocks=blocks, n_neighbors=n_neighbors)
+        design[rows] = SlideMoments.of(part).standardized(part) if standardize == "slide" else part
     return design
 
 
-def design_width(n_features: int, n_neighbors: int) -> int:
-    """Columns of a design: the features once, twice or four times."""
-    return n_features * (1 + bool(n_neighbors) + 2 * (bool(n_neighbors) and n_features <= MAX_RANGED))
+def block_of_column(blocks: Sequence[int], n_neighbors: int) -> NDArray[np.intp]:
+    """Block of every column of a design (n_design,).
+
+    The order of the columns: features of all blocks, means of all blocks, and twice the blocks that have extremes.
+    """
+    own = np.repeat(np.arange(len(blocks)), blocks)
+    if not n_neighbors:
+        return own
+    ranged = own[_ranged(blocks)]
+    return np.concatenate([own, own, ranged, ranged])
 
 
-def set_out(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_neighbors: int) -> NDArray[np.float32]:
+def _ranged(blocks: Sequence[int]) -> NDArray[np.bool_]:
+    """Whether a feature is of a block with extremes (n_features,)."""
+    return np.repeat(np.asarray(blocks) <= MAX_RANGED, blocks)
+
+
+def set_out(
+    features: NDArray[np.float32], xy: NDArray[np.float64], *, blocks: Sequence[int], n_neighbors: int
+) -> NDArray[np.float32]:
     """A spot's features with its neighbours' mean and extremes, for spots of one slide; not standardised.
 
     Parameters
@@ -151,18 +171,21 @@ def set_out(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_neighbo
         Image features (n_spots, n_features).
     xy
         Centres of the spots (n_spots, 2).
+    blocks
+        Widths of the blocks of features.
     n_neighbors
         As in :func:`build_design`.
 
     Returns
     -------
-    Design (n_spots, :func:`design_width`).
+    Design (n_spots, n_design), its columns as in :func:`block_of_column`.
     """
     parts = [features]
     if n_neighbors:
         parts.append(neighbor_means(features, xy, n_neighbors=n_neighbors))
-        if features.shape[1] <= MAX_RANGED:
-            parts.append(neighbor_ranges(features, xy, n_neighbors=min(n_neighbors, RING)))
+        ranged = _ranged(blocks)
+        if ranged.any():
+            parts.append(neighbor_ranges(features[:, ranged], xy, n_neighbors=min(n_neighbors, RING)))
     return np.concatenate(parts, axis=1)
 
 

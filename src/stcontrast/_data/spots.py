@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from scipy import sparse
 
-from stcontrast._data.design import build_design
+from stcontrast._data.design import block_of_column, build_design
 from stcontrast._data.genes import log_normalize
 from stcontrast._slides import rows_by_slide
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "Spots"]
 
-WHOLE = ("slides", "genes", "classes", "gene_side")
+# what does not have one row a spot
+SHARED = ("slides", "genes", "classes", "blocks", "gene_side")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,8 @@ class Spots:
         Index of the class of each spot (n_spots,), into `classes`; -1 where it is not annotated.
     slides, genes, classes
         Names of the slides, the genes and the classes.
+    blocks
+        Widths of the blocks of `features`, such as those of several encoders; empty where all are one block.
     gene_side
         Spots with counts and no image, which the gene space learns from too; `None` where there are none.
     """
@@ -75,6 +78,7 @@ class Spots:
     slides: Sequence[str]
     genes: Sequence[str]
     classes: Sequence[str]
+    blocks: Sequence[int]
     gene_side: Spots | None = None
 
     @classmethod
@@ -86,6 +90,7 @@ class Spots:
             "features": nothing, "design": nothing, "name": unnamed, "donor": unnamed, "batch": unnamed,
             "counts": sparse.csr_matrix((n, 0), dtype=np.float32), "depth": np.zeros(n), "observed": nothing,
             "target": nothing, "label": np.full(n, -1), "slides": (), "genes": (), "classes": (),
+            "blocks": (),
         }  # fmt: skip
         return cls(slide=slide, xy=xy, **(absent | known))
 
@@ -107,11 +112,6 @@ class Spots:
         """Whether any spot is annotated."""
         return bool((self.label >= 0).any())
 
-    @cached_property
-    def column_weights(self) -> NDArray[np.float32]:
-        """Factor of every column of the design (n_design,)."""
-        return np.ones(self.design.shape[1], dtype=np.float32)
-
     @property
     def n_genes(self) -> int:
         """Number of genes in `target`."""
@@ -122,9 +122,23 @@ class Spots:
         """Number of classes."""
         return len(self.classes)
 
+    @cached_property
+    def column_weights(self) -> NDArray[np.float32]:
+        """Factor of every column of `design` (n_design,) that gives all blocks the same weight, whatever their width.
+
+        The squares have the same sum in every block, and the mean 1. All are 1 where there is one block.
+        """
+        n_design = self.design.shape[1]
+        if len(self.blocks) < 2 or not n_design:
+            return np.ones(n_design, dtype=np.float32)
+        # with neighbours there are more columns than features
+        block = block_of_column(self.blocks, n_design - self.features.shape[1])
+        share = n_design / len(self.blocks)
+        return np.sqrt(share / np.bincount(block)[block]).astype(np.float32)
+
     def take(self, rows: NDArray[np.intp]) -> Self:
         """Some of the spots, in this order."""
-        parts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in WHOLE}
+        parts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in SHARED}
         taken = {name: part[rows] for name, part in parts.items() if name != "target"}
         # most often the target is what was measured, and one array serves for both
         taken["target"] = taken["observed"] if self.target is self.observed else self.target[rows]
@@ -143,7 +157,7 @@ class Spots:
         depth
             Whether the measured depth stays, for an oracle.
         """
-        known = {"features": self.features, "design": self.design}
+        known = {"features": self.features, "design": self.design, "blocks": self.blocks}
         return type(self).of(self.slide, self.xy, **known, **({"depth": self.depth} if depth else {}))
 
     def with_genes(self, columns: NDArray[np.intp]) -> Self:
@@ -186,7 +200,9 @@ class Spots:
 
     def with_design(self, *, n_neighbors: int, standardize: Standardize) -> Self:
         """The same spots with the design made of their features."""
-        design = build_design(self.features, self.slide, self.xy, n_neighbors=n_neighbors, standardize=standardize)
+        design = build_design(
+            self.features, self.slide, self.xy, blocks=self.blocks, n_neighbors=n_neighbors, standardize=standardize
+        )
         return replace(self, design=design)
 
     @property

@@ -17,7 +17,6 @@ from stcontrast._reading.elements import (
 from stcontrast._reading.resolve import (
     Keys,
     as_list,
-    check_images,
     require_images,
     resolve_all,
     resolve_slides,
@@ -46,7 +45,6 @@ __all__ = [
     "add_tile_table",
     "affine_matrix",
     "as_list",
-    "check_images",
     "check_square_pixels",
     "image_from_array",
     "image_of_element",

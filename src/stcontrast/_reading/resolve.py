@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Keys",
     "as_list",
-    "check_images",
     "require_images",
     "resolve_all",
     "resolve_slides",
@@ -268,14 +267,7 @@ def resolve_all(data: SpatialData | AnnData | Sequence[SpatialData | AnnData], k
     ]
 
 
-def check_images(sources: Sequence[Sections], *, obsm_key: str) -> None:
-    """Raise where image features are absent and cannot be made: no image, or µm per pixel unknown."""
-    for source in sources:
-        if obsm_key not in source.table.obsm:
-            require_images(source)
-
-
-def split_gene_side(sources: Sequence[Sections], *, obsm_key: str) -> tuple[list[Sections], list[Sections]]:
+def split_gene_side(sources: Sequence[Sections], *, slots: Sequence[str]) -> tuple[list[Sections], list[Sections]]:
     """Objects with image features or images, and those that have counts and neither: their slides are named at WARNING.
 
     Where no object has either, all are returned as the first, for the usual error.
@@ -283,7 +275,7 @@ def split_gene_side(sources: Sequence[Sections], *, obsm_key: str) -> tuple[list
     alone = [
         source
         for source in sources
-        if obsm_key not in source.table.obsm
+        if not any(slot in source.table.obsm for slot in slots)
         and source.table.n_vars > 0
         and all(slide.image is None for slide in source.slides)
     ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["holds_model", "read_spec", "read_state", "read_tower", "write_model", "write_state"]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 SPEC: Final = "spec.json"
 OLD_SPEC: Final = "card.json"
 TOWER: Final = "tower.safetensors"
@@ -85,12 +85,12 @@ def _refuse(folder: Path, found: object, spec: Mapping[str, Any]) -> Never:
 
 def read_tower(folder: Path, spec: Mapping[str, Any]) -> TunedEncoder | None:
     """The encoder that was fine-tuned with the model in a folder; `None` where there is none."""
-    encoder = spec["image_features"].get("encoder", {})
-    if encoder.get("kind") != "tuned":
+    tuned = [block["encoder"] for block in spec["image_features"] if block["encoder"]["kind"] == "tuned"]
+    if not tuned:
         return None
     from stcontrast._models.image_tower import TunedEncoder
 
-    return TunedEncoder.load(folder / TOWER, encoder)
+    return TunedEncoder.load(folder / TOWER, tuned[0])
 
 
 def write_state(folder: Path, state: State) -> None:

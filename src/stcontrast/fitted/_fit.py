@@ -64,7 +64,7 @@ def fit_model(
     *,
     method: str,
     fit_spec: FitSpec,
-    features_spec: Mapping[str, Any],
+    made_by: Sequence[Mapping[str, Any]],
     of_fold: Sequence[NDArray[np.float32]] = (),
 ) -> tuple[Predictor, Spots]:
     """Fit a method. Nothing outside `rows` is looked at, genes and classes included.
@@ -79,8 +79,8 @@ def fit_model(
         Name of the method.
     fit_spec
         How to fit.
-    features_spec
-        What made the features.
+    made_by
+        What made every block of the features.
     of_fold
         Features of the training spots in every inner fold (n_training, n_features), where the encoder of the features
         has learnt from all of them.
@@ -99,12 +99,12 @@ def fit_model(
     n_neighbors = fresh.n_neighbors if fit_spec.n_neighbors is None or fresh.uses_color else fit_spec.n_neighbors
     train = train.with_design(n_neighbors=n_neighbors, standardize=fit_spec.standardize)
     slides = np.unique(train.slide)
-    spec = {
+    spec: dict[str, Any] = {
         "genes": list(train.genes),
         "classes": list(train.classes),
         "units": "log1p(counts per 10 000 of the full library)",
-        "image_features": dict(features_spec),
-        "n_features": train.features.shape[1],
+        "image_features": [dict(block) for block in made_by],
+        "blocks": list(train.blocks or train.features.shape[1:]),
         "n_neighbors": n_neighbors,
         "standardize": fit_spec.standardize,
         "completed_targets": fit_spec.complete,

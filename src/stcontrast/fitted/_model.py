@@ -60,8 +60,9 @@ class Predictor(Learns):
     method
         The method.
     spec
-        What the model is: method, genes in order, classes, normalisation, encoder, fields in µm, donors and slides it
-        was trained on, seed, package versions, scores on held-out groups.
+        What the model is: method, genes in order, classes, normalisation, what made the image features (encoder and
+        fields in µm of every block), widths of their blocks, donors and slides it was trained on, seed, package
+        versions, scores on held-out groups.
 
     Attributes
     ----------
@@ -134,17 +135,18 @@ class Predictor(Learns):
         depth: NDArray[np.float64] | None = None,
     ) -> Spots:
         """What the method sees of spots with these image features; see :meth:`predict`."""
-        if features.shape[1] != self.spec["n_features"]:
+        blocks = self.spec["blocks"]
+        if features.shape[1] != sum(blocks):
             msg = (
-                f"The model was trained on {self.spec['n_features']} image features a spot, found {features.shape[1]}. "
-                f"Its encoder: {self.spec['image_features']}."
+                f"The model was trained on {sum(blocks)} image features a spot, found {features.shape[1]}. "
+                f"What made them: {self.spec['image_features']}."
             )
             raise ValueError(msg)
         if self.method.oracle and depth is None:
             msg = f"The method {self.method.name!r} is an oracle: it needs the measured depth of the spots it predicts."
             raise ValueError(msg)
         known = {"depth": depth} if self.method.oracle else {}
-        spots = Spots.of(slide, xy, features=np.asarray(features, dtype=np.float32), **known)
+        spots = Spots.of(slide, xy, features=np.asarray(features, dtype=np.float32), blocks=blocks, **known)
         return spots.with_design(n_neighbors=self.spec["n_neighbors"], standardize=self.spec["standardize"])
 
     def predict(
@@ -160,7 +162,7 @@ class Predictor(Learns):
         Parameters
         ----------
         features
-            Image features (n_spots, n_features) of the encoder and fields in the spec.
+            Image features (n_spots, n_features) of the encoders and fields in the spec, block after block.
         slide
             Slide of each spot (n_spots,).
         xy

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._reading import add_tile_table, require_images, resolve_slides, tiles_alone
 from stcontrast._records import read_record, write_record
-from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.pp._features import encode_spots, feature_spec
+from stcontrast.pp._encoders import resolve_encoders
+from stcontrast.pp._features import encode_spots, feature_spec, pair_encoders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
     from spatialdata import SpatialData
 
     from stcontrast.fitted._model import Predictor
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._encoders import AnyEncoder
+    from stcontrast.pp._features import FeatureSpec
 
 __all__ = ["TilePredictor"]
 
@@ -98,7 +98,7 @@ class TilePredictor:
         wsi: SpatialData,
         *,
         tile_key: str = "tiles",
-        encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+        encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
         um_per_px: float | None = None,
     ) -> None:
         """Make the features that the model needs of every tile.
@@ -113,15 +113,16 @@ class TilePredictor:
         tile_key
             Its tiles, from :func:`lazyslide.pp.tile_tissues`.
         encoder
-            Only for a model that was trained with a callable, which is not saved with it.
+            Only for a model that was trained with a callable, which is not saved with it. For a model of several
+            encoders, all of them in a list, as they were for training.
         um_per_px
             µm per pixel of the finest level; what the file says by default.
 
         Returns
         -------
         `None`. Adds the table ``"{name}_features_{tile_key}"``: features float32 (n_tiles, n_features) in ``X``, where
-        LazySlide looks, and in ``obsm["X_image"]``, where this package does, with
-        ``uns["stcontrast"]["image_features"]``. An older table of this kind is replaced.
+        LazySlide looks, and in ``obsm["X_image"]`` (or the slots of :func:`~stcontrast.tl.fit`'s `use_rep`), where this
+        package does, with ``uns["stcontrast"]["image_features"]``. An older table of this kind is replaced.
 
         Raises
         ------
@@ -137,12 +138,13 @@ class TilePredictor:
         """
         key = f"{self.features_model_name}_{tile_key}"
         alone = tiles_alone(wsi, tile_key)
-        ours = key in wsi.tables and read_record(wsi.tables[key], "image_features") is not None
+        slots = wsi.tables[key].obsm if key in wsi.tables else ()
+        ours = any(read_record(wsi.tables[key], "image_features", slot) is not None for slot in slots)
         if key in wsi and not ours:
             msg = f"The WSIData holds something else under {key!r}: give this predictor another `name`."
             raise ValueError(msg)
         made_by = self.model.spec["image_features"]
-        if not made_by["field_um"]:
+        if any(record["encoder"]["kind"] == "given" for record in made_by):
             msg = (
                 "The model was trained on features of the user's own, which only the user can make: put them in a table "
                 "of the tiles (`wsidata.io.add_features`) and name it with `feature_key`."
@@ -150,13 +152,17 @@ class TilePredictor:
             raise ValueError(msg)
         spots = resolve_slides(alone, table_key="table", um_per_px=um_per_px)
         require_images(spots)
-        spec = feature_spec(made_by, encoder=None if encoder is None else resolve_encoder(encoder))
-        features, record = encode_spots(spots, spec)
+        paired = pair_encoders(made_by, None if encoder is None else resolve_encoders(encoder))
+        specs: dict[str, list[FeatureSpec]] = {}
+        for block, chosen in zip(made_by, paired, strict=True):
+            specs.setdefault(block["slot"], []).append(feature_spec(block, encoder=chosen))
+        found = {slot: encode_spots(spots, of_slot) for slot, of_slot in specs.items()}
         if ours:
             del wsi.tables[key]
-        add_tile_table(wsi, key, tile_key, features)
-        write_record(wsi.tables[key], "image_features", record)
-        wsi.tables[key].obsm[IMAGE_FEATURES] = features
+        add_tile_table(wsi, key, tile_key, np.concatenate([features for features, _ in found.values()], axis=1))
+        for slot, (features, record) in found.items():
+            write_record(wsi.tables[key], "image_features", record, slot)
+            wsi.tables[key].obsm[slot] = features
 
     def predict(self, features: ArrayLike, coords: ArrayLike | None = None) -> dict[str, NDArray[np.float32]]:
         """Expression of all tiles of one slide.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -11,21 +11,18 @@ from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, resolve_all
 from stcontrast._records import read_record, write_record
 from stcontrast.fitted import as_model
-from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.tl._features import check_features, features_for
+from stcontrast.tl._features import check_features, chosen_encoders, features_for
 from stcontrast.tl._write import check_donor_key, provenance_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
-    import numpy as np
     from anndata import AnnData
-    from numpy.typing import NDArray
     from spatialdata import SpatialData
 
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["classify"]
 
@@ -36,7 +33,7 @@ def classify(  # noqa: PLR0913
     *,
     key_added: str = CLASS,
     donor_key: str | None = None,
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+    encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -56,7 +53,8 @@ def classify(  # noqa: PLR0913
     donor_key
         Column of `obs` with the donor, to say whether the model has met it.
     encoder
-        Only for a model that was trained with a callable, which is not saved with it.
+        Only for a model that was trained with a callable, which is not saved with it. For a model of several encoders,
+        all of them in a list, as they were for training.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
 
@@ -97,10 +95,10 @@ def classify(  # noqa: PLR0913
     check_donor_key(sources, donor_key)
     for source in sources:
         _check_slots(source.table, key_added)
-    chosen = model.tower if encoder is None else resolve_encoder(encoder)
-    check_features(sources, model.spec["image_features"], encoder=chosen)
+    chosen = chosen_encoders(model, encoder)
+    check_features(sources, model.spec["image_features"], encoders=chosen)
     for source in sources:
-        features = features_for(source, model.spec["image_features"], encoder=chosen)
+        features = features_for(source, model.spec["image_features"], encoders=chosen)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
         proba = model.predict(features, slide=slide, xy=xy, depth=depth).proba

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
@@ -13,12 +13,11 @@ from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_F
 from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes
 from stcontrast._records import read_record, write_record
 from stcontrast.fitted import as_model
-from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.tl._features import check_features, features_for
+from stcontrast.tl._features import check_features, chosen_encoders, features_for
 from stcontrast.tl._write import check_donor_key, provenance_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from anndata import AnnData
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["embed", "embeddings_of"]
 
@@ -42,7 +41,7 @@ def embed(  # noqa: PLR0913
     layer: str | None = None,
     key_added: str = EMBEDDING,
     donor_key: str | None = None,
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+    encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -120,12 +119,12 @@ def embed(  # noqa: PLR0913
     check_donor_key(sources, donor_key)
     for source in sources:
         _check_slots(source.table, key_added)
-    chosen = model.tower if encoder is None else resolve_encoder(encoder)
-    check_features(sources, model.spec["image_features"], encoder=chosen)
+    chosen = chosen_encoders(model, encoder)
+    check_features(sources, model.spec["image_features"], encoders=chosen)
     # of all objects before the first is embedded: errors come before any work
     counts = [_counts(source.table, model, layer) if genes else None for source in sources]
     for source, of_source in zip(sources, counts, strict=True):
-        features = features_for(source, model.spec["image_features"], encoder=chosen)
+        features = features_for(source, model.spec["image_features"], encoders=chosen)
         found = embeddings_of(source, model, features, counts=of_source)
         table = source.table
         slots = {slot: slot.replace(EMBEDDING, key_added, 1) for slot in (IMAGE_EMBEDDING, GENE_EMBEDDING)}

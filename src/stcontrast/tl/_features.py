@@ -4,45 +4,120 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcontrast._keys import IMAGE_FEATURES, TUNED_FEATURES
+from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._reading import require_images
 from stcontrast._records import read_record, write_record
-from stcontrast.pp._encoders import N_COLOR, ColorEncoder, TextureEncoder, identity
-from stcontrast.pp._features import DEFAULT_FIELDS_UM, FeatureSpec, encode_spots, feature_spec
+from stcontrast.pp._encoders import N_COLOR, ColorEncoder, TextureEncoder, identity, resolve_encoders
+from stcontrast.pp._features import (
+    DEFAULT_FIELDS_UM,
+    FeatureSpec,
+    encode_spots,
+    feature_spec,
+    join_records,
+    pair_encoders,
+    split_blocks,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from stcontrast._reading import Sections
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.fitted import Predictor
+    from stcontrast.pp._encoders import AnyEncoder, Encoder
 
 __all__ = [
+    "block_widths",
     "check_features",
+    "check_slots",
+    "chosen_encoders",
     "color_features",
     "describe",
     "features_for",
-    "features_there",
+    "features_or_specs",
     "features_to_fit",
     "keep_features",
+    "parse_slots",
 ]
 
 logger = logging.getLogger(__name__)
 
+type Record = dict[str, Any]
+"""What made a block of features: slot of `obsm`, encoder, fields in µm, perhaps stain, and number of features."""
+type Block = tuple[NDArray[Any], Record]
 
-def slot_of(record: dict[str, Any]) -> str:
-    """Slot of `obsm` for features of a kind: those of a tuned encoder have one of their own."""
-    return TUNED_FEATURES if record["encoder"]["kind"] == "tuned" else IMAGE_FEATURES
+
+def parse_slots(use_rep: str | Sequence[str] | None, *, asked: bool) -> tuple[str, ...]:
+    """Slots of `obsm` to learn from, checked.
+
+    Parameters
+    ----------
+    use_rep
+        What the user named.
+    asked
+        Whether the user also says how features are to be made.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no name or list of names, or one is named twice, or `asked` goes with another slot than the default.
+    """
+    slots = [IMAGE_FEATURES] if use_rep is None else [use_rep] if isinstance(use_rep, str) else use_rep
+    if not isinstance(slots, Sequence) or not all(isinstance(slot, str) for slot in slots):
+        msg = f"`use_rep` must be the name of a slot of `obsm`, or a list of names, found {use_rep!r}."
+        raise TypeError(msg)
+    if not slots or len(set(slots)) < len(slots):
+        msg = f"`use_rep` must name one slot of `obsm` or several, each once, found {use_rep!r}."
+        raise ValueError(msg)
+    if asked and list(slots) != [IMAGE_FEATURES]:
+        msg = (
+            f"`encoder` and `field_um` say how `obsm[{IMAGE_FEATURES!r}]` is made, and `use_rep` is {use_rep!r}: leave one "
+            "or the other out. `stc.pp.image_features(..., key_added=...)` makes the features of another slot."
+        )
+        raise ValueError(msg)
+    return tuple(slots)
 
 
-def keep_features(source: Sections, features: NDArray[np.float32], record: dict[str, Any]) -> None:
-    """Write features and what made them into the table, each in its slot."""
-    slot = slot_of(record)
+def check_slots(sources: Sequence[Sections], slots: Sequence[str]) -> None:
+    """Raise where features to learn from are absent and cannot be made: only the default slot can.
+
+    Raises
+    ------
+    KeyError
+        If another slot is absent; the message lists those that are there.
+    ValueError
+        If features cannot be made, or are those of a fine-tuned encoder.
+    """
+    for source in sources:
+        for slot in slots:
+            if slot in source.table.obsm:
+                if any(record["encoder"]["kind"] == "tuned" for record in describe(source, slot)):
+                    msg = (
+                        f"`use_rep`: `obsm[{slot!r}]` was made by an encoder that was fine-tuned on the expression of other "
+                        "spots, perhaps of these: what is held out would not be held out. Give "
+                        "`image_tower='finetune'` instead."
+                    )
+                    raise ValueError(msg)
+            elif slot == IMAGE_FEATURES:
+                require_images(source)
+            else:
+                msg = (
+                    f"`use_rep`: no slot {slot!r} in `obsm` of an object with the slides "
+                    f"{[slide.name for slide in source.slides][:5]}; its slots are {sorted(source.table.obsm)}. "
+                    f"`stc.pp.image_features(data, encoder=..., key_added={slot!r})` makes it."
+                )
+                raise KeyError(msg)
+
+
+def keep_features(source: Sections, features: NDArray[np.float32], record: Mapping[str, Any], slot: str) -> None:
+    """Write features and what made them into the table."""
     source.table.obsm[slot] = features
     write_record(source.table, "image_features", record, slot)
     logger.info("Added obsm[%r] and what made it.", slot)
@@ -51,183 +126,268 @@ def keep_features(source: Sections, features: NDArray[np.float32], record: dict[
 def features_to_fit(
     sources: Sequence[Sections],
     *,
-    encoder: Encoder | None,
+    encoders: Sequence[Encoder] | None,
     fields: tuple[float, ...] | None,
-    obsm_key: str = IMAGE_FEATURES,
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    slots: Sequence[str] = (IMAGE_FEATURES,),
+) -> tuple[NDArray[np.float32], list[Record]]:
     """Features of all spots for training; makes and caches those that are absent.
 
     Parameters
     ----------
     sources
-        The user's objects.
-    encoder, fields
+        The user's objects, as :func:`check_slots` wants them.
+    encoders, fields
         What the features have to be; `None`: what is there, else colour and texture at the default fields.
-    obsm_key
-        Slot of `obsm`.
+    slots
+        Slots of `obsm`.
 
     Returns
     -------
-    Features (n_spots, n_features); and what made them.
+    Features (n_spots, n_features), slot after slot; and what made every block.
 
     Raises
     ------
     ValueError
         If the objects' features were made in different ways, or otherwise than asked for.
     """
-    there = [describe(source, obsm_key) for source in sources if obsm_key in source.table.obsm]
-    for record in there:
-        asked = {
-            "encoder": record["encoder"] if encoder is None else encoder.spec,
-            "field_um": record["field_um"] if fields is None else list(fields),
-        } | {key: record[key] for key in ("stain",) if key in record}
-        if not same_features(record, asked):
+    chosen: Sequence[Encoder] = encoders or [TextureEncoder()]
+    to_make = [FeatureSpec(encoder, fields or DEFAULT_FIELDS_UM) for encoder in chosen]
+    for slot in slots:
+        _check_alike(sources, slot, [spec.record for spec in to_make], encoders=encoders, fields=fields)
+    made_by: list[Record] = []
+    columns = []
+    for slot in slots:
+        for source in sources:
+            if slot not in source.table.obsm:
+                keep_features(source, *encode_spots(source, to_make), slot)
+        made_by += describe(sources[0], slot)
+        columns.append(_stack([np.asarray(source.table.obsm[slot], dtype=np.float32) for source in sources], slot))
+    return (columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)), made_by
+
+
+def _check_alike(
+    sources: Sequence[Sections],
+    slot: str,
+    to_make: list[Record],
+    *,
+    encoders: Sequence[Encoder] | None,
+    fields: tuple[float, ...] | None,
+) -> None:
+    """Raise where the features of a slot differ between objects, or from what is asked for."""
+    records = [describe(source, slot) if slot in source.table.obsm else to_make for source in sources]
+    for there in (record for record in records if record is not to_make):
+        specs = [block["encoder"] for block in there] if encoders is None else [encoder.spec for encoder in encoders]
+        same = {key: there[0][key] for key in ("field_um", "stain") if key in there[0]}
+        asked = [same | {"encoder": spec} | ({} if fields is None else {"field_um": list(fields)}) for spec in specs]
+        if not same_features(there, asked):
             msg = (
-                f"`obsm[{obsm_key!r}]` holds {brief(record)}, but {brief(asked)} were asked for. Call "
+                f"`obsm[{slot!r}]` holds {brief(there)}, but {brief(asked)} were asked for. Call "
                 "`stc.pp.image_features` to replace them (your own with `overwrite=True`), or leave out `encoder` and `field_um` to use them."
             )
             raise ValueError(msg)
-    chosen: Encoder = encoder or TextureEncoder()
-    fields = fields or DEFAULT_FIELDS_UM
-    to_make = {"encoder": chosen.spec, "field_um": list(fields)}
-    records = [describe(source, obsm_key) if obsm_key in source.table.obsm else to_make for source in sources]
     if any(not same_features(record, records[0]) for record in records):
         msg = (
-            "The objects' image features were made, or would be made, in different ways: "
+            f"The objects' image features in `obsm[{slot!r}]` were made, or would be made, in different ways: "
             f"{sorted({brief(record) for record in records})}. Make them again with one call of "
             "`stc.pp.image_features` each."
         )
         raise ValueError(msg)
-    for source in sources:
-        if obsm_key not in source.table.obsm:
-            keep_features(source, *encode_spots(source, FeatureSpec(chosen, fields)))
-    return _stack([np.asarray(source.table.obsm[obsm_key], dtype=np.float32) for source in sources]), records[0]
 
 
-def check_features(sources: Sequence[Sections], record: dict[str, Any], *, encoder: Encoder | None) -> None:
-    """Raise where features of the kind that a model wants are absent and cannot be made."""
-    obsm_key = slot_of(record)
-    if record["encoder"]["kind"] == "tuned" and (encoder is None or encoder.spec != record["encoder"]):
-        msg = (
-            "The model brings the encoder that was fine-tuned with it, and predicts with no other: leave out `encoder`."
-        )
-        raise ValueError(msg)
-    for source in sources:
-        present = obsm_key in source.table.obsm
-        if _present(source, record, obsm_key) is not None:
-            continue
-        if record["encoder"]["kind"] == "given" and encoder is None:
-            found = brief(describe(source, obsm_key)) if present else "none"
+def block_widths(made_by: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Number of features of every block."""
+    return tuple(int(record["n_features"]) for record in made_by)
+
+
+def check_features(
+    sources: Sequence[Sections], made_by: Sequence[Record], *, encoders: Sequence[Encoder] | None
+) -> None:
+    """Raise where features of the kind that a model wants are absent and cannot be made.
+
+    Parameters
+    ----------
+    sources
+        The user's objects.
+    made_by
+        What made every block of the model's features.
+    encoders
+        One for every block that the user has not given, instead of those in the records.
+    """
+    paired = pair_encoders(made_by, encoders)
+    for record, encoder in zip(made_by, paired, strict=True):
+        if record["encoder"]["kind"] == "tuned" and (encoder is None or encoder.spec != record["encoder"]):
             msg = (
-                f"The model was trained on features of the user's own in `obsm[{obsm_key!r}]` "
-                f"({record['encoder']['n_features']} a spot), found {found}. Put features made the same way there."
+                "The model brings the encoder that was fine-tuned with it, and predicts with no other: leave out "
+                "`encoder`."
             )
             raise ValueError(msg)
-        require_images(source)
+    for source in sources:
+        for record in made_by:
+            if _present(source, record) is not None:
+                continue
+            if record["encoder"]["kind"] == "given":
+                slot = record["slot"]
+                found = brief(describe(source, slot)) if slot in source.table.obsm else "none"
+                msg = (
+                    f"The model was trained on features of the user's own in `obsm[{slot!r}]` "
+                    f"({record['n_features']} a spot), found {found}. Put features made the same way there."
+                )
+                raise ValueError(msg)
+            require_images(source)
 
 
-def features_for(source: Sections, record: dict[str, Any], *, encoder: Encoder | None) -> NDArray[np.float32]:
-    """Features of one object as a model wants them: those that are there if they fit, else made.
+def features_or_specs(
+    source: Sections, made_by: Sequence[Record], *, encoders: Sequence[Encoder] | None
+) -> list[NDArray[np.float32] | FeatureSpec]:
+    """Every block of one object's features as a model wants it, or the spec to make it with where it is not there."""
+    found: list[NDArray[np.float32] | FeatureSpec] = []
+    for record, encoder in zip(made_by, pair_encoders(made_by, encoders), strict=True):
+        there = _present(source, record)
+        found.append(feature_spec(record, encoder=encoder) if there is None else there)
+    return found
+
+
+def features_for(
+    source: Sections, made_by: Sequence[Record], *, encoders: Sequence[Encoder] | None
+) -> NDArray[np.float32]:
+    """Features of one object as a model wants them (n_spots, n_features): blocks that are there, and others made.
 
     New features are kept in the table where the slot is free; a slot that holds others is left as it is.
     """
-    obsm_key = slot_of(record)
-    present = obsm_key in source.table.obsm
-    found = _present(source, record, obsm_key)
-    if found is not None:
-        return found
-    check_features([source], record, encoder=encoder)
-    features, written = encode_spots(source, feature_spec(record, encoder=encoder))
-    if not present:
-        keep_features(source, features, written)
-    return features
-
-
-def features_there(source: Sections, record: dict[str, Any]) -> NDArray[np.float32] | None:
-    """Features of one object that are there as a model wants them; `None` where they have to be made."""
-    return _present(source, record, slot_of(record))
+    blocks = features_or_specs(source, made_by, encoders=encoders)
+    parts = []
+    for slot, of_slot in groupby(zip(made_by, blocks, strict=True), key=lambda pair: str(pair[0]["slot"])):
+        found = [
+            encode_spots(source, [block]) if isinstance(block, FeatureSpec) else (block, {}) for _, block in of_slot
+        ]
+        parts.append(np.concatenate([part for part, _ in found], axis=1))
+        if slot not in source.table.obsm:
+            keep_features(source, parts[-1], join_records([record for _, record in found]), slot)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def color_features(
-    sources: Sequence[Sections], features: NDArray[np.float32], record: dict[str, Any]
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    sources: Sequence[Sections], features: NDArray[np.float32], made_by: Sequence[Record]
+) -> tuple[NDArray[np.float32], list[Record]]:
     """Plain colour statistics of all spots at the fields of their features, for the colour baseline.
 
     Parameters
     ----------
     sources
         The user's objects; nothing is written to them.
-    features, record
-        Their features (n_spots, n_features) and what made them: if those are colour statistics, they are taken.
+    features, made_by
+        Their features (n_spots, n_features) and what made every block: colour statistics among them are taken.
 
     Returns
     -------
     Colour statistics (n_spots, n_color), and what made them.
     """
-    if record["encoder"]["kind"] == "color":
-        return features, record
-    if record["encoder"]["kind"] == "texture":
-        return _color_part(features, record)
-    encoder: Encoder = ColorEncoder()
-    fields = tuple(record["field_um"]) or DEFAULT_FIELDS_UM
+    start = 0
+    for record, width in zip(made_by, block_widths(made_by), strict=True):
+        for block, of_block in _held(features[:, start : start + width], record):
+            if of_block["encoder"]["kind"] == "color":
+                return block, [of_block]
+        start += width
+    fields = next((tuple(record["field_um"]) for record in made_by if record["field_um"]), DEFAULT_FIELDS_UM)
     for source in sources:
         require_images(source)
-    parts = [encode_spots(source, FeatureSpec(encoder, fields))[0] for source in sources]
-    return _stack(parts), {"encoder": encoder.spec, "field_um": list(fields)}
+    spec = FeatureSpec(ColorEncoder(), fields)
+    found = _stack([encode_spots(source, [spec])[0] for source in sources], IMAGE_FEATURES)
+    return found, [{"slot": IMAGE_FEATURES, **spec.record, "n_features": found.shape[1]}]
 
 
-def _present(source: Sections, record: dict[str, Any], obsm_key: str) -> NDArray[np.float32] | None:
-    """Features that are there as a model wants them, or hold them; `None` otherwise."""
-    if obsm_key not in source.table.obsm:
+def describe(source: Sections, slot: str) -> list[Record]:
+    """What made every block of the features of an object: our record, or "given" for features of the user's own.
+
+    Raises
+    ------
+    ValueError
+        If the slot is no table of features, or was changed after it was written.
+    """
+    return [record for _, record in _blocks(source, slot)]
+
+
+def same_features(one: Sequence[Record], other: Sequence[Record]) -> bool:
+    """Whether records describe the same blocks of features. Weights are the same by content, not by path."""
+    return [_identity(record) for record in one] == [_identity(record) for record in other]
+
+
+def brief(made_by: Sequence[Record]) -> str:
+    """What made the blocks of a slot, in a few words."""
+    first = made_by[0]
+    stain = f" of stain normalised by {first['stain']['method']}" if "stain" in first else ""
+    names = " and ".join(str(record["encoder"]["name"]) for record in made_by)
+    return f"{names} at {[f'{value:g}' for value in first['field_um']]} µm{stain}"
+
+
+def chosen_encoders(model: Predictor, encoder: AnyEncoder | Sequence[AnyEncoder] | None) -> tuple[Encoder, ...] | None:
+    """The encoders to predict with: the user's, else the one that was fine-tuned with the model, else `None`."""
+    if encoder is not None:
+        return resolve_encoders(encoder)
+    return None if model.tower is None else (model.tower,)
+
+
+def _present(source: Sections, record: Record) -> NDArray[np.float32] | None:
+    """A block of features that is there as a model wants it, or held by what is there; `None` otherwise."""
+    if record["slot"] not in source.table.obsm:
         return None
-    features, there = np.asarray(source.table.obsm[obsm_key], dtype=np.float32), describe(source, obsm_key)
-    if same_features(there, record):
-        return features
-    if there["encoder"]["kind"] == "texture":
-        of_color, made_by = _color_part(features, there)
-        return of_color if same_features(made_by, record) else None
+    for block in _blocks(source, record["slot"]):
+        for features, made_by in _held(*block):
+            if same_features([made_by], [record]):
+                return np.asarray(features, dtype=np.float32)
     return None
 
 
-def _color_part(features: NDArray[np.float32], record: dict[str, Any]) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Statistics of colour in features that hold those of texture too, where they are the first of each field."""
-    fields = features.reshape(len(features), len(record["field_um"]), -1)
-    encoder = ColorEncoder(record["encoder"]["size_px"])
-    return fields[..., :N_COLOR].reshape(len(features), -1), {**record, "encoder": encoder.spec}
-
-
-def describe(source: Sections, obsm_key: str) -> dict[str, Any]:
-    """What made the features of an object: our record, or "given" for features of the user's own."""
-    record = read_record(source.table, "image_features", obsm_key)
-    width = int(np.asarray(source.table.obsm[obsm_key]).shape[1])
+def _blocks(source: Sections, slot: str) -> list[Block]:
+    """The blocks of features of a slot, with what made each."""
+    features = np.asarray(source.table.obsm[slot])
+    if features.ndim != 2 or not features.shape[1] or features.dtype.kind not in "fiub":
+        msg = (
+            f"`obsm[{slot!r}]` must be an array of numbers (n_spots, n_features), found shape {features.shape}, type "
+            f"{features.dtype}."
+        )
+        raise ValueError(msg)
+    record = read_record(source.table, "image_features", slot)
     if record is None:
-        return {"encoder": {"kind": "given", "name": obsm_key, "n_features": width}, "field_um": []}
-    found = {"encoder": record["encoder"], "field_um": [float(value) for value in record["field_um"]]}
-    return found | {"stain": record["stain"]} if "stain" in record else found
+        width = features.shape[1]
+        given = {"kind": "given", "name": slot, "n_features": width}
+        return [(features, {"slot": slot, "encoder": given, "field_um": [], "n_features": width})]
+    blocks = split_blocks(features, record)
+    if not blocks:
+        msg = (
+            f"`obsm[{slot!r}]` has {features.shape[1]} columns, which is not what its record says: it was changed after "
+            "`stc.pp.image_features` wrote it. Make it again, or move your own features to a slot of another name."
+        )
+        raise ValueError(msg)
+    kept = ("encoder", "stain", "n_features")
+    return [
+        (part, {"slot": slot, "field_um": [float(value) for value in made_by["field_um"]]}
+        | {key: made_by[key] for key in kept if key in made_by})
+        for part, made_by in blocks
+    ]  # fmt: skip
 
 
-def same_features(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two records describe the same features. Weights are the same by content, not by path."""
-    return _identity(one) == _identity(other)
+def _held(features: NDArray[np.float32], record: Record) -> Iterator[Block]:
+    """A block of features, and that of colour in it: in features of texture they are the first of each field."""
+    yield features, record
+    if record["encoder"]["kind"] == "texture":
+        fields = features.reshape(len(features), len(record["field_um"]), -1)
+        of_color = fields[..., :N_COLOR].reshape(len(features), -1)
+        encoder = ColorEncoder(record["encoder"]["size_px"])
+        yield of_color, {**record, "encoder": encoder.spec, "n_features": of_color.shape[1]}
 
 
-def brief(record: dict[str, Any]) -> str:
-    """A record in a few words."""
-    stain = f" of stain normalised by {record['stain']['method']}" if "stain" in record else ""
-    return f"{record['encoder']['name']} at {[f'{value:g}' for value in record['field_um']]} µm{stain}"
-
-
-def _identity(record: dict[str, Any]) -> str:
+def _identity(record: Record) -> str:
     return json.dumps([identity(record["encoder"]), record["field_um"], record.get("stain")], sort_keys=True)
 
 
-def _stack(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _stack(parts: list[NDArray[np.float32]], slot: str) -> NDArray[np.float32]:
     widths = sorted({part.shape[1] for part in parts})
     if len(widths) > 1:
-        msg = f"The objects have different numbers of image features: {widths}."
+        msg = f"The objects have different numbers of image features in `obsm[{slot!r}]`: {widths}."
         raise ValueError(msg)
     features = np.concatenate(parts)
     if not np.isfinite(features).all():
-        msg = "The image features hold values that are not finite."
+        msg = f"The image features in `obsm[{slot!r}]` hold values that are not finite."
         raise ValueError(msg)
     return features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,11 @@ import pandas as pd
 from stcontrast._keys import IMAGE_EMBEDDING
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
-from stcontrast.pp._encoders import resolve_encoder
 from stcontrast.tl._embed import embeddings_of
-from stcontrast.tl._features import check_features, features_for
+from stcontrast.tl._features import check_features, chosen_encoders, features_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from anndata import AnnData
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["find_similar"]
 
@@ -36,7 +35,7 @@ def find_similar(  # noqa: PLR0913
     spots: ArrayLike | None = None,
     k: int = 20,
     by: Literal["image", "gene"] = "image",
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+    encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -126,11 +125,11 @@ def find_similar(  # noqa: PLR0913
         msg = f"`spots` are rows of one table, found {len(sources)} objects: search one by one, or leave out `spots`."
         raise ValueError(msg)
     queries = [_rows(source.table, spots) for source in sources]
-    chosen = model.tower if encoder is None else resolve_encoder(encoder)
-    check_features(sources, model.spec["image_features"], encoder=chosen)
+    chosen = chosen_encoders(model, encoder)
+    check_features(sources, model.spec["image_features"], encoders=chosen)
     parts = []
     for source, rows in zip(sources, queries, strict=True):
-        features = features_for(source, model.spec["image_features"], encoder=chosen)
+        features = features_for(source, model.spec["image_features"], encoders=chosen)
         image = embeddings_of(source, model, features, among=rows)[IMAGE_EMBEDDING]
         found, similarity = model.method.search(image[rows], k=k, by=by)
         parts.append(_matches(source, model, rows, found, similarity))

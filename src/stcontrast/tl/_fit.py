@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stcontrast._data.gather import gather
-from stcontrast._keys import IMAGE_FEATURES, PREDICTION_TABLE, UNS, VAE_LATENT
-from stcontrast._reading import Keys, check_images, resolve_all, split_gene_side
+from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, PREDICTION_TABLE, UNS, VAE_LATENT
+from stcontrast._reading import Keys, resolve_all, split_gene_side
 from stcontrast._records import write_record
 from stcontrast.fitted._fit import FitSpec, check_genes, fit_model
 from stcontrast.methods._base import get_method
-from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
-from stcontrast.tl._features import color_features, features_to_fit
+from stcontrast.tl._features import block_widths, check_slots, color_features, features_to_fit, parse_slots
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl._write import check_prediction_slot, prediction_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stcontrast._models.image_tower import TunedEncoder
     from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._encoders import AnyEncoder
     from stcontrast.tl._tune import ImageTowerKind
 
 __all__ = ["fit"]
@@ -47,8 +47,9 @@ def fit(  # noqa: PLR0913
     label_key: str | None = None,
     donor_key: str | None = None,
     method: str = "stcontrast",
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+    encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
     field_um: float | Sequence[float] | None = None,
+    use_rep: str | Sequence[str] | None = None,
     n_genes: int = 1000,
     genes: Sequence[str] | None = None,
     n_neighbors: int | None = None,
@@ -77,8 +78,8 @@ def fit(  # noqa: PLR0913
     ----------
     data
         One object or a list of them. SpatialData whose table annotates the spots; or AnnData, which needs
-        ``obsm["X_image"]`` or scanpy's images in ``uns["spatial"]``. For the gene side alone, AnnData with counts and
-        nothing else.
+        features in `obsm` (see `use_rep`) or scanpy's images in ``uns["spatial"]``. For the gene side alone,
+        AnnData with counts and nothing else.
     batch_key
         Column of `obs` that the gene model is blind to, such as the donor. Every slide is a batch by default.
     label_key
@@ -92,15 +93,20 @@ def fit(  # noqa: PLR0913
         ``"depth"``.
     encoder, field_um
         As in :func:`stcontrast.pp.image_features`, fields in µm. By default the features that are there, else
-        colour and texture at 100, 200, 400 and 800 µm.
+        colour and texture at 100, 200, 400 and 800 µm. The features of several encoders have equal weight.
+    use_rep
+        Slot of `obsm` with the features to learn from, or several, which become blocks of equal weight: features of
+        :func:`stcontrast.pp.image_features`, or your own. ``"X_image"`` by default; it is the only one that is made where
+        it is absent. Not with ``image_tower="finetune"``.
     n_genes
         Genes to model at most: the most variable of those seen in 10 % of the training spots.
     genes
         Genes to model, instead.
     n_neighbors
         Nearest spots of the same slide whose mean image features are added to a spot's own, with the extremes of
-        the nearest six of them where a spot has at most 1024 features. By default what the method takes: 18 (two rings of Visium's lattice) for ours and the baselines, 0 for the published methods,
-        which look at the spot itself or bring a neighbourhood of their own.
+        the nearest six of them for every encoder of at most 1024 features. By default what the method takes: 18 (two
+        rings of Visium's lattice) for ours and the baselines, 0 for the published methods, which look at the spot itself
+        or bring a neighbourhood of their own.
     standardize
         ``"slide"``: image features to zero mean and unit deviation within every slide, against stain and scanner;
         ``"none"``.
@@ -140,7 +146,7 @@ def fit(  # noqa: PLR0913
     Raises
     ------
     KeyError
-        If a column, layer, table or gene is absent; the message lists what is there.
+        If a column, layer, table, slot of `use_rep` or gene is absent; the message lists what is there.
     TypeError
         If `data` is something else.
     ValueError
@@ -175,15 +181,18 @@ def fit(  # noqa: PLR0913
     )
     fields = None if field_um is None else parse_fields(field_um)
     tuning = (
-        Tuning.of(encoder, fields, tower_options) if check_image_tower(image_tower, tower_options, [method]) else None
+        Tuning.of(encoder, fields, tower_options)
+        if check_image_tower(image_tower, tower_options, [method], use_rep=use_rep)
+        else None
     )
-    chosen = None if encoder is None or tuning is not None else resolve_encoder(encoder)
+    slots = parse_slots(use_rep, asked=encoder is not None or fields is not None)
+    chosen = None if encoder is None or tuning is not None else resolve_encoders(encoder)
     uses_color = get_method(method, options=options).uses_color
-    sources, gene_side = split_gene_side(resolve_all(data, keys), obsm_key=IMAGE_FEATURES)
+    sources, gene_side = split_gene_side(resolve_all(data, keys), slots=slots)
     for source in sources:
         check_prediction_slot(source, PREDICTION_TABLE)
     if tuning is None:
-        check_images(sources, obsm_key=IMAGE_FEATURES)
+        check_slots(sources, slots)
     else:
         tuning.check_sources(sources)
     spots = gather(sources, keys, gene_side=gene_side)
@@ -195,17 +204,15 @@ def fit(  # noqa: PLR0913
     tower: TunedEncoder | None = None
     of_fold: Sequence[NDArray[np.float32]] = ()
     if tuning is None:
-        features, features_spec = features_to_fit(sources, encoder=chosen, fields=fields)
+        features, made_by = features_to_fit(sources, encoders=chosen, fields=fields, slots=slots)
     else:
         with tuning.cut(sources) as store:
             tuned, tower = tuning.run(store, spots, rows, fit_spec)
-        features, features_spec, of_fold = tuning.write(sources, tower), tuned.record, tuned.of_fold
+        features, made_by, of_fold = tuning.write(sources, tower), tuned.made_by, tuned.of_fold
     if uses_color:
-        features, features_spec = color_features(sources, features, features_spec)
-    spots = replace(spots, features=features)
-    model, train = fit_model(
-        spots, rows, method=method, fit_spec=fit_spec, features_spec=features_spec, of_fold=of_fold
-    )
+        features, made_by = color_features(sources, features, made_by)
+    spots = replace(spots, features=features, blocks=block_widths(made_by))
+    model, train = fit_model(spots, rows, method=method, fit_spec=fit_spec, made_by=made_by, of_fold=of_fold)
     model.tower = tower
     _write_embeddings(sources, model, model.method.embed(train))
     _write_predictions(sources, spots, model, donor_key=keys.donor_key or keys.batch_key)
@@ -222,7 +229,15 @@ def _write_embeddings(
         stop = start + source.table.n_obs
         for key, value in embeddings.items():
             source.table.obsm[key] = value[start:stop]
+        if GENE_EMBEDDING not in embeddings and GENE_EMBEDDING in source.table.obsm:
+            # both sides belong to one model
+            del source.table.obsm[GENE_EMBEDDING]
         source.table.uns.setdefault(UNS, {})["model_id"] = model.model_id
+        # what `embed` writes
+        slots = [slot for slot in (IMAGE_EMBEDDING, GENE_EMBEDDING) if slot in embeddings]
+        provenance = {slide.name: "in-sample" for slide in source.slides}
+        made = {"slots": slots, "model_id": model.model_id, "method": model.method.name, "provenance": provenance}
+        write_record(source.table, "embedding", made)
         if VAE_LATENT in embeddings:
             # what `embed_genes` writes about a latent of its own
             record = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,23 +12,26 @@ from stcontrast._data.gather import depth_of
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
-from stcontrast.pp._encoders import resolve_encoder
-from stcontrast.pp._features import feature_spec
-from stcontrast.tl._features import check_features, features_for, features_there
+from stcontrast.tl._features import check_features, chosen_encoders, features_for, features_or_specs
 from stcontrast.tl._predict_to_store import predict_to_store
-from stcontrast.tl._write import check_donor_key, check_prediction_slot, prediction_table, provenance_of
+from stcontrast.tl._write import (
+    check_donor_key,
+    check_prediction_slot,
+    prediction_table,
+    provenance_of,
+    warn_of_intervals,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from os import PathLike
 
     from anndata import AnnData
-    from numpy.typing import NDArray
     from spatialdata import SpatialData
 
     from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["predict_expression"]
 
@@ -39,7 +42,7 @@ def predict_expression(  # noqa: PLR0913
     *,
     key_added: str = PREDICTION_TABLE,
     donor_key: str | None = None,
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+    encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -50,8 +53,8 @@ def predict_expression(  # noqa: PLR0913
     """Predict the expression of every spot from its H&E.
 
     The slides need an image and spots; counts, if there are any, are not looked at (save by the oracle ``"depth"``,
-    which needs them in `X`). Image features are made with the
-    model's own encoder unless fitting ones are in ``obsm["X_image"]``.
+    which needs them in `X`). Image features are made with the model's own encoders unless fitting ones are in the slots
+    of `obsm` that it was trained on, ``"X_image"`` by default.
 
     Parameters
     ----------
@@ -64,7 +67,8 @@ def predict_expression(  # noqa: PLR0913
     donor_key
         Column of `obs` with the donor, to say whether the model has met it; carried over into the prediction.
     encoder
-        Only for a model that was trained with a callable, which is not saved with it.
+        Only for a model that was trained with a callable, which is not saved with it. For a model of several encoders,
+        all of them in a list, as they were for training.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
     store
@@ -76,10 +80,10 @@ def predict_expression(  # noqa: PLR0913
     -------
     For one AnnData the prediction; for a list the list of the predictions of every AnnData in it, in order. `None`
     where all are SpatialData: every SpatialData gets the prediction as a table `key_added` that annotates the same shapes. In it: ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``,
-    ``layers["upper"]`` = 90 % interval; ``obs``: the keys, the donor, ``stc_in_distribution``; ``obsm["spatial"]`` in
+    ``layers["upper"]`` = 90 % interval, NaN on slides of other donors where the model was trained on one donor; ``obs``: the keys, the donor, ``stc_in_distribution``; ``obsm["spatial"]`` in
     pixels; ``var["stc_held_out_r"]``: correlation of each gene on held-out training groups;
     ``uns["stcontrast"]["prediction"]``: units, model, and for each slide whether it is in-sample, of a donor that the
-    model knows, or out-of-donor. ``obsm["X_image"]`` is kept where the slot was free.
+    model knows, or out-of-donor. Image features that were made are kept where their slot was free.
 
     Raises
     ------
@@ -113,23 +117,23 @@ def predict_expression(  # noqa: PLR0913
     for source in sources:
         check_prediction_slot(source, key_added)
     check_donor_key(sources, donor_key)
-    chosen = model.tower if encoder is None else resolve_encoder(encoder)
+    chosen = chosen_encoders(model, encoder)
     if store is not None:
         _check_store(Path(store), sources, model)
-    check_features(sources, model.spec["image_features"], encoder=chosen)
+    check_features(sources, model.spec["image_features"], encoders=chosen)
     returned: list[AnnData] = []
     for source in sources:
         if store is not None:
-            there = features_there(source, model.spec["image_features"])
-            spec = feature_spec(model.spec["image_features"], encoder=chosen) if there is None else None
-            table = predict_to_store(source, model, Path(store), spec=spec, features=there, donor_key=donor_key)
+            blocks = features_or_specs(source, model.spec["image_features"], encoders=chosen)
+            table = predict_to_store(source, model, Path(store), blocks=blocks, donor_key=donor_key)
             _hand_over(source, key_added, table, returned)
             continue
-        features = features_for(source, model.spec["image_features"], encoder=chosen)
+        features = features_for(source, model.spec["image_features"], encoders=chosen)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
         prediction = model.predict(features, slide=slide, xy=xy, depth=depth)
         provenance = provenance_of(source, model, features, donor_key=donor_key)
+        warn_of_intervals(model, provenance)
         rows = np.arange(source.table.n_obs)
         table = prediction_table(source, model, prediction, rows, provenance=provenance, donor_key=donor_key)
         _hand_over(source, key_added, table, returned)

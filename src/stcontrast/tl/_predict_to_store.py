@@ -15,10 +15,11 @@ from stcontrast._files import ResumableStore, RowsFile, content_hash, written_wh
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import progress
 from stcontrast._slides import rows_by_slide
-from stcontrast.pp._features import encode_slides, slide_fingerprint
-from stcontrast.tl._write import prediction_frame, provenance_of
+from stcontrast.pp._features import FeatureSpec, encode_slides, slide_fingerprint
+from stcontrast.tl._write import interval_holds, prediction_frame, provenance_of, warn_of_intervals
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Sections, Slide
     from stcontrast.fitted import Predictor
-    from stcontrast.pp._features import FeatureSpec
 
 __all__ = ["predict_to_store"]
 
@@ -44,8 +44,7 @@ def predict_to_store(
     model: Predictor,
     path: Path,
     *,
-    spec: FeatureSpec | None,
-    features: NDArray[np.float32] | None,
+    blocks: Sequence[NDArray[np.float32] | FeatureSpec],
     donor_key: str | None,
 ) -> AnnData:
     """Predict the expression of every spot into a zarr store; go on where an earlier call was broken off.
@@ -58,10 +57,8 @@ def predict_to_store(
         The model.
     path
         The store, which must not exist.
-    spec
-        What the image features are made with, on disk; `None` where they are there.
-    features
-        Image features (n_spots, n_features) that are there.
+    blocks
+        Every block of image features: those that are there (n_spots, n_features), or what they are made with, on disk.
     donor_key
         Column of `obs` with the donor.
 
@@ -73,15 +70,23 @@ def predict_to_store(
     description = {
         "model_id": model.model_id,
         "spots": content_hash([source.table.obs_names.astype(str).tolist()])[:32],
-        "features": None if spec is None else [slide_fingerprint(slide, spec) for slide in source.slides],
+        "features": [
+            [slide_fingerprint(slide, block) for slide in source.slides] if isinstance(block, FeatureSpec) else None
+            for block in blocks
+        ],
         "donor_key": donor_key,
     }
     store = ResumableStore(path.with_name(f"{path.name}.partial"), description, argument="store")
     if store.resumed:
         logger.info("Continuing the prediction in %s.", store.folder)
-    on_disk: Any = features if spec is None else _encode(source, store, spec)
-    _predict(source, model, store, on_disk)
-    provenance = provenance_of(source, model, on_disk, donor_key=donor_key)
+    parts = [
+        _encode(source, store, block, number) if isinstance(block, FeatureSpec) else block
+        for number, block in enumerate(blocks)
+    ]
+    features: Any = parts[0] if len(parts) == 1 else _Blocks(parts)
+    provenance = provenance_of(source, model, features, donor_key=donor_key)
+    warn_of_intervals(model, provenance)
+    _predict(source, model, store, features, provenance)
     frame = prediction_frame(source, model, store.flags("known", n_spots), provenance=provenance, donor_key=donor_key)
     _write_frame(store.folder / TABLE, frame)
     (store.folder / TABLE).rename(path)
@@ -90,10 +95,20 @@ def predict_to_store(
     return _lazy(path, frame)
 
 
-def _encode(source: Sections, store: ResumableStore, spec: FeatureSpec) -> Any:
-    """Image features of all spots, on disk; those that are there are not made again."""
-    file = RowsFile(store.folder / "features.npy", n_rows=source.table.n_obs)
-    done = store.flags("encoded", source.table.n_obs)
+class _Blocks:
+    """Blocks of features side by side, each in memory or on disk: rows are read from all of them."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        return np.concatenate([np.asarray(part[rows], dtype=np.float32) for part in self._parts], axis=1)
+
+
+def _encode(source: Sections, store: ResumableStore, spec: FeatureSpec, number: int) -> Any:
+    """A block of image features of all spots, on disk; those that are there are not made again."""
+    file = RowsFile(store.folder / f"features{number}.npy", n_rows=source.table.n_obs)
+    done = store.flags(f"encoded{number}", source.table.n_obs)
     n_fields = len(spec.fields_um)
     remaining = [_some_spots(slide, ~done[slide.rows]) for slide in source.slides]
     remaining = [slide for slide in remaining if len(slide.rows)]
@@ -104,7 +119,7 @@ def _encode(source: Sections, store: ResumableStore, spec: FeatureSpec) -> Any:
             rows, values = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
             file.write(rows, values)
             done[rows] = True
-            store.save("encoded", done)
+            store.save(f"encoded{number}", done)
             waiting.clear()
 
     total, initial = len(done) * n_fields, int(done.sum()) * n_fields
@@ -124,7 +139,9 @@ def _some_spots(slide: Slide, chosen: NDArray[np.bool_]) -> Slide:
     return replace(slide, rows=slide.rows[chosen], centers=slide.centers[chosen])
 
 
-def _predict(source: Sections, model: Predictor, store: ResumableStore, features: Any) -> None:
+def _predict(
+    source: Sections, model: Predictor, store: ResumableStore, features: Any, provenance: Mapping[str, str]
+) -> None:
     import zarr
 
     n_spots, n_genes, table = source.table.n_obs, len(model.genes), store.folder / TABLE
@@ -150,8 +167,11 @@ def _predict(source: Sections, model: Predictor, store: ResumableStore, features
                 of_slide = rows[here]
                 design = designs[slide[of_slide[0]]].of(of_slide)
                 known_here = {"features": np.asarray(features[of_slide]), "design": design}
-                found = model.predict_spots(Spots.of(slide[of_slide], xy[of_slide], **known_here))
+                spots = Spots.of(slide[of_slide], xy[of_slide], blocks=model.spec["blocks"], **known_here)
+                found = model.predict_spots(spots)
                 known[of_slide] = found.in_distribution
+                if not interval_holds(model, provenance[source.slides[slide[of_slide[0]]].name]):
+                    found.half_width = np.full_like(found.half_width, np.nan)
                 for name, values in (("X", found.expression), (LOWER, found.lower), (UPPER, found.upper)):
                     blocks[name][here] = values
             for start in range(0, len(rows), CHUNK):
@@ -171,7 +191,7 @@ class _SlideDesign:
         from scipy.spatial import cKDTree
 
         self._features, self._slide = features, slide
-        self._n_neighbors = int(model.spec["n_neighbors"])
+        self._n_neighbors, self._blocks = int(model.spec["n_neighbors"]), model.spec["blocks"]
         self._tree = cKDTree(slide.centers)
         # from a row of the table to a spot of the slide
         self._by_row = np.argsort(slide.rows)
@@ -185,7 +205,8 @@ class _SlideDesign:
     def _set_out(self, spots: NDArray[np.intp]) -> NDArray[np.float32]:
         area = surroundings(self._tree, spots, n_neighbors=self._n_neighbors)
         features = np.asarray(self._features[self._slide.rows[area]], dtype=np.float32)
-        block = set_out(features, self._slide.centers[area], n_neighbors=self._n_neighbors)
+        centers = self._slide.centers[area]
+        block = set_out(features, centers, blocks=self._blocks, n_neighbors=self._n_neighbors)
         return block[np.searchsorted(area, spots)]
 
     def _gathered(self, store: ResumableStore, code: int) -> SlideMoments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -13,12 +14,12 @@ from stcontrast._keys import TUNED_FEATURES
 from stcontrast._reading import require_images
 from stcontrast.fitted._fit import training_spots
 from stcontrast.methods._base import get_method
-from stcontrast.pp._encoders import TimmEncoder, resolve_encoder
+from stcontrast.pp._encoders import TimmEncoder, resolve_encoders
 from stcontrast.pp._features import FeatureSpec, encode_spots
 from stcontrast.tl._features import describe, keep_features
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from stcontrast._models.image_tower.crop_store import CropStore
     from stcontrast._reading import Sections
     from stcontrast.fitted._fit import FitSpec
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._encoders import AnyEncoder, Encoder
 
 __all__ = ["ImageTowerKind", "TunedFeatures", "Tuning", "check_image_tower"]
 
@@ -46,13 +47,13 @@ class TunedFeatures:
         Of all spots, by the encoder that was tuned on all training spots (n_spots, n_features).
     of_fold
         Of the training spots, for every inner fold by an encoder that was tuned without its held-out group.
-    record
-        What made them.
+    made_by
+        What made them: one block.
     """
 
     features: NDArray[np.float32]
     of_fold: tuple[NDArray[np.float32], ...]
-    record: dict[str, Any]
+    made_by: list[dict[str, Any]]
 
     def in_folder(self, folder: Path) -> TunedFeatures:
         """The same in files of a folder: many folds' features need not fit in memory, and processes share them."""
@@ -61,7 +62,7 @@ class TunedFeatures:
         for path, features in zip(paths, (self.features, *self.of_fold), strict=True):
             np.save(path, features)
         first, *others = (np.load(path, mmap_mode="r") for path in paths)
-        return TunedFeatures(first, tuple(others), self.record)
+        return TunedFeatures(first, tuple(others), self.made_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Tuning:
     @classmethod
     def of(
         cls,
-        encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None,
+        encoder: AnyEncoder | Sequence[AnyEncoder] | None,
         fields: tuple[float, ...] | None,
         options: Mapping[str, Any] | None,
     ) -> Tuning:
@@ -94,7 +95,7 @@ class Tuning:
         Raises
         ------
         ValueError
-            If the encoder is none that can be trained, or an option is unknown or out of range.
+            If the encoder is none that can be trained, there are several, or an option is unknown or out of range.
         """
         from stcontrast._models.image_tower import TowerOptions
 
@@ -106,16 +107,23 @@ class Tuning:
         if encoder is None:
             msg = f"`image_tower='finetune'` needs an `encoder` to start from. {advice}"
             raise ValueError(msg)
-        base = resolve_encoder(encoder)
+        if isinstance(encoder, Sequence) and not isinstance(encoder, str) and len(encoder) > 1:
+            msg = f"`image_tower='finetune'` trains one encoder, found {len(encoder)}. {advice}"
+            raise ValueError(msg)
+        [base] = resolve_encoders(encoder)
         if not isinstance(base, TimmEncoder):
             msg = f"The encoder {base.spec['name']!r} has no weights that could be fine-tuned. {advice}"
             raise ValueError(msg)
         return cls(base, fields or DEFAULT_FIELDS_UM, checked)
 
     @property
-    def untuned(self) -> dict[str, Any]:
-        """A record of the fields, for baselines that look at the same ones without an encoder."""
-        return {"encoder": self.base.spec, "field_um": list(self.fields)}
+    def untuned(self) -> list[dict[str, Any]]:
+        """What no features are made by: the fields, for baselines that look at the same ones without an encoder."""
+        return self._made_by(self.base, 0)
+
+    def _made_by(self, encoder: Encoder, n_features: int) -> list[dict[str, Any]]:
+        spec = FeatureSpec(encoder, self.fields)
+        return [{"slot": TUNED_FEATURES, **spec.record, "n_features": n_features}]
 
     def check_sources(self, sources: Sequence[Sections]) -> None:
         """Raise where an image is missing, or the slot of the tuned features holds something else."""
@@ -123,8 +131,7 @@ class Tuning:
             require_images(source)
             if TUNED_FEATURES not in source.table.obsm:
                 continue
-            found = describe(source, TUNED_FEATURES)["encoder"]
-            if found["kind"] != "tuned":
+            if describe(source, TUNED_FEATURES)[0]["encoder"]["kind"] != "tuned":
                 msg = (
                     f"`obsm[{TUNED_FEATURES!r}]` holds features that no fine-tuning of stcontrast made: rename it, as the "
                     "tuned features are written there."
@@ -170,12 +177,9 @@ class Tuning:
             self.base, crops, data, inner_folds(data), options,
             center=fit_spec.standardize == "slide", seed=fit_spec.seed,
         )  # fmt: skip
-        features = TunedFeatures(
-            encode(found.encoder, CropRows(store, np.arange(len(store)))),
-            tuple(encode(encoder, crops) for encoder in found.of_fold),
-            {"encoder": found.encoder.spec, "field_um": list(self.fields)},
-        )
-        return features, found.encoder
+        features = encode(found.encoder, CropRows(store, np.arange(len(store))))
+        of_fold = tuple(encode(encoder, crops) for encoder in found.of_fold)
+        return TunedFeatures(features, of_fold, self._made_by(found.encoder, features.shape[1])), found.encoder
 
     def write(self, sources: Sequence[Sections], encoder: TunedEncoder) -> NDArray[np.float32]:
         """Write the features of all objects into their tables; all of them (n_spots, n_features).
@@ -184,19 +188,26 @@ class Tuning:
         """
         parts = []
         for source in sources:
-            features, record = encode_spots(source, FeatureSpec(encoder, self.fields))
-            keep_features(source, features, record)
+            features, record = encode_spots(source, [FeatureSpec(encoder, self.fields)])
+            keep_features(source, features, record, TUNED_FEATURES)
             parts.append(features)
         return np.concatenate(parts)
 
 
-def check_image_tower(image_tower: str, tower_options: Mapping[str, Any] | None, methods: Sequence[str]) -> bool:
+def check_image_tower(
+    image_tower: str,
+    tower_options: Mapping[str, Any] | None,
+    methods: Sequence[str],
+    *,
+    use_rep: str | Sequence[str] | None,
+) -> bool:
     """Whether the encoder is to be fine-tuned.
 
     Raises
     ------
     ValueError
-        If there is no such tower, options are given for a frozen one, or none of the methods looks at an encoder.
+        If there is no such tower, options are given for a frozen one, slots of features for one that makes its own, or
+        none of the methods looks at an encoder.
     """
     valid = get_args(ImageTowerKind.__value__)
     if image_tower not in valid:
@@ -207,6 +218,12 @@ def check_image_tower(image_tower: str, tower_options: Mapping[str, Any] | None,
             msg = "`tower_options` are those of `image_tower='finetune'`; a frozen encoder has none."
             raise ValueError(msg)
         return False
+    if use_rep is not None:
+        msg = (
+            f"`use_rep` is {use_rep!r}, and `image_tower='finetune'` learns from the images, not from features that are "
+            "there: leave one or the other out."
+        )
+        raise ValueError(msg)
     if all(get_method(method).uses_color for method in methods):
         msg = f"{' and '.join(map(repr, methods))} looks at colour alone, at no encoder: there is nothing to fine-tune."
         raise ValueError(msg)

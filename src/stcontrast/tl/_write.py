@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,9 @@ def check_donor_key(sources: Sequence[Sections], key: str | None) -> None:
         if key is not None and key not in source.table.obs:
             msg = f"`donor_key`: no column {key!r} in `obs`; its columns are {sorted(source.table.obs.columns)}."
             raise KeyError(msg)
+
+
+logger = logging.getLogger(__name__)
 
 
 def provenance_of(
@@ -94,11 +98,28 @@ def prediction_table(
     frame = prediction_frame(
         source, model, prediction.in_distribution[rows], provenance=provenance, donor_key=donor_key
     )
-    return AnnData(
-        prediction.expression[rows],
-        layers={LOWER: prediction.lower[rows], UPPER: prediction.upper[rows]},
-        **frame,
-    )
+    layers = {LOWER: prediction.lower[rows], UPPER: prediction.upper[rows]}
+    for slide in source.slides:
+        if not interval_holds(model, provenance[slide.name]):
+            for layer in layers.values():
+                layer[slide.rows] = np.nan
+    return AnnData(prediction.expression[rows], layers=layers, **frame)
+
+
+def interval_holds(model: Predictor, provenance: str) -> bool:
+    """Whether the model's intervals hold for a slide: sections of one donor say nothing of another donor's level."""
+    return bool(model.spec["held_out_unit"] == "donor") or provenance in ("in-sample", "in-donor")
+
+
+def warn_of_intervals(model: Predictor, provenance: Mapping[str, str]) -> None:
+    """Name the slides that get no interval, at WARNING."""
+    bare = [name for name, known in provenance.items() if not interval_holds(model, known)]
+    if bare:
+        logger.warning(
+            "No intervals for %s: the model's rest on held-out %ss of the donors %s, and hold for no other donor "
+            "(`lower` and `upper` are NaN). `donor_key` tells of slides of these donors.",
+            bare, model.spec["held_out_unit"], model.spec["donors"][:5],
+        )  # fmt: skip
 
 
 def prediction_frame(
@@ -120,7 +141,7 @@ def prediction_frame(
         "units": spec["units"],
         "model_id": model.model_id,
         "method": spec["method"],
-        "encoder": str(spec["image_features"]["encoder"]["name"]),
+        "encoder": " and ".join(str(block["encoder"]["name"]) for block in spec["image_features"]),
         "interval": spec["interval"],
         "calibrated_on": f"held-out {spec['held_out_unit']}s",
         "provenance": dict(provenance),

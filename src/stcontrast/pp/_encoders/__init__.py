@@ -6,10 +6,19 @@ from stcontrast.pp._encoders.cards import EncoderCard, encoders
 from stcontrast.pp._encoders.lazyslide import LazySlideEncoder
 from stcontrast.pp._encoders.networks import TimmEncoder, TorchvisionEncoder
 from stcontrast.pp._encoders.plain import N_COLOR, CallableEncoder, ColorEncoder, TextureEncoder
-from stcontrast.pp._encoders.resolve import Encoder, encoder_from_spec, fingerprint, identity, resolve_encoder
+from stcontrast.pp._encoders.resolve import (
+    AnyEncoder,
+    Encoder,
+    encoder_from_spec,
+    fingerprint,
+    identity,
+    resolve_encoder,
+    resolve_encoders,
+)
 
 __all__ = [
     "N_COLOR",
+    "AnyEncoder",
     "CallableEncoder",
     "ColorEncoder",
     "Encoder",
@@ -23,4 +32,5 @@ __all__ = [
     "fingerprint",
     "identity",
     "resolve_encoder",
+    "resolve_encoders",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from stcontrast._files import content_hash
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Encoder", "encoder_from_spec", "fingerprint", "identity", "resolve_encoder"]
+__all__ = [
+    "AnyEncoder",
+    "Encoder",
+    "encoder_from_spec",
+    "fingerprint",
+    "identity",
+    "resolve_encoder",
+    "resolve_encoders",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +59,57 @@ class Encoder(Protocol):
         ...
 
 
+type AnyEncoder = str | Encoder | Callable[[NDArray[np.uint8]], Any]
+
+
+def resolve_encoders(
+    encoder: AnyEncoder | Sequence[AnyEncoder],
+    *,
+    weights: str | Path | None = None,
+    pretrained: bool = True,
+    size_px: int | None = None,
+) -> tuple[Encoder, ...]:
+    """The encoders that a user's argument stands for: one of them, or a list.
+
+    Parameters
+    ----------
+    encoder, weights, pretrained, size_px
+        As in :func:`resolve_encoder`; with several encoders the others cannot be given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`resolve_encoder` does; also if a list is empty or names an encoder twice.
+    """
+    if isinstance(encoder, str) or not isinstance(encoder, Sequence):
+        return (resolve_encoder(encoder, weights=weights, pretrained=pretrained, size_px=size_px),)
+    if not encoder:
+        msg = "`encoder` is an empty list: name at least one encoder, such as 'texture'."
+        raise ValueError(msg)
+    if len(encoder) == 1:
+        return (resolve_encoder(encoder[0], weights=weights, pretrained=pretrained, size_px=size_px),)
+    own = {"weights": weights is not None, "pretrained": not pretrained, "size_px": size_px is not None}
+    given = [f"`{name}`" for name, is_given in own.items() if is_given]
+    if given:
+        msg = (
+            f"{' and '.join(given)} cannot be given for {len(encoder)} encoders, as each has its own: make the encoders, such "
+            "as `stc.pp.TimmEncoder('resnet18', weights=...)`, and give these in the list."
+        )
+        raise ValueError(msg)
+    chosen = tuple(resolve_encoder(item) for item in encoder)
+    identities = [identity(item.spec) for item in chosen]
+    twice = sorted({str(item["name"]) for i, item in enumerate(identities) if item in identities[:i]})
+    if twice:
+        msg = (
+            f"`encoder` has {twice} twice: name every encoder once. Functions are told apart by their names alone: give "
+            "each its own."
+        )
+        raise ValueError(msg)
+    return chosen
+
+
 def resolve_encoder(
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any],
+    encoder: AnyEncoder,
     *,
     weights: str | Path | None = None,
     pretrained: bool = True,

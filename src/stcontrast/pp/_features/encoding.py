@@ -17,7 +17,7 @@ from stcontrast.pp._encoders import encoder_from_spec, identity
 from stcontrast.pp._stain import stain_from_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stcontrast.pp._stain import StainNormalizer
 
 
-__all__ = ["FeatureSpec", "encode_centers", "feature_spec", "prefetched", "slide_fingerprint"]
+__all__ = ["FeatureSpec", "encode_centers", "feature_spec", "pair_encoders", "prefetched", "slide_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,30 @@ class FeatureSpec:
 
 
 def feature_spec(record: Mapping[str, Any], *, encoder: Encoder | None = None) -> FeatureSpec:
-    """The spec of recorded features; `encoder` replaces one that cannot be made from its record."""
+    """The spec of a recorded block of features; `encoder` replaces one that cannot be made from its record."""
     stain = stain_from_spec(record["stain"]) if record.get("stain") else None
     return FeatureSpec(encoder or encoder_from_spec(record["encoder"]), tuple(record["field_um"]), stain)
+
+
+def pair_encoders(made_by: Sequence[Mapping[str, Any]], encoders: Sequence[Encoder] | None) -> list[Encoder | None]:
+    """The user's encoder for every block of a model; `None` where it is made from its record, or cannot be made.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer than blocks that an encoder makes.
+    """
+    if encoders is None:
+        return [None] * len(made_by)
+    names = [record["encoder"]["name"] for record in made_by if record["encoder"]["kind"] != "given"]
+    if len(encoders) != len(names):
+        msg = (
+            f"`encoder`: the model has {len(names)} blocks of features that an encoder makes, {names}, found "
+            f"{len(encoders)} encoders. Give one for each, in this order."
+        )
+        raise ValueError(msg)
+    remaining = iter(encoders)
+    return [None if record["encoder"]["kind"] == "given" else next(remaining) for record in made_by]
 
 
 def encode_centers(

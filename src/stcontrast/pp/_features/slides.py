@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
 from stcontrast._reading import require_images, resolve_slides
 from stcontrast._records import read_record, write_record
-from stcontrast.pp._encoders import resolve_encoder
+from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import cluster
 from stcontrast.pp._features.encoding import FeatureSpec, encode_centers, slide_fingerprint
 from stcontrast.pp._stain import resolve_stain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -25,20 +25,22 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast._reading import Sections, Slide
-    from stcontrast.pp._encoders import Encoder
+    from stcontrast.pp._encoders import AnyEncoder
     from stcontrast.pp._stain import StainNormalizer
 
-__all__ = ["encode_slides", "encode_spots", "image_features", "parse_fields"]
+__all__ = ["encode_slides", "encode_spots", "image_features", "join_records", "parse_fields", "split_blocks"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_FIELDS_UM = (100.0, 200.0, 400.0, 800.0)
+# what the blocks of a slot do not share
+OF_BLOCK: Final = ("encoder", "n_features", "fingerprint")
 
 
 def image_features(  # noqa: PLR0913
     data: SpatialData | AnnData,
     *,
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] = "texture",
+    encoder: AnyEncoder | Sequence[AnyEncoder] = "texture",
     field_um: float | Sequence[float] = DEFAULT_FIELDS_UM,
     weights: str | Path | None = None,
     pretrained: bool = True,
@@ -52,7 +54,7 @@ def image_features(  # noqa: PLR0913
     key_added: str = IMAGE_FEATURES,
     overwrite: bool = False,
 ) -> None:
-    """Encode the H&E around every spot with a frozen encoder.
+    """Encode the H&E around every spot with a frozen encoder, or with several.
 
     Each field of view is cut in µm (:func:`crops`), brought to the encoder's input size and encoded; the features
     of all fields are concatenated. Nothing is fitted across slides: a spot's features depend on its own crops alone
@@ -69,8 +71,9 @@ def image_features(  # noqa: PLR0913
         SpatialData whose table annotates the spots; or AnnData with scanpy's images in ``uns["spatial"]``.
     encoder
         ``"texture"`` (statistics of colour, stain and texture, no weights, the default), ``"color"`` (without those of
-        texture), the name of a timm model, an :class:`Encoder` such as :class:`TimmEncoder`, or any callable from uint8 crops (n, size_px, size_px, 3) to
-        features (n, n_features).
+        texture), the name of a timm model, an :class:`Encoder` such as :class:`TimmEncoder`, or any callable from uint8
+        crops (n, size_px, size_px, 3) to features (n, n_features). A list of these makes one block of features each, in
+        this order; a model gives all blocks the same weight.
     field_um
         Side of the crops in µm: one or several fields of view.
     weights
@@ -79,7 +82,8 @@ def image_features(  # noqa: PLR0913
     pretrained
         timm: download its weights. `False` without `weights` leaves the network random.
     size_px
-        Side of the encoder's input in pixels; the encoder's own by default (callables: 224).
+        Side of the encoder's input in pixels; the encoder's own by default (callables: 224). With several encoders,
+        `weights`, `pretrained` and `size_px` are arguments of the encoder objects in the list.
     um_per_px
         µm per pixel of the image's finest level, a number or a mapping from slide to number; see :func:`crops`.
     spot_diameter_um
@@ -103,16 +107,17 @@ def image_features(  # noqa: PLR0913
     Returns
     -------
     `None`. Writes ``obsm[key_added]``, float32 (n_spots, n_features); and ``uns["stcontrast"]["image_features"]``:
-    encoder, fields in µm, stain, µm per pixel and fingerprint of each slide, version
-    (``uns["stcontrast"]["image_features_<key_added>"]`` where `key_added` is not the default).
+    encoder, fields in µm, stain, number of features, µm per pixel and fingerprint of each slide, version
+    (``uns["stcontrast"]["image_features_<key_added>"]`` where `key_added` is not the default). With several encoders,
+    ``blocks`` has encoder, number of features and fingerprints of each, under ``"0"``, ``"1"``, ...
 
     Raises
     ------
     KeyError
         If a table, image or column is absent.
     ValueError
-        If a slide has no image, an image does not lie under its spots, µm per pixel is unknown, or the slot holds
-        something that stcontrast has not written. Before any work is done.
+        If a slide has no image, an image does not lie under its spots, µm per pixel is unknown, an encoder is named
+        twice, or the slot holds something that stcontrast has not written. Before any work is done.
 
     Examples
     --------
@@ -121,6 +126,13 @@ def image_features(  # noqa: PLR0913
     >>> stc.pp.image_features(sdata, field_um=(100, 200))
     >>> sdata["table"].obsm["X_image"].shape
     (30, 126)
+
+    Two encoders:
+
+    >>> network = stc.pp.TimmEncoder("test_resnet", pretrained=False, size_px=32)
+    >>> stc.pp.image_features(sdata, encoder=["texture", network], field_um=(100, 200))
+    >>> sdata["table"].obsm["X_image"].shape
+    (30, 318)
     """
     fields = parse_fields(field_um)
     sections = resolve_slides(
@@ -132,8 +144,9 @@ def image_features(  # noqa: PLR0913
         library_key=library_key,
     )
     require_images(sections)
-    chosen = resolve_encoder(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
-    spec = FeatureSpec(chosen, fields, resolve_stain(stain))
+    chosen = resolve_encoders(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
+    normalizer = resolve_stain(stain)
+    specs = [FeatureSpec(item, fields, normalizer) for item in chosen]
     there, record = sections.table.obsm.get(key_added), read_record(sections.table, "image_features", key_added)
     if there is not None and record is None and not overwrite:
         msg = (
@@ -141,13 +154,17 @@ def image_features(  # noqa: PLR0913
             "`overwrite=True` to replace it."
         )
         raise ValueError(msg)
-    features, record = encode_spots(sections, spec, there=there, record=record)
+    features, record = encode_spots(sections, specs, there=there, record=record)
     sections.table.obsm[key_added] = features
     write_record(sections.table, "image_features", record, key_added)
 
 
 def encode_spots(
-    sections: Sections, spec: FeatureSpec, *, there: Any = None, record: Mapping[str, Any] | None = None
+    sections: Sections,
+    specs: Sequence[FeatureSpec],
+    *,
+    there: Any = None,
+    record: Mapping[str, Any] | None = None,
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Features of all slides, in the table's order, and the record of what made them.
 
@@ -155,17 +172,58 @@ def encode_spots(
     ----------
     sections
         The slides.
-    spec
-        What the features are made with.
+    specs
+        What the blocks of features are made with.
     there, record
         Features (n_spots, n) in the slot, and their record: slides with the same fingerprint are not encoded again.
 
     Returns
     -------
-    Features (n_spots, n_fields × n_features), and the record.
+    Features (n_spots, n), block after block, and the record.
     """
+    known = [] if there is None or record is None else split_blocks(np.asarray(there), record)
+    parts, records = zip(*(_encode_block(sections, spec, known) for spec in specs), strict=True)
+    return (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)), join_records(records)
+
+
+def split_blocks(features: NDArray[Any], record: Mapping[str, Any]) -> list[tuple[NDArray[Any], dict[str, Any]]]:
+    """The blocks of features (n_spots, n) in a slot, each with a record of its own.
+
+    Empty where the features are not as many as the record says: the slot was changed after it was written.
+    """
+    shared = {key: value for key, value in record.items() if key != "blocks"}
+    own: Mapping[str, Mapping[str, Any]] = record.get("blocks", {"0": {}})
+    # a store gives the keys back in the order of the alphabet
+    records: list[dict[str, Any]] = [{**shared, **own[key]} for key in sorted(own, key=int)]
+    for item in records:
+        # a record of before there were blocks
+        item.setdefault("n_features", features.shape[1])
+    widths = [int(item["n_features"]) for item in records]
+    if sum(widths) != features.shape[1]:
+        return []
+    parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
+    return list(zip(parts, records, strict=True))
+
+
+def join_records(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The record of a slot from those of its blocks, which differ in their encoder alone."""
+    if len(records) == 1:
+        return records[0]
+    shared = {key: value for key, value in records[0].items() if key not in OF_BLOCK}
+    return shared | {"blocks": {str(i): {key: item[key] for key in OF_BLOCK} for i, item in enumerate(records)}}
+
+
+def _encode_block(
+    sections: Sections, spec: FeatureSpec, known: Sequence[tuple[NDArray[Any], Mapping[str, Any]]]
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Features of all slides by one encoder, and their record; slides of a known block are taken from there."""
     prints = {slide.name: slide_fingerprint(slide, spec) for slide in sections.slides}
-    kept = dict((record or {}).get("fingerprint", {})) if there is not None else {}
+    there: NDArray[Any] | None = None
+    kept: Mapping[str, str] = {}
+    for block, record in known:
+        found = record.get("fingerprint", {})
+        if any(value and found.get(name) == value for name, value in prints.items()):
+            there, kept = block, found
     to_do = [slide for slide in sections.slides if not prints[slide.name] or kept.get(slide.name) != prints[slide.name]]
     features = None
     if len(to_do) < len(sections.slides):
@@ -188,7 +246,7 @@ def encode_spots(
     if features is None:  # cannot happen: reading refuses a table without spots
         features = np.empty((0, 0), dtype=np.float32)
     scales = {slide.name: float(slide.um_per_px or np.nan) for slide in sections.slides}
-    return features, spec.record | {"um_per_px": scales, "fingerprint": prints}
+    return features, spec.record | {"n_features": features.shape[1], "um_per_px": scales, "fingerprint": prints}
 
 
 def encode_slides(

@@ -15,14 +15,13 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold
 
 from stcontrast._data.gather import gather
-from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
-from stcontrast._reading import Keys, check_images, resolve_all, split_gene_side
+from stcontrast._reading import Keys, resolve_all, split_gene_side
 from stcontrast.fitted._fit import FitSpec, check_genes
 from stcontrast.methods._base import get_method
-from stcontrast.pp._encoders.resolve import resolve_encoder
+from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
-from stcontrast.tl._features import color_features, features_to_fit
+from stcontrast.tl._features import check_slots, color_features, features_to_fit, parse_slots
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl.cross_validation._fits import Fit, FitStore, check_directory
 from stcontrast.tl.cross_validation._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
@@ -31,7 +30,7 @@ from stcontrast.tl.cross_validation._result import CrossValidation
 from stcontrast.tl.cross_validation._scoring import CLASSES, SCORES, score_fold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from stcontrast._data.design import Standardize
     from stcontrast._data.spots import Spots
     from stcontrast._reading import Sections
-    from stcontrast.pp._encoders.resolve import Encoder
+    from stcontrast.pp._encoders import AnyEncoder
     from stcontrast.tl._tune import ImageTowerKind
     from stcontrast.tl.cross_validation._fits import OutOfFold
 
@@ -61,8 +60,9 @@ def cross_validate(  # noqa: PLR0913
     n_folds: int | None = None,
     n_score_genes: int = 300,
     gene_sets: Sequence[str] | Mapping[str, Sequence[str] | None] = (HIGHLY_VARIABLE,),
-    encoder: str | Encoder | Callable[[NDArray[np.uint8]], Any] | None = None,
+    encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
     field_um: float | Sequence[float] | None = None,
+    use_rep: str | Sequence[str] | None = None,
     n_genes: int = 1000,
     genes: Sequence[str] | None = None,
     n_neighbors: int | None = None,
@@ -112,7 +112,7 @@ def cross_validate(  # noqa: PLR0913
         genes: ``{"highly_variable": None, "markers": ["ERBB2", "CD3E"]}``. Genes of all sets but the first kind are
         added to the modelled genes. All sets are scored; ``summary()`` takes one of them. With `genes`, the first set
         is ``"genes"``, all of these, and the other sets are chosen among them.
-    encoder, field_um, n_genes, genes, n_neighbors, standardize, layer, complete, seed
+    encoder, field_um, use_rep, n_genes, genes, n_neighbors, standardize, layer, complete, seed
         As in :func:`fit`.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
@@ -143,7 +143,7 @@ def cross_validate(  # noqa: PLR0913
         If there is only one donor: a held-out part of a donor says nothing about another donor. If a gene set is
         unknown.
     KeyError
-        If a column or a gene is absent.
+        If a column, a slot of `use_rep` or a gene is absent.
     FileExistsError
         If `directory` is a file.
     TypeError
@@ -175,14 +175,15 @@ def cross_validate(  # noqa: PLR0913
     uses_color = {name: get_method(method, options=options).uses_color for name, (method, options) in compared.items()}
     fields = None if field_um is None else parse_fields(field_um)
     tuning = None
-    if check_image_tower(image_tower, tower_options, [method for method, _ in compared.values()]):
+    if check_image_tower(image_tower, tower_options, [method for method, _ in compared.values()], use_rep=use_rep):
         tuning = Tuning.of(encoder, fields, tower_options)
         if path is not None and tuning.options.checkpoint_dir is None:
             tuning = replace(tuning, options=replace(tuning.options, checkpoint_dir=path / "towers"))
-    chosen = None if encoder is None or tuning is not None else resolve_encoder(encoder)
-    sources, gene_side = split_gene_side(resolve_all(data, keys), obsm_key=IMAGE_FEATURES)
+    slots = parse_slots(use_rep, asked=encoder is not None or fields is not None)
+    chosen = None if encoder is None or tuning is not None else resolve_encoders(encoder)
+    sources, gene_side = split_gene_side(resolve_all(data, keys), slots=slots)
     if tuning is None:
-        check_images(sources, obsm_key=IMAGE_FEATURES)
+        check_slots(sources, slots)
     else:
         tuning.check_sources(sources)
     spots = gather(sources, keys, gene_side=gene_side)
@@ -193,10 +194,10 @@ def cross_validate(  # noqa: PLR0913
     check_genes(spots, genes)
     sets = GeneSets(spots, wanted, n_genes=n_score_genes, genes=genes)
     if tuning is None:
-        features, features_spec = features_to_fit(sources, encoder=chosen, fields=fields)
+        features, made_by = features_to_fit(sources, encoders=chosen, fields=fields, slots=slots)
     else:
-        features, features_spec = np.zeros((len(spots), 0), dtype=np.float32), tuning.untuned
-    colors = color_features(sources, features, features_spec) if any(uses_color.values()) else (features, features_spec)
+        features, made_by = np.zeros((len(spots), 0), dtype=np.float32), tuning.untuned
+    colors = color_features(sources, features, made_by) if any(uses_color.values()) else (features, made_by)
     fits: list[list[Fit]] = []
     sets_of_folds: list[dict[str, list[str]]] = []
     for train_rows, test_rows in folds:
@@ -204,7 +205,7 @@ def cross_validate(  # noqa: PLR0913
         in_fold = replace(fit_spec, more_genes=sets.to_model(sets_of_folds[-1]))
         fits.append([])
         for name, (method, options) in compared.items():
-            used = colors if uses_color[name] else (features, features_spec)
+            used = colors if uses_color[name] else (features, made_by)
             fits[-1].append(Fit(name, method, replace(in_fold, options=options), spots, *used, train_rows, test_rows))
     with tempfile.TemporaryDirectory(prefix="stcontrast-tuned-") as folder:
         if tuning is not None:
@@ -244,9 +245,7 @@ def _tuned(
                 [
                     fit
                     if uses_color[fit.name]
-                    else replace(
-                        fit, features=shared.features, features_spec=shared.record, inner_features=shared.of_fold
-                    )
+                    else replace(fit, features=shared.features, made_by=shared.made_by, inner_features=shared.of_fold)
                     for fit in of_fold
                 ]
             )

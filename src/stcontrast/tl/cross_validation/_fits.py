@@ -23,6 +23,7 @@ from stcontrast._settings import settings
 from stcontrast._training import one_thread
 from stcontrast.fitted._fit import fit_model, spots_of_model
 from stcontrast.methods._base import METHODS, Method
+from stcontrast.tl._features import block_widths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ __all__ = ["Fit", "FitStore", "OutOfFold", "check_directory", "fit_and_predict"]
 logger = logging.getLogger(__name__)
 
 PACKAGE: Final = Method.__module__.partition(".")[0]
-FORMAT: Final = 3
+FORMAT: Final = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +53,8 @@ class Fit:
         How to fit.
     spots
         All spots.
-    features, features_spec
-        The image features (n_spots, n_features) that the method uses, and what made them.
+    features, made_by
+        The image features (n_spots, n_features) that the method uses, and what made every block of them.
     train_rows, test_rows
         Spots to learn from, and held-out spots.
     inner_features
@@ -65,7 +66,7 @@ class Fit:
     fit_spec: FitSpec
     spots: Spots
     features: NDArray[np.float32]
-    features_spec: Mapping[str, Any]
+    made_by: Sequence[Mapping[str, Any]]
     train_rows: NDArray[np.intp]
     test_rows: NDArray[np.intp]
     inner_features: tuple[NDArray[np.float32], ...] = ()
@@ -74,6 +75,11 @@ class Fit:
     def donors(self) -> list[str]:
         """Held-out donors."""
         return sorted(set(self.spots.donor[self.test_rows].tolist()))
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Widths of the blocks of its features."""
+        return block_widths(self.made_by)
 
     @property
     def n_values(self) -> int:
@@ -113,11 +119,11 @@ ARRAYS: Final = tuple(field.name for field in fields(OutOfFold) if field.name no
 
 def fit_and_predict(fit: Fit) -> OutOfFold:
     """Fit on the training spots and predict the held-out spots, on one thread."""
-    spots, rows = replace(fit.spots, features=fit.features), fit.test_rows
+    spots, rows = replace(fit.spots, features=fit.features, blocks=fit.blocks), fit.test_rows
     # the last bits depend on the number of threads, and must not depend on the number of processes
     with settings.override(progress=False), threadpool_limits(1), one_thread():
         model, _ = fit_model(
-            spots, fit.train_rows, method=fit.method, fit_spec=fit.fit_spec, features_spec=fit.features_spec,
+            spots, fit.train_rows, method=fit.method, fit_spec=fit.fit_spec, made_by=fit.made_by,
             of_fold=fit.inner_features,
         )  # fmt: skip
         found = model.predict(fit.features[rows], slide=spots.slide[rows], xy=spots.xy[rows], depth=spots.depth[rows])
@@ -176,8 +182,8 @@ class FitStore:
             if sources[fit.method] is None:
                 continue
             parts = (
-                FORMAT, VERSION, spots, features[id(fit.features)], fit.method, sources[fit.method], fit.fit_spec,
-                fit.train_rows, fit.test_rows,
+                FORMAT, VERSION, spots, features[id(fit.features)], fit.blocks, fit.method, sources[fit.method],
+                fit.fit_spec, fit.train_rows, fit.test_rows,
             )  # fmt: skip
             try:
                 self._paths[fit] = directory / f"{joblib.hash(parts)}.npz"

@@ -60,7 +60,8 @@ class ContrastiveModel:
     learning_rate, weight_decay
         Of AdamW.
     max_epochs
-        Passes over the spots. By default about 400 steps, but 10 epochs at least and 60 at most.
+        Passes over the spots; 0 leaves the towers untrained. By default about 400 steps, but 10 epochs at least and 60
+        at most.
     batch_size
         Most spots in a step, all of one slide.
     seed
@@ -110,8 +111,8 @@ class ContrastiveModel:
         if loss not in LOSSES:
             msg = f"Unknown loss {loss!r}. Valid options are {', '.join(map(repr, LOSSES))}."
             raise ValueError(msg)
-        if min(n_image, n_gene, n_hidden, n_embedding, 1 if max_epochs is None else max_epochs) < 1 or batch_size < 2:
-            msg = "`n_image`, `n_gene`, `n_hidden`, `n_embedding` and `max_epochs` must be at least 1, and `batch_size` 2."
+        if min(n_image, n_gene, n_hidden, n_embedding) < 1 or (max_epochs or 0) < 0 or batch_size < 2:
+            msg = "`n_image`, `n_gene`, `n_hidden`, `n_embedding` must be at least 1, `batch_size` 2, `max_epochs` 0."
             raise ValueError(msg)
         if min(temperature, target_temperature, learning_rate) <= 0 or min(contrastive_weight, weight_decay) < 0:
             msg = (
@@ -171,10 +172,13 @@ class ContrastiveModel:
         table = SpotTable.of(image, codes.astype(np.int64), nowhere, gene=gene)
         n_batches = int(np.ceil(np.bincount(codes) / self.spec["batch_size"]).sum())
         by_default = int(np.clip(N_STEPS // n_batches, FEWEST_EPOCHS, MOST_EPOCHS))
+        max_epochs = by_default if self.spec["max_epochs"] is None else self.spec["max_epochs"]
+        if max_epochs == 0:
+            return
         with seeded(self.spec["seed"]):
             self.history = train_pairs(
                 self.module, table, batch_size=self.spec["batch_size"],
-                max_epochs=self.spec["max_epochs"] or by_default, optimizer=self._optimizer,
+                max_epochs=max_epochs, optimizer=self._optimizer,
                 average=True,
             )  # fmt: skip
         self.module.cpu().eval()

@@ -66,7 +66,7 @@ class Stcontrast(Method):
     temperature
         Its temperature.
     max_epochs
-        Length of the contrastive model's training; by default its own rule, fewer for more spots.
+        Length of the contrastive model's training; by default its own rule, fewer for more spots. 0 leaves it untrained.
     penalty
         Penalty of the ridge regression.
     seed
@@ -104,8 +104,8 @@ class Stcontrast(Method):
         if loss not in ("soft_target", "info_nce", "similarity_target", "sigmoid"):
             msg = f"Unknown loss {loss!r}. Valid options are 'soft_target', 'info_nce', 'similarity_target' and 'sigmoid'."
             raise ValueError(msg)
-        if min(1 if value is None else value for value in (n_coordinates, vae_epochs, max_epochs)) < 1:
-            msg = "`n_coordinates`, `max_epochs` and `vae_epochs` must be at least 1."
+        if min(1 if value is None else value for value in (n_coordinates, vae_epochs)) < 1 or (max_epochs or 0) < 0:
+            msg = "`n_coordinates` and `vae_epochs` must be at least 1, and `max_epochs` 0."
             raise ValueError(msg)
         if min(temperature, penalty) <= 0 or contrastive_weight < 0:
             msg = "`temperature` and `penalty` must be positive, and `contrastive_weight` not negative."

@@ -66,10 +66,9 @@ class PrincipalSpace(Learns):
         """Coordinates of the spots with counts (n_measured, n_coordinates), each against its own slide."""
         _, of_spot = spots.slide_means()
         rows = spots.measured
-        coordinates: NDArray[np.float32] = ((spots.target - of_spot)[rows] / self.scale) @ self.axes
-        return coordinates
+        centered = (spots.target - of_spot)[rows]
+        return ((centered / self.scale) @ self.axes).astype(np.float32)
 
     def decode(self, coordinates: NDArray[np.float32]) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
-        expression: NDArray[np.float32] = coordinates @ (self.axes.T * self.scale) + self.mean
-        return expression
+        return (coordinates @ (self.axes.T * self.scale) + self.mean).astype(np.float32)

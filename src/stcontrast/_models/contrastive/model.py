@@ -234,4 +234,4 @@ class ContrastiveModel:
 
 def _unit(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
     length = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return embedding / np.maximum(length, np.float32(1e-12))
+    return (embedding / np.maximum(length, np.float32(1e-12))).astype(np.float32)

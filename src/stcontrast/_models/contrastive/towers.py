@@ -77,7 +77,7 @@ class TowerPair(PairModule):
 
     def batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
         """Spots of one slide a batch, in random order: what tells slides apart is of no use then."""
-        slides = [torch.where(table.slide == code)[0] for code in table.slide.unique()]
+        slides = [torch.where(table.slide == code)[0] for code in table.slide.unique()]  # type: ignore[no-untyped-call]
         parts = [
             part
             for rows in slides

@@ -16,7 +16,7 @@ CONTRASTIVE: dict[str, dict[str, Any]] = {
 }
 QUICK: dict[str, dict[str, Any]] = {
     **CONTRASTIVE,
-    "stcontrast": {"max_epochs": 3, "vae_epochs": 2, "n_latent": 4, "n_networks": 1},
+    "stcontrast": {"max_epochs": 3, "n_coordinates": 3},
     "mlp": {"max_epochs": 3},
     "ridge": {},
     "knn": {},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import sparse
 
@@ -45,3 +47,12 @@ def training_data(
         slides=[f"slide{i}" for i in range(n_slides)],
         name=np.array([f"spot{i}" for i in range(n)]),
     )  # fmt: skip
+
+
+def with_gene_side(data: Spots, *slides: int) -> Spots:
+    """The same spots, those of some slides without an image: on the gene side."""
+    alone = np.isin(data.slide, slides)
+    without_image = data.take(np.flatnonzero(alone))
+    nothing = np.zeros((len(without_image), 0), dtype=np.float32)
+    without_image = replace(without_image, features=nothing, design=nothing)
+    return replace(data.take(np.flatnonzero(~alone)), gene_side=without_image)

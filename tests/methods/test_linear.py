@@ -4,13 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from stcontrast.fitted._disk import read_state, write_state
-from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath, standardizer
+from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath, Scaler, standardizer
 from tests.methods.synthetic import training_data
 
 
@@ -61,65 +59,19 @@ def test_classifier_is_sklearn_s(n_classes):
     np.testing.assert_allclose(LinearClassifier().fit(data.design, data).predict_proba(new), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("n_design", [6, 200])
-@pytest.mark.parametrize("n_classes", [2, 3, 5])
-def test_discriminant_is_sklearn_s(n_classes, n_design):
-    data = training_data(n_spots=60, n_classes=n_classes, n_design=n_design)
-    new = training_data(seed=1, n_design=n_design).design
-    scaler = StandardScaler().fit(data.design.astype(np.float64))
-    pca = PCA(min(150, n_design), svd_solver="full").fit(scaler.transform(data.design))
-    reference = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.3)
-    reference.fit(pca.transform(scaler.transform(data.design)), data.label)
-    expected = reference.predict_proba(pca.transform(scaler.transform(new)))
-    found = LinearClassifier("discriminant").fit(data.design, data).predict_proba(new)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_discriminant_is_bayes_rule_for_gaussians_of_one_covariance():
-    """Without shrinkage and with all components, however the features are mixed."""
-    data = training_data(n_spots=60, n_classes=3)
-    x, within = data.design.astype(np.float64), np.zeros((6, 6))
-    means, counts = [], np.bincount(data.label)
-    for code in range(3):
-        here = x[data.label == code]
-        means.append(here.mean(axis=0))
-        within += (here - means[-1]).T @ (here - means[-1]) / len(x)
-    inverse = np.linalg.inv(within)
-    density = [
-        np.log(count) - 0.5 * np.einsum("ij,jk,ik->i", x - mean, inverse, x - mean)
-        for mean, count in zip(means, counts, strict=True)
-    ]
-    odds = np.exp(np.array(density) - np.max(density, axis=0)).T
-    found = LinearClassifier("discriminant", shrinkage=0.0).fit(data.design, data).predict_proba(data.design)
-    np.testing.assert_allclose(found, odds / odds.sum(axis=1, keepdims=True), atol=1e-5)
-
-
-@pytest.mark.parametrize("label", [[0, 1], [0, 1, 1], [0, 1, 2], [2, 1, 1, 0]])
-def test_a_discriminant_of_very_few_spots(label):
-    data = training_data(n_classes=4)
-    few = np.full(90, -1)
-    few[: len(label)] = label
-    proba = LinearClassifier("discriminant").fit(data.design, replace(data, label=few)).predict_proba(data.design)
-    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
-    np.testing.assert_array_equal(proba[: len(label)].argmax(axis=1), label)
-    np.testing.assert_array_equal(proba[:, 3], 0)
-
-
-@pytest.mark.parametrize("kind", ["logistic", "discriminant"])
-def test_classes_absent_from_the_training_get_nothing(kind):
+def test_classes_absent_from_the_training_get_nothing():
     data = training_data(n_classes=4)
     data = replace(data, label=np.where(np.isin(data.label, [1, 3]), data.label, -1))
-    proba = LinearClassifier(kind).fit(data.design, data).predict_proba(data.design)
+    proba = LinearClassifier().fit(data.design, data).predict_proba(data.design)
     np.testing.assert_array_equal(proba[:, [0, 2]], 0)
     np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
     assert 0 < proba[0, 1] < 1
 
 
-@pytest.mark.parametrize("kind", ["logistic", "discriminant"])
-def test_a_single_class_is_certain(kind):
+def test_a_single_class_is_certain():
     data = training_data(n_classes=3)
     data = replace(data, label=np.where(data.label == 1, 1, -1))
-    proba = LinearClassifier(kind).fit(data.design, data).predict_proba(data.design)
+    proba = LinearClassifier().fit(data.design, data).predict_proba(data.design)
     np.testing.assert_array_equal(proba, np.tile([0, 1, 0], (90, 1)))
 
 
@@ -139,3 +91,26 @@ def test_a_constant_column_keeps_its_scale():
     center, scale = standardizer(np.float32([[1, 5], [3, 5]]))
     np.testing.assert_array_equal(center, [2, 5])
     np.testing.assert_array_equal(scale, [1, 1])
+
+
+def test_a_scaler_is_scikit_learn_s_and_keeps_what_it_learnt():
+    data, new = training_data(), training_data(seed=1)
+    expected = StandardScaler().fit(data.design).transform(new.design)
+    scaler = Scaler().fit(data)
+    np.testing.assert_allclose(scaler.scaled(new), expected, atol=1e-5)
+    again = Scaler()
+    again.restore(scaler.state())
+    np.testing.assert_array_equal(again.scaled(new), scaler.scaled(new))
+
+
+def test_of_unit_length_a_spot_is_the_same_at_any_contrast():
+    data = training_data()
+    scaler = Scaler(unit=True).fit(data)
+    scaled = scaler.scaled(data)
+    np.testing.assert_allclose(np.linalg.norm(scaled, axis=1), np.sqrt(6), rtol=1e-5)
+    plain = Scaler().fit(data).scaled(data)
+    np.testing.assert_allclose(scaled, plain / np.linalg.norm(plain, axis=1, keepdims=True) * np.sqrt(6), atol=1e-5)
+    stronger = replace(data, design=scaler.center + 3 * (data.design - scaler.center))
+    np.testing.assert_allclose(scaler.scaled(stronger), scaled, atol=1e-4)
+    nowhere = replace(data, design=np.tile(scaler.center, (90, 1)))
+    np.testing.assert_array_equal(scaler.scaled(nowhere), 0)

@@ -9,7 +9,7 @@ from stcontrast.methods.stcontrast import Stcontrast
 def test_methods_by_name():
     published = {"tpirbae", "mclstexp", "nh2st", "bleep"}
     assert published | {"stcontrast", "ridge", "color", "mean", "depth", "knn", "kernel", "mlp"} <= set(METHODS)
-    assert get_method("ridge", seed=3).spec == {"penalty": 300.0, "classifier": "logistic", "seed": 3}
+    assert get_method("ridge", seed=3).spec == {"penalty": 300.0, "seed": 3}
     method = get_method("stcontrast", options={"max_epochs": 7, "loss": "similarity_target"})
     assert isinstance(method, Stcontrast)
     assert method.spec["max_epochs"] == 7
@@ -31,10 +31,14 @@ def test_an_unknown_method_is_refused_with_a_list_of_methods():
     ("options", "message"),
     [
         ({"epochs": 3}, r"Unknown options \['epochs'\] of the method 'stcontrast'. Valid options are .*'max_epochs'"),
-        ({"loss": "triplet"}, "Unknown loss 'triplet'. Valid options are 'info_nce'"),
+        ({"loss": "triplet"}, "Unknown loss 'triplet'. Valid options are 'soft_target'"),
         ({"max_epochs": 0}, "must be at least 1"),
         ({"temperature": 0.0}, "must be positive"),
-        ({"n_components": -1}, "`n_components` not negative"),
+        ({"penalty": 0.0}, "must be positive"),
+        ({"contrastive_weight": -1.0}, "`contrastive_weight` not negative"),
+        ({"n_coordinates": 0}, "must be at least 1"),
+        ({"vae_epochs": 0}, "must be at least 1"),
+        ({"gene_space": "umap"}, r"Unknown gene space 'umap'. Valid options are \['axes', 'vae'\]"),
     ],
 )
 def test_options_are_checked_at_once(options, message):

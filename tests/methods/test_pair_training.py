@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stcontrast._training import seeded
 from stcontrast._models.contrastive import embed_pairs, train_pairs
+from stcontrast._training import seeded
 from stcontrast.nn import Contrast, HeadPair, SpotTable
 
 
@@ -65,7 +65,7 @@ def test_weights_of_the_losses(table):
 
 def test_embeddings_come_back_in_the_order_of_the_table(table, monkeypatch):
     module = made()
-    monkeypatch.setattr("stcontrast._models.contrastive.EMBEDDED_AT_ONCE", 7)
+    monkeypatch.setattr("stcontrast._models.contrastive.training.EMBEDDED_AT_ONCE", 7)
     found = embed_pairs(module, table, module.embed_image)
     torch.testing.assert_close(found, module.embed_image(table, torch.arange(48)).detach())
     with pytest.raises(RuntimeError, match="no regression of its own"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stcontrast.methods import _retrieval
-from stcontrast.methods._retrieval import Neighbors, combine, retrieve
+from stcontrast.methods._retrieval import Neighbors, combine, most_similar, retrieve
 
 METRICS = ["cosine", "l2", "l1"]
 WEIGHTINGS = ["uniform", "inverse_square", "exponential", "similarity"]
@@ -226,3 +226,46 @@ def test_equal_rows_tie_in_cosine_too():
         for other in row[row >= 20]:
             assert other - 20 in row
     assert (retrieve(query, doubled, k=1).ids < 20).all()
+
+
+def unit(n: int, d: int, seed: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 50), n_bank=st.integers(1, 30))
+def test_the_most_similar_rows_are_those_of_a_loop(seed, k, n_bank):
+    query, bank = unit(6, 4, seed), unit(n_bank, 4, seed + 1)
+    ids, similarity = most_similar(query, bank, k=k)
+    assert ids.shape == similarity.shape == (6, min(k, n_bank))
+    assert similarity.dtype == np.float32
+    for row, chosen, cosines in zip(query, ids, similarity, strict=True):
+        cosine = [float(np.dot(row.astype(np.float64), other)) for other in bank]
+        ranked = sorted(range(n_bank), key=lambda j, cosine=cosine: -cosine[j])[:k]
+        np.testing.assert_allclose(cosines, [cosine[j] for j in ranked], atol=1e-6)
+        np.testing.assert_allclose([cosine[j] for j in chosen], cosines, atol=1e-6)
+        assert len(set(chosen)) == len(chosen)
+
+
+def test_of_equally_similar_rows_the_lower_one():
+    """Also at the last place, where a partition may take any. The products of these embeddings are exact."""
+    rng = np.random.default_rng(0)
+    bank = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 200)]
+    query = np.concatenate([np.eye(4), [[0.5, 0.5, 0.5, 0.5]]]).astype(np.float32)
+    for k in (1, 3, 30, 70, 199, 200):
+        ids, similarity = most_similar(query, bank, k=k)
+        cosine = query @ bank.T
+        expected = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(ids, expected)
+        np.testing.assert_array_equal(similarity, np.take_along_axis(cosine, expected, axis=1))
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 130, 2**20])
+def test_the_most_similar_rows_do_not_depend_on_chunks(monkeypatch, chunk):
+    query, bank = unit(23, 5, 0), unit(40, 5, 1)
+    whole = most_similar(query, bank, k=7)
+    monkeypatch.setattr(_retrieval, "CHUNK", chunk)
+    parts = most_similar(query, bank, k=7)
+    np.testing.assert_array_equal(parts[0], whole[0])
+    np.testing.assert_allclose(parts[1], whole[1], atol=1e-6)
+    assert most_similar(query[:0], bank, k=7)[0].shape == (0, 7)

@@ -112,9 +112,6 @@ def test_a_fold_learns_from_its_training_rows_and_predicts_spots_without_what_wa
         assert not unseen.has_counts
         assert not unseen.has_labels
         np.testing.assert_array_equal(fold.unseen(depth=True).depth, data.depth[fold.held_out])
-        spots, rows = fold.together()
-        np.testing.assert_array_equal(spots.design[rows], unseen.design)
-        assert len(spots) == len(fold.train) + len(fold.held_out)
 
 
 def test_targets_of_a_fold_are_made_of_its_training_rows_alone():

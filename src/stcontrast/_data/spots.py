@@ -196,7 +196,8 @@ class Spots:
         """The same spots with labels among these classes; a label of another class is taken away."""
         index = {name: i for i, name in enumerate(classes)}
         of_old = np.array([*(index.get(name, -1) for name in self.classes), -1], dtype=np.int64)
-        return replace(self, label=of_old[self.label], classes=list(classes))
+        gene_side = None if self.gene_side is None else self.gene_side.with_classes(classes)
+        return replace(self, label=of_old[self.label], classes=list(classes), gene_side=gene_side)
 
     def with_design(self, *, n_neighbors: int, standardize: Standardize) -> Self:
         """The same spots with the design made of their features."""

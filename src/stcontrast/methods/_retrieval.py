@@ -116,11 +116,9 @@ def most_similar(
     similarity = np.empty((len(query), k), dtype=np.float32)
     for start in range(0, len(query), step):
         cosine = query[start : start + step] @ bank.T
-        chosen = np.sort(np.argpartition(-cosine, k - 1, axis=1)[:, :k], axis=1)
-        found = np.take_along_axis(cosine, chosen, axis=1)
-        order = np.argsort(-found, axis=1, kind="stable")
-        ids[start : start + step] = np.take_along_axis(chosen, order, axis=1)
-        similarity[start : start + step] = np.take_along_axis(found, order, axis=1)
+        chosen = _smallest(-cosine, k)
+        ids[start : start + step] = chosen
+        similarity[start : start + step] = np.take_along_axis(cosine, chosen, axis=1)
     return ids, similarity
 
 
@@ -149,7 +147,7 @@ def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
-def _smallest(distance: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+def _smallest(distance: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     """Columns of the k smallest values of each row, in order; of equal values the lower column first."""
     if k == distance.shape[1]:
         return np.argsort(distance, axis=1, kind="stable")

@@ -79,25 +79,12 @@ def test_predicting_what_was_not_learnt_is_refused(kind, tmp_path):
     np.testing.assert_array_equal(again.predict_proba(data), without_counts.predict_proba(data))
 
 
-def test_the_classifier_is_the_one_asked_for(tmp_path):
+def test_subtypes_are_those_of_logistic_regression():
     data, new = training_data(n_classes=3), training_data(seed=1)
-    method = Ridge(classifier="discriminant")
-    found = method.fit(data, inner_folds(data))
-    expected = LinearClassifier("discriminant").fit(data.design, data).predict_proba(new.design)
+    method, folds = Ridge(), inner_folds(data)
+    found = method.fit(data, folds)
+    expected = LinearClassifier().fit(data.design, data).predict_proba(new.design)
     np.testing.assert_array_equal(method.predict_proba(new), expected)
-    fold = inner_folds(data)[0]
-    part = LinearClassifier("discriminant").fit(data.design[fold.train], data.take(fold.train))
+    fold = folds[0]
+    part = LinearClassifier().fit(data.design[fold.train], data.take(fold.train))
     np.testing.assert_array_equal(found.proba[fold.held_out], part.predict_proba(data.design[fold.held_out]))
-    plain = Ridge()
-    plain.fit(data, inner_folds(data))
-    np.testing.assert_array_equal(method.predict_expression(new), plain.predict_expression(new))
-    assert not np.allclose(method.predict_proba(new), plain.predict_proba(new), atol=0.01)
-    write_state(tmp_path, method.state())
-    again = Ridge(**method.spec)
-    again.restore(read_state(tmp_path))
-    np.testing.assert_array_equal(again.predict_proba(new), method.predict_proba(new))
-
-
-def test_an_unknown_classifier_is_refused():
-    with pytest.raises(ValueError, match=r"Unknown classifier 'nonsense'\. Valid options are 'logistic' and"):
-        Ridge(classifier="nonsense")

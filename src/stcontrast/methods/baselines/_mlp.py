@@ -68,7 +68,9 @@ class Mlp(Method):
             mean, of_spot = spots.slide_means()
             centered = (spots.target - of_spot)[rows]
             deviation = centered.std(axis=0) + np.float32(1e-6)
-            network = _trained(MLPRegressor(**options), scaled[rows], centered / deviation)
+            # scikit-learn wants a single gene without an axis of its own
+            standardized = (centered / deviation)[:, 0] if spots.n_genes == 1 else centered / deviation
+            network = _trained(MLPRegressor(**options), scaled[rows], standardized)
             self.expression = {**network, "mean": mean, "deviation": deviation}
         if spots.has_labels:
             known = spots.label >= 0

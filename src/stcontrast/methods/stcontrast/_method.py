@@ -143,7 +143,7 @@ class Stcontrast(Method):
     def fit(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
         """Weigh, scale and choose on inner folds; then fit on all spots."""
         found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
-        embedding = None
+        self.parts, embedding = self._fresh_parts(), None
         if spots.has_counts:
             embedding = self._fit_expression(spots, folds, found)
         if spots.has_labels:
@@ -160,7 +160,8 @@ class Stcontrast(Method):
 
     def _fit_expression(self, spots: Spots, folds: Sequence[Fold], found: Prediction) -> NDArray[np.float32]:
         """Fit all parts; returns the joint embedding of all spots, out-of-fold where their counts were learnt from."""
-        folds = [fold for fold in folds if fold.has_counts]
+        # a single spot has none to be compared with
+        folds = [fold for fold in folds if fold.spots.measured[fold.train].sum() > 1]
         unit = folds[0].unit if folds else "nothing"
         n_donors = len(np.unique(spots.donor[spots.measured])) if unit == "donor" else 1
         stacked, slopes, fits = StackedWeights(PRIOR), CalibrationSlope(), []
@@ -203,7 +204,7 @@ class Stcontrast(Method):
 
     def fit_parts(self, spots: Spots) -> None:
         """Fit on these spots, with the weights and choices that are there."""
-        embedding = None
+        self.parts, embedding = self._fresh_parts(), None
         self.slope = np.ones(spots.n_genes, dtype=np.float32)
         if spots.has_counts:
             self.parts.fit(spots)

@@ -5,7 +5,8 @@
 
 FOLDER holds her2st/, olfactory_bulb/ and stutility/, as in the tests. Every row runs in a process of its own, so that its
 peak memory is its own; results are written to OUT/results.jsonl as they come, and a repeated call takes up where the last
-one stopped. Prints three tables: accuracy, differences to ridge, intervals. ``--encoder color`` takes plain colour
+one stopped. Prints four tables: accuracy, differences to ridge, intervals,
+and recall from image to gene on held-out slides. ``--encoder color`` takes plain colour
 statistics at 100, 200 and 400 µm instead of the default features, ``densenet121`` and ``mobilenetv2_100`` networks in
 FOLDER/encoders at 200 and 400 µm. ``--neighbors`` gives every method that many neighbours
 beside a spot's own features, instead of what each takes by default.
@@ -228,6 +229,11 @@ def expression(test, model, genes):
         observed, found = log_normalize(counts, depth), np.asarray(predicted[:, here].X)
         lower, upper = (np.asarray(predicted[:, here].layers[name]) for name in ("lower", "upper"))
         r = gene_correlation(found, observed)
+        recall = {"by expression": recall_at_10(found, observed)}
+        if hasattr(model.method, "parts"):
+            embedded = table.copy()
+            stc.tl.embed(embedded, model)
+            recall["by embedding"] = recall_at_10(embedded.obsm["X_stc_image"], embedded.obsm["X_stc_gene"])
         yield {
             "slide": slide, "mean r": np.nanmean(r), "r given depth": np.nanmean(partial(found, observed, depth)), "top r": np.nanmean(r[: N_TOP]), "rmse": np.nanmean(rmse(found, observed)),
             "variance ratio": np.nanmean(variance_ratio(found, observed)),
@@ -236,8 +242,18 @@ def expression(test, model, genes):
             # without an interval there is nothing to cover
             "coverage": ((lower <= observed) & (observed <= upper)).mean() if np.isfinite(lower).all() else None,
             "width": (upper - lower).mean(dtype=float) if np.isfinite(lower).all() else None,
+            "recall": recall,
             "r by gene": dict(zip(here, np.round(r, 5).tolist(), strict=True)),
         }  # fmt: skip
+
+
+def recall_at_10(image, gene):
+    """Recall at 10 from image to gene, centred within the slide, less that of chance."""
+    from stcontrast.metrics import retrieval_recall
+
+    centered = [values - values.mean(axis=0) for values in (image, gene)]
+    found = retrieval_recall(*centered, np.zeros(len(image), dtype=int), k=10).iloc[0]
+    return found["recall"] - found["chance"]
 
 
 def partial(found, observed, depth):
@@ -329,6 +345,22 @@ def intervals(results):
     return pd.concat(parts, axis=1)
 
 
+def retrieval(results):
+    """Recall at 10 from image to gene above chance on held-out slides: mean, and its 95 % interval over slides."""
+    lines = []
+    of_task = results[results["recall"].notna()]
+    for (task, row), here in of_task.groupby(["task", "row"], sort=False):
+        for kind in ("by expression", "by embedding"):
+            values = np.array([recall[kind] for recall in here["recall"] if recall.get(kind) is not None], dtype=float)
+            if len(values) == 0:
+                continue
+            draws = np.random.default_rng(0).choice(values, size=(2000, len(values))).mean(axis=1)
+            low, high = np.quantile(draws, [0.025, 0.975])
+            text = f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
+            lines.append({"row": f"{row}, {kind}", "task": task, "recall": text})
+    return pd.DataFrame(lines).pivot(index="row", columns="task", values="recall") if lines else pd.DataFrame()
+
+
 def finished(kept):
     """Rows and tasks of which every group is there."""
     if not kept.exists():
@@ -382,6 +414,8 @@ def main():
     if {"ridge", "mean"} <= set(results.loc[results["mean r"].notna(), "row"]):
         print(margins(results).reindex(rows).to_string())
         print(intervals(results).reindex(rows).round(3).to_string())
+    if "recall" in results:
+        print(retrieval(results).to_string())
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def expression(test, model, genes):
         r = gene_correlation(found, observed)
         recall = {"by expression": recall_at_10(found, observed)}
         if hasattr(model.method, "parts"):
-            embedded = table.copy()
+            embedded = with_genes(table, model.genes)
             stc.tl.embed(embedded, model)
             recall["by embedding"] = recall_at_10(embedded.obsm["X_stc_image"], embedded.obsm["X_stc_gene"])
         yield {
@@ -245,6 +245,16 @@ def expression(test, model, genes):
             "recall": recall,
             "r by gene": dict(zip(here, np.round(r, 5).tolist(), strict=True)),
         }  # fmt: skip
+
+
+def with_genes(table, genes):
+    """A copy of a table in which genes that were never seen on it are zeros."""
+    from scipy import sparse
+
+    absent = [gene for gene in genes if gene not in table.var_names]
+    counts = sparse.hstack([table.X, sparse.csr_matrix((table.n_obs, len(absent)))], format="csr")
+    var = pd.DataFrame(index=[*table.var_names, *absent])
+    return ad.AnnData(counts, obs=table.obs.copy(), var=var, obsm=dict(table.obsm), uns=dict(table.uns))
 
 
 def recall_at_10(image, gene):

@@ -28,13 +28,14 @@ ROWS = (
     ("tl",),
     ("fitted",),
     ("methods",),
+    ("_genespace",),
     ("_models",),
     ("pp",),
     ("nn",),
     ("_data",),
     ("_reading", "", "datasets"),
     ("metrics", "_training", "_files"),
-    ("_progress", "_records", "_slides"),
+    ("_progress", "_records", "_slides", "_state"),
     ("_keys", "_settings"),
 )
 ROW = {part: i for i, parts in enumerate(ROWS) for part in parts if part}
@@ -45,6 +46,7 @@ SAYS = {
     "tl": "fit, predict, classify, validate",
     "fitted": "the model that fit returns",
     "methods": "baselines, published, stcontrast",
+    "_genespace": "genes to coordinates and back",
     "_models": "gene VAE, towers, fine-tuning",
     "pp": "crops, encoders, image features",
     "nn": "layers, losses",
@@ -57,6 +59,7 @@ SAYS = {
     "_progress": "progress bars",
     "_records": "how a slot was made",
     "_slides": "rows of every slide",
+    "_state": "what fitting sets, as arrays",
     "_keys": "names of slots",
     "_settings": "settings",
 }

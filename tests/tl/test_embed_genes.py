@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from stcontrast.fitted import Predictor
 
+VAE = {"gene_space": "vae", "n_coordinates": 5, "max_epochs": 2, "vae_epochs": 2}
 QUICK: dict[str, Any] = {"n_latent": 5, "max_epochs": 5}
 
 
@@ -132,10 +133,9 @@ def test_a_model_on_disk(
     np.testing.assert_allclose(latent_of(sdata), trained[0].get_latent_representation(sdata["table"]), atol=1e-5)
 
 
-def test_what_fit_returned_encodes_as_fit_did(
-    fitted: tuple[Predictor, SpatialData], sdata: SpatialData, tmp_path: Path
-):
-    model, train = fitted
+def test_what_fit_returned_encodes_as_fit_did(sdata: SpatialData, toy: SpatialData, tmp_path: Path):
+    train = parts_of(copied(toy), "donor1", "donor2")
+    model = stc.tl.fit(train, batch_key="donor", options=VAE)
     again = copied(train)
     assert stc.tl.embed_genes(again, model=model, key_added="again") is model
     np.testing.assert_allclose(latent_of(again, "again"), latent_of(train), atol=1e-5)
@@ -159,10 +159,10 @@ def test_a_guided_method_brings_the_names_of_its_classes(sdata: SpatialData):
 def test_fitting_writes_what_made_the_latent_that_it_replaces(sdata: SpatialData):
     stc.tl.embed_genes(sdata, batch_key="donor", **QUICK)
     assert "model_id" not in sdata["table"].uns["stcontrast"]["embed_genes"]
-    model = stc.tl.fit(sdata, batch_key="donor", options={"max_epochs": 2, "vae_epochs": 2})
+    model = stc.tl.fit(sdata, batch_key="donor", options=VAE)
     record = sdata["table"].uns["stcontrast"]["embed_genes"]
     assert record["model_id"] == model.model_id
-    assert record["n_latent"] == latent_of(sdata).shape[1] == 16
+    assert record["n_latent"] == latent_of(sdata).shape[1] == 5
     # the same latent, made by the model from the counts alone
     made_by_fit = latent_of(sdata).copy()
     stc.tl.embed_genes(sdata, model=model)
@@ -391,16 +391,15 @@ def test_objects_that_are_not_to_be_had(sdata: SpatialData):
     assert not rare.obsm
 
 
-def test_models_without_a_gene_latent(
-    fitted: tuple[Predictor, SpatialData], sdata: SpatialData, monkeypatch: pytest.MonkeyPatch
-):
+def test_models_without_a_gene_latent(fitted: tuple[Predictor, SpatialData], sdata: SpatialData, toy: SpatialData):
     mean = stc.tl.fit(copied(sdata), batch_key="donor", method="mean")
     with pytest.raises(ValueError, match="'mean' has no gene latent"):
         stc.tl.embed_genes(sdata, model=mean)
-    # as one that was fitted without counts
-    monkeypatch.setattr(fitted[0].method.latent, "vae", None)  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="'stcontrast' has no gene latent"):
+    with pytest.raises(ValueError, match="'stcontrast' has no gene latent.*gene_space"):
         stc.tl.embed_genes(sdata, model=fitted[0])
+    without_counts = stc.tl.fit(bare(toy), batch_key="donor", label_key=LABELS, options=VAE)
+    with pytest.raises(ValueError, match="'stcontrast' has no gene latent"):
+        stc.tl.embed_genes(sdata, model=without_counts)
 
 
 # scanpy uses functions that its own next release deprecates

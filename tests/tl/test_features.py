@@ -183,7 +183,7 @@ def test_wide_blocks_have_no_extremes_in_memory_or_in_a_store(toy, tmp_path, mon
     monkeypatch.setattr(_predict_to_store, "CHUNK", 16)
     sdata = add_own(copied(toy))
     train, test = parts_of(sdata, "donor1", "donor2"), parts_of(sdata, "donor3")
-    few = {"max_epochs": 2, "vae_epochs": 2, "n_latent": 4, "n_networks": 1} if method == "stcontrast" else {}
+    few = {"max_epochs": 2, "n_coordinates": 4} if method == "stcontrast" else {}
     model = stc.tl.fit(train, batch_key="donor", method=method, use_rep=["X_image", "X_own"], options=few)
     spots = model.unseen_spots(
         np.zeros((5, 255), dtype=np.float32), slide=np.zeros(5, dtype=np.int64), xy=np.arange(10.0).reshape(5, 2)

@@ -11,7 +11,7 @@ from tests.methods.quick import QUICK
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, OPTIONS, as_anndata, bare, parts_of, snapshot
 
-OURS = ("X_stc_vae", "X_stc_gene", "X_stc_image")
+OURS = ("X_stc_gene", "X_stc_image")
 
 
 def test_slots_of_the_training_table(fitted, toy):
@@ -21,9 +21,8 @@ def test_slots_of_the_training_table(fitted, toy):
     for key in OURS:
         assert table.obsm[key].dtype == np.float32
         assert table.obsm[key].shape[0] == table.n_obs
-    assert table.obsm["X_stc_vae"].shape[1] == OPTIONS["n_latent"]
     assert table.obsm["X_stc_gene"].shape == table.obsm["X_stc_image"].shape
-    for key in OURS[1:]:
+    for key in OURS:
         np.testing.assert_allclose(np.linalg.norm(table.obsm[key], axis=1), 1, atol=1e-5)
     assert table.uns["stcontrast"]["model_id"] == model.model_id
     record = table.uns["stcontrast"]["image_features"]
@@ -109,8 +108,7 @@ def test_a_list_of_slides_with_counts_labels_or_both(toy):
     assert model.spec["donors"] == ["donor1", "donor2", "donor3"]
     assert len(model.genes) == 40
     for sdata in (one, three):
-        assert np.isfinite(sdata["table"].obsm["X_stc_vae"]).all()
-    assert np.isnan(two["table"].obsm["X_stc_vae"]).all()
+        assert np.isfinite(sdata["table"].obsm["X_stc_gene"]).all()
     assert np.isnan(two["table"].obsm["X_stc_gene"]).all()
     assert np.isfinite(two["table"].obsm["X_stc_image"]).all()
     for sdata, donor in ((one, "donor1"), (two, "donor2"), (three, "donor3")):
@@ -126,8 +124,8 @@ def test_spots_without_counts_among_others(sdata):
     table.X = sparse.csr_matrix(counts)
     model = stc.tl.fit(sdata, batch_key="donor", options=OPTIONS)
     assert model.classes == []
-    assert np.isnan(table.obsm["X_stc_vae"][:7]).all()
-    assert np.isfinite(table.obsm["X_stc_vae"][7:]).all()
+    assert np.isnan(table.obsm["X_stc_gene"][:7]).all()
+    assert np.isfinite(table.obsm["X_stc_gene"][7:]).all()
     assert np.isfinite(sdata["stc_pred"].X).all()
     with pytest.raises(ValueError, match="trained without labels"):
         stc.tl.classify(sdata, model)
@@ -139,8 +137,7 @@ def test_labels_without_any_counts(toy, method):
     model = stc.tl.fit(sdata, batch_key="donor", label_key=LABELS, method=method, options=QUICK[method])
     assert not model.has_expression
     assert "stc_pred" not in sdata
-    assert ("X_stc_image" in sdata["table"].obsm) == (method == "stcontrast")
-    assert "X_stc_vae" not in sdata["table"].obsm
+    assert not {"X_stc_image", "X_stc_gene", "X_stc_vae"} & set(sdata["table"].obsm)
     stc.tl.classify(sdata, model)
     assert sdata["table"].obs["stc_class"].notna().all()
     with pytest.raises(ValueError, match="trained without counts"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LABELS = "subtype"
-OPTIONS = {"max_epochs": 5, "vae_epochs": 5, "n_latent": 4, "n_networks": 1}
+OPTIONS = {"max_epochs": 5, "n_coordinates": 4}
 
 
 def parts_of(sdata: SpatialData, *donors: str) -> SpatialData:

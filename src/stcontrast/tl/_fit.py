@@ -72,7 +72,7 @@ def fit(  # noqa: PLR0913
     in the subtype alone; without any counts only the subtype is learnt. An object with counts and no image (and no
     image features) takes part in the gene space alone, for a method that has one; its slides are named at WARNING. Genes are chosen, and everything else is
     fitted, on the spots given here; inner folds hold out whole donors (slides of an only donor, blocks of an only
-    slide) to choose the length of training and to calibrate intervals.
+    slide) to make choices and to calibrate intervals.
 
     Parameters
     ----------
@@ -128,9 +128,9 @@ def fit(  # noqa: PLR0913
         Options of the fine-tuning, by name: :class:`stcontrast.models.TowerOptions`. Among them ``epochs``,
         ``batch_size``, ``micro_batch``, ``learning_rate``, ``precision``, ``devices``, ``checkpoint_dir``.
     options
-        Options of the method, by name; its page in the documentation has them. For ``"stcontrast"``: ``n_latent``,
-        ``vae_epochs``, ``loss`` (``"info_nce"`` or ``"similarity_target"``), ``contrastive_weight``,
-        ``temperature``, ``max_epochs``.
+        Options of the method, by name; its page in the documentation has them. For ``"stcontrast"``: ``gene_space``
+        (``"axes"`` or ``"vae"``), ``n_coordinates``, ``vae_epochs``, ``loss``, ``contrastive_weight``, ``temperature``,
+        ``max_epochs``, ``penalty``.
     seed
         Seed of everything random; the session's own random state is left as it was.
 
@@ -157,7 +157,7 @@ def fit(  # noqa: PLR0913
     --------
     >>> import stcontrast as stc
     >>> sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
-    >>> model = stc.tl.fit(sdata, batch_key="donor", label_key="subtype", options={"max_epochs": 5, "vae_epochs": 5})
+    >>> model = stc.tl.fit(sdata, batch_key="donor", label_key="subtype", options={"max_epochs": 5})
     >>> sdata["stc_pred"].uns["stcontrast"]["prediction"]["provenance"]
     {'donor1_a': 'in-sample', 'donor2_a': 'in-sample'}
 

@@ -84,8 +84,8 @@ class GeneEncoder:
         latent = getattr(model.method, "latent", None)
         if not isinstance(latent, VaeSpace) or latent.vae is None:
             msg = (
-                f'The model of the method {model.spec["method"]!r} has no gene latent: it takes "stcontrast" or '
-                '"tpirbae", and counts to train on. Leave out `model` to train one here.'
+                f'The model of the method {model.spec["method"]!r} has no gene latent: it takes "tpirbae", or "stcontrast" '
+                'with `options={"gene_space": "vae"}`, and counts to train on. Leave out `model` to train one here.'
             )
             raise ValueError(msg)
         return cls(model, latent.vae, list(model.genes), [str(name) for name in latent.vae.classes])

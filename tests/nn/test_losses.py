@@ -8,7 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast.nn import fused_nce, info_nce, similarity_target_loss
+from stcontrast.nn import (
+    contrastive_loss,
+    fused_nce,
+    info_nce,
+    sigmoid_loss,
+    similarity_target_loss,
+    soft_target_loss,
+)
 
 
 def embeddings(n: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,6 +91,44 @@ def plain_similarity_target(
             # the rows of the transposed targets are not normalised again
             total -= targets[j][i] * math.log(by_image[j])
     return total / (2 * n)
+
+
+def plain_soft_target(
+    gene: np.ndarray,
+    image: np.ndarray,
+    coordinates: np.ndarray,
+    temperature: float,
+    target_temperature: float,
+    *,
+    normalize: bool,
+    mask: np.ndarray | None = None,
+) -> float:
+    if normalize:
+        gene, image = unit(gene), unit(image)
+    coordinates = unit(coordinates)
+    n = len(gene)
+    total = 0.0
+    for i, others in enumerate(compared(n, mask)):
+        targets = softmax({j: dot(coordinates[i], coordinates[j]) / target_temperature for j in others})
+        by_gene = softmax({j: dot(gene[i], image[j]) / temperature for j in others})
+        by_image = softmax({j: dot(gene[j], image[i]) / temperature for j in others})
+        for j in others:
+            total -= targets[j] * (math.log(by_gene[j]) + math.log(by_image[j]))
+    return total / (2 * n)
+
+
+def plain_sigmoid(
+    gene: np.ndarray, image: np.ndarray, temperature: float, *, normalize: bool, mask: np.ndarray | None = None
+) -> float:
+    if normalize:
+        gene, image = unit(gene), unit(image)
+    n = len(gene)
+    total = 0.0
+    for i, others in enumerate(compared(n, mask)):
+        for j in others:
+            logit = dot(gene[i], image[j]) / temperature - math.log(max(len(others) - 1, 1))
+            total -= math.log(1 / (1 + math.exp(-logit if i == j else logit)))
+    return total / n
 
 
 def plain_fused_nce(image: np.ndarray, gene: np.ndarray, temperature: float, scale: float) -> float:
@@ -281,3 +326,152 @@ def test_pairs_that_match_cost_less_than_pairs_that_do_not():
     image, _ = embeddings(6, 16, 0)
     for loss in (info_nce, fused_nce):
         assert float(loss(image, image)) < float(loss(image, image.roll(1, dims=0)))
+
+
+@given(**sizes, normalize=st.booleans(), masked=st.booleans())
+def test_soft_targets_are_the_double_loop(n, d, seed, normalize, masked):
+    gene, image = embeddings(n, d, seed)
+    coordinates, _ = embeddings(n, 3, seed + 1)
+    allowed = random_mask(n, seed) if masked else None
+    expected = plain_soft_target(
+        gene.numpy(),
+        image.numpy(),
+        coordinates.numpy(),
+        0.7,
+        0.4,
+        normalize=normalize,
+        mask=None if allowed is None else allowed.numpy(),
+    )
+    options = {"temperature": 0.7, "normalize": normalize, "target_temperature": 0.4, "allowed": allowed}
+    loss = soft_target_loss(gene, image, targets_from=coordinates, **options)
+    assert float(loss) == pytest.approx(expected, abs=1e-9)
+    # the image inputs have no part in the targets
+    named = contrastive_loss(gene, image, loss="soft_target", targets_from=(coordinates, image * 0), **options)
+    assert float(named) == float(loss)
+
+
+@given(**sizes, normalize=st.booleans(), masked=st.booleans())
+def test_the_sigmoid_loss_is_the_double_loop(n, d, seed, normalize, masked):
+    gene, image = embeddings(n, d, seed)
+    allowed = random_mask(n, seed) if masked else None
+    mask = None if allowed is None else allowed.numpy()
+    expected = plain_sigmoid(gene.numpy(), image.numpy(), 0.5, normalize=normalize, mask=mask)
+    loss = sigmoid_loss(gene, image, temperature=0.5, normalize=normalize, allowed=allowed)
+    assert float(loss) == pytest.approx(expected, abs=1e-5)
+    named = contrastive_loss(gene, image, loss="sigmoid", temperature=0.5, normalize=normalize, allowed=allowed)
+    assert float(named) == float(loss)
+
+
+@pytest.mark.parametrize("n", [2, 5, 64])
+def test_soft_targets_cost_ln_n_where_the_embeddings_have_collapsed(n):
+    """Whatever the targets: a row of them sums to one."""
+    same = torch.ones(n, 4, dtype=torch.float64)
+    for coordinates in (same, embeddings(n, 3, 0)[0]):
+        loss = soft_target_loss(same, 2 * same, targets_from=coordinates)
+        assert float(loss) == pytest.approx(math.log(n), abs=1e-9)
+
+
+@given(n=st.integers(2, 9), seed=st.integers(0, 99))
+def test_soft_targets_of_a_collapse_under_a_mask(n, seed):
+    allowed = random_mask(n, seed)
+    same = torch.ones(n, 3, dtype=torch.float64)
+    loss = soft_target_loss(same, same, targets_from=embeddings(n, 3, seed)[0], allowed=allowed)
+    assert float(loss) == pytest.approx(float(allowed.sum(dim=1).double().log().mean()), abs=1e-9)
+
+
+def test_soft_targets_of_a_low_temperature_are_info_nce():
+    gene, image = embeddings(6, 4, 0)
+    coordinates, _ = embeddings(6, 3, 1)
+    loss = soft_target_loss(gene, image, targets_from=coordinates, target_temperature=1e-4)
+    assert float(loss) == pytest.approx(float(info_nce(gene, image)), abs=1e-9)
+
+
+def test_soft_targets_cost_at_least_their_entropy():
+    """No embedding is better than one whose similarities are those of the targets."""
+    coordinates = torch.nn.functional.normalize(embeddings(6, 3, 0)[0], dim=1)
+    targets = (coordinates @ coordinates.T / 0.3).softmax(dim=1)
+    entropy = float(-(targets * targets.log()).sum(dim=1).mean())
+    best = soft_target_loss(coordinates, coordinates, targets_from=coordinates, temperature=0.3)
+    assert float(best) == pytest.approx(entropy, abs=1e-9)
+    for seed in range(5):
+        assert float(soft_target_loss(*embeddings(6, 3, seed), targets_from=coordinates)) > entropy
+
+
+def test_no_gradient_goes_through_the_coordinates():
+    gene, image = (part.requires_grad_() for part in embeddings(5, 4, 0))
+    coordinates = embeddings(5, 3, 1)[0].requires_grad_()
+    soft_target_loss(gene, image, targets_from=coordinates).backward()
+    assert coordinates.grad is None
+    assert float(gene.grad.abs().sum()) > 0
+    assert float(image.grad.abs().sum()) > 0
+    # the embeddings themselves as coordinates: still no gradient through the targets
+    published = gene.grad.clone()
+    gene.grad = None
+    soft_target_loss(gene, image, targets_from=gene).backward()
+    alone = gene.grad.clone()
+    gene.grad = None
+    soft_target_loss(gene, image, targets_from=gene.detach().clone()).backward()
+    torch.testing.assert_close(gene.grad, alone)
+    assert not torch.equal(published, alone)
+
+
+@given(scale=st.floats(0.1, 100))
+def test_the_length_of_the_coordinates_does_not_matter(scale):
+    gene, image = embeddings(5, 4, 0)
+    coordinates, _ = embeddings(5, 3, 1)
+    losses = [float(soft_target_loss(gene, image, targets_from=part)) for part in (coordinates, scale * coordinates)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9)
+
+
+def soft(gene: torch.Tensor, image: torch.Tensor, **options: torch.Tensor | None) -> torch.Tensor:
+    coordinates = torch.linspace(-1, 1, 3 * len(gene), dtype=torch.float64).sin().reshape(len(gene), 3)
+    return soft_target_loss(gene, image, targets_from=coordinates, **options)
+
+
+@pytest.mark.parametrize("loss", [soft, sigmoid_loss])
+def test_gradients_of_the_soft_targets_and_the_sigmoid_are_those_of_the_formula(loss):
+    allowed = random_mask(5, 3)
+    inputs = tuple(part.requires_grad_() for part in embeddings(5, 3, 0))
+    assert torch.autograd.gradcheck(lambda s, v: loss(s, v, allowed=allowed), inputs)
+    assert torch.autograd.gradcheck(lambda s, v: loss(s, v), inputs)
+
+
+def test_blocks_have_separate_soft_targets_and_sigmoid_losses():
+    gene, image = embeddings(7, 4, 0)
+    coordinates, _ = embeddings(7, 3, 1)
+    rows = (slice(4), slice(4, 7))
+    both = soft_target_loss(gene, image, targets_from=coordinates, allowed=blocks(4, 3))
+    parts = [soft_target_loss(gene[r], image[r], targets_from=coordinates[r]) for r in rows]
+    assert float(both) == pytest.approx(float(4 * parts[0] + 3 * parts[1]) / 7, abs=1e-9)
+    both = sigmoid_loss(gene, image, allowed=blocks(4, 3))
+    parts = [sigmoid_loss(gene[r], image[r]) for r in rows]
+    assert float(both) == pytest.approx(float(4 * parts[0] + 3 * parts[1]) / 7, abs=1e-6)
+
+
+@given(order=st.permutations(range(6)), seed=st.integers(0, 99))
+def test_the_order_of_the_batch_does_not_matter_to_soft_targets_and_sigmoid(order, seed):
+    order = list(order)
+    gene, image = embeddings(6, 4, seed)
+    coordinates, _ = embeddings(6, 3, seed + 1)
+    allowed = random_mask(6, seed)
+    shuffled = allowed[order][:, order]
+    before = soft_target_loss(gene, image, targets_from=coordinates, allowed=allowed)
+    after = soft_target_loss(gene[order], image[order], targets_from=coordinates[order], allowed=shuffled)
+    assert float(before) == pytest.approx(float(after), abs=1e-9)
+    before = sigmoid_loss(gene, image, allowed=allowed)
+    assert float(before) == pytest.approx(float(sigmoid_loss(gene[order], image[order], allowed=shuffled)), abs=1e-6)
+
+
+def test_pairs_that_match_have_a_smaller_sigmoid_loss():
+    image, _ = embeddings(6, 16, 0)
+    assert float(sigmoid_loss(image, image)) < float(sigmoid_loss(image, image.roll(1, dims=0)))
+
+
+def test_a_spot_that_expresses_alike_is_no_mistake():
+    """Two spots with the same coordinates: taking one's image for the other's costs nothing more."""
+    gene, _ = embeddings(4, 8, 0)
+    coordinates = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, -1]], dtype=torch.float64)
+    swapped = gene[[1, 0, 2, 3]]
+    one, other = (float(soft_target_loss(gene, image, targets_from=coordinates)) for image in (gene, swapped))
+    assert other == pytest.approx(one, abs=1e-9)
+    assert float(info_nce(gene, swapped)) > float(info_nce(gene, gene)) + 1

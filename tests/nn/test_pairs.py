@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stcontrast.nn import Contrast, PairModule, SpotTable, info_nce, similarity_target_loss
+from stcontrast.nn import (
+    Contrast,
+    PairModule,
+    SpotTable,
+    info_nce,
+    sigmoid_loss,
+    similarity_target_loss,
+    soft_target_loss,
+)
 
 
 def make_table(xy: list[tuple[float, float]], slide: list[int], **kwargs: Any) -> SpotTable:
@@ -215,3 +223,37 @@ def test_a_learnt_temperature_can_rise_from_its_bound():
     assert float(contrast.temperature.detach()) == pytest.approx(0.01)
     contrast.temperature.backward()
     assert contrast.log_inverse_temperature.grad != 0
+
+
+@pytest.mark.parametrize("negatives", ["all", "within-slide", "exclude-neighbours"])
+def test_chance_of_the_sigmoid_loss_in_closed_form(negatives):
+    """Embeddings at right angles tell nothing: every pair has the odds of one spot among those compared."""
+    table, rows = two_squares(), torch.arange(12)
+    contrast = Contrast(loss="sigmoid", negatives=negatives)
+    allowed = contrast.allowed(table, rows)
+    counts = [12] * 12 if allowed is None else allowed.sum(dim=1).tolist()
+    expected = sum(-math.log(1 / n) - (n - 1) * math.log(1 - 1 / n) for n in counts) / 12
+    assert contrast.chance(table, rows) == pytest.approx(expected)
+    gene, image = torch.tensor([[1.0, 0]]).expand(12, 2), torch.tensor([[0.0, 1]]).expand(12, 2)
+    assert float(contrast(gene, image, table, rows)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("negatives", ["all", "within-slide"])
+def test_chance_of_soft_targets_is_the_loss_of_collapsed_towers(negatives):
+    table, rows, same = two_squares(), torch.arange(12), torch.ones(12, 2)
+    contrast = Contrast(loss="soft_target", negatives=negatives)
+    assert float(contrast(same, same, table, rows)) == pytest.approx(contrast.chance(table, rows), abs=1e-6)
+
+
+def test_soft_targets_come_from_the_gene_side_of_the_batch_less_its_mean():
+    table, rows = two_squares(), torch.tensor([3, 10, 0, 4, 8])
+    gene, image = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    centered = table.gene[rows] - table.gene[rows].sum(dim=0) / 5
+    for targets in ("embedding", "input"):
+        contrast = Contrast(loss="soft_target", temperature=0.4, targets=targets, target_temperature=0.25)
+        expected = soft_target_loss(gene, image, targets_from=centered, temperature=0.4, target_temperature=0.25)
+        assert float(contrast(gene, image, table, rows)) == pytest.approx(float(expected), abs=1e-6)
+    found = Contrast(loss="sigmoid", temperature=0.4, negatives="within-slide")(gene, image, table, rows)
+    allowed = Contrast(negatives="within-slide").allowed(table, rows)
+    expected = sigmoid_loss(gene, image, temperature=0.4, allowed=allowed)
+    assert float(found) == pytest.approx(float(expected), abs=1e-6)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stcontrast._data.folds import inner_folds
-from tests.methods.synthetic import training_data
+from tests.methods.synthetic import training_data, with_gene_side
 
 
 @given(
@@ -132,3 +132,58 @@ def test_targets_of_a_fold_are_made_of_its_training_rows_alone():
     np.testing.assert_array_equal(made.spots.label[others], data.label[others])
     np.testing.assert_array_equal(made.spots.observed, data.observed)
     np.testing.assert_array_equal(fold.spots.target, data.target)
+
+
+def test_a_held_out_donor_leaves_the_gene_side():
+    """Donors 0 to 2 have a slide with an image and one without; donor 3 has none with an image."""
+    spots = with_gene_side(training_data(donors=4, slides=2, n_spots=8), 1, 3, 5, 6, 7)
+    folds = inner_folds(spots)
+    assert len(folds) == 3
+    for fold in folds:
+        held_out = set(spots.donor[fold.held_out])
+        assert set(fold.training.gene_side.donor) == {"0", "1", "2", "3"} - held_out
+        assert not set(fold.training.with_counts().donor) & held_out
+        assert fold.unseen().gene_side is None
+        seen = []
+        fold.with_targets(lambda part, seen=seen: (seen.append(part), part)[1])
+        assert not set(seen[0].gene_side.donor) & held_out
+
+
+def test_where_slides_of_one_donor_are_held_out_the_gene_side_stays():
+    spots = with_gene_side(training_data(donors=1, slides=3, n_spots=8), 2)
+    for fold in inner_folds(spots):
+        assert fold.unit == "slide"
+        assert len(fold.training.gene_side) == 8
+
+
+@given(seed=st.integers(0, 99), labelled=st.floats(0.05, 1), of_donors=st.integers(1, 4))
+def test_folds_over_annotated_spots(seed, labelled, of_donors):
+    data = training_data(donors=4, slides=2, n_spots=10, seed=seed)
+    rng = np.random.default_rng(seed)
+    known = (rng.random(80) < labelled) & (data.donor.astype(int) < of_donors)
+    known[[0, 9]] = True
+    data = replace(data, label=np.where(known, data.label, -1), depth=data.depth * (rng.random(80) < 0.5))
+    folds = inner_folds(data, of="labels")
+    np.testing.assert_array_equal(np.sort(np.concatenate([fold.held_out for fold in folds])), np.flatnonzero(known))
+    n_donors = len(set(data.donor[known]))
+    n_slides = len(set(data.slide[known]))
+    assert {fold.unit for fold in folds} == {"donor" if n_donors > 1 else "slide" if n_slides > 1 else "block"}
+    for fold in folds:
+        assert not set(fold.train) & set(fold.held_out)
+        group = {"donor": data.donor, "slide": data.slide}.get(fold.unit)
+        if group is not None:
+            assert not set(group[fold.train]) & set(group[fold.held_out])
+
+
+def test_labels_decide_about_folds_over_annotated_spots_alone():
+    """Counts of three donors, labels of one: donors can be held out for expression, slides for subtypes."""
+    data = training_data(donors=3, slides=2)
+    data = replace(data, label=np.where(data.donor == "1", data.label, -1))
+    assert {fold.unit for fold in inner_folds(data)} == {"donor"}
+    by_label = inner_folds(data, of="labels")
+    assert {fold.unit for fold in by_label} == {"slide"}
+    assert all(fold.has_labels for fold in by_label)
+    for fold in by_label:
+        assert {"0", "2"} <= set(data.donor[fold.train])
+    with pytest.raises(ValueError, match="too few to learn from"):
+        inner_folds(replace(data, label=np.full(len(data), -1)), of="labels")

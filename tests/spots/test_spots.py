@@ -3,16 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import sparse
 
 from stcontrast._data.design import MAX_RANGED
 from stcontrast._data.folds import inner_folds
 from stcontrast._data.spots import Prediction, Spots
-from stcontrast.methods._targets import completed, denoised
-from tests.methods.synthetic import training_data
+from stcontrast.methods._targets import completed
+from tests.methods.synthetic import training_data, with_gene_side
 
 
 def test_take_keeps_rows_together():
@@ -141,103 +138,6 @@ def test_some_genes_are_normalised_by_the_full_library():
     np.testing.assert_array_equal(part.target, part.observed)
 
 
-def centered(data: Spots) -> np.ndarray:
-    """Expression of the measured spots, centred within the slide."""
-    values = data.target[data.measured].astype(np.float64)
-    slide = data.slide[data.measured]
-    for code in np.unique(slide):
-        values[slide == code] -= values[slide == code].mean(axis=0)
-    return values
-
-
-def partly_measured(**kwargs) -> Spots:
-    """Some spots without counts, whose targets are any number."""
-    data = training_data(**kwargs)
-    measured = np.arange(len(data.design)) % 4 > 0
-    target = np.where(measured[:, None], data.target, 777).astype(np.float32)
-    return replace(data, depth=data.depth * measured, target=target, observed=target)
-
-
-@pytest.mark.parametrize("sizes", [{}, {"n_genes": 120, "n_spots": 80}, {"n_genes": 40, "n_spots": 4}])
-@pytest.mark.parametrize("k", [1, 3])
-def test_denoised_is_the_projection_onto_principal_components(sizes, k):
-    data = partly_measured(**sizes)
-    rows = data.measured
-    values = centered(data)
-    scale = values.std(axis=0)
-    scale[scale == 0] = 1
-    left, singular, right = np.linalg.svd(values / scale, full_matrices=False)
-    expected = (left[:, :k] * singular[:k]) @ right[:k] * scale + data.target[rows] - values
-    found = denoised(data, k)
-    np.testing.assert_allclose(found.target[rows], expected, atol=1e-4)
-    np.testing.assert_array_equal(found.target[~rows], 777)
-    np.testing.assert_array_equal(found.observed, data.observed)
-    assert found.target.dtype == np.float32
-    # by another way: the values on the eigenvectors of the correlations between genes
-    vectors = np.linalg.eigh((values / scale).T @ (values / scale))[1][:, -k:]
-    np.testing.assert_allclose(centered(found), values / scale @ vectors @ vectors.T * scale, atol=1e-4)
-
-
-def test_without_components_nothing_is_denoised():
-    data = training_data()
-    assert denoised(data, 0) is data
-    bare = replace(data, depth=np.zeros(90))
-    assert denoised(bare, 3) is bare
-
-
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 6))
-def test_slide_means_stay_and_all_components_give_the_target_back(seed, k):
-    data = partly_measured(seed=seed, n_spots=12)
-    found = denoised(data, k)
-    for one, other in zip(found.slide_means(), data.slide_means(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-    if k >= 5:
-        np.testing.assert_allclose(found.target, data.target, atol=1e-5)
-    else:
-        assert not np.allclose(found.target, data.target, atol=1e-3)
-    assert np.linalg.matrix_rank(centered(found), tol=1e-3) <= k
-    # a projection takes variance away from every gene and gives none
-    assert (centered(found).std(axis=0) <= centered(data).std(axis=0) + 1e-5).all()
-
-
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 4))
-def test_the_order_of_genes_and_spots_and_the_units_of_genes_do_not_matter(seed, k):
-    data = partly_measured(seed=seed, n_spots=12)
-    target = denoised(data, k).target
-    rng = np.random.default_rng(seed)
-    genes, spots = rng.permutation(5), rng.permutation(36)
-    moved = denoised(replace(data, target=data.target[:, genes]), k)
-    np.testing.assert_allclose(moved.target, target[:, genes], atol=1e-3)
-    np.testing.assert_allclose(denoised(data.take(spots), k).target, target[spots], atol=1e-3)
-    units = np.float32([1, 10, 0.1, 3, 0.5])
-    scaled = denoised(replace(data, target=data.target * units), k).target
-    np.testing.assert_allclose(scaled / units, target, atol=1e-2)
-    level = rng.normal(size=(3, 5)).astype(np.float32)[data.slide] * data.measured[:, None]
-    shifted = denoised(replace(data, target=data.target + level), k)
-    np.testing.assert_allclose(shifted.target, target + level, atol=1e-3)
-
-
-def test_genes_that_never_vary_and_a_single_spot_stay_as_they_are():
-    data = training_data()
-    target = data.target.copy()
-    target[:, 1] = 0
-    found = denoised(replace(data, target=target), 2).target
-    np.testing.assert_array_equal(found[:, 1], 0)
-    assert np.isfinite(found).all()
-    alone = denoised(replace(data, depth=data.depth * (np.arange(90) == 4)), 2)
-    np.testing.assert_allclose(alone.target, data.target, atol=1e-6)
-
-
-def test_noise_is_taken_out():
-    """One hidden programme drives all genes: its component is closer to the truth than the measurement."""
-    rng = np.random.default_rng(0)
-    data = training_data(n_genes=60, n_spots=60)
-    truth = (rng.normal(size=(180, 1)) * rng.uniform(0.5, 1, (1, 60))).astype(np.float32)
-    noisy = truth + rng.normal(size=truth.shape).astype(np.float32)
-    found = denoised(replace(data, target=noisy), 1).target
-    assert ((found - truth) ** 2).mean() < 0.1 * ((noisy - truth) ** 2).mean()
-
-
 class Smoother:
     """A quick stand-in that completes with the mean of all spots it is given."""
 
@@ -249,13 +149,8 @@ class Smoother:
         return 0.8 * spots[0] + 0.2 * self.mean
 
 
-@pytest.mark.parametrize("complete", [False, True])
-def test_held_out_spots_have_no_part_in_the_components_and_keep_what_was_measured(complete, monkeypatch):
+def test_held_out_spots_have_no_part_in_completed_targets_and_keep_what_was_measured(monkeypatch):
     monkeypatch.setattr("stcontrast.pp._completion.Completer", Smoother)
-
-    def make(spots: Spots) -> Spots:
-        return denoised(completed(spots) if complete else spots, 2)
-
     data = training_data(n_genes=8)
     fold = inner_folds(data)[1]
     wild = data.observed.copy()
@@ -263,13 +158,90 @@ def test_held_out_spots_have_no_part_in_the_components_and_keep_what_was_measure
     counts = data.counts.toarray()
     counts[fold.held_out] = np.random.default_rng(2).poisson(300, size=counts[fold.held_out].shape)
     other = replace(data, target=wild, observed=wild, counts=sparse.csr_matrix(counts))
-    train = fold.with_targets(make).training
-    changed = inner_folds(other)[1].with_targets(make)
+    train = fold.with_targets(completed).training
+    changed = inner_folds(other)[1].with_targets(completed)
     np.testing.assert_array_equal(changed.training.target, train.target)
-    np.testing.assert_array_equal(train.target, make(data.take(fold.train)).target)
+    np.testing.assert_array_equal(train.target, completed(data.take(fold.train)).target)
     assert not np.allclose(train.target, data.observed[fold.train], atol=1e-2)
-    both, rows = changed.together()
-    is_held_out = np.isin(np.arange(len(both)), rows)
-    np.testing.assert_array_equal(both.target[~is_held_out], train.target)
-    np.testing.assert_array_equal(both.target[is_held_out], wild[fold.held_out])
-    np.testing.assert_array_equal(both.observed, wild[np.union1d(fold.train, fold.held_out)])
+    np.testing.assert_array_equal(changed.spots.target[fold.held_out], wild[fold.held_out])
+    np.testing.assert_array_equal(changed.spots.observed, wild)
+
+
+def test_without_counts_nothing_is_completed():
+    bare = replace(training_data(), depth=np.zeros(90))
+    assert completed(bare) is bare
+
+
+def two_sides() -> Spots:
+    """Donors 0 to 2 with two slides each; on the gene side a slide of donor 0 and both of donor 2."""
+    data = training_data(donors=3, slides=2, n_spots=10, n_classes=3)
+    data = replace(data, label=np.where(np.arange(60) % 4, data.label, -1))
+    return with_gene_side(data, 1, 4, 5)
+
+
+def test_all_spots_with_counts_have_an_image_or_not():
+    spots = two_sides()
+    measured = np.arange(30) % 5 > 0
+    spots = replace(spots, depth=spots.depth * measured)
+    gene_side = spots.gene_side
+    both = spots.with_counts()
+    assert both.gene_side is None
+    assert len(both) == measured.sum() + 30
+    for name in ("name", "donor", "batch", "depth", "observed", "target", "label", "xy"):
+        expected = np.concatenate([getattr(spots, name)[measured], getattr(gene_side, name)])
+        np.testing.assert_array_equal(getattr(both, name), expected)
+    expected = np.concatenate([spots.counts.toarray()[measured], gene_side.counts.toarray()])
+    np.testing.assert_array_equal(both.counts.toarray(), expected)
+    assert (list(both.genes), list(both.classes)) == (list(spots.genes), list(spots.classes))
+    # a slide of the gene side is no slide with an image, and keeps its name
+    of_name = [both.slides[code] for code in both.slide]
+    assert of_name == [
+        data.slides[code] for data in (spots.take(np.flatnonzero(measured)), gene_side) for code in data.slide
+    ]
+    assert len(np.unique(both.slide)) == 6
+    for code in np.unique(both.slide):
+        assert len(set(both.donor[both.slide == code])) == 1
+
+
+def test_slides_without_names_stay_apart_too():
+    spots = two_sides()
+    unnamed = replace(spots, slides=(), gene_side=replace(spots.gene_side, slides=(), slide=spots.gene_side.slide * 0))
+    assert len(np.unique(unnamed.with_counts().slide)) == 4
+
+
+def test_without_a_gene_side_they_are_those_that_are_measured():
+    data = training_data()
+    data = replace(data, depth=data.depth * (np.arange(90) % 2))
+    np.testing.assert_array_equal(data.with_counts().name, data.name[data.measured])
+    np.testing.assert_array_equal(data.with_counts().design, data.design[data.measured])
+
+
+def test_donors_leave_the_gene_side():
+    spots = two_sides()
+    left = spots.without_donors(np.array(["0", "1"]))
+    assert set(left.gene_side.donor) == {"2"}
+    np.testing.assert_array_equal(left.gene_side.name, spots.gene_side.name[spots.gene_side.donor == "2"])
+    np.testing.assert_array_equal(left.name, spots.name)
+    assert spots.without_donors(np.array(["2", "0"])).gene_side is None
+    np.testing.assert_array_equal(spots.without_donors(np.array(["9"])).gene_side.name, spots.gene_side.name)
+    bare = training_data()
+    assert bare.without_donors(np.array(["0"])) is bare
+
+
+def test_genes_and_classes_are_chosen_on_the_gene_side_too():
+    spots = two_sides()
+    part = spots.with_genes(np.array([3, 1]))
+    assert part.gene_side.genes == ["gene3", "gene1"]
+    counts = spots.gene_side.counts.toarray()[:, [3, 1]]
+    np.testing.assert_array_equal(part.gene_side.counts.toarray(), counts)
+    expected = np.log1p(1e4 * counts / spots.gene_side.depth[:, None])
+    np.testing.assert_allclose(part.gene_side.target, expected, rtol=1e-5)
+    both = spots.with_classes(["class2", "class0"]).with_counts()
+    old = np.concatenate([spots.label, spots.gene_side.label])
+    np.testing.assert_array_equal(both.label, np.array([1, -1, 0, -1])[old])
+
+
+def test_what_is_taken_and_what_is_unseen():
+    spots = two_sides()
+    assert len(spots.take(np.array([3, 1])).gene_side) == 30
+    assert spots.unseen().gene_side is None

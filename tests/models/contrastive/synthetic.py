@@ -1,4 +1,4 @@
-"""Pairs with a planted signal: one hidden state shows in image, gene input and expression."""
+"""Pairs with a planted signal: one hidden state shows in image and gene coordinates."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ if TYPE_CHECKING:
 
 
 def pairs(n: int = 240, *, seed: int = 0) -> dict[str, NDArray]:
-    """Arrays of four groups of spots; the maps from the hidden state are the same for every seed."""
+    """Arrays of four slides of spots; the maps from the hidden state are the same for every seed."""
     truth = np.random.default_rng(1234)
-    to_image, to_gene, to_target = truth.normal(size=(4, 10)), truth.normal(size=(4, 5)), truth.normal(size=(4, 12)) / 2
+    to_image, to_gene = truth.normal(size=(4, 10)), truth.normal(size=(4, 5)) / 2
     rng = np.random.default_rng(seed)
     state = rng.normal(size=(n, 4))
-    image = state @ to_image + 0.3 * rng.normal(size=(n, 10))
-    target = state @ to_target + 0.5 * rng.normal(size=(n, 12))
+    image = state @ to_image / 2 + 0.15 * rng.normal(size=(n, 10))
     return {
         "image": image.astype(np.float32),
         "gene": (state @ to_gene).astype(np.float32),
-        "target": target.astype(np.float32),
-        "label": (state[:, 0] > 0).astype(np.int64),
-        "group": np.arange(n) * 4 // n,
+        "slide": np.arange(n) * 4 // n,
     }

@@ -1,28 +1,35 @@
 from __future__ import annotations
 
+import json
 import random
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
+from stcontrast._models.contrastive import model as model_module
+from stcontrast._training import seeded
 from stcontrast.metrics import gene_correlation
 from stcontrast.models import ContrastiveModel
+from stcontrast.nn import SpotTable, soft_target_loss
 from tests.models.contrastive.synthetic import pairs
 
-SMALL = {
-    "n_image": 10,
-    "n_gene": 5,
-    "n_targets": 12,
-    "n_classes": 2,
-    "n_embedding": 16,
-    "max_epochs": 4,
-    "batch_size": 60,
-}
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SMALL = {"n_image": 10, "n_gene": 5, "n_hidden": 12, "n_embedding": 16, "max_epochs": 4, "batch_size": 60}
+LOSSES = ("soft_target", "info_nce", "similarity_target", "sigmoid")
 
 
-def small(**hyper) -> ContrastiveModel:
-    return ContrastiveModel(**{**SMALL, **hyper})
+def small(**options: Any) -> ContrastiveModel:
+    return ContrastiveModel(**{**SMALL, **options})
+
+
+def quick_learner(**options: Any) -> ContrastiveModel:
+    return small(**{"max_epochs": 20, "input_dropout": 0.1, "dropout": 0.1, **options})
 
 
 def weights(model: ContrastiveModel) -> dict[str, torch.Tensor]:
@@ -33,10 +40,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_planted_signal_is_learnt(trained):
+def test_the_planted_signal_is_learnt(trained):
     new = pairs(seed=1)
-    assert gene_correlation(trained.predict_expression(new["image"]), new["target"]).mean() > 0.7
-    assert (trained.predict_proba(new["image"]).argmax(axis=1) == new["label"]).mean() > 0.9
+    assert gene_correlation(trained.predict_gene(new["image"]), new["gene"]).mean() > 0.9
 
 
 def test_unseen_pairs_find_each_other(trained):
@@ -47,13 +53,29 @@ def test_unseen_pairs_find_each_other(trained):
     assert (rank < 5).mean() > 0.5
 
 
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_similarity_targets_learn_too(weight):
-    model = small(loss="similarity_target", contrastive_weight=weight, max_epochs=15, learning_rate=1e-2)
+def test_every_loss_learns(loss, weight):
+    model = quick_learner(loss=loss, contrastive_weight=weight)
     model.train(**pairs())
     new = pairs(seed=1)
-    assert gene_correlation(model.predict_expression(new["image"]), new["target"]).mean() > 0.6
-    assert ("train_contrastive" in model.history) == (weight > 0)
+    assert gene_correlation(model.predict_gene(new["image"]), new["gene"]).mean() > 0.7
+    history = model.history
+    assert list(history["epoch"]) == list(range(1, 21))
+    assert ("contrastive" in history) == (weight > 0)
+    assert history["squared_error"].iloc[-1] < history["squared_error"].iloc[0]
+    if weight:
+        assert history["contrastive"].iloc[-1] < history["contrastive"].iloc[0]
+        assert history["contrastive"].iloc[-1] < 0.98 * history["chance"].iloc[-1]
+
+
+def test_without_a_contrast_the_gene_tower_stays_as_it_was():
+    model = small(contrastive_weight=0.0, weight_decay=0.0)
+    before = weights(model)
+    model.train(**pairs())
+    after = weights(model)
+    for name in before:
+        assert torch.equal(before[name], after[name]) == name.startswith(("gene_tower", "contrast")), name
 
 
 def test_embeddings_have_unit_length(trained):
@@ -62,57 +84,34 @@ def test_embeddings_have_unit_length(trained):
         assert embedding.shape == (20, 32)
         assert embedding.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-5)
+    predicted = trained.predict_gene(data["image"])
+    assert predicted.shape == (20, 5)
+    assert predicted.dtype == np.float32
+    assert trained.embed_image(data["image"][:0]).shape == (0, 32)
 
 
-def test_an_untrained_model_predicts_the_mean():
-    assert not small().predict_expression(pairs(5)["image"]).any()
+def test_what_is_read_out_is_the_product_of_the_towers_written_out(trained):
+    """One hidden layer with GELU, a linear embedding, a linear read-out; dropout has no part in a prediction."""
+    image = torch.as_tensor(pairs(20)["image"])
+    w = trained.module.state_dict()
+    hidden = torch.nn.functional.gelu(image @ w["image_tower.1.weight"].T + w["image_tower.1.bias"])
+    embedding = hidden @ w["image_tower.4.weight"].T + w["image_tower.4.bias"]
+    read = embedding @ w["read_out.weight"].T + w["read_out.bias"]
+    np.testing.assert_allclose(trained.predict_gene(image.numpy()), read, atol=1e-4)
+    expected = embedding / embedding.norm(dim=1, keepdim=True)
+    np.testing.assert_allclose(trained.embed_image(image.numpy()), expected, atol=1e-5)
+    gene = torch.as_tensor(pairs(20)["gene"])
+    expected = gene @ w["gene_tower.weight"].T + w["gene_tower.bias"]
+    found = trained.embed_genes(gene.numpy())
+    np.testing.assert_allclose(found, expected / expected.norm(dim=1, keepdim=True), atol=1e-5)
 
 
-def test_the_best_epoch_is_kept(trained):
-    history = trained.history
-    assert trained.n_epochs == history.loc[history["validation_loss"].idxmin(), "epoch"]
-    held = pairs()
-    rows = held["group"] == 3
-    error = ((trained.predict_expression(held["image"][rows]) - held["target"][rows]) ** 2).mean()
-    assert error == pytest.approx(history["validation_expression"].loc[history["validation_loss"].idxmin()], rel=1e-4)
-
-
-def test_training_stops_when_held_out_groups_stop_getting_better():
-    data = pairs(60)
-    rng = np.random.default_rng(0)
-    data["target"] = rng.normal(size=data["target"].shape).astype(np.float32)
-    model = small(n_classes=0, max_epochs=200)
-    model.train(data["image"], gene=data["gene"], target=data["target"], group=data["group"], held_out=[3])
-    assert len(model.history) == model.n_epochs + 20 < 200
-
-
-def test_held_out_groups_are_never_trained_on():
-    """Their targets say when to stop and nothing else: with the epoch given, the weights are the same."""
-    data = pairs()
-    held = data["group"] == 3
-    changed = {name: value.copy() for name, value in data.items()}
-    changed["target"][held] *= -5
-    changed["label"][held] = 1 - changed["label"][held]
-    changed["image"][held] += 7
-    # one epoch: there is no other to choose
-    one, other = small(max_epochs=1), small(max_epochs=1)
-    one.train(**data, held_out=[3])
-    other.train(**changed, held_out=[3])
-    assert same(weights(one), weights(other))
-    one, other = small(), small()
-    one.train(**data, held_out=[3])
-    other.train(**changed, held_out=[3])
-    np.testing.assert_array_equal(one.history["train_loss"], other.history["train_loss"])
-    assert (one.history["validation_loss"] != other.history["validation_loss"]).all()
-
-
-def test_stop_epoch_stops_the_same_schedule():
-    full, stopped = small(max_epochs=6), small(max_epochs=6)
-    full.train(**pairs())
-    stopped.train(**pairs(), stop_epoch=3)
-    assert (full.n_epochs, stopped.n_epochs) == (6, 3)
-    np.testing.assert_allclose(full.history["train_loss"][:3], stopped.history["train_loss"], rtol=1e-6)
-    assert not same(weights(full), weights(stopped))
+def test_chunks_do_not_matter(trained, monkeypatch):
+    data = pairs(50)
+    whole = trained.embed_image(data["image"]), trained.predict_gene(data["image"])
+    monkeypatch.setattr(model_module, "EMBEDDED_AT_ONCE", 7)
+    np.testing.assert_allclose(trained.embed_image(data["image"]), whole[0], atol=1e-6)
+    np.testing.assert_allclose(trained.predict_gene(data["image"]), whole[1], atol=1e-5)
 
 
 def test_a_seed_decides_everything():
@@ -142,72 +141,142 @@ def test_the_session_s_random_numbers_are_left_alone():
     assert torch.is_grad_enabled()
 
 
-def test_spots_without_counts_and_label_are_ignored():
+def table_of(data: dict[str, NDArray]) -> SpotTable:
+    return SpotTable.of(data["image"], data["slide"], np.zeros((len(data["slide"]), 2)), gene=data["gene"])
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 25, 60, 1000])
+def test_spots_of_two_slides_are_never_in_one_batch(batch_size):
+    data = pairs(120)
+    data["slide"] = np.repeat([5, 0, 2], [20, 70, 30])
+    with seeded(0):
+        epochs = [small().module.batches(table_of(data), batch_size) for _ in range(3)]
+    for parts in epochs:
+        for rows in parts:
+            assert len(set(data["slide"][rows])) == 1
+            assert len(rows) <= batch_size
+        assert sorted(torch.cat(parts).tolist()) == list(range(120))
+        lengths = {code: [len(rows) for rows in parts if data["slide"][rows[0]] == code] for code in (0, 2, 5)}
+        # batches of a slide have the same size, give or take a spot
+        assert all(max(each) - min(each) <= 1 for each in lengths.values())
+    orders = [torch.cat(parts).tolist() for parts in epochs]
+    assert orders[0] != orders[1] != orders[2]
+    if batch_size < 70:
+        # batches of the slides are mixed
+        assert any(np.diff(data["slide"][order]).nonzero()[0].size > 2 for order in orders)
+
+
+def test_other_slides_have_no_part_in_the_contrast():
+    """What sets a slide apart is the same for all that a spot is compared with."""
     data = pairs()
-    nothing = np.arange(240) % 5 == 0
-    measured, label = ~nothing, np.where(nothing, -1, data["label"])
-    one = small()
-    one.train(data["image"], gene=data["gene"], target=data["target"], label=label, measured=measured)
-    kept = {name: data[name][~nothing] for name in ("image", "gene", "target", "label")}
-    other = small()
-    other.train(**kept)
+    module, table = small().module, table_of(data)
+    with seeded(0):
+        parts = module.batches(table, 1000)
+    with torch.no_grad():
+        found = [float(module.losses(table, rows)["contrastive"]) for rows in parts]
+        moved = table_of({**data, "gene": data["gene"] + np.float32([3, 0, -2, 5, 1])})
+        again = [
+            float(module.contrast(module.embed_genes(table, r), module.embed_image(table, r), moved, r)) for r in parts
+        ]
+    np.testing.assert_allclose(again, found, rtol=1e-4)
+
+
+@pytest.mark.parametrize("max_epochs", [1, 4, 5])
+def test_the_weights_are_the_mean_over_the_second_half(max_epochs):
+    """The same training in a plain loop that averages: one batch an epoch, in whatever order, and nothing is dropped."""
+    data = {**pairs(60), "slide": np.zeros(60, dtype=np.int64)}
+    options = {"max_epochs": max_epochs, "input_dropout": 0.0, "dropout": 0.0, "contrastive_weight": 0.7}
+    trained, plain = (small(**options) for _ in range(2))
+    trained.train(**data)
+    module, table = plain.module.train(), table_of(data)
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.1)
+    kept = []
+    for _ in range(max_epochs):
+        image, gene = (
+            tower(part) for tower, part in ((module.image_tower, table.image), (module.gene_tower, table.gene))
+        )
+        centered = table.gene - table.gene.mean(dim=0)
+        contrast = soft_target_loss(gene, image, targets_from=centered, temperature=0.1, target_temperature=0.3)
+        error = ((module.read_out(image) - table.gene) ** 2).mean()
+        optimizer.zero_grad()
+        (0.7 * contrast + error).backward()
+        optimizer.step()
+        kept.append(weights(plain))
+        assert trained.history["contrastive"][len(kept) - 1] == pytest.approx(contrast.item(), rel=1e-3)
+        assert trained.history["squared_error"][len(kept) - 1] == pytest.approx(error.item(), rel=1e-3)
+    second_half = kept[max_epochs // 2 :]
+    for name, value in weights(trained).items():
+        expected = sum(part[name] for part in second_half) / len(second_half)
+        torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
+    if max_epochs > 1:
+        name = "image_tower.4.weight"
+        assert not torch.allclose(weights(trained)[name], kept[-1][name], atol=1e-3)
+
+
+@pytest.mark.parametrize(("n", "batch_size", "epochs"), [(40, 1024, 60), (240, 20, 33), (240, 4, 10)])
+def test_by_default_about_400_steps_within_10_to_60_epochs(monkeypatch, n, batch_size, epochs):
+    seen = []
+    monkeypatch.setattr(model_module, "train_pairs", lambda *_, **options: seen.append(options))
+    small(max_epochs=None, batch_size=batch_size).train(**pairs(n))
+    assert seen[0]["max_epochs"] == epochs
+    assert seen[0]["average"]
+
+
+def test_slides_may_have_any_numbers_and_one_is_the_default():
+    data = pairs(60)
+    one, other = small(), small()
+    one.train(**data)
+    other.train(**{**data, "slide": np.array([7, 9, 10, 300])[data["slide"]]})
     assert same(weights(one), weights(other))
+    alone, unnamed = small(), small()
+    alone.train(**{**data, "slide": np.zeros(60, dtype=np.int64)})
+    unnamed.train(data["image"], data["gene"])
+    assert same(weights(alone), weights(unnamed))
+    assert not same(weights(one), weights(alone))
 
 
-def test_each_spot_contributes_what_it_has():
-    data = pairs()
-    measured, label = np.arange(240) < 150, np.where(np.arange(240) >= 120, data["label"], -1)
-    gene, target = data["gene"].copy(), data["target"].copy()
-    model = small(max_epochs=15, learning_rate=1e-2)
-    model.train(data["image"], gene=gene, target=target, label=label, measured=measured)
-    gene[~measured], target[~measured] = 99, -99
-    again = small(max_epochs=15, learning_rate=1e-2)
-    again.train(data["image"], gene=gene, target=target, label=label, measured=measured)
-    assert same(weights(model), weights(again))
-    new = pairs(seed=1)
-    assert gene_correlation(model.predict_expression(new["image"]), new["target"]).mean() > 0.5
-    assert (model.predict_proba(new["image"]).argmax(axis=1) == new["label"]).mean() > 0.8
-
-
-def test_labels_only():
-    data = pairs()
-    model = ContrastiveModel(n_image=10, n_classes=2, n_embedding=16, max_epochs=20, batch_size=60, learning_rate=1e-2)
-    model.train(data["image"], label=data["label"], group=data["group"], held_out=[0])
-    assert (model.predict_proba(pairs(seed=1)["image"]).argmax(axis=1) == pairs(seed=1)["label"]).mean() > 0.8
-    with pytest.raises(ValueError, match="without counts: it has no gene tower"):
-        model.embed_genes(data["gene"])
-    with pytest.raises(ValueError, match="without counts: it predicts no expression"):
-        model.predict_expression(data["image"])
-
-
-def test_counts_only():
-    model = small(n_classes=0)
-    data = pairs()
-    model.train(data["image"], gene=data["gene"], target=data["target"])
-    with pytest.raises(ValueError, match="without labels"):
-        model.predict_proba(data["image"])
-
-
-def test_one_spot_is_enough_to_run():
-    data = {name: value[:1] for name, value in pairs().items()}
-    model = small(max_epochs=2)
-    model.train(**data)
-    assert np.isfinite(model.predict_expression(data["image"])).all()
+def test_a_slide_of_one_spot_is_no_obstacle():
+    data = pairs(21)
+    data["slide"] = np.repeat([0, 1], [20, 1])
+    for loss in LOSSES:
+        model = small(loss=loss)
+        model.train(**data)
+        assert np.isfinite(model.predict_gene(data["image"])).all()
+        assert np.isfinite(model.embed_genes(data["gene"])).all()
 
 
 def test_saved_and_read_again(trained, tmp_path):
     trained.save(tmp_path / "model")
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"contrastive.json", "contrastive.safetensors"}
     again = ContrastiveModel.load(tmp_path / "model")
     data = pairs(30, seed=1)
-    assert again.config == trained.config
-    assert again.n_epochs == trained.n_epochs
-    for name, key in (
-        ("embed_image", "image"), ("embed_genes", "gene"), ("predict_expression", "image"), ("predict_proba", "image"),
-    ):  # fmt: skip
-        np.testing.assert_allclose(getattr(again, name)(data[key]), getattr(trained, name)(data[key]), atol=1e-6)
+    assert again.spec == trained.spec
+    for name, key in (("embed_image", "image"), ("embed_genes", "gene"), ("predict_gene", "image")):
+        np.testing.assert_array_equal(getattr(again, name)(data[key]), getattr(trained, name)(data[key]))
     with pytest.raises(FileExistsError, match="`overwrite=True`"):
         trained.save(tmp_path / "model")
-    trained.save(tmp_path / "model", overwrite=True)
+    small().save(tmp_path / "model", overwrite=True)
+    assert ContrastiveModel.load(tmp_path / "model").spec["n_embedding"] == 16
+
+
+def test_the_spec_is_every_argument(tmp_path: Path):
+    options = {
+        "n_image": 3, "n_gene": 2, "n_hidden": 4, "n_embedding": 5, "input_dropout": 0.2, "dropout": 0.3,
+        "loss": "sigmoid", "contrastive_weight": 0.5, "temperature": 0.2, "target_temperature": 0.4,
+        "learning_rate": 1e-3, "weight_decay": 0.01, "max_epochs": 3, "batch_size": 9, "seed": 7,
+    }  # fmt: skip
+    model = ContrastiveModel(**options)
+    assert model.spec == options
+    model.save(tmp_path)
+    assert json.loads((tmp_path / "contrastive.json").read_text()) == options
+    contrast = model.module.contrast
+    assert (contrast.loss, contrast.target_temperature) == ("sigmoid", 0.4)
+    assert contrast.temperature.item() == pytest.approx(0.2)
+    assert model.module.weights == {"contrastive": 0.5, "squared_error": 1.0}
+    assert [m.p for m in model.module.modules() if isinstance(m, torch.nn.Dropout)] == [0.2, 0.3]
+    optimizer = model._optimizer(model.module)[0]
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-3, 0.01)
 
 
 def test_loading_executes_nothing_and_names_what_is_missing(tmp_path):
@@ -215,54 +284,57 @@ def test_loading_executes_nothing_and_names_what_is_missing(tmp_path):
         ContrastiveModel.load(tmp_path)
 
 
-def test_a_contrast_at_chance_is_reported(caplog):
+@pytest.mark.parametrize("loss", ["soft_target", "info_nce"])
+def test_a_contrast_at_chance_is_reported(caplog, loss):
     data = pairs()
     data["gene"] = np.zeros_like(data["gene"])
-    small(max_epochs=12).train(**data)
+    small(loss=loss, max_epochs=12).train(**data)
     assert "are not being aligned" in caplog.text
 
 
-def test_a_contrast_that_works_is_not(trained, caplog):
-    small(max_epochs=12, contrastive_weight=1.0, learning_rate=1e-2).train(**pairs())
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_contrast_that_works_is_not(caplog, loss):
+    quick_learner(loss=loss).train(**pairs())
     assert "aligned" not in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("hyper", "message"),
+    ("options", "message"),
     [
-        ({"loss": "triplet"}, "Unknown loss 'triplet'. Valid options are"),
-        ({"n_image": 0}, "needs image features, found 0"),
-        ({"n_targets": 0, "n_classes": 0}, "Nothing to learn"),
+        ({"loss": "triplet"}, "Unknown loss 'triplet'. Valid options are 'soft_target'"),
+        ({"n_image": 0}, "must be at least 1"),
+        ({"n_gene": 0}, "must be at least 1"),
+        ({"n_hidden": 0}, "must be at least 1"),
         ({"temperature": 0.0}, "must be positive"),
+        ({"target_temperature": -1.0}, "must be positive"),
+        ({"learning_rate": 0.0}, "must be positive"),
+        ({"contrastive_weight": -1.0}, "not negative"),
+        ({"weight_decay": -1.0}, "not negative"),
         ({"max_epochs": 0}, "at least 1"),
-        ({"batch_size": 1}, "at least 2"),
+        ({"batch_size": 1}, "`batch_size` 2"),
+        ({"dropout": 1.5}, "between 0 and 1"),
     ],
 )
-def test_parameters_out_of_range(hyper, message):
+def test_parameters_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
-        small(**hyper)
+        small(**options)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"held_out": [9]}, r"absent: \[9\]. Groups: \[0, 1, 2, 3\]"),
-        ({"held_out": [0, 1, 2, 3]}, "Nothing is left to train on"),
-        ({"gene": None}, r"`gene` must have shape \(240, 5\), found None"),
-        ({"target": np.zeros((240, 3), np.float32)}, r"`target` must have shape \(240, 12\), found \(240, 3\)"),
+        ({"gene": np.zeros((240, 3), np.float32)}, r"`gene` must have shape \(240, 5\), found \(240, 3\)"),
+        ({"gene": np.zeros((24, 5), np.float32)}, r"`gene` must have shape \(240, 5\), found \(24, 5\)"),
         ({"image": np.zeros((240, 9), np.float32)}, r"`image` must have shape \(240, 10\)"),
-        ({"label": np.full(240, 2)}, "below 2 classes"),
-        ({"label": np.zeros(3, np.int64)}, r"`label` must have shape \(240,\)"),
-        (
-            {"measured": np.zeros(240, bool), "label": np.full(240, -1)},
-            "None of the 240 spots to train on has what the model learns from",
-        ),
-        (
-            {"measured": np.arange(240) < 180, "label": np.full(240, -1), "held_out": [3]},
-            "None of the 60 spots held out has",
-        ),
+        ({"slide": np.zeros(3, np.int64)}, r"`slide` must have shape \(240,\), found \(3,\)"),
     ],
 )
 def test_data_that_do_not_fit(changes, message):
     with pytest.raises(ValueError, match=message):
         small().train(**{**pairs(), **changes})
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_spots(n):
+    with pytest.raises(ValueError, match=f"{n} spots are too few"):
+        small().train(**{name: value[:n] for name, value in pairs().items()})

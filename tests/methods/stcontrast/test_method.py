@@ -470,3 +470,42 @@ def test_nothing_fitted():
         Stcontrast().predict_proba(training_data().unseen())
     with pytest.raises(ValueError, match="without counts"):
         Stcontrast().predict_expression(training_data().unseen())
+
+
+def test_folds_with_features_of_their_own_are_embedded_and_classified_by_these():
+    """An encoder that was tuned in every fold: its features have other axes than those of the encoder of all spots."""
+    data = training_data(donors=3, n_spots=60)
+    tuned = replace(data, design=data.design[:, ::-1] * 3 + 1)
+    folds = [replace(fold, spots=data) for fold in inner_folds(tuned)]
+    given = []
+    choose = _method.choose_on_folds
+
+    def watched(subtypes, spots, embedding, by_label):
+        given.append((embedding, by_label))
+        return choose(subtypes, spots, embedding, by_label)
+
+    method = quick(max_epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_method, "choose_on_folds", watched)
+        method.fit(tuned, folds)
+    embedding, by_label = given[0]
+    assert [fold.held_out.tolist() for fold in by_label] == [fold.held_out.tolist() for fold in folds]
+    assert all(fold.spots is data for fold in by_label)
+    final = method.parts.embed_image(tuned)
+    for fold in folds:
+        own = parts_of(fold, max_epochs=1).embed_image(data)
+        left, _, right = np.linalg.svd(own[fold.train].T.astype(np.float64) @ final[fold.train])
+        np.testing.assert_allclose(embedding[fold.held_out], own[fold.held_out] @ left @ right, atol=1e-3)
+
+
+def test_weights_rest_on_what_was_measured_not_on_completed_targets(monkeypatch):
+    """Targets of all spots are completed with those that a fold holds out."""
+    data = training_data(donors=3, n_spots=20)
+    completed = replace(data, target=data.target + np.random.default_rng(0).random(data.target.shape, dtype=np.float32))
+    truths = []
+    monkeypatch.setattr(StackedWeights, "add", lambda self, predicted, observed, slide: truths.append(observed))
+    folds = inner_folds(data)
+    quick(max_epochs=1).fit(completed, folds)
+    for fold, truth in zip(folds, truths, strict=True):
+        expected = parts_of(fold, max_epochs=1).space.encode(data.take(fold.held_out))
+        np.testing.assert_array_equal(truth, expected)

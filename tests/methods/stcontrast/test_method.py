@@ -1,270 +1,511 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from stcontrast._data.folds import inner_folds
+from stcontrast._data.genes import log_normalize
 from stcontrast.fitted._disk import read_state, write_state
-from stcontrast.methods._network import Network, average_expression, average_proba
-from stcontrast.methods._targets import denoised
-from stcontrast.methods.baselines import Kernel, Knn, Ridge
 from stcontrast.methods.stcontrast import Stcontrast, _method
-from stcontrast.methods.stcontrast._method import MEMBERS
-from stcontrast.methods.stcontrast._stacking import calibration_slope
+from stcontrast.methods.stcontrast._image_to_gene import MEMBERS, ImageToGene
+from stcontrast.methods.stcontrast._stacking import CalibrationSlope, StackedWeights, mixed
 from stcontrast.metrics import gene_correlation, mean_slide_correlation
-from tests.methods.synthetic import training_data
+from tests.methods.synthetic import training_data, with_gene_side
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Prediction, Spots
+
+
+def quick(**options: Any) -> Stcontrast:
+    return Stcontrast(**{"max_epochs": 3, "n_coordinates": 3, "penalty": 30.0} | options)
+
+
+@dataclass
+class Fitted:
+    """A fit, its data, its out-of-fold predictions, and what the classifiers were given."""
+
+    data: Spots
+    folds: list[Fold]
+    method: Stcontrast
+    found: Prediction
+    embedding: NDArray[np.float32]
+
+
+def fit(data: Spots, **options: Any) -> Fitted:
+    """Fit, and watch what the classifiers are given."""
+    given: list[NDArray[np.float32]] = []
+    choose = _method.choose_on_folds
+
+    def watched(subtypes, spots, embedding, folds):
+        given.append(embedding)
+        return choose(subtypes, spots, embedding, folds)
+
+    method, folds = quick(**options), inner_folds(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_method, "choose_on_folds", watched)
+        found = method.fit(data, folds)
+    return Fitted(data, folds, method, found, given[0] if given else np.zeros(0, dtype=np.float32))
+
+
+def parts_of(fold: Fold, **options: Any) -> ImageToGene:
+    """What a fold fits, made without the method."""
+    part = quick(**options)._fresh_parts()
+    part.fit(fold.training)
+    return part
 
 
 @pytest.fixture(scope="module")
-def with_predictions():
-    """The method, fitted, and its out-of-fold predictions."""
-    data = training_data()
-    method = Stcontrast(n_latent=4, max_epochs=8, vae_epochs=3)
-    return method, method.fit(data, inner_folds(data))
+def four():
+    return fit(training_data(donors=4, n_spots=40))
 
 
 @pytest.fixture(scope="module")
-def fitted(with_predictions):
-    return with_predictions[0]
+def new():
+    return training_data(donors=2, n_spots=40, seed=1)
 
 
-def test_the_prediction_is_the_weighted_mean_of_its_members(fitted):
-    view = training_data(seed=1)
-    networks = fitted.networks
-    members = {"network": (average_expression(networks, view), average_proba(networks, view))}
-    for name, member in fitted.members.items():
-        members[name] = (member.predict_expression(view), member.predict_proba(view))
-    assert set(members) == set(MEMBERS) == set(fitted.weights) == set(fitted.class_weights)
-    for weights in (fitted.weights, fitted.class_weights):
-        assert sum(weights.values()) == pytest.approx(1)
-    # expression is then drawn, gene by gene, towards the mean over slides
-    mean, slope = training_data().slide_means()[0], fitted.slope["slope"]
-    expected = sum(fitted.weights[name] * members[name][0] for name in members)
-    np.testing.assert_allclose(fitted.predict_expression(view), mean + slope * (expected - mean), atol=1e-5)
-    expected = sum(fitted.class_weights[name] * members[name][1] for name in members)
-    np.testing.assert_allclose(fitted.predict_proba(view), expected, atol=1e-5)
+def test_the_prediction_is_the_weighted_mean_of_coordinates_decoded_and_drawn_by_the_slope(four, new):
+    method = four.method
+    each = method.parts.predict(new.unseen())
+    assert tuple(each) == tuple(method.weights) == MEMBERS
+    assert sum(method.weights.values()) == pytest.approx(1)
+    coordinates = sum(method.weights[name] * each[name].astype(np.float64) for name in MEMBERS)
+    space = method.parts.space
+    expression = (coordinates @ space.axes.T) * space.scale + four.data.slide_means()[0]
+    mean = four.data.slide_means()[0]
+    expected = mean + method.slope * (expression - mean)
+    np.testing.assert_allclose(method.predict_expression(new.unseen()), expected, atol=1e-4)
 
 
-def test_slopes_are_those_of_out_of_fold_predictions(with_predictions):
-    fitted, found = with_predictions
-    data = training_data()
-    mean, slope = data.slide_means()[0], fitted.slope["slope"]
-    assert slope.shape == (5,)
-    assert ((slope >= np.float32(0.05)) & (slope <= 2)).all()
-    before = mean + (found.expression - mean) / slope
-    np.testing.assert_allclose(calibration_slope(before, data.observed, data.slide), slope, rtol=1e-3)
+def test_out_of_fold_predictions_weights_and_slopes_by_hand(four):
+    """Of a fold: parts without its donors, weights and slopes of the other folds."""
+    data, method = four.data, four.method
+    weights, slopes = StackedWeights(dict.fromkeys(MEMBERS, 0.25)), CalibrationSlope()
+    parts = [parts_of(fold) for fold in four.folds]
+    each = [part.predict(fold.unseen()) for part, fold in zip(parts, four.folds, strict=True)]
+    for fold, part, predicted in zip(four.folds, parts, each, strict=True):
+        weights.add(predicted, part.space.encode(data.take(fold.held_out)), data.slide[fold.held_out])
+    expression = []
+    for i, fold in enumerate(four.folds):
+        expression.append(parts[i].decode(mixed(weights.found(n_donors=4, without=i), each[i])))
+        slopes.add(expression[-1], data.observed[fold.held_out], data.slide[fold.held_out])
+    for i, fold in enumerate(four.folds):
+        level = data.take(fold.train).slide_means()[0]
+        expected = level + slopes.found(without=i) * (expression[i] - level)
+        np.testing.assert_allclose(four.found.expression[fold.held_out], expected, atol=1e-4)
+    assert method.weights == pytest.approx(weights.found(n_donors=4), abs=1e-6)
+    np.testing.assert_allclose(method.slope, slopes.found(), rtol=1e-4)
+    assert method.weights_rest_on.startswith("out-of-fold predictions of 4 donors")
+    assert method.weights != dict.fromkeys(MEMBERS, 0.25)
 
 
-def test_all_but_ridge_learn_the_principal_components(fitted):
-    """Members are what they are when fitted alone, on the denoised target or, ridge, on what was measured."""
-    data, new = training_data(), training_data(seed=1)
-    few = Stcontrast(n_latent=4, max_epochs=1, vae_epochs=1, n_networks=1, n_components=2)
-    few.fit(data, inner_folds(data))
-    low_rank = denoised(data, 2)
-    assert not np.allclose(low_rank.target, data.target, atol=0.1)
-    for name, member in few.members.items():
-        alone = type(member)(**member.spec)
-        if name == "knn":
-            alone.class_k = member.class_k
-        alone.fit_parts(data if name == "ridge" else low_rank)
-        np.testing.assert_array_equal(alone.predict_expression(new), member.predict_expression(new), err_msg=name)
-        np.testing.assert_array_equal(alone.predict_proba(new), member.predict_proba(new), err_msg=name)
-    of_fit_parts = Stcontrast(n_latent=4, max_epochs=1, vae_epochs=1, n_networks=1, n_components=2)
-    of_fit_parts.fit_parts(data)
-    for member in of_fit_parts.members.values():
-        assert np.isfinite(member.predict_expression(new)).all()
-    spread = [
-        np.linalg.svd(m.predict_expression(new) - m.predict_expression(new).mean(axis=0))[1]
-        for m in few.members.values()
-    ]
-    # a method that is linear in the target returns the two components it was given; plain ridge returns all
-    for name, values in zip(few.members, spread, strict=True):
-        assert (values[2] > 1e-2 * values[0]) == (name == "ridge"), name
+@pytest.mark.parametrize("donors", [1, 2, 3])
+@pytest.mark.parametrize("slides", [1, 3])
+def test_weights_are_fixed_with_fewer_than_three_donors(donors, slides):
+    one = fit(training_data(donors=donors, slides=slides, n_spots=20), max_epochs=1)
+    fixed = one.method.weights == dict.fromkeys(MEMBERS, 0.25)
+    assert fixed == (donors < 3)
+    assert fixed == (one.method.weights_rest_on == "fixed weights: fewer than three donors")
+    assert np.isfinite(one.found.expression).all()
+    assert np.isfinite(one.found.proba).all()
 
 
-def test_networks_differ_and_are_averaged(fitted):
-    view = training_data(seed=1)
-    each = [network.expression(view) for network in fitted.networks]
-    assert len(each) == 3
-    assert not np.array_equal(each[0], each[1])
-    np.testing.assert_allclose(average_expression(fitted.networks, view), np.mean(each, axis=0), atol=1e-6)
-    proba = np.mean([network.proba(view) for network in fitted.networks], axis=0)
-    np.testing.assert_allclose(average_proba(fitted.networks, view), proba, atol=1e-6)
+def test_the_weights_of_the_data_count_with_the_donors(four, monkeypatch):
+    """D / (D + 6) of those of the data: with 4 donors four tenths."""
+    asked = []
+    found = StackedWeights.found
+
+    def watched(self, *, n_donors, without=None):
+        asked.append((n_donors, without))
+        return found(self, n_donors=n_donors, without=without)
+
+    monkeypatch.setattr(StackedWeights, "found", watched)
+    quick(max_epochs=1).fit(four.data, four.folds)
+    assert asked == [(4, 0), (4, 1), (4, 2), (4, 3), (4, None)]
+    for weight in four.method.weights.values():
+        assert weight >= 0.25 * 0.6 - 1e-9
 
 
-def test_out_of_fold_correlation_is_no_worse_than_ridge(with_predictions):
-    data = training_data()
-    ridge = Ridge().fit(data, inner_folds(data))
-    r = [
-        np.mean([np.nanmean(gene_correlation(h[data.slide == s], data.target[data.slide == s])) for s in range(3)])
-        for h in (with_predictions[1].expression, ridge.expression)
-    ]
-    assert r[0] >= r[1]
-    assert r[0] > 0.5
+def changed_donor(data: Spots, donor: str, seed: int = 0) -> Spots:
+    """The same spots with unrelated counts of a donor, with an image and without."""
+
+    def changed(spots: Spots) -> Spots:
+        rows = np.flatnonzero(spots.donor == donor)
+        counts = spots.counts.toarray()
+        rng = np.random.default_rng(seed)
+        counts[rows] = rng.poisson(rng.gamma(0.5, 200, spots.n_genes), (len(rows), spots.n_genes)) + 1
+        depth = counts.sum(axis=1).astype(np.float64)
+        expression = log_normalize(sparse.csr_matrix(counts), depth)
+        depth[~spots.measured] = 0
+        return replace(spots, counts=sparse.csr_matrix(counts), depth=depth, observed=expression, target=expression)
+
+    other = changed(data)
+    return other if data.gene_side is None else replace(other, gene_side=changed(data.gene_side))
 
 
-def test_a_useless_network_is_left_out(monkeypatch):
-    rng = np.random.default_rng(0)
-
-    def noise(self, view):
-        return rng.normal(size=(len(view.design), 5)).astype(np.float32)
-
-    def wrong(self, view):
-        return rng.dirichlet(np.ones(2), len(view.design)).astype(np.float32)
-
-    monkeypatch.setattr(Network, "expression", noise)
-    monkeypatch.setattr(Network, "proba", wrong)
-    data = training_data()
-    method = Stcontrast(n_latent=4, max_epochs=2, vae_epochs=1)
-    folds = inner_folds(data)
-    method.fit(data, folds)
-    ridge = Ridge()
-    ridge.fit(data, folds)
-    assert method.weights["network"] == pytest.approx(0, abs=0.02)
-    assert method.class_weights["network"] < 0.2
-    new = training_data(seed=1)
-    r = [mean_slide_correlation(m.predict_expression(new), new.observed, new.slide) for m in (method, ridge)]
-    assert r[0] > r[1] - 0.02
+@pytest.fixture(scope="module")
+def with_both():
+    """Donors 0 to 3 with an image each; donors 0, 1 and 4 with a slide on the gene side, donor 4 with another."""
+    data = training_data(donors=5, slides=2, n_spots=14).with_genes(np.arange(5))
+    return with_gene_side(data.take(np.flatnonzero(~np.isin(data.slide, [5, 7]))), 1, 3, 8, 9)
 
 
-def useless(monkeypatch, *, constant: bool = False) -> None:
-    """Make all members but ridge predict noise or a constant, for held-out spots too."""
-    original = Ridge.fit
+def watched_folds(monkeypatch: pytest.MonkeyPatch, data: Spots, **options: Any) -> tuple[list[dict[str, Any]], Fitted]:
+    """What the parts of every fold predict, before weights and slopes; the last part is that of all spots."""
+    seen: list[dict[str, Any]] = []
+    predict = ImageToGene.predict
 
-    def expression(self, view):
-        said = np.random.default_rng(len(view.design)).random((len(view.design), 5)).astype(np.float32)
-        return np.ones_like(said) if constant else said
-
-    def proba(self, view):
-        wrong = np.where(view.design[:, [0]] < 0, np.float32([[0.1, 0.9]]), np.float32([[0.9, 0.1]]))
-        return wrong.astype(np.float32)
-
-    def fit(self, data, folds):
-        found = original(self, data, folds)
-        if self.classifier == "discriminant":
-            found.expression, found.proba = expression(self, data), proba(self, data)
+    def watched(self, spots):
+        found = predict(self, spots)
+        seen.append({**found, "level": self.level, "embedding": self.embed_image(spots)})
         return found
 
-    monkeypatch.setattr(Ridge, "fit", fit)
-    monkeypatch.setattr(Network, "expression", expression)
-    monkeypatch.setattr(Network, "proba", proba)
-    for kind in (Kernel, Knn):
-        monkeypatch.setattr(kind, "predict_expression", expression)
-        monkeypatch.setattr(kind, "predict_proba", proba)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageToGene, "predict", watched)
+        done = fit(data, **options)
+    return seen, done
 
 
-@pytest.mark.parametrize("trusted", [None, "network", "linear", "kernel", "knn"])
-def test_where_nothing_beats_ridge_it_is_ridge(monkeypatch, tmp_path, trusted):
-    """Also where the weights go to a member that is wrong on held-out spots."""
-    useless(monkeypatch, constant=not trusted)
-    if trusted:
-        one_hot = np.array([float(name == trusted) for name in MEMBERS])
-        monkeypatch.setattr(_method, "stack_expression", lambda *_: one_hot)
-        monkeypatch.setattr(_method, "stack_proba", lambda *_: one_hot)
-    data = training_data()
-    method, folds = Stcontrast(n_latent=4, max_epochs=1, vae_epochs=1, n_networks=1), inner_folds(data)
-    found = method.fit(data, folds)
-    ridge = Ridge()
-    of_ridge = ridge.fit(data, folds)
-    only = dict.fromkeys(MEMBERS, 0.0) | {"ridge": 1.0}
-    assert method.weights == only
-    assert method.slope == {}
-    np.testing.assert_array_equal(found.expression, of_ridge.expression)
-    new = training_data(seed=1)
-    np.testing.assert_array_equal(method.predict_expression(new), ridge.predict_expression(new))
-    if trusted:
-        assert method.class_weights == only
-        np.testing.assert_array_equal(found.proba, of_ridge.proba)
-        np.testing.assert_array_equal(method.predict_proba(new), ridge.predict_proba(new))
-    write_state(tmp_path, method.state())
+@pytest.mark.parametrize("gene_space", ["axes", "vae"])
+@pytest.mark.parametrize("donor", ["0", "2"])
+def test_the_counts_of_a_donor_have_no_part_in_what_its_fold_predicts(monkeypatch, with_both, donor, gene_space):
+    """With an image (donor 2) and on the gene side too (donor 0)."""
+    options = {"gene_space": gene_space, "max_epochs": 1, "vae_epochs": 1}
+    other = changed_donor(with_both, donor)
+    assert not np.allclose(other.target[with_both.donor == donor], with_both.target[with_both.donor == donor], atol=1)
+    (before, one), (after, two) = (watched_folds(monkeypatch, data, **options) for data in (with_both, other))
+    for fold, first, second in zip(one.folds, before, after, strict=True):
+        same = donor in set(with_both.donor[fold.held_out])
+        for name in first:
+            assert np.array_equal(first[name], second[name]) == same, name
+    # folds that learn from the donor predict differently, and so does the fit on all
+    assert not np.allclose(
+        one.method.predict_expression(with_both), two.method.predict_expression(with_both), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("donor", ["0", "2"])
+def test_with_weights_and_slopes_given_the_counts_of_a_donor_change_none_of_its_predictions(
+    monkeypatch, with_both, donor
+):
+    """Four weights and a slope per gene rest on the other folds, which learnt from the donor; nothing else does."""
+    monkeypatch.setattr(
+        StackedWeights, "found", lambda *_, **__: {"linear": 0.1, "contrast": 0.2, "joint": 0.3, "features": 0.4}
+    )
+    monkeypatch.setattr(CalibrationSlope, "found", lambda *_, **__: np.full(5, 0.5, dtype=np.float32))
+    one, two = (fit(data, max_epochs=1) for data in (with_both, changed_donor(with_both, donor)))
+    here = with_both.donor == donor
+    np.testing.assert_array_equal(two.found.expression[here], one.found.expression[here])
+    assert not np.allclose(two.found.expression[~here], one.found.expression[~here], atol=1e-3)
+
+
+@pytest.mark.parametrize("donor", ["0", "2"])
+def test_predicting_out_of_fold_alone_the_counts_of_a_donor_change_nothing(with_both, donor):
+    other = changed_donor(with_both, donor)
+    one, two = (quick(max_epochs=1).predict_out_of_fold(data, inner_folds(data)) for data in (with_both, other))
+    here = with_both.donor == donor
+    np.testing.assert_array_equal(two.expression[here], one.expression[here])
+    np.testing.assert_array_equal(two.proba[here], one.proba[here])
+    assert not np.allclose(two.expression[~here], one.expression[~here], atol=1e-3)
+
+
+def test_labels_of_a_donor_change_no_expression_and_none_of_its_own_subtypes(monkeypatch):
+    monkeypatch.setattr("stcontrast.methods.stcontrast._subtypes.stack_proba", lambda *_, prior: dict(prior))
+    data = training_data(donors=4, n_spots=20)
+    here = data.donor == "1"
+    one = fit(data, max_epochs=1)
+    two = fit(replace(data, label=np.where(here, 1 - data.label, data.label)), max_epochs=1)
+    np.testing.assert_array_equal(two.found.expression, one.found.expression)
+    np.testing.assert_array_equal(two.found.proba[here], one.found.proba[here])
+    assert not np.allclose(two.found.proba[~here], one.found.proba[~here], atol=1e-3)
+
+
+def test_the_gene_side_changes_the_axes(with_both):
+    one, two = (fit(data, max_epochs=1) for data in (with_both, replace(with_both, gene_side=None)))
+    axes = [part.method.parts.space.axes for part in (one, two)]
+    assert not np.allclose(*axes, atol=1e-3)
+    mean = with_both.slide_means()[0]
+    for part in (one, two):
+        # the level is that of slides with an image
+        np.testing.assert_allclose(part.method.parts.level, mean, atol=1e-5)
+
+
+def test_classifiers_are_given_an_embedding_that_did_not_learn_from_the_spot(four):
+    """Of each fold the embedding of its own parts, turned as a whole onto that of all spots."""
+    final = four.method.parts.embed_image(four.data)
+    np.testing.assert_allclose(np.linalg.norm(four.embedding, axis=1), 1, atol=1e-4)
+    for fold in four.folds:
+        own = parts_of(fold).embed_image(four.data)
+        # the rotation that brings the spots that this fold learnt from nearest to where all spots put them
+        left, _, right = np.linalg.svd(own[fold.train].T.astype(np.float64) @ final[fold.train])
+        expected = own[fold.held_out] @ left @ right
+        np.testing.assert_allclose(four.embedding[fold.held_out], expected, atol=1e-3)
+        assert not np.allclose(four.embedding[fold.held_out], final[fold.held_out], atol=1e-2)
+
+
+def test_a_spot_whose_counts_nobody_learnt_from_has_the_embedding_of_the_last_fit():
+    data = training_data(donors=3, n_spots=20)
+    unmeasured = data.donor == "1"
+    done = fit(replace(data, depth=data.depth * ~unmeasured), max_epochs=1)
+    final = done.method.parts.embed_image(data)
+    np.testing.assert_array_equal(done.embedding[unmeasured], final[unmeasured])
+    assert np.isnan(done.found.expression[unmeasured]).all()
+    assert np.isfinite(done.found.expression[~unmeasured]).all()
+
+
+def test_a_prediction_does_not_depend_on_the_other_spots(four, new):
+    """A spot from its own row alone: a slide can be predicted in parts."""
+    method = four.method
+    assert method.spotwise
+    together = method.predict_expression(new.unseen()), method.predict_proba(new.unseen())
+    order = np.random.default_rng(0).permutation(len(new))
+    for rows in (order[:50], order[50:51], order[51:]):
+        part = new.take(rows).unseen()
+        np.testing.assert_allclose(method.predict_expression(part), together[0][rows], atol=1e-5)
+        np.testing.assert_allclose(method.predict_proba(part), together[1][rows], atol=1e-5)
+
+
+def test_it_learns_what_donors_share(new):
+    data = training_data(donors=3, n_spots=60)
+    done = fit(data, max_epochs=20)
+    assert mean_slide_correlation(done.found.expression, data.observed, data.slide) > 0.6
+    predicted = done.method.predict_expression(new.unseen())
+    assert mean_slide_correlation(predicted, new.observed, new.slide) > 0.6
+    assert gene_correlation(predicted, new.observed).min() > 0.3
+    assert (done.method.predict_proba(new.unseen()).argmax(axis=1) == new.label).mean() > 0.8
+    assert (done.found.proba.argmax(axis=1) == data.label).mean() > 0.8
+
+
+def test_embeddings(four, new):
+    measured = np.arange(len(new)) % 7 > 0
+    found = four.method.embed(replace(new, depth=new.depth * measured))
+    assert set(found) == {"X_stc_image", "X_stc_gene"}
+    gene, image = found["X_stc_gene"], found["X_stc_image"]
+    assert np.isnan(gene[~measured]).all()
+    assert gene.shape == image.shape == (len(new), 64)
+    np.testing.assert_allclose(np.linalg.norm(gene[measured], axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=1e-5)
+    assert set(four.method.embed(new.unseen())) == {"X_stc_image"}
+
+
+def test_neighbours_are_training_spots_with_counts(four, new):
+    found = four.method.neighbors(new.unseen())
+    assert found.ids.shape == (len(new), 20)
+    assert found.ids.max() < four.data.measured.sum()
+    np.testing.assert_allclose(found.weights.sum(axis=1), 1)
+
+
+def restored(method: Stcontrast, folder: Path) -> Stcontrast:
+    write_state(folder, method.state())
     again = Stcontrast(**method.spec)
-    again.restore(read_state(tmp_path))
-    assert (again.weights, again.class_weights, again.slope) == (method.weights, method.class_weights, {})
-    np.testing.assert_array_equal(again.predict_expression(new), method.predict_expression(new))
-    np.testing.assert_array_equal(again.predict_proba(new), method.predict_proba(new))
+    again.restore(read_state(folder))
+    return again
 
 
-def test_a_second_fit_forgets_the_slopes_of_the_first(monkeypatch):
-    data, new = training_data(), training_data(seed=1)
-    folds = inner_folds(data)
-    method = Stcontrast(n_latent=4, max_epochs=1, vae_epochs=1, n_networks=1)
-    method.slope = {"center": np.zeros(5, dtype=np.float32), "slope": np.zeros(5, dtype=np.float32)}
-    useless(monkeypatch)
-    monkeypatch.setattr(_method, "stack_expression", lambda *_: np.array([1.0, 0, 0, 0, 0]))
-    method.fit(data, folds)
-    ridge = Ridge()
-    ridge.fit(data, folds)
-    np.testing.assert_array_equal(method.predict_expression(new), ridge.predict_expression(new))
-
-
-def test_labels_of_a_single_donor():
-    """While this donor is held out no label is left to learn from; the other donors have none to compare with."""
-    data = training_data()
-    data = replace(data, label=np.where(data.donor == "1", data.label, -1))
-    method = Stcontrast(n_latent=4, max_epochs=2, vae_epochs=1, n_networks=1)
-    found = method.fit(data, inner_folds(data))
-    assert np.isnan(found.proba[data.donor == "1"]).all()
-    assert method.class_weights == pytest.approx(dict.fromkeys(MEMBERS, 0.2))
-    proba = method.predict_proba(data)
-    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
-    assert (proba.argmax(axis=1) == data.label)[data.donor == "1"].mean() > 0.8
-
-
-def test_embeddings(fitted):
-    data = training_data(seed=1)
-    measured = np.arange(90) % 7 > 0
-    found = fitted.embed(replace(data, depth=data.depth * measured))
-    latent, gene, image = (found[f"X_stc_{name}"] for name in ("vae", "gene", "image"))
-    for embedding in (latent, gene):
-        assert np.isnan(embedding[~measured]).all()
-        assert np.isfinite(embedding[measured]).all()
-    assert latent.shape == (90, 4)
-    assert gene.shape == image.shape
-    for embedding in (gene, image):
-        np.testing.assert_allclose(np.linalg.norm(embedding[measured], axis=1), 1, atol=1e-5)
-
-
-def test_saved_and_read_again(fitted, tmp_path):
-    write_state(tmp_path, fitted.state())
-    again = Stcontrast(**fitted.spec)
-    again.restore(read_state(tmp_path))
-    data = training_data(seed=1)
-    assert (again.weights, again.class_weights) == (fitted.weights, fitted.class_weights)
-    np.testing.assert_array_equal(again.slope["slope"], fitted.slope["slope"])
-    np.testing.assert_allclose(again.predict_expression(data), fitted.predict_expression(data), atol=1e-6)
-    np.testing.assert_allclose(again.predict_proba(data), fitted.predict_proba(data), atol=1e-6)
-    for name in fitted.members:
-        one, other = again.members[name], fitted.members[name]
-        np.testing.assert_array_equal(one.predict_expression(data), other.predict_expression(data))
-        np.testing.assert_array_equal(one.predict_proba(data), other.predict_proba(data))
-    one, other = again.embed(data), fitted.embed(data)
-    assert one.keys() == other.keys()
+@pytest.mark.parametrize("gene_space", ["axes", "vae"])
+@pytest.mark.parametrize("absent", ["nothing", "counts", "labels"])
+def test_saved_and_read_again(tmp_path, new, gene_space, absent):
+    data = training_data(donors=3, n_spots=20)
+    if absent == "counts":
+        data = replace(data, depth=np.zeros(60))
+    if absent == "labels":
+        data = replace(data, label=np.full(60, -1))
+    done = fit(data, gene_space=gene_space, max_epochs=1, vae_epochs=1)
+    again = restored(done.method, tmp_path)
+    assert again.summary() == done.method.summary()
+    for name, missing in (("predict_expression", "counts"), ("predict_proba", "labels")):
+        if absent == missing:
+            for method in (done.method, again):
+                with pytest.raises(ValueError, match=f"without {missing}"):
+                    getattr(method, name)(new.unseen())
+        else:
+            expected = getattr(done.method, name)(new.unseen())
+            np.testing.assert_allclose(getattr(again, name)(new.unseen()), expected, atol=1e-6)
+    one, other = again.embed(new), done.method.embed(new)
+    assert set(one) == set(other) == (set() if absent == "counts" else SLOTS[gene_space])
     for slot in one:
         np.testing.assert_allclose(one[slot], other[slot], atol=1e-5)
 
 
+SLOTS = {"axes": {"X_stc_image", "X_stc_gene"}, "vae": {"X_stc_image", "X_stc_gene", "X_stc_vae"}}
+
+
+def test_what_is_saved_is_all_there_is(four, tmp_path):
+    """Every array that fitting sets comes back: nothing is computed again, and nothing is left out."""
+
+    def flat(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        found = {}
+        for name, value in state.items():
+            found |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+        return found
+
+    again = flat(restored(four.method, tmp_path).state())
+    expected = flat(four.method.state())
+    assert again.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+    arrays = {name for name, value in expected.items() if isinstance(value, np.ndarray)}
+    assert {"slope", "parts/space/axes", "parts/linear/arrays/rotation", "parts/arrays/bank", "parts/level"} <= arrays
+    assert {"subtypes/arrays/coefficients", "subtypes/joint/arrays/root", "subtypes/features/arrays/root"} <= arrays
+
+
+def test_a_vae_as_gene_space(new):
+    done = fit(training_data(donors=3, n_spots=20), gene_space="vae", n_coordinates=None, vae_epochs=1, max_epochs=1)
+    method = done.method
+    assert method.latent is method.parts.space
+    assert method.embed(new)["X_stc_vae"].shape == (len(new), 16)
+    expression = method.predict_expression(new.unseen())
+    assert expression.shape == new.target.shape
+    mean = done.data.slide_means()[0]
+    each = method.parts.predict(new.unseen())
+    decoded = method.parts.space.decode(mixed(method.weights, each)) - method.parts.reference + mean
+    np.testing.assert_allclose(expression, mean + method.slope * (decoded - mean), atol=1e-4)
+    assert quick().latent is None
+
+
+def test_by_default_eight_axes():
+    data = training_data(n_genes=12)
+    method = Stcontrast(max_epochs=1)
+    method.fit_parts(data)
+    assert method.parts.space.axes.shape == (12, 8)
+
+
 def test_labels_alone(tmp_path):
     data = training_data()
-    data = replace(
-        data,
-        depth=np.zeros(90),
-        counts=data.counts[:, :0],
-        target=np.zeros((90, 0), dtype=np.float32),
-        observed=np.zeros((90, 0), dtype=np.float32),
-    )
-    method = Stcontrast(max_epochs=15)
+    nothing = np.zeros((90, 0), dtype=np.float32)
+    data = replace(data, depth=np.zeros(90), counts=data.counts[:, :0], target=nothing, observed=nothing)
+    method = quick()
     found = method.fit(data, inner_folds(data))
-    assert method.latent.vae is None
-    assert set(method.embed(data)) == {"X_stc_image"}
+    assert method.embed(data) == {}
     assert (found.proba.argmax(axis=1) == data.label).mean() > 0.7
-    write_state(tmp_path, method.state())
-    again = Stcontrast(max_epochs=15)
-    again.restore(read_state(tmp_path))
-    np.testing.assert_allclose(again.predict_proba(data), method.predict_proba(data), atol=1e-6)
+    assert (method.predict_proba(data.unseen()).argmax(axis=1) == data.label).mean() > 0.8
+    again = restored(method, tmp_path)
+    np.testing.assert_array_equal(again.predict_proba(data), method.predict_proba(data))
+    with pytest.raises(ValueError, match="without counts"):
+        method.neighbors(data)
+
+
+def test_counts_alone(new):
+    done = fit(replace(training_data(n_spots=20), label=np.full(60, -1)), max_epochs=1)
+    assert np.isnan(done.found.proba).all()
+    assert "self_training" not in done.method.summary()
+    with pytest.raises(ValueError, match="without labels"):
+        done.method.predict_proba(new.unseen())
+    assert np.isfinite(done.method.predict_expression(new.unseen())).all()
+
+
+def test_labels_of_a_single_donor():
+    """Slides or blocks of that donor are held out for the classifiers, while the counts allow donors."""
+    data = training_data(donors=3, n_spots=40)
+    here = data.donor == "1"
+    done = fit(replace(data, label=np.where(here, data.label, -1)), max_epochs=1)
+    assert done.method.summary()["class_unit"] == "block"
+    assert np.isfinite(done.found.proba[here]).all()
+    assert np.isnan(done.found.proba[~here]).all()
+    proba = done.method.predict_proba(data.unseen())
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
+    assert (proba.argmax(axis=1) == data.label)[here].mean() > 0.8
+
+
+def test_a_single_label():
+    data = training_data(n_spots=20)
+    done = fit(replace(data, label=np.where(np.arange(60) == 7, 1, -1)), max_epochs=1)
+    assert done.method.summary()["class_unit"] == "nothing: too few labels to hold any out"
+    assert np.isnan(done.found.proba).all()
+    assert (done.method.predict_proba(data.unseen()).argmax(axis=1) == 1).all()
+
+
+def test_a_donor_of_one_spot_is_no_obstacle():
+    """While the other donor is held out, a single spot would be left to learn from."""
+    data = training_data(donors=2, n_spots=20)
+    done = fit(replace(data, depth=data.depth * (np.arange(40) < 21)), max_epochs=1)
+    assert np.isfinite(done.found.expression[20]).all()
+    assert np.isnan(done.found.expression[:20]).all()
+    assert np.isfinite(done.method.predict_expression(data.unseen())).all()
+
+
+def test_a_second_fit_forgets_the_first(new):
+    data = training_data(n_spots=20)
+    twice, once = quick(max_epochs=1), quick(max_epochs=1)
+    twice.fit(training_data(seed=5, n_spots=30), inner_folds(training_data(seed=5, n_spots=30)))
+    for method in (twice, once):
+        method.fit(data, inner_folds(data))
+    np.testing.assert_array_equal(twice.predict_expression(new), once.predict_expression(new))
+    np.testing.assert_array_equal(twice.predict_proba(new), once.predict_proba(new))
+    bare = replace(data, depth=np.zeros(60))
+    twice.fit(bare, inner_folds(bare))
+    with pytest.raises(ValueError, match="without counts"):
+        twice.predict_expression(new)
+    once.fit_parts(bare)
+    assert once.embed(new) == {}
+
+
+def test_the_seed_decides_everything_and_the_options_reach_the_parts(new):
+    data = training_data(n_spots=20)
+    first, second, third = (fit(data, max_epochs=1, seed=seed).method.predict_expression(new) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, third)
+    method = quick(loss="sigmoid", contrastive_weight=0.5, temperature=0.3, penalty=7.0, seed=3)
+    method.fit_parts(data)
+    spec = method.parts.model.spec
+    assert (spec["loss"], spec["contrastive_weight"], spec["temperature"]) == ("sigmoid", 0.5, 0.3)
+    assert (spec["max_epochs"], spec["seed"], spec["n_gene"]) == (3, 3, 3)
+    assert method.parts.penalty == 7.0
+    np.testing.assert_array_equal(
+        method.parts.predict(new)["linear"], method.parts.linear.predict(method.parts.scaler.scaled(new), 7.0)
+    )
 
 
 def test_nothing_fitted():
-    with pytest.raises(RuntimeError, match="has not been fitted"):
+    with pytest.raises(ValueError, match="without labels"):
         Stcontrast().predict_proba(training_data().unseen())
+    with pytest.raises(ValueError, match="without counts"):
+        Stcontrast().predict_expression(training_data().unseen())
+
+
+def test_folds_with_features_of_their_own_are_embedded_and_classified_by_these():
+    """An encoder that was tuned in every fold: its features have other axes than those of the encoder of all spots."""
+    data = training_data(donors=3, n_spots=60)
+    tuned = replace(data, design=data.design[:, ::-1] * 3 + 1)
+    folds = [replace(fold, spots=data) for fold in inner_folds(tuned)]
+    given = []
+    choose = _method.choose_on_folds
+
+    def watched(subtypes, spots, embedding, by_label):
+        given.append((embedding, by_label))
+        return choose(subtypes, spots, embedding, by_label)
+
+    method = quick(max_epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_method, "choose_on_folds", watched)
+        method.fit(tuned, folds)
+    embedding, by_label = given[0]
+    assert [fold.held_out.tolist() for fold in by_label] == [fold.held_out.tolist() for fold in folds]
+    assert all(fold.spots is data for fold in by_label)
+    final = method.parts.embed_image(tuned)
+    for fold in folds:
+        own = parts_of(fold, max_epochs=1).embed_image(data)
+        left, _, right = np.linalg.svd(own[fold.train].T.astype(np.float64) @ final[fold.train])
+        np.testing.assert_allclose(embedding[fold.held_out], own[fold.held_out] @ left @ right, atol=1e-3)
+
+
+def test_weights_rest_on_what_was_measured_not_on_completed_targets(monkeypatch):
+    """Targets of all spots are completed with those that a fold holds out."""
+    data = training_data(donors=3, n_spots=20)
+    completed = replace(data, target=data.target + np.random.default_rng(0).random(data.target.shape, dtype=np.float32))
+    truths = []
+    monkeypatch.setattr(StackedWeights, "add", lambda self, predicted, observed, slide: truths.append(observed))
+    folds = inner_folds(data)
+    quick(max_epochs=1).fit(completed, folds)
+    for fold, truth in zip(folds, truths, strict=True):
+        expected = parts_of(fold, max_epochs=1).space.encode(data.take(fold.held_out))
+        np.testing.assert_array_equal(truth, expected)

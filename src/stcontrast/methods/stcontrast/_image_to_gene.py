@@ -166,7 +166,7 @@ class ImageToGene(Learns):
 
 
 def _drawn(spots: Spots, *, seed: int) -> NDArray[np.intp]:
-    """Rows of the bank, in order: all, or as many of every slide as its share of `MAX_BANK`."""
+    """Rows of the bank, in order: all, or `MAX_BANK` of them at random."""
     if len(spots) <= MAX_BANK:
         return np.arange(len(spots))
     return np.sort(np.random.default_rng(seed).choice(len(spots), MAX_BANK, replace=False))

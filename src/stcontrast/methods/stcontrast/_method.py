@@ -147,10 +147,7 @@ class Stcontrast(Method):
         if spots.has_counts:
             embedding = self._fit_expression(spots, folds, found)
         if spots.has_labels:
-            try:
-                by_label = inner_folds(spots, of="labels")
-            except ValueError:  # too few labels to hold any out
-                by_label = []
+            by_label = _folds_of_labels(spots, folds)
             found.proba, self.subtypes.weights, self.subtypes.self_training = choose_on_folds(
                 self.subtypes, spots, embedding, by_label
             )
@@ -170,7 +167,8 @@ class Stcontrast(Method):
             with settings.override(progress=False):
                 part.fit(fold.training)
             predicted = part.predict(fold.unseen())
-            held_out = spots.take(fold.held_out)
+            # as measured: targets of the fold are completed in its training spots alone
+            held_out = fold.spots.take(fold.held_out)
             stacked.add(
                 {name: values[held_out.measured] for name, values in predicted.items()},
                 part.space.encode(held_out), held_out.slide[held_out.measured],
@@ -197,7 +195,7 @@ class Stcontrast(Method):
         final = embedding.copy()
         for fold, (part, _) in zip(folds, fits, strict=True):
             # every training has axes of its own: turn them onto those of the last one
-            of_part = part.embed_image(spots)
+            of_part = part.embed_image(fold.spots)
             rotation, _ = orthogonal_procrustes(of_part[fold.train], final[fold.train])
             embedding[fold.held_out] = of_part[fold.held_out] @ rotation
         return embedding
@@ -248,6 +246,17 @@ class Stcontrast(Method):
             vae_epochs=self.vae_epochs, penalty=self.penalty, seed=self.seed, loss=self.loss,
             contrastive_weight=self.contrastive_weight, temperature=self.temperature, max_epochs=self.max_epochs,
         )  # fmt: skip
+
+
+def _folds_of_labels(spots: Spots, folds: Sequence[Fold]) -> Sequence[Fold]:
+    """Inner folds over annotated spots; none where labels are too few to hold any out."""
+    if any(fold.spots.design is not spots.design for fold in folds):
+        # an encoder that learnt from all labels: features that did not are those of the folds that are there
+        return [fold for fold in folds if fold.has_labels]
+    try:
+        return inner_folds(spots, of="labels")
+    except ValueError:
+        return []
 
 
 def _sloped(

@@ -25,14 +25,15 @@ SETS = {
 }
 ROWS = {
     "ridge": ("ridge", {}),
-    "knn": ("knn", {}),
-    "mlp": ("mlp", {}),
     "stcontrast": ("stcontrast", {}),
-    "one network": ("stcontrast", {"n_networks": 1}),
-    "expression as measured": ("stcontrast", {"n_components": 0}),
-    "20 components": ("stcontrast", {"n_components": 20}),
-    "kernel": ("kernel", {}),
-    "contrastive weight 0.1": ("stcontrast", {"contrastive_weight": 0.1}),
+    "no contrast": ("stcontrast", {"contrastive_weight": 0.0}),
+    "InfoNCE": ("stcontrast", {"loss": "info_nce"}),
+    "BLEEP's loss": ("stcontrast", {"loss": "similarity_target"}),
+    "sigmoid loss": ("stcontrast", {"loss": "sigmoid"}),
+    "4 axes": ("stcontrast", {"n_coordinates": 4}),
+    "16 axes": ("stcontrast", {"n_coordinates": 16}),
+    "32 axes": ("stcontrast", {"n_coordinates": 32}),
+    "VAE": ("stcontrast", {"gene_space": "vae"}),
 }
 
 

@@ -42,8 +42,8 @@ ROWS = {
     "nh2st (code)": ("nh2st", {**QUICK, "variant": "code"}, {}),
     "tpirbae": ("tpirbae", {**QUICK, "vae_epochs": 3}, {}),
     "tpirbae, guided": ("tpirbae", {**QUICK, "vae_epochs": 3, "guided": True, "decoder": "retrieval"}, {}),
-    "stcontrast": ("stcontrast", {"vae_epochs": 5, "max_epochs": 15}, {}),
-    "stcontrast, contrast": ("stcontrast", {"vae_epochs": 3, "max_epochs": 10, "contrastive_weight": 0.5}, {}),
+    "stcontrast": ("stcontrast", {"max_epochs": 15}, {}),
+    "stcontrast, VAE": ("stcontrast", {"vae_epochs": 3, "max_epochs": 10, "gene_space": "vae"}, {}),
 }
 
 

@@ -3,6 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import sparse
 
 from stcontrast._data.design import MAX_RANGED

@@ -395,7 +395,7 @@ def test_models_without_a_gene_latent(fitted: tuple[Predictor, SpatialData], sda
     mean = stc.tl.fit(copied(sdata), batch_key="donor", method="mean")
     with pytest.raises(ValueError, match="'mean' has no gene latent"):
         stc.tl.embed_genes(sdata, model=mean)
-    with pytest.raises(ValueError, match="'stcontrast' has no gene latent.*gene_space"):
+    with pytest.raises(ValueError, match=r"'stcontrast' has no gene latent.*gene_space"):
         stc.tl.embed_genes(sdata, model=fitted[0])
     without_counts = stc.tl.fit(bare(toy), batch_key="donor", label_key=LABELS, options=VAE)
     with pytest.raises(ValueError, match="'stcontrast' has no gene latent"):

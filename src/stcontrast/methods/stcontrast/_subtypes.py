@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Subtypes", "choose_on_folds"]
 
-PRIOR: Final = {"discriminant": 0.5, "kernel": 0.5, "features": 0.0}
+PRIOR: Final = {"discriminant": 0.5, "kernel": 0.5, "discriminant of features": 0.0, "kernel of features": 0.0}
 N_AXES: Final = 150
 SHRINKAGE: Final = 0.3
 PENALTY: Final = 1.0
@@ -40,8 +40,8 @@ class Subtypes(Learns):
     """Classifiers on principal axes of the image features and the joint embedding, which weigh alike.
 
     The axes are those of all training spots, annotated or not. ``"discriminant"``: linear discriminant analysis with a
-    shrunken covariance. ``"kernel"``: kernel regression of class membership. ``"features"``: the same without the joint
-    embedding; where labels are few, it has no weight.
+    shrunken covariance. ``"kernel"``: kernel regression of class membership. ``"discriminant of features"`` and ``"kernel
+    of features"``: the same without the joint embedding; where labels are few, they have no weight.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Subtypes(Learns):
     Scudder 1965 (self-training).
     """
 
-    learnt: ClassVar[tuple[str, ...]] = ("weights", "self_training", "scaler", "arrays", "joint", "features")
+    learnt: ClassVar[tuple[str, ...]] = ("weights", "self_training", "scaler", "arrays", "kernels")
 
     def __init__(self, *, self_training: bool = False, seed: int = 0) -> None:
         self.seed = seed
@@ -63,7 +63,7 @@ class Subtypes(Learns):
         self.weights = dict(PRIOR)
         self.scaler = Scaler(unit=True)
         self.arrays: dict[str, NDArray[Any]] = {}
-        self.joint, self.features = KernelPath(seed=seed), KernelPath(seed=seed)
+        self.kernels = [KernelPath(seed=seed), KernelPath(seed=seed)]
 
     def fit(self, spots: Spots, embedding: NDArray[np.float32] | None) -> None:
         """Fit on training spots, with their joint embedding (n_spots, d) where there were counts to learn it from."""
@@ -109,19 +109,17 @@ class Subtypes(Learns):
     def _fit_members(self, axes: list[NDArray[np.float32]], label: NDArray[np.int64], known: NDArray[np.bool_]) -> None:
         n_classes = int(self.arrays["n_classes"])
         member = np.eye(n_classes, dtype=np.float32)[label[known]]
-        for kernel, x in zip((self.features, self.joint), (axes[0], axes[-1]), strict=True):
-            kernel.fit(x[known], member)
-        coefficients, intercepts = _discriminant(axes[-1][known], label[known], n_classes)
-        self.arrays |= {"coefficients": coefficients, "intercepts": intercepts}
+        for i, x in enumerate((axes[-1], axes[0])):
+            self.kernels[i].fit(x[known], member)
+            coefficients, intercepts = _discriminant(x[known], label[known], n_classes)
+            self.arrays |= {f"coefficients{i}": coefficients, f"intercepts{i}": intercepts}
 
     def _each(self, axes: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        logits = axes[-1] @ self.arrays["coefficients"] + self.arrays["intercepts"]
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        found = {
-            "discriminant": odds,
-            "kernel": np.maximum(self.joint.predict(axes[-1], PENALTY), SMALLEST),
-            "features": np.maximum(self.features.predict(axes[0], PENALTY), SMALLEST),
-        }
+        found = {}
+        for i, (x, of) in enumerate(((axes[-1], ""), (axes[0], " of features"))):
+            logits = x @ self.arrays[f"coefficients{i}"] + self.arrays[f"intercepts{i}"]
+            found[f"discriminant{of}"] = np.exp(logits - logits.max(axis=1, keepdims=True))
+            found[f"kernel{of}"] = np.maximum(self.kernels[i].predict(x, PENALTY), SMALLEST)
         return {name: (part / part.sum(axis=1, keepdims=True)).astype(np.float32) for name, part in found.items()}
 
 

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 
 def watched(monkeypatch: pytest.MonkeyPatch, data: Spots) -> tuple[Mlp, list[MLPRegressor | MLPClassifier]]:
     """The method, fitted, and scikit-learn's networks that it was made of."""
-    networks, trained = [], _mlp._trained
-    monkeypatch.setattr(_mlp, "_trained", lambda network, *xy: (networks.append(network), trained(network, *xy))[1])
+    networks: list[MLPRegressor | MLPClassifier] = []
+    trained = _mlp._trained
+
+    def watched_training(network, x, y):
+        networks.append(network)
+        return trained(network, x, y)
+
+    monkeypatch.setattr(_mlp, "_trained", watched_training)
     method = Mlp(max_epochs=3, n_hidden=7)
     method.fit_parts(data)
     return method, networks

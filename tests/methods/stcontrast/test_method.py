@@ -13,6 +13,7 @@ from stcontrast.fitted._disk import read_state, write_state
 from stcontrast.methods.stcontrast import Stcontrast, _method
 from stcontrast.methods.stcontrast._image_to_gene import MEMBERS, ImageToGene
 from stcontrast.methods.stcontrast._stacking import CalibrationSlope, StackedWeights, mixed
+from stcontrast.methods.stcontrast._subtypes import choose_on_folds
 from stcontrast.metrics import gene_correlation, mean_slide_correlation
 from tests.methods.synthetic import training_data, with_gene_side
 
@@ -43,11 +44,10 @@ class Fitted:
 def fit(data: Spots, **options: Any) -> Fitted:
     """Fit, and watch what the classifiers are given."""
     given: list[NDArray[np.float32]] = []
-    choose = _method.choose_on_folds
 
     def watched(subtypes, spots, embedding, folds):
         given.append(embedding)
-        return choose(subtypes, spots, embedding, folds)
+        return choose_on_folds(subtypes, spots, embedding, folds)
 
     method, folds = quick(**options), inner_folds(data)
     with pytest.MonkeyPatch.context() as patch:
@@ -343,7 +343,7 @@ def test_what_is_saved_is_all_there_is(four, tmp_path):
     """Every array that fitting sets comes back: nothing is computed again, and nothing is left out."""
 
     def flat(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for name, value in state.items():
             found |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
         return found
@@ -478,11 +478,10 @@ def test_folds_with_features_of_their_own_are_embedded_and_classified_by_these()
     tuned = replace(data, design=data.design[:, ::-1] * 3 + 1)
     folds = [replace(fold, spots=data) for fold in inner_folds(tuned)]
     given = []
-    choose = _method.choose_on_folds
 
     def watched(subtypes, spots, embedding, by_label):
         given.append((embedding, by_label))
-        return choose(subtypes, spots, embedding, by_label)
+        return choose_on_folds(subtypes, spots, embedding, by_label)
 
     method = quick(max_epochs=1)
     with pytest.MonkeyPatch.context() as patch:

@@ -53,7 +53,7 @@ class Reference:
 
     def __init__(self, spots: Spots, *embedding: NDArray[np.float32]) -> None:
         self.scaler = StandardScaler().fit(spots.design)
-        blocks = [self.scaled(spots), *embedding]
+        blocks: list[NDArray] = [self.scaled(spots), *embedding]
         self.centers = [block.mean(axis=0) for block in blocks]
         pairs = zip(blocks, self.centers, strict=True)
         self.spreads = [np.sqrt(((block - center) ** 2).sum(axis=1).mean()) for block, center in pairs]

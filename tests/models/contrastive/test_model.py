@@ -260,7 +260,7 @@ def test_saved_and_read_again(trained, tmp_path):
 
 
 def test_the_spec_is_every_argument(tmp_path: Path):
-    options = {
+    options: dict[str, Any] = {
         "n_image": 3, "n_gene": 2, "n_hidden": 4, "n_embedding": 5, "input_dropout": 0.2, "dropout": 0.3,
         "loss": "sigmoid", "contrastive_weight": 0.5, "temperature": 0.2, "target_temperature": 0.4,
         "learning_rate": 1e-3, "weight_decay": 0.01, "max_epochs": 3, "batch_size": 9, "seed": 7,

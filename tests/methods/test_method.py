@@ -32,7 +32,7 @@ def test_an_unknown_method_is_refused_with_a_list_of_methods():
     [
         ({"epochs": 3}, r"Unknown options \['epochs'\] of the method 'stcontrast'. Valid options are .*'max_epochs'"),
         ({"loss": "triplet"}, "Unknown loss 'triplet'. Valid options are 'soft_target'"),
-        ({"max_epochs": 0}, "must be at least 1"),
+        ({"max_epochs": -1}, "and `max_epochs` 0"),
         ({"temperature": 0.0}, "must be positive"),
         ({"penalty": 0.0}, "must be positive"),
         ({"contrastive_weight": -1.0}, "`contrastive_weight` not negative"),

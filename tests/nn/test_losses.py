@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -424,9 +423,9 @@ def test_the_length_of_the_coordinates_does_not_matter(scale):
     assert losses[0] == pytest.approx(losses[1], abs=1e-9)
 
 
-def soft(gene: torch.Tensor, image: torch.Tensor, **options: Any) -> torch.Tensor:
+def soft(gene: torch.Tensor, image: torch.Tensor, *, allowed: torch.Tensor | None = None) -> torch.Tensor:
     coordinates = torch.linspace(-1, 1, 3 * len(gene), dtype=torch.float64).sin().reshape(len(gene), 3)
-    return soft_target_loss(gene, image, targets_from=coordinates, **options)
+    return soft_target_loss(gene, image, targets_from=coordinates, allowed=allowed)
 
 
 @pytest.mark.parametrize("loss", [soft, sigmoid_loss])

@@ -77,3 +77,28 @@ def test_labels_are_names_of_classes_in_order_and_may_be_missing(objects):
     assert spots.classes == ["fat", "glands", "stroma"]
     assert spots.label.tolist() == [0, -1, 2, 0, -1, -1, -1, -1, 1, 0, -1, -1]
     assert gathered(objects).classes == []
+
+
+def test_objects_without_an_image_are_the_gene_side(objects):
+    keys = Keys(donor_key="donor", batch_key="day", label_key="subtype")
+    first, *alone = (resolve_all([table], keys) for table in objects)
+    spots = gather(first, keys, gene_side=[source for sources in alone for source in sources])
+    together = gather(resolve_all(objects, keys), keys)
+    # the same numbers as if all had an image, in two parts
+    for name in ("name", "donor", "batch", "depth", "label", "slide", "xy"):
+        both = np.concatenate([getattr(spots, name), getattr(spots.gene_side, name)])
+        np.testing.assert_array_equal(both, getattr(together, name))
+    np.testing.assert_array_equal(spots.counts.toarray(), together.counts[:4].toarray())
+    np.testing.assert_array_equal(spots.gene_side.counts.toarray(), together.counts[4:].toarray())
+    for part in (spots, spots.gene_side):
+        assert (part.genes, part.classes, part.slides) == (together.genes, together.classes, together.slides)
+    assert gather(first, keys).gene_side is None
+
+
+def test_a_gene_side_where_nothing_was_counted_is_none(objects):
+    empty = objects[1].copy()
+    empty.X = sparse.csr_matrix(empty.shape, dtype=np.float32)
+    sides = [resolve_all([table], Keys()) for table in (objects[0], empty)]
+    assert gather(sides[0], Keys(), gene_side=sides[1]).gene_side is None
+    with pytest.raises(ValueError, match=r"Slides share a name: \['s1'\]"):
+        gather(sides[0], Keys(), gene_side=sides[0])

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from stcontrast._data.spots import Spots
 
 
-def made(**options: Any) -> ImageToGene:
-    return ImageToGene(
-        **{"gene_space": "axes", "n_coordinates": 3, "vae_epochs": 2, "penalty": 50.0, "seed": 0, "max_epochs": 4}
-        | options
-    )
+def made(**given: Any) -> ImageToGene:
+    options: dict[str, Any] = {
+        "gene_space": "axes", "n_coordinates": 3, "vae_epochs": 2, "penalty": 50.0, "seed": 0, "max_epochs": 4,
+    }  # fmt: skip
+    return ImageToGene(**options | given)
 
 
 def partly_measured() -> Spots:
@@ -91,9 +91,8 @@ def nearest(query: NDArray, bank: NDArray, k: int) -> list[tuple[list[int], list
     """Rows of the bank by cosine, most similar first, in a plain loop."""
     found = []
     for row in unit(query):
-        cosine = [float(row @ other) for other in unit(bank)]
-        chosen = sorted(range(len(bank)), key=lambda j, cosine=cosine: -cosine[j])[:k]
-        found.append((chosen, [cosine[j] for j in chosen]))
+        ranked = sorted((-float(row @ other), j) for j, other in enumerate(unit(bank)))[:k]
+        found.append(([j for _, j in ranked], [-cosine for cosine, _ in ranked]))
     return found
 
 

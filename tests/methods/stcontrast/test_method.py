@@ -12,7 +12,9 @@ from stcontrast._data.genes import log_normalize
 from stcontrast.fitted._disk import read_state, write_state
 from stcontrast.methods.stcontrast import Stcontrast, _method
 from stcontrast.methods.stcontrast._image_to_gene import MEMBERS, ImageToGene
+from stcontrast.methods.stcontrast._method import PRIOR
 from stcontrast.methods.stcontrast._stacking import CalibrationSlope, StackedWeights, mixed
+from stcontrast.methods.stcontrast._subtypes import choose_on_folds
 from stcontrast.metrics import gene_correlation, mean_slide_correlation
 from tests.methods.synthetic import training_data, with_gene_side
 
@@ -43,11 +45,10 @@ class Fitted:
 def fit(data: Spots, **options: Any) -> Fitted:
     """Fit, and watch what the classifiers are given."""
     given: list[NDArray[np.float32]] = []
-    choose = _method.choose_on_folds
 
     def watched(subtypes, spots, embedding, folds):
         given.append(embedding)
-        return choose(subtypes, spots, embedding, folds)
+        return choose_on_folds(subtypes, spots, embedding, folds)
 
     method, folds = quick(**options), inner_folds(data)
     with pytest.MonkeyPatch.context() as patch:
@@ -89,7 +90,7 @@ def test_the_prediction_is_the_weighted_mean_of_coordinates_decoded_and_drawn_by
 def test_out_of_fold_predictions_weights_and_slopes_by_hand(four):
     """Of a fold: parts without its donors, weights and slopes of the other folds."""
     data, method = four.data, four.method
-    weights, slopes = StackedWeights(dict.fromkeys(MEMBERS, 0.25)), CalibrationSlope()
+    weights, slopes = StackedWeights(PRIOR), CalibrationSlope()
     parts = [parts_of(fold) for fold in four.folds]
     each = [part.predict(fold.unseen()) for part, fold in zip(parts, four.folds, strict=True)]
     for fold, part, predicted in zip(four.folds, parts, each, strict=True):
@@ -105,14 +106,14 @@ def test_out_of_fold_predictions_weights_and_slopes_by_hand(four):
     assert method.weights == pytest.approx(weights.found(n_donors=4), abs=1e-6)
     np.testing.assert_allclose(method.slope, slopes.found(), rtol=1e-4)
     assert method.weights_rest_on.startswith("out-of-fold predictions of 4 donors")
-    assert method.weights != dict.fromkeys(MEMBERS, 0.25)
+    assert method.weights != PRIOR
 
 
 @pytest.mark.parametrize("donors", [1, 2, 3])
 @pytest.mark.parametrize("slides", [1, 3])
 def test_weights_are_fixed_with_fewer_than_three_donors(donors, slides):
     one = fit(training_data(donors=donors, slides=slides, n_spots=20), max_epochs=1)
-    fixed = one.method.weights == dict.fromkeys(MEMBERS, 0.25)
+    fixed = one.method.weights == PRIOR
     assert fixed == (donors < 3)
     assert fixed == (one.method.weights_rest_on == "fixed weights: fewer than three donors")
     assert np.isfinite(one.found.expression).all()
@@ -132,7 +133,7 @@ def test_the_weights_of_the_data_count_with_the_donors(four, monkeypatch):
     quick(max_epochs=1).fit(four.data, four.folds)
     assert asked == [(4, 0), (4, 1), (4, 2), (4, 3), (4, None)]
     for weight in four.method.weights.values():
-        assert weight >= 0.25 * 0.6 - 1e-9
+        assert weight >= 0.6 * 0.7 / 3 - 1e-9
 
 
 def changed_donor(data: Spots, donor: str, seed: int = 0) -> Spots:
@@ -343,7 +344,7 @@ def test_what_is_saved_is_all_there_is(four, tmp_path):
     """Every array that fitting sets comes back: nothing is computed again, and nothing is left out."""
 
     def flat(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for name, value in state.items():
             found |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
         return found
@@ -355,7 +356,11 @@ def test_what_is_saved_is_all_there_is(four, tmp_path):
         np.testing.assert_array_equal(again[name], value, err_msg=name)
     arrays = {name for name, value in expected.items() if isinstance(value, np.ndarray)}
     assert {"slope", "parts/space/axes", "parts/linear/arrays/rotation", "parts/arrays/bank", "parts/level"} <= arrays
-    assert {"subtypes/arrays/coefficients", "subtypes/joint/arrays/root", "subtypes/features/arrays/root"} <= arrays
+    assert {
+        "subtypes/arrays/coefficients0",
+        "subtypes/kernels/0/arrays/root",
+        "subtypes/kernels/1/arrays/root",
+    } <= arrays
 
 
 def test_a_vae_as_gene_space(new):
@@ -478,11 +483,10 @@ def test_folds_with_features_of_their_own_are_embedded_and_classified_by_these()
     tuned = replace(data, design=data.design[:, ::-1] * 3 + 1)
     folds = [replace(fold, spots=data) for fold in inner_folds(tuned)]
     given = []
-    choose = _method.choose_on_folds
 
     def watched(subtypes, spots, embedding, by_label):
         given.append((embedding, by_label))
-        return choose(subtypes, spots, embedding, by_label)
+        return choose_on_folds(subtypes, spots, embedding, by_label)
 
     method = quick(max_epochs=1)
     with pytest.MonkeyPatch.context() as patch:

@@ -53,7 +53,7 @@ class Reference:
 
     def __init__(self, spots: Spots, *embedding: NDArray[np.float32]) -> None:
         self.scaler = StandardScaler().fit(spots.design)
-        blocks = [self.scaled(spots), *embedding]
+        blocks: list[NDArray] = [self.scaled(spots), *embedding]
         self.centers = [block.mean(axis=0) for block in blocks]
         pairs = zip(blocks, self.centers, strict=True)
         self.spreads = [np.sqrt(((block - center) ** 2).sum(axis=1).mean()) for block, center in pairs]
@@ -101,14 +101,20 @@ def test_each_classifier_is_scikit_learn_s(n_classes, with_embedding):
     member = np.eye(n_classes)[data.label[known]]
     np.testing.assert_allclose(found["kernel"], kernel_ridge(x, member, z), atol=1e-3)
     expected = kernel_ridge(alone.axes(data)[known], member, alone.axes(new))
-    np.testing.assert_allclose(found["features"], expected, atol=1e-3)
-    assert np.allclose(found["features"], found["kernel"], atol=1e-4) == (not with_embedding)
+    np.testing.assert_allclose(found["kernel of features"], expected, atol=1e-3)
+    of_features = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3).fit(
+        alone.axes(data)[known], data.label[known]
+    )
+    expected = of_features.predict_proba(alone.axes(new))
+    np.testing.assert_allclose(found["discriminant of features"], expected, atol=1e-3)
+    for name in ("kernel", "discriminant"):
+        assert np.allclose(found[f"{name} of features"], found[name], atol=1e-4) == (not with_embedding)
 
 
 def test_the_prediction_is_the_weighted_mean():
     data, embedding = training_data(n_classes=3), unit_rows(90)
     subtypes = fitted(data, embedding)
-    subtypes.weights = {"discriminant": 0.2, "kernel": 0.5, "features": 0.3}
+    subtypes.weights = {"discriminant": 0.2, "kernel": 0.4, "discriminant of features": 0.1, "kernel of features": 0.3}
     each = subtypes.predict_each(data, embedding)
     expected = sum(weight * each[name] for name, weight in subtypes.weights.items())
     np.testing.assert_allclose(subtypes.predict(data, embedding), expected, atol=1e-6)
@@ -136,8 +142,9 @@ def test_absent_classes_get_nothing_of_the_discriminant_and_the_floor_of_the_ker
     data = training_data(n_classes=4)
     data = replace(data, label=np.where(np.isin(data.label, [1, 3]), data.label, -1))
     each = fitted(data).predict_each(data, None)
-    np.testing.assert_array_equal(each["discriminant"][:, [0, 2]], 0)
-    for name in ("kernel", "features"):
+    for name in ("discriminant", "discriminant of features"):
+        np.testing.assert_array_equal(each[name][:, [0, 2]], 0)
+    for name in ("kernel", "kernel of features"):
         assert (each[name][:, [0, 2]] > 0).all()
         assert (each[name][:, [0, 2]] <= 1e-3).all()
     for part in each.values():
@@ -178,7 +185,7 @@ def test_saved_and_read_again(tmp_path, with_embedding, self_training):
     data, embedding = training_data(n_classes=3), unit_rows(90) if with_embedding else None
     data = replace(data, label=np.where(np.arange(90) % 3, data.label, -1))
     subtypes = fitted(data, embedding, self_training=self_training)
-    subtypes.weights = {"discriminant": 0.2, "kernel": 0.5, "features": 0.3}
+    subtypes.weights = {"discriminant": 0.2, "kernel": 0.4, "discriminant of features": 0.1, "kernel of features": 0.3}
     write_state(tmp_path, subtypes.state())
     again = Subtypes()
     again.restore(read_state(tmp_path))
@@ -280,14 +287,15 @@ def test_with_few_labels_it_is_used_wherever_a_tenth_of_the_spots_has_none():
     assert not choose_on_folds(Subtypes(), few, None, inner_folds(few, of="labels"))[2]
     # what is out of the fixed weights has no more than the labels have to say
     n_labels = (data.label >= 0).sum()
-    assert weights["features"] <= n_labels / (n_labels + 100)
+    assert weights["discriminant of features"] + weights["kernel of features"] <= n_labels / (n_labels + 100)
 
 
 def test_without_folds_the_weights_are_fixed():
     data, _ = two_clouds()
     proba, weights, chosen = choose_on_folds(Subtypes(), data, None, [])
     assert np.isnan(proba).all()
-    assert weights == PRIOR == {"discriminant": 0.5, "kernel": 0.5, "features": 0.0}
+    assert weights == PRIOR
+    assert list(PRIOR.values()) == [0.5, 0.5, 0.0, 0.0]
     assert chosen
 
 

@@ -66,13 +66,14 @@ def run_one(n_spots, n_features, method):
     stc.settings.progress = False
     logging.getLogger("stcontrast").setLevel(logging.ERROR)
     small = synthetic(400, n_features)
-    spec = {"encoder": {"kind": "given", "name": "synthetic", "n_features": n_features}, "field_um": []}
+    encoder = {"kind": "given", "name": "synthetic", "n_features": n_features}
+    made_by = [{"slot": "X_image", "encoder": encoder, "field_um": [], "n_features": n_features}]
     # what is imported on the first fit is no cost of this one
-    fit_model(small, np.arange(400), method=method, fit_spec=FitSpec(), features_spec=spec)
+    fit_model(small, np.arange(400), method=method, fit_spec=FitSpec(), made_by=made_by)
     spots = synthetic(n_spots, n_features)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, wall = time.process_time(), time.perf_counter()
-    model, _ = fit_model(spots, np.arange(n_spots), method=method, fit_spec=FitSpec(), features_spec=spec)
+    model, _ = fit_model(spots, np.arange(n_spots), method=method, fit_spec=FitSpec(), made_by=made_by)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     found = {
         "spots": n_spots, "features": n_features, "CPU s": time.process_time() - start, "wall s": time.perf_counter() - wall,

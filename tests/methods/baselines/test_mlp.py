@@ -23,19 +23,11 @@ def watched(monkeypatch: pytest.MonkeyPatch, data: Spots) -> tuple[Mlp, list[MLP
     networks: list[MLPRegressor | MLPClassifier] = []
     trained = _mlp._trained
 
-<<<<<<< HEAD
     def noted(network: MLPRegressor | MLPClassifier, *xy: np.ndarray) -> dict[str, np.ndarray]:
         networks.append(network)
         return trained(network, *xy)
 
     monkeypatch.setattr(_mlp, "_trained", noted)
-=======
-    def watched_training(network, x, y):
-        networks.append(network)
-        return trained(network, x, y)
-
-    monkeypatch.setattr(_mlp, "_trained", watched_training)
->>>>>>> 5411c534d0ca293856457c34f1f1f0e62c23c023
     method = Mlp(max_epochs=3, n_hidden=7)
     method.fit_parts(data)
     return method, networks

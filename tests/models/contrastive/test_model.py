@@ -310,7 +310,7 @@ def test_a_contrast_that_works_is_not(caplog, loss):
         ({"learning_rate": 0.0}, "must be positive"),
         ({"contrastive_weight": -1.0}, "not negative"),
         ({"weight_decay": -1.0}, "not negative"),
-        ({"max_epochs": 0}, "at least 1"),
+        ({"max_epochs": -1}, "`max_epochs` 0"),
         ({"batch_size": 1}, "`batch_size` 2"),
         ({"dropout": 1.5}, "between 0 and 1"),
     ],
@@ -338,3 +338,12 @@ def test_data_that_do_not_fit(changes, message):
 def test_too_few_spots(n):
     with pytest.raises(ValueError, match=f"{n} spots are too few"):
         small().train(**{name: value[:n] for name, value in pairs().items()})
+
+
+def test_no_epochs_leave_the_towers_untrained():
+    model, untouched = small(max_epochs=0), small(max_epochs=0)
+    model.train(**pairs())
+    assert model.history is None
+    image = pairs()["image"]
+    np.testing.assert_array_equal(model.embed_image(image), untouched.embed_image(image))
+    np.testing.assert_allclose(np.linalg.norm(model.embed_image(image), axis=1), 1, atol=1e-5)

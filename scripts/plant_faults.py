@@ -124,7 +124,7 @@ FAULTS = (
     ),
     (
         "the targets of a contrast are learnt too", "nn/_losses.py",
-        "similar = functional.normalize(targets_from.detach(), dim=1)", "similar = functional.normalize(targets_from, dim=1)",
+        "    similar = functional.normalize(targets_from.detach(), dim=1)", "    similar = functional.normalize(targets_from, dim=1)",
         "tests/nn/test_losses.py",
     ),
     (

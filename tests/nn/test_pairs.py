@@ -257,3 +257,14 @@ def test_soft_targets_come_from_the_gene_side_of_the_batch_less_its_mean():
     allowed = Contrast(negatives="within-slide").allowed(table, rows)
     expected = sigmoid_loss(gene, image, temperature=0.4, allowed=allowed)
     assert float(found) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_the_least_loss_of_soft_targets_is_their_entropy():
+    table, rows = two_squares(), torch.tensor([3, 10, 0, 4, 8])
+    for negatives in ("all", "within-slide"):
+        contrast = Contrast(loss="soft_target", temperature=0.3, target_temperature=0.3, negatives=negatives)
+        # embeddings whose similarities are the targets themselves
+        best = table.gene[rows] - table.gene[rows].mean(dim=0)
+        assert contrast.least(table, rows) == pytest.approx(float(contrast(best, best, table, rows)), abs=1e-5)
+    for loss in ("info_nce", "similarity_target", "sigmoid"):
+        assert Contrast(loss=loss).least(table, rows) == 0.0

@@ -75,8 +75,8 @@ def contrastive_loss(
     )
 
 
-def warn_at_chance(losses: Sequence[float], chance: float) -> None:
-    """Warn if a contrastive loss ends within 2 % of chance: the towers tell no pair from another.
+def warn_at_chance(losses: Sequence[float], chance: float, *, least: float = 0.0) -> None:
+    """Warn if a contrastive loss has made less than 2 % of the way from chance: the towers tell no pair from another.
 
     Parameters
     ----------
@@ -84,8 +84,10 @@ def warn_at_chance(losses: Sequence[float], chance: float) -> None:
         Contrastive loss of every epoch. With fewer than ten epochs, nothing is said.
     chance
         Loss of towers that tell nothing apart, ln of the number of pairs that are compared.
+    least
+        Least loss there could be: that of soft targets is their entropy, not much less than chance.
     """
-    if len(losses) >= LONG_ENOUGH and losses[-1] > (1 - CHANCE_MARGIN) * chance:
+    if len(losses) >= LONG_ENOUGH and losses[-1] > chance - CHANCE_MARGIN * (chance - least):
         logger.warning(
             "The contrastive loss stays at %.2f, within 2 %% of ln(%.0f): image and genes are not being aligned.",
             losses[-1], math.exp(chance),
@@ -227,10 +229,15 @@ def soft_target_loss(
     if normalize:
         gene, image = functional.normalize(gene, dim=1), functional.normalize(image, dim=1)
     logits = _compared(gene @ image.T / temperature, allowed)
-    similar = functional.normalize(targets_from.detach(), dim=1)
-    targets = _compared(similar @ similar.T / target_temperature, allowed).softmax(dim=1)
+    targets = soft_targets(targets_from, temperature=target_temperature, allowed=allowed)
     by_gene, by_image = (_soft_cross_entropy(one, targets, allowed) for one in (logits, logits.T))
     return (by_gene + by_image).mean() / 2
+
+
+def soft_targets(targets_from: Tensor, *, temperature: float, allowed: Tensor | None = None) -> Tensor:
+    """Targets (n, n) of :func:`soft_target_loss`; parameters as there."""
+    similar = functional.normalize(targets_from.detach(), dim=1)
+    return _compared(similar @ similar.T / temperature, allowed).softmax(dim=1)
 
 
 def sigmoid_loss(

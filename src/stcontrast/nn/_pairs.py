@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stcontrast._data.lattice import lattice_coordinates, nearest_spots
-from stcontrast.nn._losses import Loss, contrastive_loss
+from stcontrast.nn._losses import Loss, contrastive_loss, soft_targets
 from stcontrast.nn._towers import ProjectionHead
 
 if TYPE_CHECKING:
@@ -167,6 +167,14 @@ class Contrast(nn.Module):
         n = n.double()
         each = torch.xlogy(n, n) - torch.xlogy(n - 1, n - 1) if self.loss == "sigmoid" else n.log()
         return float(each.mean())
+
+    def least(self, table: SpotTable, rows: Tensor) -> float:
+        """Least loss there could be: the entropy of soft targets; 0 for the other losses."""
+        if self.loss != "soft_target":
+            return 0.0
+        gene, allowed = table.gene[rows], self.allowed(table, rows)
+        targets = soft_targets(gene - gene.mean(dim=0), temperature=self.target_temperature, allowed=allowed)
+        return float(-torch.xlogy(targets, targets).sum(dim=1).mean())
 
     def forward(self, gene: Tensor, image: Tensor, table: SpotTable, rows: Tensor) -> Tensor:
         """Loss of a batch: embeddings (n, d) of the spots `rows` (n,) of a table."""

@@ -130,7 +130,9 @@ def train_pairs(
     del training.table, epochs.table
     history = pd.DataFrame(training.rows)
     if "contrastive" in history:
-        warn_at_chance(history["contrastive"].tolist(), float(history["chance"].iloc[-1]))
+        least = [module.contrast.least(table, rows) for rows in module.batches(table, batch_size)]
+        chance = float(history["chance"].iloc[-1])
+        warn_at_chance(history["contrastive"].tolist(), chance, least=sum(least) / len(least))
     return history
 
 

@@ -35,8 +35,8 @@ ROWS = (
     ("_data",),
     ("_reading", "", "datasets"),
     ("metrics", "_training", "_files"),
-    ("_progress", "_records", "_slides", "_state"),
-    ("_keys", "_settings"),
+    ("_progress", "_records", "_slides"),
+    ("_keys", "_settings", "_state"),
 )
 ROW = {part: i for i, parts in enumerate(ROWS) for part in parts if part}
 SAYS = {

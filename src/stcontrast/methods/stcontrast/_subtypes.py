@@ -41,7 +41,7 @@ class Subtypes(Learns):
 
     The axes are those of all training spots, annotated or not. ``"discriminant"``: linear discriminant analysis with a
     shrunken covariance. ``"kernel"``: kernel regression of class membership. ``"discriminant of features"`` and ``"kernel
-    of features"``: the same without the joint embedding; where labels are few, they have no weight.
+    of features"``: the same without the joint embedding; where labels are few, they have little weight.
 
     Parameters
     ----------

@@ -109,7 +109,10 @@ class RidgePath(Learns):
             values, vectors = np.linalg.eigh(gram)
             variance, rotation = values[::-1][:n_components].clip(0), vectors[:, ::-1][:, :n_components]
         else:
-            scaled = ((image[rows] - center) / scale).astype(np.float32)
+            # in place: another copy of a wide table costs more than all else
+            scaled = image[rows].astype(np.float32)
+            scaled -= center.astype(np.float32)
+            scaled /= scale.astype(np.float32)
             _, values, right = randomized_svd(scaled, n_components, random_state=0)
             variance, rotation = values.astype(np.float64) ** 2, right.T.astype(np.float64)
             product += scaled.T @ (spots.target[rows] - of_spot[rows])

@@ -52,12 +52,12 @@ FAULTS = (
     ),
     (
         "the donor with the most spots sets the axes", "_genespace/_principal.py",
-        "covariance += (centered.T @ centered) / len(rows)", "covariance += centered.T @ centered",
+        "of_donor += (here.T @ here) / int((spots.measured & (spots.donor == donor)).sum())", "of_donor += here.T @ here",
         "tests/genespace/test_principal.py",
     ),
     (
         "a slide's level is taken for a signal", "_genespace/_principal.py",
-        "centered = spots.target[here] - of_spot[here]", "centered = spots.target[here] - self.mean",
+        "centered = spots.target[rows] - means[-1]", "centered = spots.target[rows] - means[0]",
         "tests/genespace/test_principal.py",
     ),
     (
@@ -77,7 +77,7 @@ FAULTS = (
     ),
     (
         "expression has the level of the gene side", "methods/stcontrast/_image_to_gene.py",
-        "return self.space.decode(coordinates) - self.reference + self.level", "return self.space.decode(coordinates)",
+        "expression += self.level - self.reference", "expression += 0",
         "tests/methods/stcontrast/test_image_to_gene.py",
     ),
     (
@@ -119,7 +119,7 @@ FAULTS = (
     ),
     (
         "spots of several slides are compared", "_models/contrastive/towers.py",
-        "slides = [torch.where(table.slide == code)[0] for code in table.slide.unique()]  # type: ignore[no-untyped-call]",
+        "slides = [torch.where(table.slide == code)[0] for code in torch.unique(table.slide)]",
         "slides = [torch.arange(len(table))]", "tests/models/contrastive",
     ),
     (

@@ -47,11 +47,11 @@ def test_the_spec_names_its_slides_where_a_method_learns_from_them(spots, method
     options = {"max_epochs": 1} if method == "stcontrast" else {}
     rows = np.arange(len(spots))
     spec = FitSpec(n_neighbors=0, standardize="none", options=options)
-    model, train = fit_model(spots, rows, method=method, fit_spec=spec, features_spec={})
+    model, train = fit_model(spots, rows, method=method, fit_spec=spec, made_by=[])
     assert model.spec["gene_side"] == (["slide1", "slide7"] if method == "stcontrast" else [])
     assert set(model.spec["slides"]) == {"slide0", "slide2", "slide4"}
     assert (train.gene_side is None) == (method == "ridge")
-    without, _ = fit_model(replace(spots, gene_side=None), rows, method=method, fit_spec=spec, features_spec={})
+    without, _ = fit_model(replace(spots, gene_side=None), rows, method=method, fit_spec=spec, made_by=[])
     assert without.spec["gene_side"] == []
     same = np.array_equal(
         model.method.predict_expression(train.unseen()), without.method.predict_expression(train.unseen())

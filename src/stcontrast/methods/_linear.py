@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import randomized_svd
 
@@ -12,10 +13,11 @@ from stcontrast._state import Learns, fitted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     from stcontrast._data.spots import Spots
 
-__all__ = ["PENALTIES", "LinearClassifier", "RidgePath", "Scaler", "standardizer"]
+__all__ = ["PENALTIES", "LinearClassifier", "RidgePath", "Scaler", "of_every_class", "standardizer"]
 
 PENALTIES: Final = tuple(float(value) for value in np.logspace(0, 5, 11))
 MAX_COMPONENTS: Final = 256
@@ -157,17 +159,11 @@ class LinearClassifier(Learns):
         scale[scale < 1e-8] = 1.0
         if weights is not None:
             scale = scale / weights
-        coefficients, offsets = np.zeros((x.shape[1], spots.n_classes)), np.full(spots.n_classes, -np.inf)
         present = np.unique(y)
-        if len(present) == 1:
-            offsets[present] = 0.0
-        else:
-            logistic = LogisticRegression(C=self.strength, max_iter=1000).fit((x - center) / scale, y)
-            slopes, intercepts = logistic.coef_.T, logistic.intercept_
-            # two classes come back as one row of coefficients, for the second
-            both = len(present) == 2
-            coefficients[:, present] = np.hstack([-slopes / 2, slopes / 2]) if both else slopes
-            offsets[present] = np.concatenate([-intercepts / 2, intercepts / 2]) if both else intercepts
+        fit = None
+        if len(present) > 1:
+            fit = LogisticRegression(C=self.strength, max_iter=1000).fit((x - center) / scale, y)
+        coefficients, offsets = of_every_class(fit, present, n_columns=x.shape[1], n_classes=spots.n_classes)
         self.arrays = {"center": center, "scale": scale, "weights": coefficients, "offsets": offsets}
         return self
 
@@ -175,5 +171,35 @@ class LinearClassifier(Learns):
         """Probability of every class (n_spots, n_classes)."""
         a = fitted(self.arrays or None, needs="labels")
         logits = ((image - a["center"]) / a["scale"]) @ a["weights"] + a["offsets"]
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+        proba: NDArray[np.float32] = softmax(logits, axis=1).astype(np.float32)
+        return proba
+
+
+def of_every_class(
+    fit: LogisticRegression | LinearDiscriminantAnalysis | None,
+    present: NDArray[np.int64],
+    *,
+    n_columns: int,
+    n_classes: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coefficients (n_columns, n_classes) and offsets (n_classes,) of the logits of all classes.
+
+    Parameters
+    ----------
+    fit
+        scikit-learn's classifier; `None`: all classes that are there are equally likely.
+    present
+        Classes that it knows; the offset of any other is minus infinity.
+    n_columns, n_classes
+        Numbers of columns and of classes.
+    """
+    coefficients, offsets = np.zeros((n_columns, n_classes)), np.full(n_classes, -np.inf)
+    if fit is None:
+        offsets[present] = 0.0
+        return coefficients, offsets
+    slopes, intercepts = fit.coef_.T, fit.intercept_
+    if len(present) == 2:
+        # two classes come back as one row of coefficients, for the second
+        slopes, intercepts = np.hstack([-slopes / 2, slopes / 2]), np.concatenate([-intercepts / 2, intercepts / 2])
+    coefficients[:, present], offsets[present] = slopes, intercepts
+    return coefficients, offsets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stcontrast.nn._losses import (
+    LOSSES,
     Loss,
     contrastive_loss,
     fused_nce,
@@ -23,6 +24,7 @@ from stcontrast.nn._towers import (
 )
 
 __all__ = [
+    "LOSSES",
     "Contrast",
     "CrossEncoder",
     "HeadPair",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "LOSSES",
     "Loss",
     "contrastive_loss",
     "fused_nce",
@@ -27,6 +28,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 type Loss = Literal["info_nce", "similarity_target", "soft_target", "sigmoid"]
+
+LOSSES: Final = ("soft_target", "info_nce", "similarity_target", "sigmoid")
 
 # a loss this close to that of chance has not told a single pair apart
 CHANCE_MARGIN: Final = 0.02

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES, UNS
+from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES
 from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes
-from stcontrast._records import read_record, write_record
+from stcontrast._records import read_record
 from stcontrast.fitted import as_model
 from stcontrast.tl._features import check_features, chosen_encoders, features_for
-from stcontrast.tl._write import check_donor_key, provenance_of
+from stcontrast.tl._write import check_donor_key, provenance_of, write_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,23 +126,9 @@ def embed(  # noqa: PLR0913
     for source, of_source in zip(sources, counts, strict=True):
         features = features_for(source, model.spec["image_features"], encoders=chosen)
         found = embeddings_of(source, model, features, counts=of_source)
-        table = source.table
-        slots = {slot: slot.replace(EMBEDDING, key_added, 1) for slot in (IMAGE_EMBEDDING, GENE_EMBEDDING)}
-        for slot, name in slots.items():
-            if slot in found:
-                table.obsm[name] = found[slot]
-            elif name in table.obsm:
-                del table.obsm[name]
-        record = {
-            "slots": [slots[slot] for slot in found],
-            "model_id": model.model_id,
-            "method": model.method.name,
-            "provenance": provenance_of(source, model, features, donor_key=donor_key),
-        }
-        write_record(table, "embedding", record, key_added)
-        if key_added == EMBEDDING:
-            table.uns[UNS]["model_id"] = model.model_id
-        logger.info("Added obsm %s.", record["slots"])
+        provenance = provenance_of(source, model, features, donor_key=donor_key)
+        written = write_embedding(source.table, model, found, provenance=provenance, key_added=key_added)
+        logger.info("Added obsm %s.", written)
 
 
 def embeddings_of(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stcontrast._data.gather import gather
-from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, PREDICTION_TABLE, UNS, VAE_LATENT
+from stcontrast._keys import PREDICTION_TABLE, VAE_LATENT
 from stcontrast._reading import Keys, resolve_all, split_gene_side
 from stcontrast._records import write_record
 from stcontrast.fitted._fit import FitSpec, check_genes, fit_model
@@ -18,7 +18,7 @@ from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
 from stcontrast.tl._features import block_widths, check_slots, color_features, features_to_fit, parse_slots
 from stcontrast.tl._tune import Tuning, check_image_tower
-from stcontrast.tl._write import check_prediction_slot, prediction_table
+from stcontrast.tl._write import check_prediction_slot, prediction_table, write_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -227,18 +227,10 @@ def _write_embeddings(
     start = 0
     for source in sources:
         stop = start + source.table.n_obs
-        for key, value in embeddings.items():
-            source.table.obsm[key] = value[start:stop]
-        if GENE_EMBEDDING not in embeddings and GENE_EMBEDDING in source.table.obsm:
-            # both sides belong to one model
-            del source.table.obsm[GENE_EMBEDDING]
-        source.table.uns.setdefault(UNS, {})["model_id"] = model.model_id
-        # what `embed` writes
-        slots = [slot for slot in (IMAGE_EMBEDDING, GENE_EMBEDDING) if slot in embeddings]
-        provenance = {slide.name: "in-sample" for slide in source.slides}
-        made = {"slots": slots, "model_id": model.model_id, "method": model.method.name, "provenance": provenance}
-        write_record(source.table, "embedding", made)
+        here = {key: value[start:stop] for key, value in embeddings.items()}
+        write_embedding(source.table, model, here, provenance={slide.name: "in-sample" for slide in source.slides})
         if VAE_LATENT in embeddings:
+            source.table.obsm[VAE_LATENT] = here[VAE_LATENT]
             # what `embed_genes` writes about a latent of its own
             record = {
                 "genes": model.genes, "n_latent": embeddings[VAE_LATENT].shape[1], "within_slide": True,

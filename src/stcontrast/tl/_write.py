@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stcontrast._keys import HELD_OUT_R, IN_DISTRIBUTION, LOWER, UNS, UPPER
-from stcontrast._records import read_record
+from stcontrast._keys import (
+    EMBEDDING,
+    GENE_EMBEDDING,
+    HELD_OUT_R,
+    IMAGE_EMBEDDING,
+    IN_DISTRIBUTION,
+    LOWER,
+    UNS,
+    UPPER,
+)
+from stcontrast._records import read_record, write_record
 from stcontrast.fitted._fit import fingerprint_of
 
 if TYPE_CHECKING:
@@ -21,7 +30,18 @@ if TYPE_CHECKING:
     from stcontrast._reading import Sections
     from stcontrast.fitted import Prediction, Predictor
 
-__all__ = ["check_donor_key", "check_prediction_slot", "prediction_frame", "prediction_table", "provenance_of"]
+__all__ = [
+    "check_donor_key",
+    "check_prediction_slot",
+    "interval_holds",
+    "prediction_frame",
+    "prediction_table",
+    "provenance_of",
+    "warn_of_intervals",
+    "write_embedding",
+]
+
+logger = logging.getLogger(__name__)
 
 
 def check_prediction_slot(source: Sections, key: str) -> None:
@@ -42,9 +62,6 @@ def check_donor_key(sources: Sequence[Sections], key: str | None) -> None:
             raise KeyError(msg)
 
 
-logger = logging.getLogger(__name__)
-
-
 def provenance_of(
     source: Sections, model: Predictor, features: NDArray[np.float32], *, donor_key: str | None
 ) -> dict[str, str]:
@@ -63,6 +80,49 @@ def provenance_of(
             donors = set(source.table.obs[donor_key].astype(str).to_numpy()[slide.rows])
             result[slide.name] = "in-donor" if donors & set(model.spec["donors"]) else "out-of-donor"
     return result
+
+
+def write_embedding(
+    table: AnnData,
+    model: Predictor,
+    found: Mapping[str, NDArray[np.float32]],
+    *,
+    provenance: Mapping[str, str],
+    key_added: str = EMBEDDING,
+) -> list[str]:
+    """Write the joint embedding of a table's spots, and what made it.
+
+    Parameters
+    ----------
+    table
+        The user's table.
+    model
+        The model.
+    found
+        The sides (n_spots, d) by their default slots. Both sides belong to one model: a slot of ours for which there is
+        none is removed.
+    provenance
+        In-sample or not, by slide.
+    key_added
+        What the names of the slots begin with.
+
+    Returns
+    -------
+    Slots that were written.
+    """
+    slots = []
+    for slot in (IMAGE_EMBEDDING, GENE_EMBEDDING):
+        name = slot.replace(EMBEDDING, key_added, 1)
+        if slot in found:
+            table.obsm[name] = found[slot]
+            slots.append(name)
+        elif name in table.obsm:
+            del table.obsm[name]
+    made = {"slots": slots, "model_id": model.model_id, "method": model.method.name, "provenance": dict(provenance)}
+    write_record(table, "embedding", made, key_added)
+    if key_added == EMBEDDING:
+        table.uns[UNS]["model_id"] = model.model_id
+    return slots
 
 
 def prediction_table(

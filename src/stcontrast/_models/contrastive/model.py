@@ -12,7 +12,7 @@ import torch
 from stcontrast._models.contrastive.towers import TowerPair
 from stcontrast._models.contrastive.training import train_pairs
 from stcontrast._training import one_thread, seeded
-from stcontrast.nn import Contrast, SpotTable
+from stcontrast.nn import LOSSES, Contrast, SpotTable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -31,7 +31,6 @@ N_STEPS: Final = 400
 FEWEST_EPOCHS: Final = 10
 MOST_EPOCHS: Final = 60
 FILE: Final = "contrastive"
-LOSSES: Final = ("soft_target", "info_nce", "similarity_target", "sigmoid")
 
 
 class ContrastiveModel:

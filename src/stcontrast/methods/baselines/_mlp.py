@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -95,8 +96,7 @@ class Mlp(Method):
             logits = _output(a, self.scaler.scaled(spots))
             # of two classes the network has one output, the log odds of the second
             logits = np.hstack([-logits / 2, logits / 2]) if logits.shape[1] == 1 else logits
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        proba[:, a["present"]] = odds / odds.sum(axis=1, keepdims=True)
+        proba[:, a["present"]] = softmax(logits, axis=1)
         return proba
 
 

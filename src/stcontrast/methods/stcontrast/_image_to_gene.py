@@ -81,20 +81,22 @@ class ImageToGene(Learns):
         coordinates = self.space.encode(paired)
         deviation = coordinates.std(axis=0) + np.float32(1e-6)
         scaled = self.scaler.fit(paired).scaled(paired)
-        self.linear = RidgePath().fit(scaled, replace(paired, target=coordinates))
+        learnt = replace(paired, target=coordinates)
+        self.linear = RidgePath().fit(scaled, learnt)
         standardized = coordinates / deviation
         self.model = ContrastiveModel(scaled.shape[1], coordinates.shape[1], seed=self.seed, **self.contrast)
         self.model.train(scaled, standardized, slide=paired.slide)
         bank = _drawn(paired, seed=self.seed)
-        _, _, right = randomized_svd(scaled[bank], min(N_FEATURE_AXES, *scaled[bank].shape), random_state=self.seed)
-        level, of_slide = replace(paired, target=coordinates).slide_means()
+        kept = scaled[bank]
+        _, _, right = randomized_svd(kept, min(N_FEATURE_AXES, *kept.shape), random_state=self.seed)
+        level, of_slide = learnt.slide_means()
         self.arrays = {
             "deviation": deviation, "rotation": right.T.astype(np.float32), "bank": bank.astype(np.int64),
             # a neighbour says where on its slide it stands, not where its slide does
-            "coordinates": (coordinates - of_slide + level)[bank], "image": self.model.embed_image(scaled[bank]),
+            "coordinates": (coordinates - of_slide + level)[bank], "image": self.model.embed_image(kept),
             "gene": self.model.embed_genes(standardized[bank]),
         }  # fmt: skip
-        self.arrays["features"] = self._rotated(scaled[bank])
+        self.arrays["features"] = self._rotated(kept)
         levels = [paired.observed[rows].mean(axis=0) for rows in rows_by_slide(paired.slide)]
         self.level = np.mean(levels, axis=0, dtype=np.float32)
         decoded = [self.space.decode(coordinates[rows]).mean(axis=0) for rows in rows_by_slide(paired.slide)]

@@ -18,6 +18,7 @@ from stcontrast.methods._base import Method
 from stcontrast.methods.stcontrast._image_to_gene import MEMBERS, ImageToGene
 from stcontrast.methods.stcontrast._stacking import CalibrationSlope, StackedWeights, mixed
 from stcontrast.methods.stcontrast._subtypes import Subtypes, choose_on_folds
+from stcontrast.nn import LOSSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stcontrast._data.folds import Fold
     from stcontrast._data.spots import Spots
     from stcontrast.methods._retrieval import Neighbors
+    from stcontrast.nn import Loss
 
 __all__ = ["Stcontrast"]
 
@@ -91,7 +93,7 @@ class Stcontrast(Method):
         gene_space: Literal["axes", "vae"] = "axes",
         n_coordinates: int | None = None,
         vae_epochs: int | None = None,
-        loss: Literal["soft_target", "info_nce", "similarity_target", "sigmoid"] = "soft_target",
+        loss: Loss = "soft_target",
         contrastive_weight: float = 1.0,
         temperature: float = 0.1,
         max_epochs: int | None = None,
@@ -102,8 +104,8 @@ class Stcontrast(Method):
         if gene_space not in N_COORDINATES:
             msg = f"Unknown gene space {gene_space!r}. Valid options are {sorted(N_COORDINATES)}."
             raise ValueError(msg)
-        if loss not in ("soft_target", "info_nce", "similarity_target", "sigmoid"):
-            msg = f"Unknown loss {loss!r}. Valid options are 'soft_target', 'info_nce', 'similarity_target' and 'sigmoid'."
+        if loss not in LOSSES:
+            msg = f"Unknown loss {loss!r}. Valid options are {', '.join(map(repr, LOSSES))}."
             raise ValueError(msg)
         if min(1 if value is None else value for value in (n_coordinates, vae_epochs)) < 1 or (max_epochs or 0) < 0:
             msg = "`n_coordinates` and `vae_epochs` must be at least 1, and `max_epochs` 0."

@@ -6,11 +6,12 @@ import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from stcontrast._state import Learns, fitted
-from stcontrast.methods._linear import Scaler
+from stcontrast.methods._linear import Scaler, of_every_class
 from stcontrast.methods.baselines._kernel import KernelPath
 from stcontrast.methods.stcontrast._stacking import mixed, stack_proba
 
@@ -118,30 +119,25 @@ class Subtypes(Learns):
         found = {}
         for i, (x, of) in enumerate(((axes[-1], ""), (axes[0], " of features"))):
             logits = x @ self.arrays[f"coefficients{i}"] + self.arrays[f"intercepts{i}"]
-            found[f"discriminant{of}"] = np.exp(logits - logits.max(axis=1, keepdims=True))
-            found[f"kernel{of}"] = np.maximum(self.kernels[i].predict(x, PENALTY), SMALLEST)
-        return {name: (part / part.sum(axis=1, keepdims=True)).astype(np.float32) for name, part in found.items()}
+            found[f"discriminant{of}"] = softmax(logits, axis=1).astype(np.float32)
+            member = np.maximum(self.kernels[i].predict(x, PENALTY), SMALLEST)
+            found[f"kernel{of}"] = (member / member.sum(axis=1, keepdims=True)).astype(np.float32)
+        return found
 
 
 def _discriminant(
     x: NDArray[np.float32], y: NDArray[np.int64], n_classes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coefficients (n_axes, n_classes) and intercepts (n_classes,) of the logits; minus infinity for an absent class."""
-    coefficients, intercepts = np.zeros((x.shape[1], n_classes)), np.full(n_classes, -np.inf)
     present = np.unique(y)
+    fit = None
     # a class of two spots at least is needed to know of any spread
-    if len(present) == 1 or len(y) == len(present):
-        intercepts[present] = 0.0
-        return coefficients, intercepts
-    with warnings.catch_warnings():
-        # a class of one spot adds nothing to the covariance, and should not
-        warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
-        found = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE).fit(x.astype(np.float64), y)
-    # two classes come back as one row of coefficients, for the second
-    both = len(present) == 2
-    coefficients[:, present] = np.hstack([-found.coef_.T / 2, found.coef_.T / 2]) if both else found.coef_.T
-    intercepts[present] = np.concatenate([-found.intercept_ / 2, found.intercept_ / 2]) if both else found.intercept_
-    return coefficients, intercepts
+    if len(present) > 1 and len(y) > len(present):
+        with warnings.catch_warnings():
+            # a class of one spot adds nothing to the covariance, and should not
+            warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
+            fit = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE).fit(x.astype(np.float64), y)
+    return of_every_class(fit, present, n_columns=x.shape[1], n_classes=n_classes)
 
 
 def choose_on_folds(

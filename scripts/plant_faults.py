@@ -110,7 +110,8 @@ FAULTS = (
     ),
     (
         "given labels are replaced in self-training", "methods/stcontrast/_subtypes.py",
-        "label = np.where(spots.label >= 0, spots.label, guess)", "label = np.asarray(guess)",
+        "return np.where(known, label, mixed(self.weights, self._each(used)).argmax(axis=1))",
+        "return mixed(self.weights, self._each(used)).argmax(axis=1)",
         "tests/methods/stcontrast/test_subtypes.py",
     ),
     (

@@ -243,7 +243,7 @@ BAD = {
     "absent layer": ({"layer": "raw"}, None, KeyError, r"No layer 'raw' in the table; its layers are \['truth'\]"),
     "absent table": ({"table_key": "tbl"}, None, KeyError, r"No table 'tbl'.*\['table'\]"),
     "absent image": ({"image_key": "he"}, None, KeyError, "No image 'he'.*'donor1_a_he'"),
-    "absent gene": ({"genes": ["GENE1", "ACTB"]}, None, KeyError, r"1 of `genes` are absent from the counts: \['ACTB'\]"),
+    "absent gene": ({"genes": ["GENE1", "ACTB"]}, None, KeyError, r"1 of the genes to model are absent from the counts: \['ACTB'\]"),
     "absent slide in a mapping": (
         {"um_per_px": {"donor9_a": 1.0}}, None, KeyError, r"`um_per_px` names slides that are absent: \['donor9_a'\]. Slides: \['donor1_a'",
     ),

@@ -1,8 +1,8 @@
-"""The batch-agnostic VAE as a part of a method: fitted on its training spots, applied to any."""
+"""The batch-agnostic VAE as a part of a method: fitted on its training spots or given, applied to any."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -42,23 +42,34 @@ class VaeSpace(Learns):
         Let the classes of annotated spots guide the latent.
     seed
         Seed of all of it.
+    given
+        A trained model to use as it is, instead of training one; the spots must have its genes in its order.
     """
 
-    def __init__(self, *, n_latent: int, max_epochs: int | None, guided: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        n_latent: int,
+        max_epochs: int | None,
+        guided: bool = False,
+        seed: int = 0,
+        given: BatchAgnosticVAE | None = None,
+    ) -> None:
         self.n_latent = n_latent
         self.max_epochs = max_epochs
         self.guided = guided
         self.seed = seed
+        self.given = given
         self.vae: BatchAgnosticVAE | None = None
         self.share = np.float32(1.0)
 
     def fit(self, spots: Spots) -> None:
-        """Train on the measured spots."""
+        """Train on the measured spots, or take the model that was given."""
         from stcontrast._models.batch_vae import fit_vae
 
         measured = spots.take(np.flatnonzero(spots.measured))
         labels = [measured.classes[i] if i >= 0 else None for i in measured.label] if self.guided else None
-        self.vae = fit_vae(
+        self.vae = self.given or fit_vae(
             _adata(measured.counts, measured.batch, measured.slide, measured.genes), batch_key=BATCH, labels=labels,
             class_weight=CLASS_WEIGHT, n_latent=self.n_latent, max_epochs=self.max_epochs, slide_key=SLIDE,
             seed=self.seed,
@@ -90,10 +101,10 @@ class VaeSpace(Learns):
         """Weights, and the names that the VAE was set up with; nothing where there were no counts."""
         if self.vae is None:
             return {}
-        batches = self.vae.adata_manager.get_state_registry("batch").categorical_mapping
         return {
             "weights": module_state(self.vae.module), "share": float(self.share), "genes": list(self.vae.genes),
-            "batches": [str(name) for name in batches], "classes": [str(name) for name in self.vae.classes],
+            "batches": self.vae.batches, "classes": [str(name) for name in self.vae.classes],
+            "within_slide": self.vae.slide_key is not None, "architecture": _architecture(self.vae),
         }  # fmt: skip
 
     def restore(self, state: State) -> None:
@@ -109,11 +120,17 @@ class VaeSpace(Learns):
         labels = [*classes, *[None] * (n - len(classes))] if classes else None
         self.vae = make_vae(
             _adata(empty, batch, np.zeros(n, dtype=np.int64), state["genes"]), batch_key=BATCH, labels=labels,
-            class_weight=CLASS_WEIGHT, n_latent=self.n_latent, slide_key=SLIDE, seed=self.seed,
+            slide_key=SLIDE if state["within_slide"] else None, seed=self.seed, **state["architecture"],
         )  # fmt: skip
         restore_module(self.vae.module, state["weights"])
         self.vae.is_trained_ = True
         self.share = np.float32(state["share"])
+
+
+def _architecture(vae: BatchAgnosticVAE) -> dict[str, Any]:
+    """Arguments that make an untrained model of the same shape, as plain values."""
+    given = vae.init_params_["non_kwargs"] | vae.init_params_["kwargs"].get("kwargs", {})
+    return {name: value for name, value in given.items() if name not in {"adata", "registry", "seed"}}
 
 
 def _adata(

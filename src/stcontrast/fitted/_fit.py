@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
     from stcontrast._data.design import Standardize
     from stcontrast._data.spots import Spots
+    from stcontrast.methods._base import Method
 
 __all__ = [
     "FitSpec",
     "check_genes",
     "fingerprint_of",
     "fit_model",
+    "genes_to_model",
     "spots_of_model",
     "training_spots",
 ]
@@ -90,6 +92,7 @@ def fit_model(
     The model, and the training spots as it saw them, to look at its embeddings.
     """
     fresh = get_method(method, seed=fit_spec.seed, options=fit_spec.options)
+    fit_spec = replace(fit_spec, genes=genes_to_model(fit_spec, fresh))
     train = training_spots(spots, rows, fit_spec)
     if not fresh.learns_from_gene_side:
         train = replace(train, gene_side=None)
@@ -159,12 +162,34 @@ def spots_of_model(spots: Spots, rows: NDArray[np.intp], spec: Mapping[str, Any]
     return here.with_design(n_neighbors=spec["n_neighbors"], standardize=spec["standardize"])
 
 
+def genes_to_model(fit_spec: FitSpec, method: Method) -> Sequence[str] | None:
+    """Genes that the user names or the method brings; `None` where they are chosen on the training spots.
+
+    Raises
+    ------
+    ValueError
+        If other genes are asked for than those that the method brings.
+    """
+    if method.genes is None:
+        return fit_spec.genes
+    other = [gene for gene in (*(fit_spec.genes or ()), *fit_spec.more_genes) if gene not in set(method.genes)]
+    if other or (fit_spec.genes is not None and len(set(fit_spec.genes)) < len(method.genes)):
+        msg = (
+            f"The given gene space has {len(method.genes)} genes of its own ({', '.join(method.genes[:3])}, …), and models "
+            "exactly these. "
+            + (f"It does not have {other[:5]}. " if other else "")
+            + "Leave out `genes`, and gene sets with other genes."
+        )
+        raise ValueError(msg)
+    return method.genes
+
+
 def check_genes(spots: Spots, genes: Sequence[str] | None) -> None:
     """Raise where genes are named that the counts do not have."""
     known = set(spots.genes)
     absent = [gene for gene in genes or () if gene not in known]
     if absent and known:
-        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. They begin {spots.genes[:5]}."
+        msg = f"{len(absent)} of the genes to model are absent from the counts: {absent[:5]}. They begin {spots.genes[:5]}."
         raise KeyError(msg)
 
 

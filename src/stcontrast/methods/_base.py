@@ -15,7 +15,7 @@ from stcontrast._state import Learns
 from stcontrast.metrics import mean_slide_correlation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -53,6 +53,13 @@ class Method(Learns, ABC):
     """Whether spots with counts and no image teach it; see `Spots.gene_side`."""
     oracle: ClassVar[bool] = False
     """Whether it looks at the measured depth of the spots that it predicts; it is a yardstick then, not a prediction."""
+
+    brought: str = ""
+    """Hash of a trained part that it was given, if there is one; see the two below."""
+    genes: Sequence[str] | None = None
+    """Genes that it models, where such a part fixes them."""
+    batches_seen: Collection[str] = ()
+    """Names of the batches that such a part was trained on."""
 
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
@@ -161,6 +168,11 @@ class Method(Learns, ABC):
         del image, k, by
         msg = f"The method {self.name!r} keeps no joint embedding of its training spots: there is nothing to search."
         raise ValueError(msg)
+
+    def seen_among(self, spots: Spots) -> list[str]:
+        """Donors, batches and slides of these spots that a part which the method brings was trained on."""
+        here = {*spots.donor.tolist(), *spots.batch.tolist(), *spots.slides}
+        return sorted(here.intersection(self.batches_seen))
 
     def summary(self) -> dict[str, Any]:
         """What the model's spec says of the fit, as plain values; nothing by default."""

@@ -12,7 +12,7 @@ from stcontrast._data.gather import gather
 from stcontrast._keys import PREDICTION_TABLE, VAE_LATENT
 from stcontrast._reading import Keys, resolve_all, split_gene_side
 from stcontrast._records import write_record
-from stcontrast.fitted._fit import FitSpec, check_genes, fit_model
+from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, genes_to_model
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
@@ -129,7 +129,7 @@ def fit(  # noqa: PLR0913
         ``batch_size``, ``micro_batch``, ``learning_rate``, ``precision``, ``devices``, ``checkpoint_dir``.
     options
         Options of the method, by name; its page in the documentation has them. For ``"stcontrast"``: ``gene_space``
-        (``"axes"`` or ``"vae"``), ``n_coordinates``, ``vae_epochs``, ``loss``, ``contrastive_weight``, ``temperature``,
+        (``"axes"``, ``"vae"``, or a trained :class:`stcontrast.models.BatchAgnosticVAE`), ``n_coordinates``, ``vae_epochs``, ``loss``, ``contrastive_weight``, ``temperature``,
         ``max_epochs``, ``penalty``.
     seed
         Seed of everything random; the session's own random state is left as it was.
@@ -187,7 +187,7 @@ def fit(  # noqa: PLR0913
     )
     slots = parse_slots(use_rep, asked=encoder is not None or fields is not None)
     chosen = None if encoder is None or tuning is not None else resolve_encoders(encoder)
-    uses_color = get_method(method, options=options).uses_color
+    asked = get_method(method, seed=seed, options=options)
     sources, gene_side = split_gene_side(resolve_all(data, keys), slots=slots)
     for source in sources:
         check_prediction_slot(source, PREDICTION_TABLE)
@@ -199,7 +199,7 @@ def fit(  # noqa: PLR0913
     if not (spots.has_counts or spots.has_labels):
         msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"
         raise ValueError(msg)
-    check_genes(spots, genes)
+    check_genes(spots, genes_to_model(fit_spec, asked))
     rows = np.arange(len(spots))
     tower: TunedEncoder | None = None
     of_fold: Sequence[NDArray[np.float32]] = ()
@@ -209,7 +209,7 @@ def fit(  # noqa: PLR0913
         with tuning.cut(sources) as store:
             tuned, tower = tuning.run(store, spots, rows, fit_spec)
         features, made_by, of_fold = tuning.write(sources, tower), tuned.made_by, tuned.of_fold
-    if uses_color:
+    if asked.uses_color:
         features, made_by = color_features(sources, features, made_by)
     spots = replace(spots, features=features, blocks=block_widths(made_by))
     model, train = fit_model(spots, rows, method=method, fit_spec=fit_spec, made_by=made_by, of_fold=of_fold)

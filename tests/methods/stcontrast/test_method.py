@@ -46,9 +46,9 @@ def fit(data: Spots, **options: Any) -> Fitted:
     """Fit, and watch what the classifiers are given."""
     given: list[NDArray[np.float32]] = []
 
-    def watched(subtypes, spots, embedding, folds):
+    def watched(spots, embedding, folds, *, seed):
         given.append(embedding)
-        return choose_on_folds(subtypes, spots, embedding, folds)
+        return choose_on_folds(spots, embedding, folds, seed=seed)
 
     method, folds = quick(**options), inner_folds(data)
     with pytest.MonkeyPatch.context() as patch:
@@ -357,9 +357,9 @@ def test_what_is_saved_is_all_there_is(four, tmp_path):
     arrays = {name for name, value in expected.items() if isinstance(value, np.ndarray)}
     assert {"slope", "parts/space/axes", "parts/linear/arrays/rotation", "parts/arrays/bank", "parts/level"} <= arrays
     assert {
-        "subtypes/arrays/coefficients0",
-        "subtypes/kernels/0/arrays/root",
-        "subtypes/kernels/1/arrays/root",
+        "subtypes/arrays/coefficients",
+        "subtypes/kernels/kernel/arrays/root",
+        "subtypes/kernels/kernel of features/arrays/root",
     } <= arrays
 
 
@@ -484,9 +484,9 @@ def test_folds_with_features_of_their_own_are_embedded_and_classified_by_these()
     folds = [replace(fold, spots=data) for fold in inner_folds(tuned)]
     given = []
 
-    def watched(subtypes, spots, embedding, by_label):
+    def watched(spots, embedding, by_label, *, seed):
         given.append((embedding, by_label))
-        return choose_on_folds(subtypes, spots, embedding, by_label)
+        return choose_on_folds(spots, embedding, by_label, seed=seed)
 
     method = quick(max_epochs=1)
     with pytest.MonkeyPatch.context() as patch:

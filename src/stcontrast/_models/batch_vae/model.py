@@ -411,9 +411,8 @@ def make_vae(
     labels: Sequence[str | None] | None = None,
     labels_key: str = "label",
     class_weight: float = 0.0,
-    n_latent: int = 16,
     slide_key: str | None = None,
-    seed: int = 0,
+    **architecture: Any,
 ) -> BatchAgnosticVAE:
     """A model that is set up on these spots, not trained; see :func:`fit_vae`."""
     known = sorted({label for label in labels or () if label is not None})
@@ -431,7 +430,7 @@ def make_vae(
         # a class or a batch of one or two spots is a property of the user's data
         warnings.filterwarnings("ignore", message=".*has fewer than 3 cells", category=UserWarning)
         BatchAgnosticVAE.setup_anndata(adata, batch_key=batch_key, slide_key=slide_key, **classes)
-    return BatchAgnosticVAE(adata, n_latent=n_latent, class_weight=class_weight if known else 0.0, seed=seed)
+    return BatchAgnosticVAE(adata, class_weight=class_weight if known else 0.0, **architecture)
 
 
 def fit_vae(  # noqa: PLR0913

@@ -50,6 +50,10 @@ class KernelPath(Learns):
 
     def fit(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> KernelPath:
         """Fit targets (n_spots, n_targets) on inputs (n_spots, n_inputs)."""
+        return self.regress(self.span(x), y)
+
+    def span(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Choose the landmarks; returns centred coordinates (n_spots, n_landmarks) for :meth:`regress`."""
         landmarks = x
         if len(x) > N_LANDMARKS:
             chosen = np.random.default_rng(self.seed).choice(len(x), N_LANDMARKS, replace=False)
@@ -62,13 +66,17 @@ class KernelPath(Learns):
         kernel[np.diag_indices_from(kernel)] += JITTER
         self.arrays["root"] = cholesky(kernel, lower=True)
         mapped = np.concatenate([self._mapped(part) for part in _parts(x)])
-        center, mean = mapped.mean(axis=0), y.mean(axis=0, dtype=np.float64)
+        center = mapped.mean(axis=0)
         mapped -= center
-        product = mapped.T @ (y - mean)
         # one decomposition for every penalty
         values, vectors = eigh(mapped.T @ mapped)
-        self.arrays |= {"center": center, "mean": mean, "values": values, "vectors": vectors}
-        self.arrays["product"] = vectors.T @ product
+        self.arrays |= {"center": center, "values": values, "vectors": vectors}
+        return mapped
+
+    def regress(self, spanned: NDArray[np.float64], y: NDArray[np.float32]) -> KernelPath:
+        """Fit targets (n_spots, n_targets) on what :meth:`span` returned for the same spots."""
+        mean = y.mean(axis=0, dtype=np.float64)
+        self.arrays |= {"mean": mean, "product": self.arrays["vectors"].T @ (spanned.T @ (y - mean))}
         return self
 
     def predict(self, x: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:

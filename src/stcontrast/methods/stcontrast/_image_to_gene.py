@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._data.spots import Spots
+    from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast._models.contrastive import ContrastiveModel
 
 __all__ = ["MEMBERS", "ImageToGene"]
@@ -40,7 +41,7 @@ class ImageToGene(Learns):
     Parameters
     ----------
     gene_space
-        ``"axes"`` or ``"vae"``.
+        ``"axes"``, ``"vae"``, or a trained model.
     n_coordinates
         Its dimensions.
     vae_epochs
@@ -56,16 +57,24 @@ class ImageToGene(Learns):
     learnt: ClassVar[tuple[str, ...]] = ("scaler", "space", "linear", "arrays", "level", "reference")
 
     def __init__(
-        self, *, gene_space: str, n_coordinates: int, vae_epochs: int | None, penalty: float, seed: int, **contrast: Any
+        self,
+        *,
+        gene_space: str | BatchAgnosticVAE,
+        n_coordinates: int,
+        vae_epochs: int | None,
+        penalty: float,
+        seed: int,
+        **contrast: Any,
     ) -> None:
         self.penalty = penalty
         self.seed = seed
         self.contrast = contrast
         self.scaler = Scaler(unit=True)
+        given = None if isinstance(gene_space, str) else gene_space
         self.space: PrincipalSpace | VaeSpace = (
             PrincipalSpace(n_coordinates=n_coordinates)
             if gene_space == "axes"
-            else VaeSpace(n_latent=n_coordinates, max_epochs=vae_epochs, seed=seed)
+            else VaeSpace(n_latent=n_coordinates, max_epochs=vae_epochs, seed=seed, given=given)
         )
         self.linear = RidgePath()
         self.model: ContrastiveModel | None = None

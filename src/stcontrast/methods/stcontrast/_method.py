@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -10,10 +12,12 @@ from scipy.linalg import orthogonal_procrustes
 
 from stcontrast._data.folds import inner_folds
 from stcontrast._data.spots import Prediction
+from stcontrast._files import content_hash
 from stcontrast._genespace import VaeSpace
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, VAE_LATENT
 from stcontrast._progress import progress
 from stcontrast._settings import settings
+from stcontrast._state import module_state
 from stcontrast.methods._base import Method
 from stcontrast.methods.stcontrast._image_to_gene import MEMBERS, ImageToGene
 from stcontrast.methods.stcontrast._stacking import CalibrationSlope, StackedWeights, mixed
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
     from stcontrast._data.folds import Fold
     from stcontrast._data.spots import Spots
+    from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast.methods._retrieval import Neighbors
     from stcontrast.nn import Loss
 
@@ -57,9 +62,10 @@ class Stcontrast(Method):
     Parameters
     ----------
     gene_space
-        ``"axes"`` (principal axes) or ``"vae"``.
+        ``"axes"`` (principal axes); ``"vae"``, trained on the training spots; or a trained
+        :class:`~stcontrast.models.BatchAgnosticVAE`, or its folder, which is used as it is. Its genes are then modelled.
     n_coordinates
-        Dimensions of the gene space; by default 8 axes, or 16 of the VAE.
+        Dimensions of the gene space; by default 8 axes, 16 of the VAE, or those of the given model.
     vae_epochs
         Length of the VAE's training; by default its own rule, fewer for more spots.
     loss
@@ -77,8 +83,10 @@ class Stcontrast(Method):
 
     Raises
     ------
+    TypeError
+        If `gene_space` is something else.
     ValueError
-        If a parameter is out of its range.
+        If a parameter is out of its range, or the given model has not been trained.
     """
 
     name: ClassVar[str] = "stcontrast"
@@ -90,7 +98,7 @@ class Stcontrast(Method):
     def __init__(  # noqa: PLR0913
         self,
         *,
-        gene_space: Literal["axes", "vae"] = "axes",
+        gene_space: Literal["axes", "vae"] | BatchAgnosticVAE | str | os.PathLike[str] = "axes",
         n_coordinates: int | None = None,
         vae_epochs: int | None = None,
         loss: Loss = "soft_target",
@@ -101,8 +109,9 @@ class Stcontrast(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
-        if gene_space not in N_COORDINATES:
-            msg = f"Unknown gene space {gene_space!r}. Valid options are {sorted(N_COORDINATES)}."
+        self.given = None if gene_space in ("axes", "vae") else _given_vae(gene_space)
+        if self.given is not None and n_coordinates not in (None, self.given.module.n_latent):
+            msg = f"`n_coordinates` is {n_coordinates}, but the given model has {self.given.module.n_latent}: leave it out."
             raise ValueError(msg)
         if loss not in LOSSES:
             msg = f"Unknown loss {loss!r}. Valid options are {', '.join(map(repr, LOSSES))}."
@@ -113,8 +122,14 @@ class Stcontrast(Method):
         if min(temperature, penalty) <= 0 or contrastive_weight < 0:
             msg = "`temperature` and `penalty` must be positive, and `contrastive_weight` not negative."
             raise ValueError(msg)
-        self.gene_space: Literal["axes", "vae"] = gene_space
+        self.gene_space = "axes" if gene_space == "axes" else "vae"
         self.n_coordinates = n_coordinates
+        if self.given is not None:
+            self.n_coordinates = int(self.given.module.n_latent)
+            self.genes = list(self.given.genes)
+            weights = module_state(self.given.module)
+            self.brought = content_hash([self.genes, list(weights), *weights.values()])
+            self.batches_seen = list(self.given.batches)
         self.vae_epochs = vae_epochs
         self.loss = loss
         self.contrastive_weight = contrastive_weight
@@ -139,6 +154,8 @@ class Stcontrast(Method):
             "weights": {name: round(weight, 4) for name, weight in self.weights.items()},
             "weights_rest_on": self.weights_rest_on,
         }
+        if self.batches_seen:
+            said |= {"gene_space_trained_on": list(self.batches_seen), "gene_space_sha256": self.brought}
         if self.class_unit:
             said |= {"class_unit": self.class_unit, "self_training": self.subtypes.self_training}
         return said
@@ -147,12 +164,17 @@ class Stcontrast(Method):
         """Weigh, scale and choose on inner folds; then fit on all spots."""
         found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
         self.parts, embedding = self._fresh_parts(), None
+        if seen := self.seen_among(spots):
+            logger.warning(
+                "The given gene space was trained on %s: weights, calibration and intervals rest on held-out spots whose "
+                "counts it has seen, and may look better than they are on a new donor.", ", ".join(seen[:5]),
+            )  # fmt: skip
         if spots.has_counts:
             embedding = self._fit_expression(spots, folds, found)
         if spots.has_labels:
             by_label = _folds_of_labels(spots, folds)
             found.proba, self.subtypes.weights, self.subtypes.self_training = choose_on_folds(
-                self.subtypes, spots, embedding, by_label
+                spots, embedding, by_label, seed=self.seed
             )
             self.class_unit = by_label[0].unit if by_label else "nothing: too few labels to hold any out"
             self.subtypes.fit(spots, embedding)
@@ -245,10 +267,34 @@ class Stcontrast(Method):
 
     def _fresh_parts(self) -> ImageToGene:
         return ImageToGene(
-            gene_space=self.gene_space, n_coordinates=self.n_coordinates or N_COORDINATES[self.gene_space],
+            gene_space=self.given or self.gene_space, n_coordinates=self.n_coordinates or N_COORDINATES[self.gene_space],
             vae_epochs=self.vae_epochs, penalty=self.penalty, seed=self.seed, loss=self.loss,
             contrastive_weight=self.contrastive_weight, temperature=self.temperature, max_epochs=self.max_epochs,
         )  # fmt: skip
+
+
+def _given_vae(gene_space: BatchAgnosticVAE | str | os.PathLike[str]) -> BatchAgnosticVAE:
+    """A trained model, as it is or from its folder."""
+    from stcontrast._models.batch_vae import BatchAgnosticVAE
+
+    if isinstance(gene_space, str | os.PathLike):
+        if not Path(gene_space, "model.pt").is_file():
+            msg = (
+                f"Unknown gene space {os.fspath(gene_space)!r}. Valid options are 'axes', 'vae', a trained "
+                "BatchAgnosticVAE and the folder of one."
+            )
+            raise ValueError(msg)
+        gene_space = BatchAgnosticVAE.load(gene_space)
+    if not isinstance(gene_space, BatchAgnosticVAE):
+        msg = f"`gene_space` must be 'axes', 'vae' or a BatchAgnosticVAE; found {type(gene_space).__name__}."
+        raise TypeError(msg)
+    if not gene_space.is_trained:
+        msg = 'The BatchAgnosticVAE given as `gene_space` has not been trained: call its `train()`, or use "vae".'
+        raise ValueError(msg)
+    if gene_space.module.dispersion == "gene-label":
+        msg = 'The BatchAgnosticVAE given as `gene_space` has a dispersion for every label: set it up with "gene".'
+        raise ValueError(msg)
+    return gene_space
 
 
 def _folds_of_labels(spots: Spots, folds: Sequence[Fold]) -> Sequence[Fold]:

@@ -16,12 +16,14 @@ from stcontrast.methods.baselines._kernel import KernelPath
 from stcontrast.methods.stcontrast._stacking import mixed, stack_proba
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from stcontrast._data.folds import Fold
     from stcontrast._data.spots import Spots
+
+type Views = Mapping[str, NDArray[np.float32]]
 
 __all__ = ["Subtypes", "choose_on_folds"]
 
@@ -42,7 +44,8 @@ class Subtypes(Learns):
 
     The axes are those of all training spots, annotated or not. ``"discriminant"``: linear discriminant analysis with a
     shrunken covariance. ``"kernel"``: kernel regression of class membership. ``"discriminant of features"`` and ``"kernel
-    of features"``: the same without the joint embedding; where labels are few, they have little weight.
+    of features"``: the same without the joint embedding; where labels are few, they have little weight. Where there is
+    no joint embedding, the first two see the features alone, and there are no others.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ class Subtypes(Learns):
         self.weights = dict(PRIOR)
         self.scaler = Scaler(unit=True)
         self.arrays: dict[str, NDArray[Any]] = {}
-        self.kernels = [KernelPath(seed=seed), KernelPath(seed=seed)]
+        self.kernels = {name: KernelPath(seed=seed) for name in PRIOR if name.startswith("kernel")}
 
     def fit(self, spots: Spots, embedding: NDArray[np.float32] | None) -> None:
         """Fit on training spots, with their joint embedding (n_spots, d) where there were counts to learn it from."""
@@ -80,14 +83,10 @@ class Subtypes(Learns):
             joined = self._joined(blocks[: i + 1])
             pca = PCA(min(N_AXES, *joined.shape), random_state=0).fit(joined)
             self.arrays[f"axes{i}"] = pca.components_.T.astype(np.float32)
-        axes = self._axes(blocks)
-        label, known = spots.label, spots.label >= 0
-        for _ in range(N_ROUNDS if self.self_training else 0):
-            self._fit_members(axes, label, known)
-            guess = mixed(self.weights, self._each(axes)).argmax(axis=1)
-            label = np.where(spots.label >= 0, spots.label, guess)
-            known = np.ones(len(label), dtype=bool)
-        self._fit_members(axes, label, known)
+        views, label = self._views(blocks), spots.label
+        if self.self_training:
+            label = self._own_labels(views, label)
+        self._fit_members(_rows(views, label >= 0), label[label >= 0])
 
     def predict(self, spots: Spots, embedding: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
@@ -96,33 +95,59 @@ class Subtypes(Learns):
     def predict_each(self, spots: Spots, embedding: NDArray[np.float32] | None) -> dict[str, NDArray[np.float32]]:
         """Probability of every class (n_spots, n_classes) by each classifier."""
         fitted(self.arrays or None, needs="labels")
-        return self._each(self._axes([self.scaler.scaled(spots), *([] if embedding is None else [embedding])]))
+        return self._each(self._views([self.scaler.scaled(spots), *([] if embedding is None else [embedding])]))
 
     def _joined(self, blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         a = self.arrays
         parts = [(block - a[f"center{i}"]) / a[f"spread{i}"] for i, block in enumerate(blocks)]
         return np.concatenate(parts, axis=1)
 
-    def _axes(self, blocks: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Principal axes (n_spots, n_axes) of the features alone, and of both blocks where there are two."""
-        return [self._joined(blocks[: i + 1]) @ self.arrays[f"axes{i}"] for i in range(len(blocks))]
+    def _views(self, blocks: Sequence[NDArray[np.float32]]) -> Views:
+        """Principal axes (n_spots, n_axes) by suffix of the classifiers: of both blocks, and of the features alone."""
+        axes = [self._joined(blocks[: i + 1]) @ self.arrays[f"axes{i}"] for i in range(len(blocks))]
+        # without an embedding there are the features alone, and nothing to fit twice
+        return {"": axes[-1], " of features": axes[0]} if len(axes) > 1 else {"": axes[0]}
 
-    def _fit_members(self, axes: list[NDArray[np.float32]], label: NDArray[np.int64], known: NDArray[np.bool_]) -> None:
+    def _own_labels(self, views: Views, label: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Class codes (n_spots,): those of annotated spots, and in others what the classifiers say after a few rounds."""
+        # classifiers without weight have no say
+        used = {of: x for of, x in views.items() if self.weights[f"discriminant{of}"] + self.weights[f"kernel{of}"] > 0}
+        known = label >= 0
+
+        def filled() -> NDArray[np.int64]:
+            return np.where(known, label, mixed(self.weights, self._each(used)).argmax(axis=1))
+
+        self._fit_members(_rows(used, known), label[known])
+        own = filled()
+        spanned = {of: self.kernels[f"kernel{of}"].span(x) for of, x in used.items()}
+        for _ in range(N_ROUNDS - 1):
+            self._fit_members(used, own, spanned)
+            own = filled()
+        return own
+
+    def _fit_members(
+        self, views: Views, label: NDArray[np.int64], spanned: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> None:
         n_classes = int(self.arrays["n_classes"])
-        member = np.eye(n_classes, dtype=np.float32)[label[known]]
-        for i, x in enumerate((axes[-1], axes[0])):
-            self.kernels[i].fit(x[known], member)
-            coefficients, intercepts = _discriminant(x[known], label[known], n_classes)
-            self.arrays |= {f"coefficients{i}": coefficients, f"intercepts{i}": intercepts}
+        member = np.eye(n_classes, dtype=np.float32)[label]
+        for of, x in views.items():
+            kernel = self.kernels[f"kernel{of}"]
+            kernel.regress(kernel.span(x) if spanned is None else spanned[of], member)
+            coefficients, intercepts = _discriminant(x, label, n_classes)
+            self.arrays |= {f"coefficients{of}": coefficients, f"intercepts{of}": intercepts}
 
-    def _each(self, axes: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    def _each(self, views: Views) -> dict[str, NDArray[np.float32]]:
         found = {}
-        for i, (x, of) in enumerate(((axes[-1], ""), (axes[0], " of features"))):
-            logits = x @ self.arrays[f"coefficients{i}"] + self.arrays[f"intercepts{i}"]
+        for of, x in views.items():
+            logits = x @ self.arrays[f"coefficients{of}"] + self.arrays[f"intercepts{of}"]
             found[f"discriminant{of}"] = softmax(logits, axis=1).astype(np.float32)
-            member = np.maximum(self.kernels[i].predict(x, PENALTY), SMALLEST)
+            member = np.maximum(self.kernels[f"kernel{of}"].predict(x, PENALTY), SMALLEST)
             found[f"kernel{of}"] = (member / member.sum(axis=1, keepdims=True)).astype(np.float32)
         return found
+
+
+def _rows(views: Views, rows: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
+    return {of: x[rows] for of, x in views.items()}
 
 
 def _discriminant(
@@ -141,7 +166,7 @@ def _discriminant(
 
 
 def choose_on_folds(
-    subtypes: Subtypes, spots: Spots, embedding: NDArray[np.float32] | None, folds: Sequence[Fold]
+    spots: Spots, embedding: NDArray[np.float32] | None, folds: Sequence[Fold], *, seed: int
 ) -> tuple[NDArray[np.float32], dict[str, float], bool]:
     """Weigh the classifiers, and decide about self-training, by the likelihood of held-out labels.
 
@@ -149,14 +174,14 @@ def choose_on_folds(
 
     Parameters
     ----------
-    subtypes
-        The classifiers, for their seed; they are not changed.
     spots
         Training spots.
     embedding
         Their joint embedding (n_spots, d), out-of-fold where their counts were learnt from; `None` without counts.
     folds
         Inner folds over annotated spots.
+    seed
+        Seed of the classifiers.
 
     Returns
     -------
@@ -170,14 +195,14 @@ def choose_on_folds(
         return nothing, dict(PRIOR), unlabelled
     found: dict[bool, tuple[float, NDArray[np.float32], dict[str, float]]] = {}
     for self_training in (True, False) if unlabelled else (False,):
-        each = {name: nothing.copy() for name in PRIOR}
+        each: dict[str, NDArray[np.float32]] = {}
         for fold in folds:
-            part = Subtypes(self_training=self_training, seed=subtypes.seed)
+            part = Subtypes(self_training=self_training, seed=seed)
             part.fit(fold.training, None if embedding is None else embedding[fold.train])
             held_out = None if embedding is None else embedding[fold.held_out]
             for name, proba in part.predict_each(fold.unseen(), held_out).items():
-                each[name][fold.held_out] = proba
-        weights = stack_proba(each, spots.label, prior=PRIOR)
+                each.setdefault(name, nothing.copy())[fold.held_out] = proba
+        weights = stack_proba(each, spots.label, prior={name: PRIOR[name] for name in each})
         proba = mixed(weights, each)
         rows = np.flatnonzero(np.isfinite(proba).all(axis=1) & (spots.label >= 0))
         given = np.maximum(proba[rows, spots.label[rows]], SMALLEST)

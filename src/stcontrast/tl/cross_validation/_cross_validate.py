@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupKFold
 from stcontrast._data.gather import gather
 from stcontrast._progress import progress
 from stcontrast._reading import Keys, resolve_all, split_gene_side
-from stcontrast.fitted._fit import FitSpec, check_genes
+from stcontrast.fitted._fit import FitSpec, check_genes, genes_to_model
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from stcontrast._data.design import Standardize
     from stcontrast._data.spots import Spots
     from stcontrast._reading import Sections
+    from stcontrast.methods._base import Method
     from stcontrast.pp._encoders import AnyEncoder
     from stcontrast.tl._tune import ImageTowerKind
     from stcontrast.tl.cross_validation._fits import OutOfFold
@@ -172,7 +173,8 @@ def cross_validate(  # noqa: PLR0913
         n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, complete=complete
     )
     compared = _compared(methods)
-    uses_color = {name: get_method(method, options=options).uses_color for name, (method, options) in compared.items()}
+    asked = {name: get_method(method, options=options) for name, (method, options) in compared.items()}
+    uses_color = {name: method.uses_color for name, method in asked.items()}
     fields = None if field_um is None else parse_fields(field_um)
     tuning = None
     if check_image_tower(image_tower, tower_options, [method for method, _ in compared.values()], use_rep=use_rep):
@@ -191,7 +193,9 @@ def cross_validate(  # noqa: PLR0913
     if not folds:
         msg = f"All donors with counts or labels fall into one of {n_folds} folds. Leave out `n_folds`, or give more."
         raise ValueError(msg)
-    check_genes(spots, genes)
+    for name, one in asked.items():
+        check_genes(spots, genes_to_model(fit_spec, one))
+        _check_unseen(name, one, spots)
     sets = GeneSets(spots, wanted, n_genes=n_score_genes, genes=genes)
     if tuning is None:
         features, made_by = features_to_fit(sources, encoders=chosen, fields=fields, slots=slots)
@@ -227,6 +231,23 @@ def cross_validate(  # noqa: PLR0913
         _predictions=_prediction_table(every, predicted),
         _sets=tuple((fits[i][0].donors, sets_of_fold) for i, sets_of_fold in enumerate(sets_of_folds)),
     )
+
+
+def _check_unseen(name: str, method: Method, spots: Spots) -> None:
+    """Raise where a part that the method brings was trained on donors that are held out."""
+    if not method.batches_seen:
+        return
+    if seen := method.seen_among(spots):
+        msg = (
+            f"The gene space given to {name!r} was trained on {', '.join(seen[:5])}, which would be held out here: the "
+            'scores would rest on counts that it has seen. Use gene_space="vae", which is trained anew without the '
+            "held-out donors, or a model of other donors."
+        )
+        raise ValueError(msg)
+    logger.warning(
+        "The gene space given to %r was trained elsewhere, on %s. The scores are those of unseen donors only if none of "
+        "them is here under another name.", name, ", ".join(sorted(method.batches_seen)[:5]),
+    )  # fmt: skip
 
 
 def _tuned(

@@ -22,7 +22,7 @@ from stcontrast._records import VERSION
 from stcontrast._settings import settings
 from stcontrast._training import one_thread
 from stcontrast.fitted._fit import fit_model, spots_of_model
-from stcontrast.methods._base import METHODS, Method
+from stcontrast.methods._base import METHODS, Method, get_method
 from stcontrast.tl._features import block_widths
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ __all__ = ["Fit", "FitStore", "OutOfFold", "check_directory", "fit_and_predict"]
 logger = logging.getLogger(__name__)
 
 PACKAGE: Final = Method.__module__.partition(".")[0]
-FORMAT: Final = 4
+FORMAT: Final = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,11 +181,13 @@ class FitStore:
         for fit in fits:
             if sources[fit.method] is None:
                 continue
-            parts = (
-                FORMAT, VERSION, spots, features[id(fit.features)], fit.blocks, fit.method, sources[fit.method],
-                fit.fit_spec, fit.train_rows, fit.test_rows,
-            )  # fmt: skip
             try:
+                # the method as it is made: a part that it brings is known by its content, not by its path
+                made = get_method(fit.method, seed=fit.fit_spec.seed, options=fit.fit_spec.options)
+                parts = (
+                    FORMAT, VERSION, spots, features[id(fit.features)], fit.blocks, fit.method, sources[fit.method],
+                    replace(fit.fit_spec, options=None), made.spec, made.brought, fit.train_rows, fit.test_rows,
+                )  # fmt: skip
                 self._paths[fit] = directory / f"{joblib.hash(parts)}.npz"
             # pickling runs code of the option's own class
             except Exception as error:
@@ -223,7 +225,7 @@ class FitStore:
             return
         about = {
             "method": fit.method,
-            "options": repr(fit.fit_spec.options),
+            "options": repr(get_method(fit.method, options=fit.fit_spec.options).spec),
             "held out": fit.donors,
             "version": VERSION,
         }

@@ -35,6 +35,13 @@ def fit(sdata: SpatialData, gene_space: Any, **kwargs: Any) -> stc.models.Predic
     return stc.tl.fit(sdata, batch_key="donor", options={"gene_space": gene_space, **QUICK}, **kwargs)
 
 
+def predicted(table: AnnData, model: stc.models.Predictor) -> np.ndarray:
+    found = stc.tl.predict_expression(table, model, donor_key="donor")
+    assert not isinstance(found, list)
+    assert found is not None
+    return np.asarray(found.X)
+
+
 @pytest.fixture(scope="module")
 def sdata() -> SpatialData:
     return stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
@@ -60,8 +67,7 @@ def test_a_folder_is_the_model_in_it_and_the_fit_can_be_saved(
     model = fit(sdata, str(tmp_path / "vae"))
     model.save(tmp_path / "model")
     found = [
-        stc.tl.predict_expression(sdata["table"], one, donor_key="donor").X
-        for one in (model, stc.models.load(tmp_path / "model"), fit(sdata, elsewhere))
+        predicted(sdata["table"], one) for one in (model, stc.models.load(tmp_path / "model"), fit(sdata, elsewhere))
     ]
     np.testing.assert_allclose(found[1], found[0], atol=1e-6)
     np.testing.assert_allclose(found[2], found[0], atol=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -80,10 +82,12 @@ def test_a_store_is_resumed_for_the_same_work_only(tmp_path):
     assert not first.flags("done", 3).any()
     first.save("scores", np.arange(3.0))
     first.save("done", np.array([True, False, True]))
+    first.release()
     again = ResumableStore(first.folder, description, argument="directory")
     assert again.resumed
     np.testing.assert_array_equal(again.load("scores"), np.arange(3.0))
     np.testing.assert_array_equal(again.flags("done", 3), [True, False, True])
+    again.release()
     for other in ({"seed": 2, "fields": [55.0, 110.0]}, {"fields": (55.0, 110.0)}):
         with pytest.raises(ValueError, match=r"`directory`: .* differs in \['seed'\] \(seed: found 1, now (2|None)\)"):
             ResumableStore(first.folder, other, argument="directory")
@@ -94,3 +98,21 @@ def test_rows_in_a_file(tmp_path):
     file.write(np.array([3, 1]), np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32))
     file.write(np.array([0]), np.array([[5.0, 6.0]], dtype=np.float32))
     np.testing.assert_array_equal(file[np.array([0, 1, 2, 3])], [[5, 6], [3, 4], [0, 0], [1, 2]])
+
+
+def test_a_store_has_one_writer(tmp_path):
+    told = rf"`store`: process {os.getpid()} on .* works in .*give another"
+    with (
+        ResumableStore(tmp_path / "store", {"a": 1}, argument="store"),
+        pytest.raises(BlockingIOError, match=told),
+    ):
+        ResumableStore(tmp_path / "store", {"a": 1}, argument="store")
+    with pytest.raises(ValueError, match="differs"):
+        ResumableStore(tmp_path / "store", {"a": 2}, argument="store")
+    with ResumableStore(tmp_path / "store", {"a": 1}, argument="store") as again:
+        assert again.resumed
+        again.save("done", np.ones(2, dtype=bool))
+        again.discard("done")
+        assert again.load("done") is None
+        again.remove()
+    assert not (tmp_path / "store").exists()

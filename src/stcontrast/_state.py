@@ -57,7 +57,9 @@ def restore_module(module: nn.Module, state: State) -> None:
     """Put weights and buffers back into a network of the same shape, ready to predict."""
     import torch
 
-    module.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
+    weights = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+    # in place of those of a network that was made without memory, on the meta device
+    module.load_state_dict(weights, assign=any(value.is_meta for value in module.state_dict().values()))
     module.eval()
 
 

@@ -11,8 +11,8 @@ from sklearn.metrics import f1_score
 
 from stcontrast._data.folds import inner_folds
 from stcontrast._data.spots import Prediction, Spots
+from stcontrast._files import read_state, write_state
 from stcontrast.fitted._calibration import Calibration, conformal_half_width
-from stcontrast.fitted._disk import read_state, write_state
 from stcontrast.metrics import gene_correlation
 from tests.methods.synthetic import training_data
 

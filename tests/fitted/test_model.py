@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from stcontrast.fitted import Predictor
 from stcontrast.methods._base import METHODS
 from stcontrast.methods.baselines import Knn, Ridge
 from stcontrast.methods.stcontrast import Stcontrast
+from stcontrast.pp._encoders import encoder_from_spec
 from tests.methods.quick import QUICK
 from tests.methods.synthetic import training_data
 
@@ -106,45 +106,50 @@ def test_a_save_that_fails_leaves_the_old_model(model, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("stcontrast.fitted._disk.np.savez", fail)
+    monkeypatch.setattr("safetensors.numpy.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         model.save(tmp_path / "model", overwrite=True)
     assert stc.models.load(tmp_path / "model").model_id == model.model_id
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-def test_a_folder_that_is_no_readable_model_is_refused(model, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"`spec\.json` is absent"):
-        stc.models.load(tmp_path)
-    model.save(tmp_path / "model")
-    spec = tmp_path / "model" / "spec.json"
-    content = json.loads(spec.read_text())
-    spec.write_text(json.dumps({**content, "format": 99}))
-    with pytest.raises(ValueError, match="saved in format 99, by stcontrast 0; this version reads format 3"):
-        stc.models.load(tmp_path / "model")
-    spec.write_text(json.dumps({**content, "method": "lasso"}))
+def test_a_method_that_is_not_there_is_named(model, tmp_path):
+    other = Predictor(model.method, model.spec | {"method": "lasso"})
+    other.save(tmp_path / "model")
     with pytest.raises(ValueError, match="method 'lasso', which is not there"):
         stc.models.load(tmp_path / "model")
 
 
-def test_a_model_of_the_first_format_is_refused_and_may_be_replaced(model, tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    card = {"format": 1, "method": "ridge", "hyper": {}, "versions": {"stcontrast": "0.0.9"}}
-    (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match=r"saved in format 1, by stcontrast 0\.0\.9.*Fit it again with `stc\.tl\.fit`"):
-        stc.models.load(folder)
-    model.save(folder, overwrite=True)
-    assert sorted(path.name for path in folder.iterdir()) == ["arrays.npz", "spec.json", "state.json"]
-    assert stc.models.load(folder).model_id == model.model_id
-
-
-def test_the_state_of_a_model_holds_no_code(model, tmp_path):
-    """Arrays are read without pickle, so that a folder from anybody is safe to read."""
-    model.save(tmp_path / "model")
-    np.savez(tmp_path / "model" / "arrays.npz", bank=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        pytest.param({"n_neighbors": -1}, r"n_neighbors: .*greater than or equal to 0", id="negative"),
+        pytest.param({"blocks": [10**9]}, r"blocks\.0: .*less than or equal to 1000000", id="huge"),
+        pytest.param({"genes": ["g0", "g0"]}, "genes: .*not distinct", id="twice"),
+        pytest.param({"genes": "g0"}, "genes: .*valid list", id="another type"),
+        pytest.param({"standardize": "zz"}, "standardize: ", id="unknown word"),
+        pytest.param({"interval": 3.0}, "interval: ", id="out of range"),
+        pytest.param({"method_spec": {"penalties": 10**8}}, "unexpected keyword|out of range", id="option unknown"),
+        pytest.param({"method_spec": {"seed": 2**40}}, "method_spec: .*out of range", id="option out of range"),
+    ],
+)
+def test_a_spec_that_cannot_be_is_refused(model, tmp_path, change, match):
+    Predictor(model.method, model.spec | change).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=rf"cannot be read: .*{match}"):
         stc.models.load(tmp_path / "model")
+
+
+def test_the_place_of_encoder_weights_is_not_saved(model, tmp_path):
+    encoder = {"kind": "timm", "name": "resnet18", "weights": str(tmp_path / "mine.pth"), "sha256": 64 * "0"}
+    encoder |= {"size_px": 64, "pretrained": False, "seed": 0}
+    used = Predictor(model.method, model.spec | {"image_features": [{"encoder": encoder}]})
+    used.save(tmp_path / "model")
+    again = stc.models.load(tmp_path / "model")
+    assert again.model_id == used.model_id
+    found = again.spec["image_features"][0]["encoder"]
+    assert found == encoder | {"weights": "mine.pth"}
+    with pytest.raises(ValueError, match=r"give `encoder=stc\.pp\.TimmEncoder\('resnet18', weights=\.\.\.\)`"):
+        encoder_from_spec(found, allow_download=again.allow_download)
 
 
 @pytest.mark.parametrize("name", sorted(QUICK))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from stcontrast._files import read_state, write_state
 from stcontrast._genespace import PrincipalSpace
-from stcontrast.fitted._disk import read_state, write_state
 from tests.methods.synthetic import training_data, with_gene_side
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stcontrast._files import read_state, write_state
 from stcontrast._genespace import VaeSpace
-from stcontrast.fitted._disk import read_state, write_state
 from tests.methods.synthetic import training_data
 
 

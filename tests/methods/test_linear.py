@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from stcontrast.fitted._disk import read_state, write_state
+from stcontrast._files import read_state, write_state
 from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath, Scaler, standardizer
 from tests.methods.synthetic import training_data
 

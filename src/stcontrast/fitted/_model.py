@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
 from stcontrast._data.spots import Prediction, Spots
-from stcontrast._files import content_hash
+from stcontrast._files import content_hash, read_folder, write_folder
+from stcontrast._files.model_folder import unreadable
 from stcontrast._state import Learns
 from stcontrast.fitted._calibration import Calibration
-from stcontrast.fitted._disk import read_spec, read_state, read_tower, write_model
+from stcontrast.fitted._spec import check_spec, portable
 from stcontrast.methods._base import METHODS, Method
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from stcontrast._models.image_tower import TunedEncoder
 
 __all__ = ["Predictor", "Retrieved", "as_model", "load"]
+
+KIND: Final = "Predictor"
+TOWER: Final = "tower.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ class Predictor(Learns):
         Names, slides and donors of the training spots with counts, in the order that retrieval counts them.
     tower
         The encoder that was fine-tuned with it; `None` where the encoder was used as it is.
+    allow_download
+        Whether the weights of its image encoder may be fetched; see :func:`load`.
     """
 
     learnt: ClassVar[tuple[str, ...]] = ("method", "calibration", "bank")
@@ -80,6 +86,8 @@ class Predictor(Learns):
         self.calibration = Calibration()
         self.bank: dict[str, NDArray[Any]] = {}
         self.tower: TunedEncoder | None = None
+        # the user named the encoder
+        self.allow_download = True
 
     def __repr__(self) -> str:
         return (
@@ -118,8 +126,8 @@ class Predictor(Learns):
 
     @property
     def model_id(self) -> str:
-        """Hash of the spec, which tells this model from another."""
-        return content_hash([self.spec])[:12]
+        """Hash of the spec, which tells this model from another; the same wherever files lie."""
+        return content_hash([portable(self.spec)])[:12]
 
     @property
     def has_expression(self) -> bool:
@@ -249,7 +257,10 @@ class Predictor(Learns):
         return Retrieved(self.bank["spot"][found.ids], found.weights, found.effective_k, histogram)
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model into a folder: JSON, arrays (npz), and the weights of a fine-tuned encoder (safetensors).
+        """Write the model into a folder of its own: JSON, safetensors, and a manifest with size and hash of every file.
+
+        The folder appears whole or not at all: a model that is there stays until the new one is on the disk. The place
+        of a file of encoder weights is not saved.
 
         Parameters
         ----------
@@ -263,27 +274,35 @@ class Predictor(Learns):
         FileExistsError
             If the folder is there and `overwrite` is off, or holds something that is no stcontrast model.
         """
-        write_model(directory, self.spec, self.state(), tower=self.tower, overwrite=overwrite)
+        tower = self.tower
+        write_folder(
+            directory, KIND, portable(self.spec), self.state(), overwrite=overwrite,
+            more=None if tower is None else lambda folder: tower.save(folder / TOWER),
+        )  # fmt: skip
 
 
-def load(directory: str | PathLike[str]) -> Predictor:
+def load(directory: str | PathLike[str], *, allow_download: bool = False) -> Predictor:
     """Read a model that :meth:`~stcontrast.models.Predictor.save` wrote, whatever its method.
 
     Parameters
     ----------
     directory
         The model's folder.
+    allow_download
+        Whether the model may fetch the weights of its image encoder from the hub or the library that it names, when
+        features have to be made. Off by default: weights that are on this machine are used, and no address that a
+        model names is asked.
 
     Returns
     -------
-    The model, ready to predict. Nothing in the folder is executed: it holds JSON and arrays.
+    The model, ready to predict. Nothing in the folder is executed, and no path in it is followed.
 
     Raises
     ------
     FileNotFoundError
         If there is no model.
     ValueError
-        If it was written in another format or by a method that is not there.
+        If it was written in another format, by a method that is not there, or was cut or changed after it was saved.
 
     Examples
     --------
@@ -292,11 +311,27 @@ def load(directory: str | PathLike[str]) -> Predictor:
     >>> stc.tl.predict_expression(sdata, model)  # doctest: +SKIP
     """
     folder = Path(directory)
-    spec = read_spec(folder)
-    model = Predictor(METHODS[spec["method"]](**spec["method_spec"]), spec)
-    model.restore(read_state(folder))
-    model.tower = read_tower(folder, spec)
+    spec, state = read_folder(folder, KIND)
+    with unreadable(folder):
+        check_spec(spec)
+        if spec["method"] not in METHODS:
+            msg = f"it was fitted with the method {spec['method']!r}, which is not there: {sorted(METHODS)}"
+            raise ValueError(msg)
+        model = Predictor(METHODS[spec["method"]](**spec["method_spec"]), spec)
+        model.restore(state)
+        model.tower = _read_tower(folder, spec, allow_download=allow_download)
+    model.allow_download = allow_download
     return model
+
+
+def _read_tower(folder: Path, spec: dict[str, Any], *, allow_download: bool) -> TunedEncoder | None:
+    """The encoder that was fine-tuned with the model in a folder; `None` where there is none."""
+    tuned = [block["encoder"] for block in spec["image_features"] if block["encoder"]["kind"] == "tuned"]
+    if not tuned:
+        return None
+    from stcontrast._models.image_tower import TunedEncoder
+
+    return TunedEncoder.load(folder / TOWER, tuned[0], allow_download=allow_download)
 
 
 def as_model(model: Predictor | str | PathLike[str]) -> Predictor:

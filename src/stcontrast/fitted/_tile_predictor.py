@@ -155,7 +155,8 @@ class TilePredictor:
         paired = pair_encoders(made_by, None if encoder is None else resolve_encoders(encoder))
         specs: dict[str, list[FeatureSpec]] = {}
         for block, chosen in zip(made_by, paired, strict=True):
-            specs.setdefault(block["slot"], []).append(feature_spec(block, encoder=chosen))
+            spec = feature_spec(block, encoder=chosen, allow_download=self.model.allow_download)
+            specs.setdefault(block["slot"], []).append(spec)
         found = {slot: encode_spots(spots, of_slot) for slot, of_slot in specs.items()}
         if ours:
             del wsi.tables[key]

@@ -96,9 +96,9 @@ def classify(  # noqa: PLR0913
     for source in sources:
         _check_slots(source.table, key_added)
     chosen = chosen_encoders(model, encoder)
-    check_features(sources, model.spec["image_features"], encoders=chosen)
+    check_features(sources, model, encoders=chosen)
     for source in sources:
-        features = features_for(source, model.spec["image_features"], encoders=chosen)
+        features = features_for(source, model, encoders=chosen)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
         proba = model.predict(features, slide=slide, xy=xy, depth=depth).proba

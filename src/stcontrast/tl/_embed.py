@@ -120,11 +120,11 @@ def embed(  # noqa: PLR0913
     for source in sources:
         _check_slots(source.table, key_added)
     chosen = chosen_encoders(model, encoder)
-    check_features(sources, model.spec["image_features"], encoders=chosen)
+    check_features(sources, model, encoders=chosen)
     # of all objects before the first is embedded: errors come before any work
     counts = [_counts(source.table, model, layer) if genes else None for source in sources]
     for source, of_source in zip(sources, counts, strict=True):
-        features = features_for(source, model.spec["image_features"], encoders=chosen)
+        features = features_for(source, model, encoders=chosen)
         found = embeddings_of(source, model, features, counts=of_source)
         provenance = provenance_of(source, model, features, donor_key=donor_key)
         written = write_embedding(source.table, model, found, provenance=provenance, key_added=key_added)

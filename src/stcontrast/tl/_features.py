@@ -199,20 +199,19 @@ def block_widths(made_by: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     return tuple(int(record["n_features"]) for record in made_by)
 
 
-def check_features(
-    sources: Sequence[Sections], made_by: Sequence[Record], *, encoders: Sequence[Encoder] | None
-) -> None:
+def check_features(sources: Sequence[Sections], model: Predictor, *, encoders: Sequence[Encoder] | None) -> None:
     """Raise where features of the kind that a model wants are absent and cannot be made.
 
     Parameters
     ----------
     sources
         The user's objects.
-    made_by
-        What made every block of the model's features.
+    model
+        The model.
     encoders
         One for every block that the user has not given, instead of those in the records.
     """
+    made_by: Sequence[Record] = model.spec["image_features"]
     paired = pair_encoders(made_by, encoders)
     for record, encoder in zip(made_by, paired, strict=True):
         if record["encoder"]["kind"] == "tuned" and (encoder is None or encoder.spec != record["encoder"]):
@@ -237,24 +236,27 @@ def check_features(
 
 
 def features_or_specs(
-    source: Sections, made_by: Sequence[Record], *, encoders: Sequence[Encoder] | None
+    source: Sections, model: Predictor, *, encoders: Sequence[Encoder] | None
 ) -> list[NDArray[np.float32] | FeatureSpec]:
     """Every block of one object's features as a model wants it, or the spec to make it with where it is not there."""
     found: list[NDArray[np.float32] | FeatureSpec] = []
+    made_by: Sequence[Record] = model.spec["image_features"]
     for record, encoder in zip(made_by, pair_encoders(made_by, encoders), strict=True):
         there = _present(source, record)
-        found.append(feature_spec(record, encoder=encoder) if there is None else there)
+        if there is None:
+            found.append(feature_spec(record, encoder=encoder, allow_download=model.allow_download))
+        else:
+            found.append(there)
     return found
 
 
-def features_for(
-    source: Sections, made_by: Sequence[Record], *, encoders: Sequence[Encoder] | None
-) -> NDArray[np.float32]:
+def features_for(source: Sections, model: Predictor, *, encoders: Sequence[Encoder] | None) -> NDArray[np.float32]:
     """Features of one object as a model wants them (n_spots, n_features): blocks that are there, and others made.
 
     New features are kept in the table where the slot is free; a slot that holds others is left as it is.
     """
-    blocks = features_or_specs(source, made_by, encoders=encoders)
+    made_by: Sequence[Record] = model.spec["image_features"]
+    blocks = features_or_specs(source, model, encoders=encoders)
     parts = []
     for slot, of_slot in groupby(zip(made_by, blocks, strict=True), key=lambda pair: str(pair[0]["slot"])):
         found = [

@@ -126,10 +126,10 @@ def find_similar(  # noqa: PLR0913
         raise ValueError(msg)
     queries = [_rows(source.table, spots) for source in sources]
     chosen = chosen_encoders(model, encoder)
-    check_features(sources, model.spec["image_features"], encoders=chosen)
+    check_features(sources, model, encoders=chosen)
     parts = []
     for source, rows in zip(sources, queries, strict=True):
-        features = features_for(source, model.spec["image_features"], encoders=chosen)
+        features = features_for(source, model, encoders=chosen)
         image = embeddings_of(source, model, features, among=rows)[IMAGE_EMBEDDING]
         found, similarity = model.method.search(image[rows], k=k, by=by)
         parts.append(_matches(source, model, rows, found, similarity))

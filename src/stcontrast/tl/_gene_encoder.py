@@ -141,15 +141,14 @@ class GeneEncoder:
 
 
 def _read(folder: Path) -> BatchAgnosticVAE | Predictor:
+    from stcontrast._files import MODEL, holds_model
     from stcontrast._models.batch_vae import BatchAgnosticVAE
-    from stcontrast.fitted import holds_model, load
+    from stcontrast.fitted import load
 
     if holds_model(folder):
         return load(folder)
     if not (folder / "model.pt").is_file():
-        msg = (
-            f"No model in {str(folder)!r}: neither `spec.json` (stc.tl.fit) nor `model.pt` (BatchAgnosticVAE) is there."
-        )
+        msg = f"No model in {str(folder)!r}: neither `{MODEL}` (stc.tl.fit) nor `model.pt` (BatchAgnosticVAE) is there."
         raise FileNotFoundError(msg)
     return BatchAgnosticVAE.load(folder)
 

@@ -120,15 +120,15 @@ def predict_expression(  # noqa: PLR0913
     chosen = chosen_encoders(model, encoder)
     if store is not None:
         _check_store(Path(store), sources, model)
-    check_features(sources, model.spec["image_features"], encoders=chosen)
+    check_features(sources, model, encoders=chosen)
     returned: list[AnnData] = []
     for source in sources:
         if store is not None:
-            blocks = features_or_specs(source, model.spec["image_features"], encoders=chosen)
+            blocks = features_or_specs(source, model, encoders=chosen)
             table = predict_to_store(source, model, Path(store), blocks=blocks, donor_key=donor_key)
             _hand_over(source, key_added, table, returned)
             continue
-        features = features_for(source, model.spec["image_features"], encoders=chosen)
+        features = features_for(source, model, encoders=chosen)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
         prediction = model.predict(features, slide=slide, xy=xy, depth=depth)

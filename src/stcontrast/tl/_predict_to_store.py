@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,21 +75,22 @@ def predict_to_store(
         ],
         "donor_key": donor_key,
     }
-    store = ResumableStore(path.with_name(f"{path.name}.partial"), description, argument="store")
-    if store.resumed:
-        logger.info("Continuing the prediction in %s.", store.folder)
-    parts = [
-        _encode(source, store, block, number) if isinstance(block, FeatureSpec) else block
-        for number, block in enumerate(blocks)
-    ]
-    features: Any = parts[0] if len(parts) == 1 else _Blocks(parts)
-    provenance = provenance_of(source, model, features, donor_key=donor_key)
-    warn_of_intervals(model, provenance)
-    _predict(source, model, store, features, provenance)
-    frame = prediction_frame(source, model, store.flags("known", n_spots), provenance=provenance, donor_key=donor_key)
-    _write_frame(store.folder / TABLE, frame)
-    (store.folder / TABLE).rename(path)
-    shutil.rmtree(store.folder)
+    with ResumableStore(path.with_name(f"{path.name}.partial"), description, argument="store") as store:
+        if store.resumed:
+            logger.info("Continuing the prediction in %s.", store.folder)
+        parts = [
+            _encode(source, store, block, number) if isinstance(block, FeatureSpec) else block
+            for number, block in enumerate(blocks)
+        ]
+        features: Any = parts[0] if len(parts) == 1 else _Blocks(parts)
+        provenance = provenance_of(source, model, features, donor_key=donor_key)
+        warn_of_intervals(model, provenance)
+        _predict(source, model, store, features, provenance)
+        known = store.flags("known", n_spots)
+        frame = prediction_frame(source, model, known, provenance=provenance, donor_key=donor_key)
+        _write_frame(store.folder / TABLE, frame)
+        (store.folder / TABLE).rename(path)
+        store.remove()
     logger.info("Wrote the prediction to %s.", path)
     return _lazy(path, frame)
 
@@ -146,6 +146,8 @@ def _predict(
 
     n_spots, n_genes, table = source.table.n_obs, len(model.genes), store.folder / TABLE
     if not table.exists():
+        # flags of a table that was published, and whose remains were not cleared away, say nothing of the new one
+        store.discard("predicted", "known")
         _make_table(table, n_spots, n_genes)
     if not model.method.spotwise:
         logger.warning(

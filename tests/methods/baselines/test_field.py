@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stcontrast.fitted._disk import read_state, write_state
+from stcontrast._files import read_state, write_state
 from stcontrast.methods.baselines import Field
 from stcontrast.metrics import mean_slide_correlation
 from tests.methods.synthetic import training_data

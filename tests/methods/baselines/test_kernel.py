@@ -10,7 +10,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.preprocessing import KernelCenterer
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.fitted._disk import read_state, write_state
+from stcontrast._files import read_state, write_state
 from stcontrast.methods.baselines import Kernel, _kernel
 from stcontrast.methods.baselines._kernel import PENALTIES, KernelPath
 from stcontrast.metrics import mean_slide_correlation

@@ -8,7 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.fitted._disk import read_state, write_state
+from stcontrast._files import read_state, write_state
 from stcontrast.methods.baselines import Knn
 from stcontrast.methods.baselines._knn import GRID
 from stcontrast.metrics import mean_slide_correlation

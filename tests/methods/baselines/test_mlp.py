@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.fitted._disk import read_state, write_state
+from stcontrast._files import read_state, write_state
 from stcontrast.methods.baselines import Mlp, _mlp
 from stcontrast.metrics import mean_slide_correlation
 from tests.methods.synthetic import training_data

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.fitted._disk import read_state, write_state
+from stcontrast._files import read_state, write_state
 from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath
 from stcontrast.methods.baselines import Color, Mean, Ridge
 from stcontrast.metrics import mean_slide_correlation

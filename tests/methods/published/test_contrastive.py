@@ -9,7 +9,7 @@ import torch
 
 import stcontrast as stc
 from stcontrast._data.folds import inner_folds
-from stcontrast.fitted._disk import read_state, write_state
+from stcontrast._files import read_state, write_state
 from stcontrast.methods import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods._base import METHODS, get_method
 from stcontrast.methods._retrieval import combine

@@ -8,8 +8,8 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
+from stcontrast._files import read_state, write_state
 from stcontrast._genespace import PrincipalSpace, VaeSpace
-from stcontrast.fitted._disk import read_state, write_state
 from stcontrast.methods.stcontrast import _image_to_gene
 from stcontrast.methods.stcontrast._image_to_gene import MEMBERS, ImageToGene
 from stcontrast.models import ContrastiveModel

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from stcontrast._data.folds import inner_folds
 from stcontrast._data.genes import log_normalize
-from stcontrast.fitted._disk import read_state, write_state
+from stcontrast._files import read_state, write_state
 from stcontrast.methods.stcontrast import Stcontrast, _method
 from stcontrast.methods.stcontrast._image_to_gene import MEMBERS, ImageToGene
 from stcontrast.methods.stcontrast._method import PRIOR

@@ -11,7 +11,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.preprocessing import KernelCenterer, StandardScaler
 
 from stcontrast._data.folds import inner_folds
-from stcontrast.fitted._disk import read_state, write_state
+from stcontrast._files import read_state, write_state
 from stcontrast.methods._base import get_method
 from stcontrast.methods.stcontrast import Stcontrast, _subtypes
 from stcontrast.methods.stcontrast._stacking import mixed, stack_proba

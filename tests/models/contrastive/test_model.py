@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -247,7 +246,7 @@ def test_a_slide_of_one_spot_is_no_obstacle():
 
 def test_saved_and_read_again(trained, tmp_path):
     trained.save(tmp_path / "model")
-    assert {path.name for path in (tmp_path / "model").iterdir()} == {"contrastive.json", "contrastive.safetensors"}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"model.json", "state.json", "arrays.safetensors"}
     again = ContrastiveModel.load(tmp_path / "model")
     data = pairs(30, seed=1)
     assert again.spec == trained.spec
@@ -268,7 +267,7 @@ def test_the_spec_is_every_argument(tmp_path: Path):
     model = ContrastiveModel(**options)
     assert model.spec == options
     model.save(tmp_path)
-    assert json.loads((tmp_path / "contrastive.json").read_text()) == options
+    assert ContrastiveModel.load(tmp_path).spec == options
     contrast = model.module.contrast
     assert (contrast.loss, contrast.target_temperature) == ("sigmoid", 0.4)
     assert contrast.temperature.item() == pytest.approx(0.2)

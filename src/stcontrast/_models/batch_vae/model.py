@@ -23,6 +23,7 @@ from scvi.data.fields import (
 )
 from scvi.model import SCVI
 
+from stcontrast._models.batch_vae.checkpoint import check_checkpoint
 from stcontrast._models.batch_vae.counts import CountsField, check_categories, check_genes, check_layer
 from stcontrast._models.batch_vae.decoding import ClassesMixin, DecodingMixin, check_classes
 from stcontrast._models.batch_vae.encoding import EncodingMixin
@@ -43,6 +44,7 @@ __all__ = ["BatchAgnosticVAE", "fit_vae", "make_vae"]
 logger = logging.getLogger(__name__)
 
 SAVED_ADATA: Final = "adata.h5ad"
+SAVED_MODEL: Final = "model.pt"
 # scvi-tools logs that a folder on disk has been downloaded
 DOWNLOAD_LOGGER: Final = "scvi.data._download"
 UNLABELLED: Final = "unlabelled"
@@ -282,8 +284,8 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
     ) -> BatchAgnosticVAE:
         """Load a model saved with :meth:`save`.
 
-        The training data are not needed: without them the model can encode new data only. Files are unpickled: load
-        only what you trust.
+        The training data are not needed: without them the model can encode new data only. The file is read only if it
+        holds nothing that could run code.
 
         Parameters
         ----------
@@ -307,12 +309,16 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         Raises
         ------
         ValueError
-            If there is no model in the folder, or it is a model of another class.
+            If there is no model in the folder, it is a model of another class, or the file holds anything else.
 
         Examples
         --------
         >>> model = BatchAgnosticVAE.load("model_dir")  # doctest: +SKIP
         """
+        checkpoint = Path(dir_path) / f"{prefix or ''}{SAVED_MODEL}"
+        # scvi-tools says how to convert what is older
+        if checkpoint.exists():
+            check_checkpoint(checkpoint)
         saved_adata = Path(dir_path) / f"{prefix or ''}{SAVED_ADATA}"
         data: AnnData | bool | None = adata
         if adata is None and not saved_adata.exists():
@@ -357,6 +363,8 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         >>> mapped = BatchAgnosticVAE.load_query_data(new, model)  # doctest: +SKIP
         >>> mapped.train(max_epochs=20)  # doctest: +SKIP
         """
+        if isinstance(reference_model, str | os.PathLike) and (Path(reference_model) / SAVED_MODEL).exists():
+            check_checkpoint(Path(reference_model) / SAVED_MODEL)
         with quiet_loggers(DOWNLOAD_LOGGER):
             model: Self = super().load_query_data(adata, _as_path(reference_model), **kwargs)
         return model
@@ -396,6 +404,8 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         --------
         >>> BatchAgnosticVAE.prepare_query_anndata(new, "model_dir")  # doctest: +SKIP
         """
+        if isinstance(reference_model, str | os.PathLike) and (Path(reference_model) / SAVED_MODEL).exists():
+            check_checkpoint(Path(reference_model) / SAVED_MODEL)
         with quiet_loggers(DOWNLOAD_LOGGER):
             return super().prepare_query_anndata(adata, _as_path(reference_model), return_reference_var_names, inplace)
 

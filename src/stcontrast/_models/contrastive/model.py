@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
+from stcontrast._files import read_folder, write_folder
+from stcontrast._files.model_folder import unreadable
 from stcontrast._models.contrastive.towers import TowerPair
 from stcontrast._models.contrastive.training import train_pairs
+from stcontrast._state import module_state, restore_module
 from stcontrast._training import one_thread, seeded
 from stcontrast.nn import LOSSES, Contrast, SpotTable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
     import pandas as pd
     from numpy.typing import NDArray
 
+    from stcontrast._state import State
     from stcontrast.nn import Loss, PairModule
 
 __all__ = ["ContrastiveModel"]
@@ -30,7 +34,7 @@ EMBEDDED_AT_ONCE: Final = 8192
 N_STEPS: Final = 400
 FEWEST_EPOCHS: Final = 10
 MOST_EPOCHS: Final = 60
-FILE: Final = "contrastive"
+KIND: Final = "ContrastiveModel"
 
 
 class ContrastiveModel:
@@ -195,32 +199,37 @@ class ContrastiveModel:
         return self._apply(torch.nn.Sequential(self.module.image_tower, self.module.read_out), image)
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Write ``contrastive.json`` and ``contrastive.safetensors`` into a folder.
+        """Write the model into a folder of its own, as :meth:`Predictor.save` does.
 
         Raises
         ------
         FileExistsError
-            If the folder has a model and `overwrite` is off.
+            If the folder is there and `overwrite` is off, or holds something that is no stcontrast model.
         """
-        from safetensors.torch import save_file
-
-        folder = Path(directory)
-        if (folder / f"{FILE}.json").exists() and not overwrite:
-            msg = f"{str(folder)!r} already holds a model; `overwrite=True` replaces it."
-            raise FileExistsError(msg)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.contiguous() for name, value in self.module.state_dict().items()}
-        save_file(state, folder / f"{FILE}.safetensors")
-        (folder / f"{FILE}.json").write_text(json.dumps(self.spec, indent=2))
+        write_folder(directory, KIND, self.spec, module_state(self.module), overwrite=overwrite)
 
     @classmethod
     def load(cls, directory: str | Path) -> Self:
-        """Read what :meth:`save` wrote; nothing is executed (safetensors and JSON)."""
-        from safetensors.torch import load_file
+        """Read what :meth:`save` wrote; nothing is executed (safetensors and JSON).
 
-        folder = Path(directory)
-        model = cls(**json.loads((folder / f"{FILE}.json").read_text()))
-        model.module.load_state_dict(load_file(folder / f"{FILE}.safetensors"))
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model.
+        ValueError
+            If it is another model, or was cut or changed after it was saved.
+        """
+        spec, state = read_folder(directory, KIND)
+        with unreadable(Path(directory)):
+            return cls.restored(spec, state)
+
+    @classmethod
+    def restored(cls, spec: Mapping[str, Any], state: State) -> Self:
+        """The model of a spec with the weights in a state."""
+        # on the meta device no memory is taken for weights that a spec claims
+        with torch.device("meta"):
+            model = cls(**spec)
+        restore_module(model.module, state)
         return model
 
     def _optimizer(self, module: PairModule) -> tuple[torch.optim.Optimizer, None]:

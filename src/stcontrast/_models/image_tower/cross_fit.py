@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import tempfile
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,8 @@ def cross_fit(
 
     Raises
     ------
+    BlockingIOError
+        If another process trains in `checkpoint_dir`.
     ValueError
         If `checkpoint_dir` holds another training, or fewer than two spots are left to learn from.
     """
@@ -110,11 +113,15 @@ def cross_fit(
             msg = f"Fine-tuning needs at least two spots with counts or a label; {name} has {len(task.teaching)}."
             raise ValueError(msg)
     kept = options.checkpoint_dir
-    with tempfile.TemporaryDirectory(prefix="stcontrast-tower-") if kept is None else nullcontext(kept) as folder:
-        parent = Path(folder)
-        if kept is not None:
+    with ExitStack() as stack:
+        if kept is None:
+            parent = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stcontrast-tower-")))
+        else:
+            parent = Path(kept)
             description = _description(base, tasks, options, center=center, seed=seed)
-            ResumableStore(parent, description, argument="checkpoint_dir")
+            # the other processes of a training on several devices are part of the first one's work
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                stack.enter_context(ResumableStore(parent, description, argument="checkpoint_dir"))
         bar = progress(
             [name for name in tasks if name != "final"],
             description=f"towers without held-out {folds[0].unit}s",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from stcontrast._files import content_hash, written_whole
-from stcontrast.pp._encoders import TimmEncoder
+from stcontrast.pp._encoders import TimmEncoder, no_downloads, plain_model_args
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,8 +71,17 @@ class TunedEncoder:
         write_weights(self._encoder._model, path)
 
     @classmethod
-    def load(cls, path: Path, spec: Mapping[str, Any]) -> TunedEncoder:
+    def load(cls, path: Path, spec: Mapping[str, Any], *, allow_download: bool = True) -> TunedEncoder:
         """Read the weights that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path
+            The file.
+        spec
+            The encoder's :attr:`spec`.
+        allow_download
+            Whether the hub may be asked for the configuration of a network of its own.
 
         Raises
         ------
@@ -81,11 +90,13 @@ class TunedEncoder:
         """
         from safetensors.torch import load_file
 
-        base = TimmEncoder(
-            spec["name"], pretrained=False, mean=tuple(spec["mean"]), std=tuple(spec["std"]), size_px=spec["size_px"],
-            model_args=json.loads(spec.get("model_args", "{}")), precision=spec.get("precision", "float32"),
-            symmetries=spec.get("symmetries", False),
-        )  # fmt: skip
+        # the weights are here; the configuration of a network of the hub might be asked for
+        with nullcontext() if allow_download else no_downloads():
+            base = TimmEncoder(
+                spec["name"], pretrained=False, mean=tuple(spec["mean"]), std=tuple(spec["std"]), size_px=spec["size_px"],
+                model_args=plain_model_args(spec), precision=spec.get("precision", "float32"),
+                symmetries=spec.get("symmetries", False),
+            )  # fmt: skip
         found = cls(base, load_file(path))
         if found.spec["sha256"] != spec["sha256"]:
             msg = f"The weights at {str(path)!r} are not the tuned weights of the model (SHA-256 differs)."

@@ -10,7 +10,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from stcontrast._genespace import PrincipalSpace, VaeSpace
 from stcontrast._slides import rows_by_slide
-from stcontrast._state import Learns, State, fitted, module_state, restore_module
+from stcontrast._state import Learns, State, fitted, module_state
 from stcontrast.methods._linear import RidgePath, Scaler
 from stcontrast.methods._retrieval import Neighbors, combine, most_similar
 
@@ -166,8 +166,7 @@ class ImageToGene(Learns):
 
         if state:
             super().restore(state)
-            self.model = ContrastiveModel(**state["model"])
-            restore_module(self.model.module, state["weights"])
+            self.model = ContrastiveModel.restored(state["model"], state["weights"])
 
     def _rotated(self, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
         """Unit-length features (n_spots, 64) on the bank's principal axes, to retrieve by."""

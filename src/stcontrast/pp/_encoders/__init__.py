@@ -12,9 +12,11 @@ from stcontrast.pp._encoders.resolve import (
     encoder_from_spec,
     fingerprint,
     identity,
+    plain_model_args,
     resolve_encoder,
     resolve_encoders,
 )
+from stcontrast.pp._encoders.torch import no_downloads
 
 __all__ = [
     "N_COLOR",
@@ -31,6 +33,8 @@ __all__ = [
     "encoders",
     "fingerprint",
     "identity",
+    "no_downloads",
+    "plain_model_args",
     "resolve_encoder",
     "resolve_encoders",
 ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from stcontrast._files import content_hash
 from stcontrast.pp._encoders.cards import (
@@ -18,11 +20,10 @@ from stcontrast.pp._encoders.cards import (
 from stcontrast.pp._encoders.lazyslide import LazySlideEncoder
 from stcontrast.pp._encoders.networks import PREFIX, TimmEncoder, TorchvisionEncoder, TorchvisionWeightsError
 from stcontrast.pp._encoders.plain import PLAIN, CallableEncoder
-from stcontrast.pp._encoders.torch import downloads
+from stcontrast.pp._encoders.torch import downloads, no_downloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -33,11 +34,18 @@ __all__ = [
     "encoder_from_spec",
     "fingerprint",
     "identity",
+    "plain_model_args",
     "resolve_encoder",
     "resolve_encoders",
 ]
 
 logger = logging.getLogger(__name__)
+
+# arguments of timm with which it reads a file or asks an address
+LOADING: Final = frozenset({
+    "cache_dir", "checkpoint_path", "checkpoint_seq", "features_only", "file", "pretrained", "pretrained_cfg",
+    "pretrained_cfg_overlay", "pretrained_custom_load", "pretrained_strict", "scriptable", "state_dict", "url",
+})  # fmt: skip
 
 
 @runtime_checkable
@@ -152,20 +160,25 @@ def resolve_encoder(
     return CallableEncoder(encoder, size_px=size_px or CallableEncoder.size_px)
 
 
-def encoder_from_spec(spec: dict[str, Any]) -> Encoder:
+def encoder_from_spec(spec: dict[str, Any], *, allow_download: bool = True) -> Encoder:
     """The encoder that a saved model was trained with.
 
     Parameters
     ----------
     spec
         Its :attr:`Encoder.spec`; keys that an older version did not write have their plain values.
+    allow_download
+        Whether its weights may be fetched. Otherwise they must be on this machine, and no address is asked.
 
     Raises
     ------
     ValueError
-        If it was a callable or an object, or its weights have changed.
+        If it was a callable or an object, its weights are in a file whose place is not known or have changed, or the
+        spec holds more than an encoder needs.
     FileNotFoundError
         If its weights are no longer where they were.
+    ConnectionError
+        If they would have to be fetched and may not be.
     """
     kind, name = spec["kind"], spec["name"]
     if kind in PLAIN:
@@ -173,6 +186,22 @@ def encoder_from_spec(spec: dict[str, Any]) -> Encoder:
     if kind == "callable" or (kind == "lazyslide" and not spec["registered"]):
         msg = f"The model was trained with the {kind} {name!r}, which is not saved with it: give `encoder`."
         raise ValueError(msg)
+    if allow_download:
+        return _network_from_spec(spec)
+    try:
+        with no_downloads():
+            return _network_from_spec(spec)
+    except ConnectionError as error:
+        msg = (
+            f"The model needs the weights of {name!r}, which are not on this machine, and a model that was loaded fetches "
+            "none by itself. If you trust it: `stc.models.load(folder, allow_download=True)`. Or give the encoder: "
+            "`encoder=...`."
+        )
+        raise ConnectionError(msg) from error
+
+
+def _network_from_spec(spec: dict[str, Any]) -> Encoder:
+    kind, name, weights = spec["kind"], spec["name"], spec.get("weights") or None
     options = {
         "mean": tuple(spec["mean"]) if "mean" in spec else None,
         "std": tuple(spec["std"]) if "std" in spec else None,
@@ -182,16 +211,42 @@ def encoder_from_spec(spec: dict[str, Any]) -> Encoder:
     }
     if kind == "lazyslide":
         return _from_lazyslide(name, options)
-    known = {"pretrained": bool(spec["pretrained"]), "weights": spec["weights"] or None, "seed": spec["seed"]}
+    maker = "TorchvisionEncoder" if kind == "torchvision" else "TimmEncoder"
+    if weights is not None and not Path(weights).is_absolute():
+        msg = (
+            f"The model was trained with weights of {name!r} in a file {weights!r} (SHA-256 {spec['sha256'][:12]}…), which "
+            f"is not saved with it: give `encoder=stc.pp.{maker}({name!r}, weights=...)`."
+        )
+        raise ValueError(msg)
+    known = {"pretrained": bool(spec["pretrained"]), "weights": weights, "seed": spec["seed"]}
     encoder: TimmEncoder | TorchvisionEncoder
     if kind == "torchvision":
         encoder = TorchvisionEncoder(name, **known, **options)
     else:
-        encoder = TimmEncoder(name, **known, **options, model_args=json.loads(spec.get("model_args", "{}")))
+        encoder = TimmEncoder(name, **known, **options, model_args=plain_model_args(spec))
     if encoder.spec["sha256"] != spec["sha256"]:
-        msg = f"The weights at {spec['weights']!r} are not those that the model was trained with (SHA-256 differs)."
+        msg = f"The weights at {weights!r} are not those that the model was trained with (SHA-256 differs)."
         raise ValueError(msg)
     return encoder
+
+
+def plain_model_args(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``timm.create_model`` in the spec of a timm encoder.
+
+    Raises
+    ------
+    ValueError
+        If there, or in the name, is something that would load a file or ask an address.
+    """
+    name, arguments = str(spec["name"]), json.loads(spec.get("model_args", "{}"))
+    odd = sorted(LOADING.intersection(arguments))
+    if odd or not re.fullmatch(r"(hf[-_]hub:)?[\w.-]+(/[\w.-]+)*(@[\w.-]+)?", name):
+        msg = (
+            f"The encoder of the model, {name!r}{f' with {odd}' if odd else ''}, would read files or addresses of its own: it "
+            "is not made."
+        )
+        raise ValueError(msg)
+    return dict(arguments)
 
 
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:

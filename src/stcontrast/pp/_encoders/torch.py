@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from unittest.mock import patch
 
 import numpy as np
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from stcontrast.pp._encoders.cards import EncoderCard
 
-__all__ = ["NamedNetwork", "TorchEncoder", "downloads", "fit_state", "read_state", "require_file"]
+__all__ = ["NamedNetwork", "TorchEncoder", "downloads", "fit_state", "no_downloads", "read_state", "require_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,26 @@ def downloads(name: str, card: EncoderCard | None = None, *, cache: str = HUB_CA
     except EntryNotFoundError as error:
         msg = f"The model {repository!r} on the Hugging Face hub is not one that timm can read: {_brief(error)}"
         raise ValueError(msg) from error
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """Let timm, torchvision and the Hugging Face hub use what is on this machine, and ask no address.
+
+    Raises
+    ------
+    ConnectionError
+        Where they would ask one, through :func:`downloads`.
+    """
+    import torch.hub
+    from huggingface_hub import constants
+
+    def refused(*_: Any, **__: Any) -> None:
+        msg = "no download is allowed"
+        raise OSError(msg)
+
+    with patch.object(constants, "HF_HUB_OFFLINE", new=True), patch.object(torch.hub, "urlopen", new=refused):
+        yield
 
 
 def read_state(path: str | Path) -> dict[str, Any]:

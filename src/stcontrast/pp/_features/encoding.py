@@ -69,10 +69,13 @@ class FeatureSpec:
         return [field / um_per_px for field in self.fields_um]
 
 
-def feature_spec(record: Mapping[str, Any], *, encoder: Encoder | None = None) -> FeatureSpec:
+def feature_spec(
+    record: Mapping[str, Any], *, encoder: Encoder | None = None, allow_download: bool = True
+) -> FeatureSpec:
     """The spec of a recorded block of features; `encoder` replaces one that cannot be made from its record."""
     stain = stain_from_spec(record["stain"]) if record.get("stain") else None
-    return FeatureSpec(encoder or encoder_from_spec(record["encoder"]), tuple(record["field_um"]), stain)
+    made = encoder or encoder_from_spec(record["encoder"], allow_download=allow_download)
+    return FeatureSpec(made, tuple(record["field_um"]), stain)
 
 
 def pair_encoders(made_by: Sequence[Mapping[str, Any]], encoders: Sequence[Encoder] | None) -> list[Encoder | None]:

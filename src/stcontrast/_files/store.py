@@ -1,85 +1,27 @@
-"""Hashes of content, files that appear whole or not at all, and folders of work that can be interrupted."""
+"""Folders of work that can be interrupted."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
+import platform
 import reprlib
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
+
+from stcontrast._files.whole import written_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Self
 
     from numpy.typing import NDArray
 
-__all__ = ["ResumableStore", "RowsFile", "content_hash", "file_sha256", "written_whole"]
-
-
-def content_hash(parts: Iterable[Any]) -> str:
-    """SHA-256 (hex) of arrays and plain values, the same on every machine.
-
-    Parameters
-    ----------
-    parts
-        Arrays of numbers or text, and values that JSON can hold. They are read one after another, so that an iterator
-        may give parts of what does not fit into memory. An array is told from another by type, shape and values, not by
-        its layout in memory; a mapping by its items in any order.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> content_hash([np.arange(3), "a"]) == content_hash([np.arange(3), "b"])
-    False
-    """
-    digest = hashlib.sha256()
-    for part in parts:
-        is_array = isinstance(part, np.ndarray) and not part.dtype.hasobject
-        plain = part.tolist() if isinstance(part, np.ndarray) and not is_array else part
-        head = f"{part.dtype.str} {part.shape}" if is_array else json.dumps(plain, sort_keys=True)
-        # the length keeps neighbouring parts apart
-        digest.update(f"{len(head)}:{head}".encode())
-        if is_array:
-            digest.update(part.tobytes())
-    return digest.hexdigest()
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Write a file or a folder so that it appears whole or not at all.
-
-    Parameters
-    ----------
-    path
-        Where it will be. What is there is replaced at the end, and stays if the block raises.
-
-    Yields
-    ------
-    A path of the same name in a temporary folder next to it, to write to.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        scratch, old = Path(folder) / path.name, Path(folder) / "old"
-        yield scratch
-        if path.is_dir():
-            # a folder cannot be moved onto a folder
-            path.rename(old)
-        try:
-            scratch.replace(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
+__all__ = ["ResumableStore", "RowsFile"]
 
 
 class ResumableStore:
@@ -101,13 +43,34 @@ class ResumableStore:
 
     Raises
     ------
+    BlockingIOError
+        If another process works in the folder.
     ValueError
         If the folder holds other work; the message says what differs.
     """
 
     def __init__(self, folder: Path, description: Mapping[str, Any], *, argument: str) -> None:
         self.folder = folder
-        file = folder / "description.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _one_writer(folder, argument)
+        try:
+            self._describe(description, argument)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let other processes work in the folder."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _describe(self, description: Mapping[str, Any], argument: str) -> None:
+        file = self.folder / "description.json"
         self.resumed = file.exists()
         if not self.resumed:
             with written_whole(file) as scratch:
@@ -121,7 +84,7 @@ class ResumableStore:
                 f"{n}: found {reprlib.repr(found.get(n))}, now {reprlib.repr(now.get(n))}" for n in differing
             )
             msg = (
-                f"`{argument}`: {str(folder)!r} holds interrupted work that differs in {differing} ({told}). Delete the "
+                f"`{argument}`: {str(self.folder)!r} holds interrupted work that differs in {differing} ({told}). Delete the "
                 f"folder, or give another `{argument}`."
             )
             raise ValueError(msg)
@@ -134,12 +97,39 @@ class ResumableStore:
     def load(self, name: str) -> NDArray[Any] | None:
         """An array that was saved, or `None`."""
         file = self.folder / f"{name}.npy"
-        return np.load(file) if file.exists() else None
+        return np.load(file, allow_pickle=False) if file.exists() else None
+
+    def discard(self, *names: str) -> None:
+        """Forget arrays that were saved."""
+        for name in names:
+            (self.folder / f"{name}.npy").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder, its work being done."""
+        # on Windows the lock that is held stays, alone
+        shutil.rmtree(self.folder, ignore_errors=os.name == "nt")
 
     def flags(self, name: str, size: int) -> NDArray[np.bool_]:
         """Saved flags (size,), or all False where none were saved."""
         saved = self.load(name)
         return np.zeros(size, dtype=bool) if saved is None else saved
+
+
+def _one_writer(folder: Path, argument: str) -> FileLock:
+    """Hold the lock of a folder; the operating system gives it back when the process ends, however it does."""
+    lock, who = FileLock(folder / "lock"), folder / "writer.json"
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        try:
+            told = json.loads(who.read_text())
+            by = f"process {told['process']} on {told['host']}"
+        except (OSError, ValueError, KeyError):
+            by = "another process"
+        msg = f"`{argument}`: {by} works in {str(folder)!r}. Wait until it is done, stop it, or give another `{argument}`."
+        raise BlockingIOError(msg) from error
+    who.write_text(json.dumps({"process": os.getpid(), "host": platform.node()}))
+    return lock
 
 
 class RowsFile:

@@ -145,8 +145,18 @@ FAULTS = (
         "    if isinstance(before, Learns):\n        return before\n", "tests/methods/stcontrast tests/fitted",
     ),
     (
-        "any format of a saved model is read", "fitted/_disk.py",
-        "    if found != FORMAT:\n        _refuse(folder, found, spec)\n", "", "tests/fitted",
+        "files of another model are read", "_files/model_folder.py",
+        "            if file_sha256(folder / name) != expected.sha256:", "            if not expected.sha256:",
+        "tests/test_model_folder.py",
+    ),
+    (
+        "a folder with things of the user is replaced", "_files/model_folder.py",
+        "    if other := sorted(there - ours):", "    if other := sorted(set() - ours):", "tests/test_model_folder.py",
+    ),
+    (
+        "what a killed save moved aside is not put back", "_files/whole.py",
+        "                        (folder / OLD).rename(path)\n", "                        pass\n",
+        "tests/test_model_folder.py",
     ),
     (
         "half of the training spots count as out of distribution", "fitted/_calibration.py",
@@ -177,7 +187,7 @@ FAULTS = (
         "found.expression = self.method.predict_expression(spots)", "tests/fitted",
     ),
     (
-        "arrays of another shape have the same hash", "_files.py",
+        "arrays of another shape have the same hash", "_files/content.py",
         'f"{part.dtype.str} {part.shape}"', 'f"{part.dtype.str}"', "tests/test_files.py",
     ),
     (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from typing import Any
 
 import numpy as np
@@ -89,11 +89,17 @@ def test_another_encoder_is_refused(model_and_data, unseen):
 
 
 def test_weights_that_were_changed_on_disk_are_refused(model_and_data, tmp_path):
-    model_and_data[0].save(tmp_path / "model")
-    spec = json.loads((tmp_path / "model" / "spec.json").read_text())
-    spec["image_features"][0]["encoder"]["sha256"] = "0" * 64
-    (tmp_path / "model" / "spec.json").write_text(json.dumps(spec))
+    model = model_and_data[0]
+    changed = copy.copy(model)
+    blocks = [{**block, "encoder": block["encoder"] | {"sha256": "0" * 64}} for block in model.spec["image_features"]]
+    changed.spec = model.spec | {"image_features": blocks}
+    changed.save(tmp_path / "model")
     with pytest.raises(ValueError, match="not the tuned weights of the model"):
+        stc.models.load(tmp_path / "model")
+    model.save(tmp_path / "model", overwrite=True)
+    weights = tmp_path / "model" / "tower.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"0000")
+    with pytest.raises(ValueError, match=r"`tower\.safetensors` was changed after it was saved"):
         stc.models.load(tmp_path / "model")
 
 

@@ -6,16 +6,17 @@ Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the squar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._reading.elements import COVERAGE, image_from_array, image_of_element, images_over, shape_centers
+from stcontrast._reading.scale import Scale, bin_side_um, positive_number
 from stcontrast._reading.wsi import slide_name, slide_um_per_px
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -32,6 +33,9 @@ __all__ = [
     "no_positions",
     "table_region_keys",
 ]
+
+# spots of a platform have one size; of these cells do not
+SAME_SIZE: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,10 @@ class Slide:
         µm per unit of `centers`; `None` if unknown.
     coordinate_system
         Coordinate system that spots and image share.
+    stated
+        µm per unit of `centers` as the files of the slide say it; `None` if they do not.
+    one_size
+        Whether all spots have the same diameter.
     """
 
     name: str
@@ -64,6 +72,8 @@ class Slide:
     image: SlideImage | None
     um_per_px: float | None
     coordinate_system: str | None = None
+    stated: Scale | None = None
+    one_size: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +207,26 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
         )
         raise ValueError(msg)
     image = image_from_array(images[chosen], f"{name}/{chosen}")
-    return Slide(name, rows, centers * factor, diameter * factor, image, None)
+    stated = _stated_for_library(factors, name, factor)
+    return Slide(name, rows, centers * factor, diameter * factor, image, None, stated=stated)
+
+
+def _stated_for_library(factors: Mapping[str, Any], name: str, factor: float) -> Scale | None:
+    """What Space Ranger's JSON says of Visium HD, for an image that is `factor` as large as the full resolution."""
+    value = factors.get("microns_per_pixel")
+    if value is None:
+        return None
+    return Scale(
+        positive_number(value, f"`microns_per_pixel` of {name!r}") / factor, "`microns_per_pixel` of Space Ranger"
+    )
+
+
+def _stated_by_bins(table: AnnData, names: Sequence[str], width: float) -> Scale | None:
+    """What the names of the bins of Visium HD say, `width` wide in pixels."""
+    side = bin_side_um([*names, table.obs_names[0]])
+    if side is None or not width > 0:
+        return None
+    return Scale(side / width, f"bins of {side:g} µm (their names say so), {width:.1f} px wide")
 
 
 def no_positions(table: AnnData) -> str:
@@ -241,6 +270,9 @@ def element_slide(
     centers, diameter = shape_centers(shapes)
     centers, diameters = centers[positions], diameter[positions]
     _check_finite(centers, name)
+    width = float(np.median(diameters))
+    one_size = bool((np.abs(diameters - width) <= SAME_SIZE * width).mean() >= COVERAGE)
+    names = (name, *(key for key, item in sdata.tables.items() if item is table))
     images = {**sdata.images, **in_file}
     if image_key is not None and image_key not in images:
         msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(images)}."
@@ -262,15 +294,19 @@ def element_slide(
         from spatialdata.transformations import get_transformation
 
         first = next(iter(get_transformation(shapes, get_all=True)), None)
-        return Slide(name, rows, centers, float(np.median(diameters)), None, None, first)
+        return Slide(name, rows, centers, width, None, None, first, _stated_by_bins(table, names, width), one_size)
+    width *= found.pixels_per_unit
+    of_file = slide_um_per_px(sdata) if found.name == slide_name(sdata) else None
     return Slide(
         name,
         rows,
         found.to_pixels(centers),
-        float(np.median(diameters)) * found.pixels_per_unit,
+        width,
         image_of_element(images[found.name], found.name),
-        slide_um_per_px(sdata) if found.name == slide_name(sdata) else None,
+        None,
         found.coordinate_system,
+        _stated_by_bins(table, names, width) if of_file is None else Scale(of_file, "the slide's file"),
+        one_size,
     )
 
 

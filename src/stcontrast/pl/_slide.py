@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import dask.array as da
 import numpy as np
 
-from stcontrast._reading import lattice_pitch
+from stcontrast._reading import spot_distance
 from stcontrast.pp._crops import pick_level
 
 if TYPE_CHECKING:
@@ -146,14 +146,14 @@ def scale_bar_um(width_um: float) -> float:
 def _diameter(slide: Slide) -> float:
     if np.isfinite(slide.diameter) and slide.diameter > 0:
         return slide.diameter
-    pitch = lattice_pitch(slide.centers)[0]
+    pitch = spot_distance(slide.centers)
     return 0.55 * pitch if np.isfinite(pitch) else 1.0
 
 
 def _polygons(slide: Slide, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     diameter = _diameter(slide)
     # bins touch each other, round spots never do
-    touching = diameter > 0.9 * lattice_pitch(slide.centers)[0]
+    touching = diameter > 0.9 * spot_distance(slide.centers)
     n_corners = 4 if touching else 36
     angle = 2 * np.pi * (np.arange(n_corners) + 0.5) / n_corners
     corner = np.column_stack([np.cos(angle), np.sin(angle)]) * diameter / 2 * (np.sqrt(2) if touching else 1.0)

@@ -85,8 +85,17 @@ def parse_slots(use_rep: str | Sequence[str] | None, *, asked: bool) -> tuple[st
     return tuple(slots)
 
 
-def check_slots(sources: Sequence[Sections], slots: Sequence[str]) -> None:
+def check_slots(sources: Sequence[Sections], slots: Sequence[str], fields: tuple[float, ...] | None) -> None:
     """Raise where features to learn from are absent and cannot be made: only the default slot can.
+
+    Parameters
+    ----------
+    sources
+        The user's objects.
+    slots
+        Slots of `obsm`.
+    fields
+        Sides of the crops in µm; `None` for the default ones.
 
     Raises
     ------
@@ -106,7 +115,7 @@ def check_slots(sources: Sequence[Sections], slots: Sequence[str]) -> None:
                     )
                     raise ValueError(msg)
             elif slot == IMAGE_FEATURES:
-                require_images(source)
+                require_images(source, fields or DEFAULT_FIELDS_UM)
             else:
                 msg = (
                     f"`use_rep`: no slot {slot!r} in `obsm` of an object with the slides "
@@ -233,7 +242,7 @@ def check_features(
                     f"({record['n_features']} a spot), found {found}. Put features made the same way there."
                 )
                 raise ValueError(msg)
-            require_images(source)
+            require_images(source, record["field_um"])
 
 
 def features_or_specs(
@@ -290,7 +299,7 @@ def color_features(
         start += width
     fields = next((tuple(record["field_um"]) for record in made_by if record["field_um"]), DEFAULT_FIELDS_UM)
     for source in sources:
-        require_images(source)
+        require_images(source, fields)
     spec = FeatureSpec(ColorEncoder(), fields)
     found = _stack([encode_spots(source, [spec])[0] for source in sources], IMAGE_FEATURES)
     return found, [{"slot": IMAGE_FEATURES, **spec.record, "n_features": found.shape[1]}]

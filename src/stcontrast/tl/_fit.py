@@ -192,7 +192,7 @@ def fit(  # noqa: PLR0913
     for source in sources:
         check_prediction_slot(source, PREDICTION_TABLE)
     if tuning is None:
-        check_slots(sources, slots)
+        check_slots(sources, slots, fields)
     else:
         tuning.check_sources(sources)
     spots = gather(sources, keys, gene_side=gene_side)

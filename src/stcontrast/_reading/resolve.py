@@ -260,8 +260,10 @@ def require_images(sections: Sections, fields_um: Iterable[float]) -> None:
     if bare and not sections.is_spatialdata and "spatial" not in sections.table.obsm:
         raise KeyError(no_positions(sections.table))
     if bare:
+        first = next(slide for slide in sections.slides if slide.image is None)
+        why = f" ({first.name!r}: {first.no_image})" if first.no_image else ""
         msg = (
-            f"No image lies under the spots of {bare}. Every slide needs an RGB image that shares a coordinate system "
+            f"No image lies under the spots of {bare} that is H&E{why}. Every slide needs an RGB image that shares a coordinate system "
             "with its shapes (`spatialdata.transformations.set_transformation`), or name it with `image_key`; "
             "an AnnData object holds it as scanpy does (`uns['spatial'][slide]['images']`). Or drop those slides; "
             "`stc.tl.fit` learns the gene space from slides without an image too if they are objects of their own."

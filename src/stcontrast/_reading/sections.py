@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES
-from stcontrast._reading.elements import COVERAGE, image_from_array, image_of_element, images_over, shape_centers
+from stcontrast._reading.elements import (
+    COVERAGE,
+    image_from_array,
+    image_of_element,
+    images_over,
+    is_rgb_array,
+    shape_centers,
+    share_inside,
+    why_no_image,
+)
 from stcontrast._reading.scale import Scale, bin_side_um, positive_number
 from stcontrast._reading.wsi import slide_name, slide_um_per_px
 
@@ -63,6 +72,8 @@ class Slide:
         µm per unit of `centers` as the files of the slide say it; `None` if they do not.
     one_size
         Whether all spots have the same diameter.
+    no_image
+        Why the images of the object are not its H&E, where it has none.
     """
 
     name: str
@@ -74,6 +85,7 @@ class Slide:
     coordinate_system: str | None = None
     stated: Scale | None = None
     one_size: bool = True
+    no_image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +201,7 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
     images = {
         resolution: pixels
         for resolution, pixels in library.get("images", {}).items()
-        if np.ndim(pixels) == 3 and np.shape(pixels)[-1] in (3, 4) and f"tissue_{resolution}_scalef" in factors
+        if f"tissue_{resolution}_scalef" in factors and is_rgb_array(pixels)
     }
     if image_key is not None and image_key not in images:
         msg = f"No image {image_key!r} with a scale factor in `uns['spatial'][{name!r}]`; its images are {sorted(images)}."
@@ -199,7 +211,7 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
         return Slide(name, rows, centers, diameter, None, None)
     factor = float(factors[f"tissue_{chosen}_scalef"])
     height, width = np.shape(images[chosen])[:2]
-    inside = ((centers * factor >= 0) & (centers * factor <= (width, height))).all(axis=1).mean()
+    inside = share_inside(centers * factor, (width, height))
     if inside < COVERAGE:
         msg = (
             f"Image {chosen!r} of {name!r} ({width} × {height} pixels) lies elsewhere than the spots: {inside:.0%} of them "
@@ -278,23 +290,26 @@ def element_slide(
         msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(images)}."
         raise KeyError(msg)
     if image_key is not None:
-        found = images_over(sdata, name, centers, images={image_key: images[image_key]})
+        found = images_over(shapes, name, centers, images={image_key: images[image_key]})
     else:
         # the slide's file before what wsidata attaches of it as elements: a thumbnail, or all of its pixels
-        found = images_over(sdata, name, centers, images=in_file) or images_over(
-            sdata, name, centers, images=sdata.images
+        found = images_over(shapes, name, centers, images=in_file) or images_over(
+            shapes, name, centers, images=sdata.images
         )
     if image_key is not None and found is None:
         msg = (
-            f"Image {image_key!r} lies elsewhere than the spots of {name!r}, or shares no coordinate system with them, "
-            "or is not RGB. Check `spatialdata.transformations.get_transformation(element, get_all=True)` of both."
+            f"Image {image_key!r} lies elsewhere than the spots of {name!r}, or is not RGB: "
+            f"{why_no_image(shapes, centers, images={image_key: images[image_key]})}. The channels of H&E are red, green and "
+            "blue (`c_coords=['r', 'g', 'b']`). Where an image lies is said by "
+            "`spatialdata.transformations.get_transformation(element, get_all=True)`."
         )
         raise ValueError(msg)
     if found is None:
         from spatialdata.transformations import get_transformation
 
         first = next(iter(get_transformation(shapes, get_all=True)), None)
-        return Slide(name, rows, centers, width, None, None, first, _stated_by_bins(table, names, width), one_size)
+        why = why_no_image(shapes, centers, images=images)
+        return Slide(name, rows, centers, width, None, None, first, _stated_by_bins(table, names, width), one_size, why)
     width *= found.pixels_per_unit
     of_file = slide_um_per_px(sdata) if found.name == slide_name(sdata) else None
     return Slide(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from spatialdata import SpatialData
+from spatialdata.models import Labels2DModel
 from spatialdata.transformations import Identity, Scale, Translation
 
 import stcontrast as stc
@@ -547,3 +548,128 @@ def test_absurd_fields_are_refused(um_per_px: float, field: float, wrong: str | 
         return
     with pytest.raises(ValueError, match=rf"Slide 's1'.*{wrong}"):
         require_images(found, [20.0 * um_per_px, field])
+
+
+# --- tables that annotate labels
+
+
+def labelled(
+    shapes: dict[str, Any], *, column: str = "spot_id", ids: Any = None, region: str = "cell_labels"
+) -> SpatialData:
+    """A table that annotates a labels element, and shapes in its coordinate system."""
+    here = {"s1": Identity()}
+    ids = [f"cell-{i}" for i in range(12)] if ids is None else ids
+    sdata = SpatialData(
+        images={"he": image(PICTURE, here)},
+        labels={region: Labels2DModel.parse(np.zeros((96, 128), np.int32), dims=("y", "x"), transformations=here)},
+        shapes=shapes, tables={"table": table({region: np.arange(1, 13)})},
+    )  # fmt: skip
+    sdata["table"].obs[column] = ids
+    sdata["table"].uns["spatialdata_attrs"]["region"] = region
+    return sdata
+
+
+CELL_IDS = [f"cell-{i}" for i in range(12)]
+HERE = {"s1": Identity()}
+
+
+@pytest.mark.parametrize("column", ["spot_id", "cell_id"], ids=["the instance key", "cell_id beside numbers"])
+@pytest.mark.parametrize(
+    "make", [lambda xy, ids: circles(xy, HERE, index=ids), lambda xy, ids: polygons(xy, HERE, index=ids)],
+    ids=["circles", "polygons"],
+)  # fmt: skip
+def test_labels_are_read_by_shapes_of_the_same_ids(make: Any, column: str) -> None:
+    # scverse/spatialdata-io#123, #179
+    order = np.random.default_rng(0).permutation(12)
+    sdata = labelled({"cells": make(points(12)[order], [CELL_IDS[i] for i in order])}, column=column)
+    (found,) = resolve_slides(sdata).slides
+    assert found.name == "cell_labels"
+    np.testing.assert_allclose(found.centers, points(12))
+    assert found.image is not None
+
+
+def test_of_several_shapes_those_of_the_cells_are_taken() -> None:
+    other = points(12, seed=1)
+    sdata = labelled({
+        "nucleus_boundaries": polygons(other, HERE, index=CELL_IDS),
+        "cell_boundaries": polygons(points(12), HERE, index=CELL_IDS),
+        "zz": circles(other, HERE, index=CELL_IDS),
+    })  # fmt: skip
+    np.testing.assert_allclose(resolve_slides(sdata).slides[0].centers, points(12))
+
+
+def test_bins_that_were_numbered_anew_keep_their_places() -> None:
+    # what `spatialdata.rasterize_bins_link_table_to_labels` leaves: new numbers from 1, and the old from 0
+    xy = points(13)
+    sdata = labelled({"S1_square_008um": circles(xy, HERE)}, region="S1_square_008um_labels", ids=np.arange(1, 13))
+    bins = sdata["table"]
+    bins.obs = bins.obs.rename(columns={"spot_id": "relabeled_location_id"}).assign(location_id=np.arange(12))
+    bins.uns["spatialdata_attrs"]["instance_key"] = "relabeled_location_id"
+    np.testing.assert_allclose(resolve_slides(sdata).slides[0].centers, xy[:12])
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {}, {"cells": circles(points(12), HERE)}, {"cells": circles(points(11), HERE, index=CELL_IDS[:11])},
+        {"cells": circles(points(12), {"elsewhere": Identity()}, index=CELL_IDS)},
+    ],
+    ids=["no shapes", "other ids", "a cell is missing", "another coordinate system"],
+)  # fmt: skip
+def test_labels_alone_say_what_helps(shapes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"'cell_labels', which is a labels element.*`cells_as_circles=True`") as error:
+        resolve_slides(labelled(shapes))
+    assert "annotate_table_by_labels=False" in str(error.value)
+    assert "set_table_annotates_spatialelement" in str(error.value)
+
+
+# --- which part of the slide is there
+
+
+def test_spots_beyond_the_image_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    xy = points(40)
+    resolve_slides(slide(PICTURE, xy))
+    assert caplog.text == ""
+    xy[3] = [-5, 20]
+    resolve_slides(slide(PICTURE, xy))
+    assert r"Slide 's1': 1 of 40 spots (2.5 %) lie beyond its image 's1_he' (128 × 96 pixels)" in caplog.text
+    caplog.clear()
+    resolve_slides(visium_adata(PICTURE, 4 * xy), um_per_px=1.0)
+    assert "Slide 'lib': 1 of 40 spots (2.5 %) lie beyond its image 'lib/hires'" in caplog.text
+
+
+def test_spots_that_are_mostly_beyond_say_how_many(caplog: pytest.LogCaptureFixture) -> None:
+    found = resolve_slides(slide(PICTURE, points(20) * [2.0, 1.0]))
+    with pytest.raises(
+        ValueError, match=r"No image lies under the spots of \['s1'\].*\d\d% of the spots lie on 's1_he'"
+    ):
+        require_images(found, [20.0])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: visium_adata(PICTURE, 4 * points(9)), "only the hires image 'lib/hires' is there, 4 µm per pixel: a field of 100 µm is 25"),
+        (lambda: renamed("S1_hires_image"), "only the hires image 'S1_hires_image' is there, 4 µm"),
+        (lambda: renamed("S1_lowres_image"), "only the lowres image"), (lambda: renamed("S1_full_image"), None),
+    ],
+    ids=["AnnData", "SpatialData", "lowres", "full resolution"],
+)  # fmt: skip
+def test_where_only_a_small_copy_is_there_it_is_said(
+    make: Any, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolve_slides(make(), um_per_px=4.0)
+    assert (said or "") in caplog.text
+    assert bool(caplog.text) is (said is not None)
+
+
+def test_a_small_copy_that_was_asked_for_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    resolve_slides(visium_adata(PICTURE, 4 * points(9)), um_per_px=4.0, image_key="hires")
+    assert caplog.text == ""
+
+
+def renamed(name: str) -> SpatialData:
+    sdata = slide(PICTURE, points(9))
+    sdata[name] = sdata["s1_he"]
+    del sdata.images["s1_he"]
+    return sdata

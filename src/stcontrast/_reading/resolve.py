@@ -6,6 +6,7 @@ Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the squar
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stcontrast._keys import UNS
+from stcontrast._reading.elements import share_inside
 from stcontrast._reading.scale import (
     TOUCHING,
     Scale,
@@ -23,6 +25,7 @@ from stcontrast._reading.scale import (
 )
 from stcontrast._reading.sections import (
     Sections,
+    column_of_libraries,
     element_slide,
     library_rows,
     library_slide,
@@ -55,6 +58,8 @@ logger = logging.getLogger(__name__)
 
 # µm per pixel from two sources that are farther apart contradict each other
 CONTRADICTION: Final = 1.05
+# names of the small copies of a scan that Space Ranger makes
+SMALL_COPY: Final = re.compile("hires|lowres")
 # sides of a crop: fewest pixels; largest in sides of the image
 FEWEST_PX: Final = 2.0
 WIDEST: Final = 2.0
@@ -207,7 +212,7 @@ def resolve_slides(
         keys: tuple[str | None, str | None] = (None, None)
     else:
         regions, region_key, instance_key = table_region_keys(table)
-        absent = sorted(set(regions) - set(data.shapes))
+        absent = sorted(set(regions) - set(data.shapes) - set(data.labels))
         if absent:
             msg = f"The table annotates shapes that are absent: {absent}. Shapes in the object: {sorted(data.shapes)}."
             raise KeyError(msg)
@@ -234,8 +239,9 @@ def resolve_slides(
         for slide in slides
     ]
     _report_overlap(scaled)
+    _report_images(scaled, chosen=image_key)
     _compare_slides(scaled)
-    return Sections(data, table, scaled, *keys)
+    return Sections(data, table, scaled, *keys, column_of_libraries(table, library_key) if table is data else None)
 
 
 def require_images(sections: Sections, fields_um: Iterable[float]) -> None:
@@ -437,6 +443,28 @@ def _compare_slides(slides: Sequence[Slide]) -> None:
                 "The slides have arrays of one kind, but at their µm per pixel neighbouring spots are %s µm apart on %s and "
                 "%.4g µm on the others. One `um_per_px` is wrong, or they are different platforms.",
                 [float(f"{pitch:.4g}") for pitch, _ in odd], [slide.name for _, slide in odd], usual,
+            )  # fmt: skip
+
+
+def _report_images(slides: Sequence[Slide], *, chosen: PerSlide[str]) -> None:
+    """Warn of spots beyond their image, and where only a small copy of the scan is there."""
+    for slide in slides:
+        if slide.image is None:
+            continue
+        height, width = slide.image.levels[0].shape[1:]
+        inside = share_inside(slide.centers, (width, height))
+        if inside < 1:
+            logger.warning(
+                "Slide %r: %d of %d spots (%.2g %%) lie beyond its image %r (%d × %d pixels). Their crops show the slide "
+                "without tissue.", slide.name, round((1 - inside) * len(slide.centers)), len(slide.centers),
+                100 * (1 - inside), slide.image.name, width, height,
+            )  # fmt: skip
+        small = SMALL_COPY.search(slide.image.name)
+        if small and slide.um_per_px is not None and _of_slide(chosen, slide.name) is None:
+            logger.warning(
+                "Slide %r: only the %s image %r is there, %.3g µm per pixel: a field of 100 µm is %.0f pixels wide. The "
+                "full-resolution image gives better features.", slide.name, small.group(), slide.image.name,
+                slide.um_per_px, 100 / slide.um_per_px,
             )  # fmt: skip
 
 

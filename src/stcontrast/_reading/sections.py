@@ -5,6 +5,7 @@ Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the squar
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Sections",
     "Slide",
+    "column_of_libraries",
     "element_slide",
     "library_rows",
     "library_slide",
@@ -43,6 +45,10 @@ __all__ = [
     "table_region_keys",
 ]
 
+logger = logging.getLogger(__name__)
+
+# what `spatialdata.rasterize_bins` puts before the name of the column when it numbers bins anew
+RELABELED: Final = "relabeled_"
 # spots of a platform have one size; of these cells do not
 SAME_SIZE: Final = 0.03
 
@@ -102,6 +108,8 @@ class Sections:
         The slides, in order of appearance.
     region_key, instance_key
         Columns of `obs` that name the shapes element of a row and its shape; `None` for an AnnData.
+    library_key
+        Column of `obs` that names the slides of an AnnData; `None` if it is one slide.
     """
 
     data: SpatialData | AnnData
@@ -109,6 +117,7 @@ class Sections:
     slides: list[Slide]
     region_key: str | None = None
     instance_key: str | None = None
+    library_key: str | None = None
 
     @property
     def is_spatialdata(self) -> bool:
@@ -152,6 +161,11 @@ def table_region_keys(table: AnnData) -> tuple[list[str], str, str]:
     return list(dict.fromkeys(table.obs[region_key].astype(str))), region_key, instance_key
 
 
+def column_of_libraries(table: AnnData, library_key: str | None) -> str | None:
+    """Column of `obs` that names the slide of a spot: the one that is named, else "library_id" if it is there."""
+    return "library_id" if library_key is None and "library_id" in table.obs else library_key
+
+
 def library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArray[np.intp]]:
     """Rows of every slide, by name.
 
@@ -162,8 +176,7 @@ def library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArra
     ValueError
         If there are images of several slides and nothing says which belongs to which spots.
     """
-    if library_key is None and "library_id" in table.obs:
-        library_key = "library_id"
+    library_key = column_of_libraries(table, library_key)
     libraries = list(table.uns.get("spatial", {}))
     if library_key is None:
         if len(libraries) > 1:
@@ -223,6 +236,53 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
     return Slide(name, rows, centers * factor, diameter * factor, image, None, stated=stated)
 
 
+def _shapes_of_region(
+    sdata: SpatialData, table: AnnData, region: str, rows: NDArray[np.intp], instance_key: str
+) -> tuple[str, str]:
+    """Shapes of a region and the column of `obs` that names them.
+
+    They are the region itself; or, for a labels element (as readers of Xenium and Visium HD have it), circles or polygons
+    of the same ids in a coordinate system of the labels.
+
+    Raises
+    ------
+    ValueError
+        If the region is a labels element without such shapes.
+    """
+    if region in sdata.shapes:
+        return region, instance_key
+    from spatialdata.transformations import get_transformation
+
+    systems = set(get_transformation(sdata.labels[region], get_all=True))
+    # `rasterize_bins` numbers the labels anew, and keeps the ids of the bins; Xenium's cells have text ids, labels numbers
+    columns = [key for key in (instance_key.removeprefix(RELABELED), "cell_id") if key in table.obs]
+    fitting = [
+        (name, column)
+        for name, shapes in sdata.shapes.items()
+        if systems & set(get_transformation(shapes, get_all=True))
+        for column in dict.fromkeys(columns)
+        if shapes.index.isin(ids := table.obs[column].to_numpy()[rows]).sum() == len(np.unique(ids.astype(str)))
+    ]
+    if not fitting:
+        msg = (
+            f"The table annotates {region!r}, which is a labels element: spots need circles or polygons, and no shapes in the "
+            f"object ({sorted(sdata.shapes)}) have the ids in {columns}. Read Xenium with `cells_as_circles=True` and Visium "
+            "HD with `annotate_table_by_labels=False`; or make circles, `sdata['circles'] = spatialdata.to_circles("
+            f"sdata[{region!r}])`, and annotate them, `sdata.set_table_annotates_spatialelement(table_name, "
+            f"region='circles', region_key=..., instance_key={instance_key!r})`."
+        )
+        raise ValueError(msg)
+    # of cells rather than of nuclei; circles rather than polygons, whose centres are the same and cost nothing
+    best = max(fitting, key=lambda found: (_alike(found[0], region), "radius" in sdata.shapes[found[0]]))
+    logger.info("Slide %s is a labels element: the centres of shapes %r of the same ids are taken.", region, best[0])
+    return best
+
+
+def _alike(one: str, other: str) -> int:
+    """Length of what two names begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
 def _stated_for_library(factors: Mapping[str, Any], name: str, factor: float) -> Scale | None:
     """What Space Ranger's JSON says of Visium HD, for an image that is `factor` as large as the full resolution."""
     value = factors.get("microns_per_pixel")
@@ -265,7 +325,8 @@ def element_slide(
     ValueError
         If rows and shapes do not match, or the image does not lie under the spots.
     """
-    shapes = sdata.shapes[name]
+    shapes_name, instance_key = _shapes_of_region(sdata, table, name, rows, instance_key)
+    shapes = sdata.shapes[shapes_name]
     if not shapes.index.is_unique:
         repeated = [str(i) for i in shapes.index[shapes.index.duplicated()].unique()[:5]]
         msg = f"The index of shapes {name!r} holds some names more than once ({repeated}, ...): rows cannot be matched."
@@ -284,7 +345,7 @@ def element_slide(
     _check_finite(centers, name)
     width = float(np.median(diameters))
     one_size = bool((np.abs(diameters - width) <= SAME_SIZE * width).mean() >= COVERAGE)
-    names = (name, *(key for key, item in sdata.tables.items() if item is table))
+    names = (name, shapes_name, *(key for key, item in sdata.tables.items() if item is table))
     images = {**sdata.images, **in_file}
     if image_key is not None and image_key not in images:
         msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(images)}."

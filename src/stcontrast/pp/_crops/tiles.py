@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast.pp._crops.levels import computed_once
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -46,6 +48,8 @@ class Tiles:
 
     def __init__(self, pixels: Any, *, computed: bool = False) -> None:
         self._pixels = _stored(pixels, computed=computed)
+        if self._pixels is pixels:
+            self._pixels = computed_once(pixels)
         self.shape: tuple[int, int] = (int(pixels.shape[1]), int(pixels.shape[2]))
         chunks: Any = [(size,) for size in self.shape]
         if isinstance(self._pixels, np.ndarray):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast._reading import find_lattice, scale_from_spots, spot_distance
+from stcontrast._reading import find_lattice, middle_spots, scale_from_spots, spot_distance
 from stcontrast._reading.scale import bin_side_um
 from tests.lattices import CELLS, PLATFORMS, RELAXED, draw
 from tests.synthetic import hexagonal, square
@@ -153,3 +153,12 @@ def test_known_platforms(sites: object, width: float, um: float, assumed: bool) 
 )  # fmt: skip
 def test_the_side_of_the_bins_is_in_their_names(names: list[str | None], side: float | None) -> None:
     assert bin_side_um(names) == side
+
+
+def test_a_million_bins_are_looked_at_around_the_middle() -> None:
+    xy = square(1000, 1000, 5.0)
+    found = find_lattice(xy[np.random.default_rng(0).random(len(xy)) < 0.5])
+    assert found is not None
+    assert (found.pitch, found.neighbors) == pytest.approx((5.0, 4))
+    assert len(middle_spots(xy)) == 4000
+    np.testing.assert_array_equal(middle_spots(xy[:50]), middle_spots(np.repeat(xy[:50], 3, axis=0)))

@@ -25,7 +25,7 @@ from stcontrast._reading.resolve import (
     slide_of_row,
     split_gene_side,
 )
-from stcontrast._reading.scale import find_lattice, positive_number, scale_from_spots, spot_distance
+from stcontrast._reading.scale import find_lattice, middle_spots, positive_number, scale_from_spots, spot_distance
 from stcontrast._reading.sections import Sections, Slide, table_region_keys
 from stcontrast._reading.wsi import (
     add_tile_table,
@@ -50,6 +50,7 @@ __all__ = [
     "image_from_array",
     "image_of_element",
     "images_over",
+    "middle_spots",
     "not_a_count",
     "positive_number",
     "raw_counts",

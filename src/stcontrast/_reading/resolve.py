@@ -19,6 +19,7 @@ from stcontrast._reading.scale import (
     TOUCHING,
     Scale,
     find_lattice,
+    middle_spots,
     positive_number,
     scale_from_spots,
     spot_distance,
@@ -282,7 +283,7 @@ def require_images(sections: Sections, fields_um: Iterable[float]) -> None:
             f"µm per pixel is unknown for {unscaled}. {first.name!r}: {_of_lattice(first).source}. Give `um_per_px`: a number, "
             "or a mapping from slide to number. On an array it is the distance between neighbouring spots in µm (Visium 100, "
             "legacy ST 200, Visium HD the side of the bins) divided by that distance in pixels "
-            f"({spot_distance(first.centers):.4g} here). Or give `spot_diameter_um`: how wide the shapes are in µm. Space "
+            f"({spot_distance(middle_spots(first.centers)):.4g} here). Or give `spot_diameter_um`: how wide the shapes are in µm. Space "
             "Ranger writes Visium spots 65 µm wide, not 55."
         )
         raise ValueError(msg)

@@ -19,6 +19,7 @@ __all__ = [
     "Scale",
     "bin_side_um",
     "find_lattice",
+    "middle_spots",
     "positive_number",
     "scale_from_spots",
     "spot_distance",
@@ -43,6 +44,8 @@ TOUCHING: Final = 0.95
 FEWEST_SPOTS: Final = 12
 # spots that the lattice is fitted to, those around the middle
 MOST_SPOTS: Final = 4000
+# rows of a table that share a place, at most, on a slide of more spots
+ROWS_A_SPOT: Final = 4
 # neighbours: nearer and farther than the pitch, in pitches; the next ones of a square lattice are at 1.41
 RING: Final = (0.75, 1.25)
 # agreement of the directions to the neighbours, 1 on a perfect lattice; near 0 without order, 0.5 on relaxed cells
@@ -99,6 +102,18 @@ def spot_distance(centers: NDArray[np.float64]) -> float:
     return float(np.median(cKDTree(places).query(places, k=2)[0][:, 1])) if len(places) > 1 else float("nan")
 
 
+def middle_spots(centers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distinct places (n, 2), from the middle of a slide outwards, at most 4000: a slide may have millions of bins."""
+    if len(centers) == 0:
+        return centers
+    distance = ((centers - np.median(centers, axis=0)) ** 2).sum(axis=1)
+    middle = centers[np.argmin(distance)]
+    if len(centers) > ROWS_A_SPOT * MOST_SPOTS:
+        centers = centers[np.argpartition(distance, ROWS_A_SPOT * MOST_SPOTS)[: ROWS_A_SPOT * MOST_SPOTS]]
+    places = np.unique(centers, axis=0)
+    return places[np.argsort(((places - middle) ** 2).sum(axis=1), kind="stable")[:MOST_SPOTS]]
+
+
 def find_lattice(centers: NDArray[np.float64]) -> Lattice | None:
     """The hexagonal or square lattice on which spots lie.
 
@@ -114,11 +129,10 @@ def find_lattice(centers: NDArray[np.float64]) -> Lattice | None:
     -------
     The lattice, or `None` where there is none or there are fewer than 12 distinct spots.
     """
-    xy = np.unique(centers, axis=0)
+    xy = middle_spots(centers)
     if len(xy) < FEWEST_SPOTS:
         return None
-    middle = xy[np.argmin(((xy - np.median(xy, axis=0)) ** 2).sum(axis=1))]
-    xy = xy[np.argsort(((xy - middle) ** 2).sum(axis=1), kind="stable")[:MOST_SPOTS]] - middle
+    xy = xy - xy[0]
     vectors = _neighbor_vectors(xy)
     if vectors is None:
         return None

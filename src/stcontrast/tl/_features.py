@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES
-from stcontrast._reading import require_images, spot_distance
+from stcontrast._reading import middle_spots, require_images, spot_distance
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import N_COLOR, ColorEncoder, TextureEncoder, identity, resolve_encoders
 from stcontrast.pp._features import (
@@ -254,7 +254,7 @@ def check_features(
 def spot_distance_um(sources: Sequence[Sections]) -> float | None:
     """Median distance in µm between neighbouring spots, over slides; `None` where no slide has a known scale."""
     known = [
-        spot_distance(slide.centers) * slide.um_per_px
+        spot_distance(middle_spots(slide.centers)) * slide.um_per_px
         for source in sources
         for slide in source.slides
         if slide.um_per_px is not None and len(slide.centers) > 1

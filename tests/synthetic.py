@@ -52,11 +52,17 @@ def square(rows: int, columns: int, pitch: float = 1.0) -> NDArray[np.float64]:
     return pitch * np.column_stack([j.ravel(), i.ravel()]).astype(float)
 
 
-def image(pixels: NDArray[Any], to: Mapping[str, Any], *, scale_factors: Sequence[int] | None = None) -> Any:
-    """An image element from (height, width, channels)."""
+def image(
+    pixels: NDArray[Any],
+    to: Mapping[str, Any],
+    *,
+    scale_factors: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+) -> Any:
+    """An image element from (height, width, channels), its channels without names by default."""
     return Image2DModel.parse(
         np.moveaxis(pixels, -1, 0), dims=("c", "y", "x"), scale_factors=scale_factors, chunks=(pixels.shape[-1], 64, 64),
-        transformations=dict(to),
+        c_coords=names, transformations=dict(to),
     )  # fmt: skip
 
 

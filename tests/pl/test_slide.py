@@ -53,16 +53,6 @@ def test_pyramid_level_is_taken():
     assert picture.extent[:2] == (74, 726)
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_other_depths(dtype: str):
-    full = np.iinfo(dtype).max if dtype == "uint16" else 1.0
-    pixels = np.full((3, 700, 800), full, dtype=dtype)
-    for max_px in (1000, 100):
-        picture = read_picture(slide(image_of(pixels)), max_px=max_px)
-        assert picture.pixels is not None
-        assert (picture.pixels == 255).all()
-
-
 def test_slide_without_image_or_scale():
     bare = replace(slide(), um_per_px=None)
     ax = plt.figure().add_subplot()

@@ -232,7 +232,7 @@ def test_scanpy_visium_gets_features_too() -> None:
     ],
 )
 def test_errors_come_before_any_work(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
-    sdata = slide(picture(), points(6))
+    sdata = slide(picture(), points(6), um_per_px=4.0)
     uns = deepcopy(sdata["table"].uns["stcontrast"])
     with pytest.raises(error, match=message):
         stc.pp.image_features(sdata, **arguments)

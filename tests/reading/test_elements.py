@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from spatialdata import SpatialData
 from spatialdata.transformations import Affine, Identity, Scale, Sequence, Translation, set_transformation
 
-from stcontrast._reading import image_from_array, image_of_element, images_over, shape_centers
+from stcontrast._reading import image_from_array, image_of_element, images_over, rgb_size, shape_centers
+from stcontrast._reading.elements import why_no_image
 from tests.synthetic import circles, image, picture, points, polygons
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def test_spots_are_found_through_any_transformations(
     pixels = points(8)
     centers = moved(np.linalg.inv(shapes_matrix), moved(image_matrix, pixels))
     sdata = one(centers, shapes_to={"here": affine(shapes_matrix)}, he={"here": affine(image_matrix)})
-    found = images_over(sdata, "s1", centers, images=sdata.images)
+    found = images_over(sdata["s1"], "s1", centers, images=sdata.images)
     assert found is not None
     assert (found.name, found.coordinate_system) == ("he", "here")
     np.testing.assert_allclose(found.to_pixels(centers), pixels, atol=1e-5)
@@ -88,7 +89,7 @@ def test_a_sequence_of_transformations_is_composed_in_order() -> None:
     to = Sequence([Scale([2.0, 2.0], axes=AXES), Translation([10.0, -4.0], axes=AXES)])
     xy = np.array([[30.0, 21.0], [40.0, 40.0]])
     sdata = one(xy, shapes_to={"here": Identity()}, he={"here": to})
-    found = images_over(sdata, "s1", xy, images=sdata.images)
+    found = images_over(sdata["s1"], "s1", xy, images=sdata.images)
     assert found is not None
     np.testing.assert_allclose(found.to_pixels(xy), (xy - [10, -4]) / 2)
 
@@ -97,7 +98,7 @@ def test_the_shared_coordinate_system_is_used_whatever_its_name() -> None:
     xy = points(6)
     shapes_to = {"mine": Identity(), "other": Translation([1e4, 0], axes=AXES)}
     sdata = one(xy, shapes_to=shapes_to, he={"global": Translation([5, 5], axes=AXES), "mine": Identity()})
-    found = images_over(sdata, "s1", xy, images=sdata.images)
+    found = images_over(sdata["s1"], "s1", xy, images=sdata.images)
     assert found is not None
     assert found.coordinate_system == "mine"
     np.testing.assert_allclose(found.to_pixels(xy), xy)
@@ -111,7 +112,7 @@ def test_the_shared_coordinate_system_is_used_whatever_its_name() -> None:
 def test_an_image_that_is_not_under_the_spots_is_not_theirs(shapes_to: dict, image_to: dict) -> None:
     xy = points(20)
     sdata = one(xy, shapes_to=shapes_to, he=image_to)
-    assert images_over(sdata, "s1", xy, images=sdata.images) is None
+    assert images_over(sdata["s1"], "s1", xy, images=sdata.images) is None
 
 
 @pytest.mark.parametrize(("outside", "found"), [(1, True), (2, False)])
@@ -120,19 +121,75 @@ def test_nearly_every_spot_must_lie_on_the_image(outside: int, found: bool) -> N
     xy[:outside] = -50
     here = {"here": Identity()}
     sdata = one(xy, shapes_to=here, he=here)
-    assert (images_over(sdata, "s1", xy, images=sdata.images) is not None) is found
+    assert (images_over(sdata["s1"], "s1", xy, images=sdata.images) is not None) is found
 
 
-@pytest.mark.parametrize("channels", [1, 2, 5])
-def test_fluorescence_is_not_taken_for_the_stain(channels: int) -> None:
-    here, xy = {"here": Identity()}, points(6)
+def opaque(pixels: np.ndarray) -> np.ndarray:
+    """With a mask of transparency, a tenth of it clear."""
+    alpha = np.full((*pixels.shape[:2], 1), 255, dtype=np.uint8)
+    alpha[:, : pixels.shape[1] // 10] = 0
+    return np.dstack([pixels, alpha])
+
+
+@pytest.mark.parametrize(
+    ("channels", "names"),
+    [
+        (1, None), (2, None), (5, None), (4, None), (3, ["DAPI", "18S", "AlphaSMA/Vimentin"]),
+        (4, ["DAPI", "ATP1A1/CD45/E-Cadherin", "18S", "AlphaSMA/Vimentin"]), (4, ["r", "g", "b", "DAPI"]),
+        (3, ["r", "g", "DAPI"]), (5, ["r", "g", "b", "0", "1"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("finer", [1.0, 0.5])
+@pytest.mark.parametrize("levels", [None, [2]], ids=["one level", "pyramid"])
+def test_fluorescence_is_not_taken_for_the_stain(
+    channels: int, names: list[str] | None, finer: float, levels: list[int] | None
+) -> None:
+    # scverse/spatialdata-io#226, #311
+    here, xy = {"here": Identity()}, points(6) / 2
     sdata = one(xy, shapes_to=here)
-    sdata["if"] = image(picture(channels=channels), here)
-    assert images_over(sdata, "s1", xy, images=sdata.images) is None
-    sdata["he"] = image(picture(channels=4), here)
-    found = images_over(sdata, "s1", xy, images=sdata.images)
+    fine = {"here": Scale([finer, finer], axes=AXES)}
+    sdata["if"] = image(picture(192, 256, channels=channels), fine, names=names, scale_factors=levels)
+    assert images_over(sdata["s1"], "s1", xy, images=sdata.images) is None
+    named = "channels [0, 1" if names is None and channels > 1 else "channels"
+    assert f"'if' is not RGB ({named}" in why_no_image(sdata["s1"], xy, images=sdata.images)
+    sdata["he"] = image(opaque(PICTURE), here)
+    found = images_over(sdata["s1"], "s1", xy, images=sdata.images)
     assert found is not None
     assert found.name == "he"
+
+
+@pytest.mark.parametrize(
+    ("order", "names"),
+    [
+        ("rgb", ["r", "g", "b"]), ("rgb", ["Red", "Green", "Blue"]), ("bgr", ["b", "g", "r"]), ("gbr", ["G", "B", "R"]),
+        ("rgb", ["c0", "c1", "c2"]), ("rgb", ["Channel:0:0", "Channel:0:1", "Channel:0:2"]), ("rgb", None),
+        ("argb", ["alpha", "red", "green", "blue"]), ("rgba", ["r", "g", "b", "a"]), ("rgba", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("levels", [None, [2]], ids=["one level", "pyramid"])
+def test_colours_are_found_by_the_names_of_their_channels(
+    order: str, names: list[str] | None, levels: list[int] | None
+) -> None:
+    pixels = opaque(PICTURE)
+    element = image(
+        pixels[..., ["rgba".index(color) for color in order]], {"a": Identity()}, names=names, scale_factors=levels
+    )
+    assert rgb_size(element) == PICTURE.shape[:2]
+    found = image_of_element(element, "he").levels[0]
+    np.testing.assert_array_equal(np.moveaxis(found.compute(), 0, -1), PICTURE)
+
+
+def test_why_an_image_is_not_taken() -> None:
+    xy = points(20)
+    xy[:5] = -50
+    sdata = one(
+        xy, shapes_to={"a": Identity()}, near={"a": Identity()}, away={"a": Translation([900.0, 0.0], axes=AXES)},
+        other={"b": Identity()},
+    )  # fmt: skip
+    said = why_no_image(sdata["s1"], xy, images=sdata.images)
+    assert said == (
+        "75% of the spots lie on 'near'; 0% of the spots lie on 'away'; 'other' shares no coordinate system with the spots"
+    )
 
 
 def test_the_finest_image_is_taken(caplog: pytest.LogCaptureFixture) -> None:
@@ -141,12 +198,12 @@ def test_the_finest_image_is_taken(caplog: pytest.LogCaptureFixture) -> None:
         xy, shapes_to={"a": Identity()}, low={"a": Scale([0.9, 0.9], axes=AXES)},
         full={"a": Scale([0.25, 0.25], axes=AXES)}, mid={"a": Scale([0.5, 0.5], axes=AXES)},
     )  # fmt: skip
-    with caplog.at_level(logging.INFO, logger="stcontrast"):
-        found = images_over(sdata, "s1", xy, images=sdata.images)
+    with caplog.at_level(logging.WARNING, logger="stcontrast"):
+        found = images_over(sdata["s1"], "s1", xy, images=sdata.images)
     assert found is not None
     assert found.name == "full"
     assert "'full' is taken, finer than ['low', 'mid']" in caplog.text
-    named = images_over(sdata, "s1", xy, images={"mid": sdata["mid"]})
+    named = images_over(sdata["s1"], "s1", xy, images={"mid": sdata["mid"]})
     assert named is not None
     assert named.name == "mid"
 
@@ -154,7 +211,7 @@ def test_the_finest_image_is_taken(caplog: pytest.LogCaptureFixture) -> None:
 def test_of_equal_images_the_name_decides() -> None:
     here, xy = {"global": Identity()}, points(6)
     sdata = one(xy, shapes_to=here, s10_he=here, s1_he=here, xs1=here)
-    found = images_over(sdata, "s1", xy, images=sdata.images)
+    found = images_over(sdata["s1"], "s1", xy, images=sdata.images)
     assert found is not None
     assert found.name == "s1_he"
 
@@ -164,7 +221,7 @@ def test_equal_images_that_no_name_tells_apart_are_an_error(names: tuple[str, st
     here, xy = {"global": Identity()}, points(6)
     sdata = one(xy, shapes_to=here, **dict.fromkeys(names, here))
     with pytest.raises(ValueError, match=r"same resolution.*image_key") as error:
-        images_over(sdata, "s1", xy, images=sdata.images)
+        images_over(sdata["s1"], "s1", xy, images=sdata.images)
     assert all(name in str(error.value) for name in names)
 
 
@@ -173,14 +230,14 @@ def test_an_image_at_two_places_is_an_error() -> None:
     both = {"a": Identity(), "b": Identity()}
     sdata = one(xy, shapes_to=both, he={"a": Identity(), "b": Translation([3.0, 0.0], axes=AXES)})
     with pytest.raises(ValueError, match=r"different places.*'[ab]' and '[ab]'"):
-        images_over(sdata, "s1", xy, images=sdata.images)
+        images_over(sdata["s1"], "s1", xy, images=sdata.images)
 
 
 def test_stretched_pixels_are_an_error() -> None:
     xy = points(20) * [2, 1]
     sdata = one(xy, shapes_to={"a": Identity()}, he={"a": Scale([2.0, 1.0], axes=AXES)})
     with pytest.raises(ValueError, match=r"'he' to 'a' stretches its pixels \(2 against 1"):
-        images_over(sdata, "s1", xy, images=sdata.images)
+        images_over(sdata["s1"], "s1", xy, images=sdata.images)
 
 
 @pytest.mark.parametrize(("stretch", "refused"), [(1.01, False), (1.05, True)])
@@ -188,26 +245,19 @@ def test_pixels_may_differ_from_squares_by_two_per_cent(stretch: float, refused:
     xy = points(20)
     sdata = one(xy, shapes_to={"a": Identity()}, he={"a": Scale([stretch, 1.0], axes=AXES)})
     if not refused:
-        assert images_over(sdata, "s1", xy, images=sdata.images) is not None
+        assert images_over(sdata["s1"], "s1", xy, images=sdata.images) is not None
         return
     with pytest.raises(ValueError, match="stretches its pixels"):
-        images_over(sdata, "s1", xy, images=sdata.images)
+        images_over(sdata["s1"], "s1", xy, images=sdata.images)
 
 
 def test_a_stretched_image_elsewhere_is_no_matter() -> None:
     xy = points(20)
     away = Sequence([Scale([2.0, 1.0], axes=AXES), Translation([900.0, 0.0], axes=AXES)])
     sdata = one(xy, shapes_to={"a": Identity()}, he={"a": Identity()}, map={"a": away})
-    found = images_over(sdata, "s1", xy, images=sdata.images)
+    found = images_over(sdata["s1"], "s1", xy, images=sdata.images)
     assert found is not None
     assert found.name == "he"
-
-
-def test_channels_come_first_and_alpha_is_left_out() -> None:
-    pixels = picture(channels=4)
-    slide = image_of_element(image(pixels, {"a": Identity()}), "he")
-    assert slide.downsampling == (1.0,)
-    np.testing.assert_array_equal(np.moveaxis(slide.levels[0].compute(), 0, -1), pixels[..., :3])
 
 
 def test_an_image_in_memory_is_the_same() -> None:
@@ -234,7 +284,7 @@ def tree(*sizes: tuple[int, int]) -> Any:
     from xarray import DataArray, DataTree
 
     return DataTree.from_dict({
-        f"scale{i}": DataArray(da.zeros((3, *size), chunks=64), dims=("c", "y", "x"), name="image").to_dataset()
+        f"scale{i}": DataArray(da.zeros((3, *size), chunks=64, dtype=np.uint8), dims=("c", "y", "x"), name="image").to_dataset()
         for i, size in enumerate(sizes)
     })  # fmt: skip
 
@@ -259,6 +309,6 @@ def test_a_multiscale_image_lies_where_its_finest_level_lies() -> None:
     to = {"a": Translation([7.0, 3.0], axes=AXES)}
     sdata = SpatialData(images={"he": image(PICTURE, to, scale_factors=[2])}, shapes={"s1": circles(xy + shift, to)})
     set_transformation(sdata["s1"], Identity(), "a")
-    found = images_over(sdata, "s1", xy + shift, images=sdata.images)
+    found = images_over(sdata["s1"], "s1", xy + shift, images=sdata.images)
     assert found is not None
     np.testing.assert_allclose(found.to_pixels(xy + shift), xy)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -8,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from spatialdata import SpatialData
+from spatialdata.models import Labels2DModel
 from spatialdata.transformations import Identity, Scale, Translation
 
 import stcontrast as stc
-from stcontrast._reading import Sections, require_images, resolve_slides, resolve_table, slide_names
+from stcontrast._reading import Keys, Sections, require_images, resolve_all, resolve_slides, resolve_table, slide_names
 from tests.synthetic import circles, hexagonal, image, picture, points, polygons, slide, square, table, visium_adata
 
 if TYPE_CHECKING:
@@ -121,9 +123,10 @@ def test_a_slide_without_image_keeps_its_own_units() -> None:
 
 def test_given_beats_diameter_beats_stored_beats_lattice() -> None:
     sdata = slide(picture(200, 200), 20 + hexagonal(8, 8, 20.0), um_per_px=3.0)
+    sdata["s1"]["radius"] = 5.5
     resolve: Callable[..., float | None] = lambda **given: resolve_slides(sdata, **given).slides[0].um_per_px
-    assert resolve(um_per_px=7.0, spot_diameter_um=55.0) == 7.0
-    assert resolve(spot_diameter_um=55.0) == pytest.approx(5.5)
+    assert resolve(um_per_px=7.0, spot_diameter_um=66.0) == 7.0
+    assert resolve(spot_diameter_um=66.0) == pytest.approx(6.0)
     assert resolve() == 3.0
     del sdata["table"].uns["stcontrast"]
     assert resolve() == pytest.approx(5.0)
@@ -178,7 +181,7 @@ def test_an_unknown_scale_says_how_to_give_it() -> None:
     assert found.slides[0].um_per_px is None
     # bins that touch: Visium HD
     with pytest.raises(ValueError, match=r"unknown for \['s1'\].*Give `um_per_px`.*`spot_diameter_um`"):
-        require_images(found)
+        require_images(found, [20.0])
 
 
 # --- which image
@@ -312,7 +315,7 @@ def test_spots_without_a_slide_image_are_named_before_any_work() -> None:
     del sdata.images["B_he"]
     found = resolve_slides(sdata)
     with pytest.raises(ValueError, match=r"No image lies under the spots of \['B'\].*set_transformation.*image_key"):
-        require_images(found)
+        require_images(found, [20.0])
 
 
 # --- AnnData
@@ -345,6 +348,7 @@ def test_lowres_where_there_is_nothing_better_or_where_it_is_asked_for() -> None
 
 def test_visium_scale_is_that_of_the_image_that_is_read() -> None:
     adata = visium_adata(picture(200, 200), 80 + hexagonal(7, 7, 80.0))
+    adata.uns["spatial"]["lib"]["scalefactors"]["spot_diameter_fullres"] = 0.65 * 80
     assert resolve_slides(adata).slides[0].um_per_px == pytest.approx(100 / 20)
 
 
@@ -412,3 +416,260 @@ def test_slide_names_are_those_of_the_slides():
     adata = sdata["table"].copy()
     adata.obs["where"] = adata.obs["region"].astype(str)
     assert slide_names(adata, library_key="where") == ["donor1_a", "donor2_a"]
+
+
+# --- a scale is checked
+
+
+def on_lattice(xy: np.ndarray, width: float, *, um_per_px: float | None = None, name: str = "s1") -> SpatialData:
+    """Spots of some width in pixels on an image that holds them."""
+    high, wide = (xy.max(axis=0) + 40).astype(int)[::-1]
+    sdata = slide(picture(high, wide), xy, name=name, um_per_px=um_per_px)
+    sdata[name]["radius"] = width / 2
+    return sdata
+
+
+VISIUM = 40 + hexagonal(9, 9, 25.0)
+BINS = 40 + square(12, 12, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "scale", "said"),
+    [
+        ({}, 4.0, None),
+        ({"um_per_px": 4.1}, 4.1, None),
+        ({"um_per_px": 3.9}, 3.9, None),
+        ({"um_per_px": 4.3}, 4.3, r"Slide 's1': 4.3 µm per pixel \(`um_per_px`\), but a Visium lattice.* gives 4"),
+        ({"um_per_px": {"s1": 0.5}}, 0.5, r"0.5 µm per pixel .* gives 4"),
+        ({"spot_diameter_um": 65.0}, 4.0, None),
+        ({"spot_diameter_um": 55.0}, 3.3846, r"3.385 µm per pixel \(`spot_diameter_um=55`.* gives 4"),
+    ],
+    ids=["derived", "2 % more", "2 % less", "7 % more", "8 times less", "65 µm", "55 µm"],
+)
+def test_a_scale_that_contradicts_the_lattice_is_warned_of(
+    given: dict[str, Any], scale: float, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = resolve_slides(on_lattice(VISIUM, 16.25), **given).slides[0]
+    assert found.um_per_px == pytest.approx(scale, rel=1e-4)
+    if said is None:
+        assert caplog.text == ""
+    else:
+        assert re.search(said, caplog.text)
+
+
+def test_a_stored_scale_is_checked_too(caplog: pytest.LogCaptureFixture) -> None:
+    assert resolve_slides(on_lattice(VISIUM, 16.25, um_per_px=1.0)).slides[0].um_per_px == 1.0
+    assert "1 µm per pixel (`uns['stcontrast']['um_per_px']`), but a Visium lattice" in caplog.text
+
+
+def named_bins(how: str) -> SpatialData:
+    """Bins of 8 µm whose side stands in the name of the table, of the shapes or of the barcodes."""
+    sdata = on_lattice(BINS, 10.0, name="S1_square_008um" if how == "shapes" else "s1")
+    if how == "barcodes":
+        sdata["table"].obs_names = [f"s_008um_{i:05}_00000-1" for i in range(len(BINS))]
+    if how == "table":
+        sdata["square_008um"] = sdata["table"]
+        del sdata.tables["table"]
+    return sdata
+
+
+@pytest.mark.parametrize("how", ["table", "shapes", "barcodes"])
+def test_bins_of_visium_hd_say_their_side(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    sdata = named_bins(how)
+    require_images(found := resolve_slides(sdata), [100.0])
+    assert found.slides[0].um_per_px == pytest.approx(0.8)
+    assert caplog.text == ""
+    assert resolve_slides(sdata, um_per_px=0.27).slides[0].um_per_px == 0.27
+    assert "0.27 µm per pixel (`um_per_px`), but bins of 8 µm" in caplog.text
+    assert "gives 0.8" in caplog.text
+
+
+def test_bins_that_are_squares_and_some_missing() -> None:
+    xy = BINS[np.random.default_rng(0).random(len(BINS)) < 0.5]
+    sdata = slide(picture(200, 200), xy, name="S1_square_016um", um_per_px=None)
+    sdata.shapes["S1_square_016um"] = polygons(xy, {"S1_square_016um": Identity()}, side=10.0)
+    assert resolve_slides(sdata).slides[0].um_per_px == pytest.approx(1.6)
+
+
+def test_space_ranger_says_the_scale_of_an_anndata(caplog: pytest.LogCaptureFixture) -> None:
+    adata = visium_adata(PICTURE, 4 * points(9))
+    factors = adata.uns["spatial"]["lib"]["scalefactors"]
+    factors["microns_per_pixel"] = 0.5
+    assert resolve_slides(adata).slides[0].um_per_px == pytest.approx(2.0)
+    assert resolve_slides(adata, image_key="lowres").slides[0].um_per_px == pytest.approx(4.0)
+    caplog.clear()
+    # the scale of the full resolution for an image four times smaller
+    assert resolve_slides(adata, um_per_px=0.5).slides[0].um_per_px == 0.5
+    assert "0.5 µm per pixel (`um_per_px`), but `microns_per_pixel` of Space Ranger gives 2" in caplog.text
+
+
+def test_a_legacy_lattice_is_an_assumption(caplog: pytest.LogCaptureFixture) -> None:
+    assert resolve_slides(on_lattice(40 + square(9, 9, 20.0), 10.0)).slides[0].um_per_px == pytest.approx(10.0)
+    assert "This is assumed: other arrays may look alike" in caplog.text
+
+
+def test_cells_of_many_sizes_are_asked_for() -> None:
+    sdata = on_lattice(VISIUM, 16.25)
+    sdata["s1"]["radius"] = 8.0 + np.random.default_rng(0).uniform(-2, 2, len(VISIUM))
+    with pytest.raises(ValueError, match="different sizes, as cells do"):
+        require_images(resolve_slides(sdata), [100.0])
+
+
+@pytest.mark.parametrize(("other", "said"), [(3.0, False), (3.1, False), (4.0, True), (0.3, True)])
+def test_slides_of_one_kind_have_one_pitch(other: float, said: bool, caplog: pytest.LogCaptureFixture) -> None:
+    # no known platform: 150 µm between the spots of a square array
+    array = 40 + square(9, 9, 50.0)
+    objects = [on_lattice(array, 33.0, name=name) for name in ("s1", "s2", "s3")]
+    scales = {"s1": 3.0, "s2": other, "s3": 3.0}
+    resolve_all(objects, Keys(um_per_px=scales))
+    assert ("neighbouring spots are" in caplog.text) is said
+    if said:
+        assert "['s2'] and 150 µm on the others" in caplog.text
+
+
+def test_bins_of_two_sizes_do_not_contradict_each_other(caplog: pytest.LogCaptureFixture) -> None:
+    objects = [on_lattice(BINS, 10.0, name=name, um_per_px=scale) for name, scale in (("a", 0.8), ("b", 1.6))]
+    resolve_all(objects, Keys())
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("um_per_px", "field", "wrong"),
+    [
+        (1e-4, 100.0, r"1e\+06 pixels wide, more than 2 times as wide as the image.*'s1_he' has 128 × 96 pixels"),
+        (0.5, 200.0, "400 pixels wide, more than 2 times"), (1e4, 100.0, "0.01 pixels wide, less than 2"),
+        (60.0, 100.0, "less than 2"), (0.5, 100.0, None), (50.0, 100.0, None), (1.0, 200.0, None),
+    ],
+)  # fmt: skip
+def test_absurd_fields_are_refused(um_per_px: float, field: float, wrong: str | None) -> None:
+    found = resolve_slides(slide(PICTURE, points(8)), um_per_px=um_per_px)
+    if wrong is None:
+        require_images(found, [20.0 * um_per_px, field])
+        return
+    with pytest.raises(ValueError, match=rf"Slide 's1'.*{wrong}"):
+        require_images(found, [20.0 * um_per_px, field])
+
+
+# --- tables that annotate labels
+
+
+def labelled(
+    shapes: dict[str, Any], *, column: str = "spot_id", ids: Any = None, region: str = "cell_labels"
+) -> SpatialData:
+    """A table that annotates a labels element, and shapes in its coordinate system."""
+    here = {"s1": Identity()}
+    ids = [f"cell-{i}" for i in range(12)] if ids is None else ids
+    sdata = SpatialData(
+        images={"he": image(PICTURE, here)},
+        labels={region: Labels2DModel.parse(np.zeros((96, 128), np.int32), dims=("y", "x"), transformations=here)},
+        shapes=shapes, tables={"table": table({region: np.arange(1, 13)})},
+    )  # fmt: skip
+    sdata["table"].obs[column] = ids
+    sdata["table"].uns["spatialdata_attrs"]["region"] = region
+    return sdata
+
+
+CELL_IDS = [f"cell-{i}" for i in range(12)]
+HERE = {"s1": Identity()}
+
+
+@pytest.mark.parametrize("column", ["spot_id", "cell_id"], ids=["the instance key", "cell_id beside numbers"])
+@pytest.mark.parametrize(
+    "make", [lambda xy, ids: circles(xy, HERE, index=ids), lambda xy, ids: polygons(xy, HERE, index=ids)],
+    ids=["circles", "polygons"],
+)  # fmt: skip
+def test_labels_are_read_by_shapes_of_the_same_ids(make: Any, column: str) -> None:
+    # scverse/spatialdata-io#123, #179
+    order = np.random.default_rng(0).permutation(12)
+    sdata = labelled({"cells": make(points(12)[order], [CELL_IDS[i] for i in order])}, column=column)
+    (found,) = resolve_slides(sdata).slides
+    assert found.name == "cell_labels"
+    np.testing.assert_allclose(found.centers, points(12))
+    assert found.image is not None
+
+
+def test_of_several_shapes_those_of_the_cells_are_taken() -> None:
+    other = points(12, seed=1)
+    sdata = labelled({
+        "nucleus_boundaries": polygons(other, HERE, index=CELL_IDS),
+        "cell_boundaries": polygons(points(12), HERE, index=CELL_IDS),
+        "zz": circles(other, HERE, index=CELL_IDS),
+    })  # fmt: skip
+    np.testing.assert_allclose(resolve_slides(sdata).slides[0].centers, points(12))
+
+
+def test_bins_that_were_numbered_anew_keep_their_places() -> None:
+    # what `spatialdata.rasterize_bins_link_table_to_labels` leaves: new numbers from 1, and the old from 0
+    xy = points(13)
+    sdata = labelled({"S1_square_008um": circles(xy, HERE)}, region="S1_square_008um_labels", ids=np.arange(1, 13))
+    bins = sdata["table"]
+    bins.obs = bins.obs.rename(columns={"spot_id": "relabeled_location_id"}).assign(location_id=np.arange(12))
+    bins.uns["spatialdata_attrs"]["instance_key"] = "relabeled_location_id"
+    np.testing.assert_allclose(resolve_slides(sdata).slides[0].centers, xy[:12])
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {}, {"cells": circles(points(12), HERE)}, {"cells": circles(points(11), HERE, index=CELL_IDS[:11])},
+        {"cells": circles(points(12), {"elsewhere": Identity()}, index=CELL_IDS)},
+    ],
+    ids=["no shapes", "other ids", "a cell is missing", "another coordinate system"],
+)  # fmt: skip
+def test_labels_alone_say_what_helps(shapes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"'cell_labels', which is a labels element.*`cells_as_circles=True`") as error:
+        resolve_slides(labelled(shapes))
+    assert "annotate_table_by_labels=False" in str(error.value)
+    assert "set_table_annotates_spatialelement" in str(error.value)
+
+
+# --- which part of the slide is there
+
+
+def test_spots_beyond_the_image_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    xy = points(40)
+    resolve_slides(slide(PICTURE, xy))
+    assert caplog.text == ""
+    xy[3] = [-5, 20]
+    resolve_slides(slide(PICTURE, xy))
+    assert r"Slide 's1': 1 of 40 spots (2.5 %) lie beyond its image 's1_he' (128 × 96 pixels)" in caplog.text
+    caplog.clear()
+    resolve_slides(visium_adata(PICTURE, 4 * xy), um_per_px=1.0)
+    assert "Slide 'lib': 1 of 40 spots (2.5 %) lie beyond its image 'lib/hires'" in caplog.text
+
+
+def test_spots_that_are_mostly_beyond_say_how_many(caplog: pytest.LogCaptureFixture) -> None:
+    found = resolve_slides(slide(PICTURE, points(20) * [2.0, 1.0]))
+    with pytest.raises(
+        ValueError, match=r"No image lies under the spots of \['s1'\].*\d\d% of the spots lie on 's1_he'"
+    ):
+        require_images(found, [20.0])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: visium_adata(PICTURE, 4 * points(9)), "only the hires image 'lib/hires' is there, 4 µm per pixel: a field of 100 µm is 25"),
+        (lambda: renamed("S1_hires_image"), "only the hires image 'S1_hires_image' is there, 4 µm"),
+        (lambda: renamed("S1_lowres_image"), "only the lowres image"), (lambda: renamed("S1_full_image"), None),
+    ],
+    ids=["AnnData", "SpatialData", "lowres", "full resolution"],
+)  # fmt: skip
+def test_where_only_a_small_copy_is_there_it_is_said(
+    make: Any, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolve_slides(make(), um_per_px=4.0)
+    assert (said or "") in caplog.text
+    assert bool(caplog.text) is (said is not None)
+
+
+def test_a_small_copy_that_was_asked_for_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    resolve_slides(visium_adata(PICTURE, 4 * points(9)), um_per_px=4.0, image_key="hires")
+    assert caplog.text == ""
+
+
+def renamed(name: str) -> SpatialData:
+    sdata = slide(PICTURE, points(9))
+    sdata[name] = sdata["s1_he"]
+    del sdata.images["s1_he"]
+    return sdata

@@ -5,8 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast._reading import lattice_pitch, scale_from_spots
+from stcontrast._reading import find_lattice, middle_spots, scale_from_spots, spot_distance
+from stcontrast._reading.scale import bin_side_um
+from tests.lattices import CELLS, PLATFORMS, RELAXED, draw
 from tests.synthetic import hexagonal, square
+
+KNOWN = ("Visium", "legacy ST")
 
 
 def rotated(xy: np.ndarray, angle: float) -> np.ndarray:
@@ -18,75 +22,143 @@ def rotated(xy: np.ndarray, angle: float) -> np.ndarray:
     st.floats(0.5, 500), st.floats(0, 2 * np.pi), st.floats(-1e4, 1e4), st.sampled_from([(hexagonal, 6), (square, 4)])
 )
 def test_a_lattice_is_known_wherever_it_lies(pitch: float, angle: float, shift: float, kind: tuple) -> None:
-    lattice, neighbors = kind
-    found, count = lattice_pitch(rotated(lattice(8, 9, pitch), angle) + shift)
-    assert found == pytest.approx(pitch, rel=1e-6)
-    assert count == neighbors
+    sites, neighbors = kind
+    found = find_lattice(rotated(sites(8, 9, pitch), angle) + shift)
+    assert found is not None
+    assert found.pitch == pytest.approx(pitch, rel=1e-6)
+    assert found.neighbors == neighbors
+    assert found.jitter < 1e-6
 
 
 @given(st.integers(0, 1000))
 def test_jitter_does_not_bias_the_pitch(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    for lattice, neighbors in ((hexagonal, 6), (square, 4)):
-        found, count = lattice_pitch(lattice(20, 20, 100.0) + rng.normal(0, 3.0, (400, 2)))
-        assert found == pytest.approx(100.0, rel=0.01)
-        assert count == neighbors
+    for sites, neighbors in ((hexagonal, 6), (square, 4)):
+        found = find_lattice(sites(20, 20, 100.0) + rng.normal(0, 3.0, (400, 2)))
+        assert found is not None
+        assert found.pitch == pytest.approx(100.0, rel=0.002)
+        assert found.neighbors == neighbors
+        assert found.jitter == pytest.approx(0.03, rel=0.15)
 
 
-def test_a_lattice_with_holes_is_still_one() -> None:
-    keep = np.random.default_rng(0).random(400) > 0.05
-    assert lattice_pitch(hexagonal(20, 20, 7.0)[keep]) == pytest.approx((7.0, 6))
+@given(st.integers(0, 2**32), st.sampled_from([*PLATFORMS, RELAXED, CELLS]))
+def test_a_scale_is_right_or_asked_for(seed: int, platform: str) -> None:
+    spots = draw(np.random.default_rng(seed), [platform])
+    found = scale_from_spots(spots.centers, spots.width_px)
+    if platform not in KNOWN:
+        assert found.um_per_px is None
+    elif found.um_per_px is not None:
+        assert found.um_per_px == pytest.approx(spots.um_per_px, rel=0.02)
+
+
+@pytest.mark.parametrize("holes", [0.0, 0.1, 0.3, 0.5, 0.6])
+@pytest.mark.parametrize("platform", KNOWN)
+def test_holes_do_not_make_it_a_question(platform: str, holes: float) -> None:
+    # scverse/squidpy#339
+    sites, pitch_um, widths, _ = PLATFORMS[platform]
+    for seed in range(5):
+        xy = sites(15, 15, pitch_um / 2)[np.random.default_rng(seed).random(225) >= holes]
+        for width in widths:
+            assert scale_from_spots(xy, width / 2).um_per_px == pytest.approx(2.0)
+
+
+def test_a_tissue_of_several_pieces_keeps_its_lattice() -> None:
+    xy = hexagonal(40, 40, 50.0)
+    x, y = (xy / 50.0).T
+    apart = xy[((x < 8) & (y < 9)) | ((x > 25) & (y > 22)) | ((x > 30) & (y < 6))]
+    assert scale_from_spots(apart, 32.5).um_per_px == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("step", "width"), [(2, 55.0), (2, 65.0), (3, 65.0)])
+def test_every_second_spot_is_not_taken_for_another_platform(step: int, width: float) -> None:
+    i, j = np.mgrid[:30:step, :30:step]
+    xy = 50.0 * np.column_stack([(j + i / 2).ravel(), (i * np.sqrt(0.75)).ravel()])
+    assert scale_from_spots(xy, width / 2).um_per_px is None
 
 
 def test_row_order_and_repeated_spots_do_not_matter() -> None:
     xy = hexagonal(10, 10, 30.0)
     order = np.random.default_rng(0).permutation(100)
-    assert lattice_pitch(xy[order]) == pytest.approx((30.0, 6))
-    assert lattice_pitch(np.repeat(xy, 2, axis=0)) == pytest.approx((30.0, 6))
+    for same in (xy[order], np.repeat(xy, 2, axis=0)):
+        found = find_lattice(same)
+        assert found is not None
+        assert (found.pitch, found.neighbors) == pytest.approx((30.0, 6))
+    assert spot_distance(np.repeat(xy, 2, axis=0)) == pytest.approx(30.0)
 
 
-@pytest.mark.parametrize("xy", [hexagonal(2, 3), np.zeros((20, 2)), np.empty((0, 2))])
+@pytest.mark.parametrize(
+    "xy",
+    [hexagonal(2, 3), hexagonal(1, 40), np.zeros((20, 2)), np.empty((0, 2))],
+    ids=["six", "a row", "a place", "none"],
+)
 def test_too_few_distinct_spots_are_no_lattice(xy: np.ndarray) -> None:
-    pitch, neighbors = lattice_pitch(xy)
-    assert np.isnan(pitch)
-    assert neighbors == 0
-    assert scale_from_spots(xy, 1.0) is None
+    assert find_lattice(xy) is None
+    assert scale_from_spots(xy, 0.65).um_per_px is None
 
 
-def test_scattered_cells_are_no_lattice() -> None:
-    xy = np.random.default_rng(0).uniform(0, 1000, (500, 2))
-    assert scale_from_spots(xy, 10.0) is None
+@pytest.mark.parametrize(
+    "stretched", [square(12, 12, 30.0) * [1.0, 1.1], hexagonal(12, 12, 30.0) * [1.04, 1.0]], ids=["square", "hexagonal"]
+)
+def test_a_stretched_lattice_is_none(stretched: np.ndarray) -> None:
+    assert find_lattice(stretched) is None
 
 
-@pytest.mark.parametrize("diameter_px", [10.0, 60.0, float("nan")])
-def test_a_hexagonal_lattice_is_visium_whatever_the_diameter(diameter_px: float) -> None:
-    scale = scale_from_spots(hexagonal(10, 10, 137.0), diameter_px)
-    assert scale is not None
-    assert scale.um_per_px == pytest.approx(100 / 137)
-    assert "Visium" in scale.source
+@pytest.mark.parametrize(
+    ("sites", "width", "why"),
+    [
+        (hexagonal(10, 10, 30.0), np.nan, "width is not known"),
+        (hexagonal(10, 10, 30.0), 30.0 * 0.60, "hexagonal lattice (30.0 px between neighbours) and are 0.60 of that wide"),
+        (hexagonal(10, 10, 30.0), 30.0 * 100 / 150, "0.67 of that wide: no platform"),
+        (square(10, 10, 30.0), 30.0 * 0.55, "square lattice (30.0 px between neighbours) and are 0.55"),
+        (square(10, 10, 30.0), 30.0, "bins that touch"),
+        (square(40, 20, 30.0), 15.0, "no platform"),
+        (hexagonal(130, 120, 30.0), 19.5, "no platform"),
+        (np.random.default_rng(0).uniform(0, 900, (500, 2)), 19.5, "no regular lattice"),
+    ],
+    ids=[
+        "no width", "no Visium width", "150 µm array", "pooled squares", "bins", "more than legacy ST has",
+        "more than Visium has", "cells",
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_says_why(sites: np.ndarray, width: float, why: str) -> None:
+    found = scale_from_spots(sites, width)
+    assert found.um_per_px is None
+    assert why in found.source
 
 
-@pytest.mark.parametrize("fill", [0.36, 0.5, 0.64])
-def test_a_square_lattice_half_filled_is_legacy_st(fill: float) -> None:
-    scale = scale_from_spots(square(10, 10, 72.0), 72.0 * fill)
-    assert scale is not None
-    assert scale.um_per_px == pytest.approx(200 / 72)
-    assert "legacy ST" in scale.source
+def test_spots_of_many_sizes_are_cells() -> None:
+    found = scale_from_spots(hexagonal(10, 10, 30.0), 19.5, one_size=False)
+    assert found.um_per_px is None
+    assert "as cells do" in found.source
 
 
-@pytest.mark.parametrize("fill", [0.2, 0.34, 0.66, 0.7, 1.0, float("nan")])
-def test_any_other_square_lattice_is_not_guessed(fill: float) -> None:
-    # bins of Visium HD touch: 2, 8 or 16 µm, nobody knows
-    assert scale_from_spots(square(10, 10, 30.0), 30.0 * fill) is None
+@pytest.mark.parametrize(
+    ("sites", "width", "um", "assumed"),
+    [(hexagonal, 0.55, 100, False), (hexagonal, 0.65, 100, False), (square, 0.5, 200, True)],
+    ids=["Visium as printed", "Visium of Space Ranger", "legacy ST"],
+)
+def test_known_platforms(sites: object, width: float, um: float, assumed: bool) -> None:
+    found = scale_from_spots(sites(10, 10, 137.0), 137.0 * width)  # type: ignore[operator]
+    assert found.um_per_px == pytest.approx(um / 137)
+    assert found.assumed is assumed
 
 
-def test_a_known_diameter_settles_it() -> None:
-    scale = scale_from_spots(square(3, 3, 30.0), 30.0, spot_diameter_um=8.0)
-    assert scale is not None
-    assert scale.um_per_px == pytest.approx(8 / 30)
-    assert "8 µm" in scale.source
+@pytest.mark.parametrize(
+    ("names", "side"),
+    [
+        (["square_008um"], 8.0), (["S1_square_016um"], 16.0), (["HD_square_002um_labels"], 2.0),
+        (["table", "s_008um_00010_00042-1"], 8.0), (["table", "s_016um_00010_00042-1-A"], 16.0),
+        (["table", None, "AAAC-1"], None), (["squares_008um"], None), (["square_8"], None), (["les_008um"], None),
+    ],
+)  # fmt: skip
+def test_the_side_of_the_bins_is_in_their_names(names: list[str | None], side: float | None) -> None:
+    assert bin_side_um(names) == side
 
 
-@pytest.mark.parametrize("diameter_px", [float("nan"), 0.0, -1.0])
-def test_a_known_diameter_needs_one_in_pixels(diameter_px: float) -> None:
-    assert scale_from_spots(hexagonal(10, 10, 30.0), diameter_px, spot_diameter_um=55.0) is None
+def test_a_million_bins_are_looked_at_around_the_middle() -> None:
+    xy = square(1000, 1000, 5.0)
+    found = find_lattice(xy[np.random.default_rng(0).random(len(xy)) < 0.5])
+    assert found is not None
+    assert (found.pitch, found.neighbors) == pytest.approx((5.0, 4))
+    assert len(middle_spots(xy)) == 4000
+    np.testing.assert_array_equal(middle_spots(xy[:50]), middle_spots(np.repeat(xy[:50], 3, axis=0)))

@@ -51,7 +51,9 @@ def gather(sources: Sequence[Sections], keys: Keys, *, gene_side: Sequence[Secti
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         msg = (
-            f"Slides share a name: {twice}. Rename the shapes so that every slide has its own; an AnnData object "
+            f"Slides share a name: {twice}. Every slide needs its own. "
+            "`spatialdata.concatenate({'A': a, 'B': b}, concatenate_tables=True)` makes one object of several and renames "
+            "their elements (call it before `stc.pp.image_features`: it drops `uns`); an AnnData object "
             "names its slides in a column of `obs` (`library_key`)."
         )
         raise ValueError(msg)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from stcontrast._data.design import TIES
+from stcontrast._reading import spot_distance
 from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
@@ -33,9 +34,8 @@ def lattice_coordinates(xy: NDArray[np.float64], slide: NDArray[np.int64]) -> ND
     lattice = np.zeros(xy.shape, dtype=np.float32)
     for rows in rows_by_slide(slide):
         here = xy[rows]
-        places = np.unique(here, axis=0)
-        pitch = float(np.median(cKDTree(places).query(places, k=2)[0][:, 1])) if len(places) > 1 else 1.0
-        lattice[rows] = (here - here.min(axis=0)) / pitch
+        pitch = spot_distance(here)
+        lattice[rows] = (here - here.min(axis=0)) / (pitch if np.isfinite(pitch) else 1.0)
     return lattice
 
 

@@ -25,7 +25,7 @@ from stcontrast._reading.resolve import (
     slide_of_row,
     split_gene_side,
 )
-from stcontrast._reading.scale import lattice_pitch, positive_number, scale_from_spots
+from stcontrast._reading.scale import find_lattice, middle_spots, positive_number, scale_from_spots, spot_distance
 from stcontrast._reading.sections import Sections, Slide, table_region_keys
 from stcontrast._reading.wsi import (
     add_tile_table,
@@ -46,10 +46,11 @@ __all__ = [
     "affine_matrix",
     "as_list",
     "check_square_pixels",
+    "find_lattice",
     "image_from_array",
     "image_of_element",
     "images_over",
-    "lattice_pitch",
+    "middle_spots",
     "not_a_count",
     "positive_number",
     "raw_counts",
@@ -68,6 +69,7 @@ __all__ = [
     "slide_of_row",
     "slide_um_per_px",
     "split_gene_side",
+    "spot_distance",
     "table_region_keys",
     "tiles_alone",
 ]

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import dask.array as da
 import numpy as np
 
+from stcontrast._reading.pixels import as_bytes, rgb_channels
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
-    from spatialdata import SpatialData
 
 __all__ = [
     "Placement",
@@ -25,8 +26,11 @@ __all__ = [
     "image_from_array",
     "image_of_element",
     "images_over",
+    "is_rgb_array",
     "rgb_size",
     "shape_centers",
+    "share_inside",
+    "why_no_image",
 ]
 
 logger = logging.getLogger(__name__)
@@ -85,16 +89,16 @@ def shape_centers(shapes: GeoDataFrame) -> tuple[NDArray[np.float64], NDArray[np
 
 
 def images_over(
-    sdata: SpatialData, slide: str, centers: NDArray[np.float64], *, images: Mapping[str, Any]
+    shapes: GeoDataFrame, slide: str, centers: NDArray[np.float64], *, images: Mapping[str, Any]
 ) -> Placement | None:
     """Find the finest RGB image that lies under the spots.
 
     Parameters
     ----------
-    sdata
-        The object that holds the shapes.
+    shapes
+        The shapes element of the slide.
     slide
-        Name of the shapes element of the slide.
+        Name of the slide.
     centers
         Centres of its spots, intrinsic coordinates, shape (n_spots, 2).
     images
@@ -111,20 +115,13 @@ def images_over(
     """
     from spatialdata.transformations import get_transformation
 
-    to_shared = get_transformation(sdata.shapes[slide], get_all=True)
-    found: list[Placement] = []
-    for name, element in images.items():
-        height, width = rgb_size(element) or (0, 0)
-        for system, of_image in get_transformation(element, get_all=True).items():
-            if system not in to_shared or height == 0:
-                continue
-            placement = Placement(
-                name, system, np.linalg.inv(affine_matrix(of_image)) @ affine_matrix(to_shared[system])
-            )
-            pixels = placement.to_pixels(centers)
-            inside = ((pixels >= 0) & (pixels <= (width, height))).all(axis=1).mean()
-            if inside >= COVERAGE:
-                found.append(placement)
+    found = [
+        placement
+        for name, element in images.items()
+        if (of_image := [one for one, inside in _placements(element, name, shapes, centers) if inside >= COVERAGE])
+        and rgb_size(element) is not None
+        for placement in of_image
+    ]
     if not found:
         return None
     best = _finest(found, slide)
@@ -139,6 +136,40 @@ def images_over(
     to_image = get_transformation(images[best.name], to_coordinate_system=best.coordinate_system)
     check_square_pixels(affine_matrix(to_image), best.name, best.coordinate_system)
     return best
+
+
+def why_no_image(shapes: GeoDataFrame, centers: NDArray[np.float64], *, images: Mapping[str, Any]) -> str:
+    """For every image, why it is not the H&E under the spots: its channels, or how many of the spots lie on it."""
+    reasons = []
+    for name, element in images.items():
+        shares = [inside for _, inside in _placements(element, name, shapes, centers)]
+        if rgb_size(element) is None:
+            reasons.append(f"{name!r} is not RGB (channels {_channel_names(_finest_level(element))})")
+        elif not shares:
+            reasons.append(f"{name!r} shares no coordinate system with the spots")
+        else:
+            reasons.append(f"{max(shares):.0%} of the spots lie on {name!r}")
+    return "; ".join(reasons)
+
+
+def _placements(
+    element: Any, name: str, shapes: GeoDataFrame, centers: NDArray[np.float64]
+) -> Iterator[tuple[Placement, float]]:
+    """How shapes lie on an image in every coordinate system that they share, and the share of the centres on it."""
+    from spatialdata.transformations import get_transformation
+
+    to_shared = get_transformation(shapes, get_all=True)
+    array = _finest_level(element)
+    for system, of_image in get_transformation(element, get_all=True).items():
+        if system in to_shared:
+            matrix = np.linalg.inv(affine_matrix(of_image)) @ affine_matrix(to_shared[system])
+            placement = Placement(name, system, matrix)
+            yield placement, share_inside(placement.to_pixels(centers), (array.sizes["x"], array.sizes["y"]))
+
+
+def share_inside(pixels: NDArray[np.float64], size: tuple[int, int]) -> float:
+    """Share of points (n, 2), x and y, that lie on an image of some width and height."""
+    return float(((pixels >= 0) & (pixels <= size)).all(axis=1).mean())
 
 
 def _finest(found: list[Placement], slide: str) -> Placement:
@@ -159,7 +190,10 @@ def _finest(found: list[Placement], slide: str) -> Placement:
     best = next(iter(equal.values()))
     others = sorted({placement.name for placement in found} - {best.name})
     if others:
-        logger.info("Slide %s: image %r is taken, finer than %s.", slide, best.name, others)
+        logger.warning(
+            "Slide %s: image %r is taken, finer than %s, which lie there too. `image_key` names another one.", slide,
+            best.name, others,
+        )  # fmt: skip
     return best
 
 
@@ -175,14 +209,26 @@ def image_of_element(element: Any, name: str) -> SlideImage:
         for array, factor in zip(arrays, factors, strict=True)
         if array is arrays[0] or factor is not None
     ]
-    levels = tuple(da.asarray(array.transpose("c", "y", "x").data)[:3] for array, _ in usable)
-    return SlideImage(name, levels, tuple(factor or 1.0 for _, factor in usable))
+    lazy = [da.asarray(array.transpose("c", "y", "x").data) for array, _ in usable]
+    channels = list(rgb_channels(_channel_names(arrays[0]), lazy[-1]) or (0, 1, 2))
+    colors = [level[:3] if channels == [0, 1, 2] else level[channels] for level in lazy]
+    return SlideImage(name, as_bytes(colors, name), tuple(factor or 1.0 for _, factor in usable))
 
 
 def image_from_array(pixels: NDArray[Any], name: str) -> SlideImage:
     """An image held in memory (height, width, 3 or more channels), as scanpy keeps it."""
     channels_first = np.moveaxis(np.asarray(pixels)[..., :3], -1, 0)
-    return SlideImage(name, (da.from_array(channels_first, chunks=(3, 1024, 1024)),), (1.0,))
+    return SlideImage(name, as_bytes([da.from_array(channels_first, chunks=(3, 1024, 1024))], name), (1.0,))
+
+
+def is_rgb_array(pixels: Any) -> bool:
+    """Whether an image held in memory has the shape and the channels of RGB."""
+    if np.ndim(pixels) != 3 or np.shape(pixels)[-1] not in (3, 4):
+        return False
+    return (
+        rgb_channels(range(np.shape(pixels)[-1]), da.from_array(np.moveaxis(np.asarray(pixels), -1, 0), name=False))
+        is not None
+    )
 
 
 def rgb_size(element: Any) -> tuple[int, int] | None:
@@ -190,11 +236,22 @@ def rgb_size(element: Any) -> tuple[int, int] | None:
     from spatialdata import get_pyramid_levels
     from xarray import DataTree
 
-    array = next(iter(get_pyramid_levels(element))) if isinstance(element, DataTree) else element
-    # fluorescence has one channel per marker; an H&E image has 3 (RGB) or 4 (RGBA)
-    if array.sizes["c"] not in (3, 4):
+    array, *coarse = get_pyramid_levels(element) if isinstance(element, DataTree) else [element]
+    coarsest = da.asarray((coarse[-1] if coarse else array).transpose("c", "y", "x").data)
+    if rgb_channels(_channel_names(array), coarsest) is None:
         return None
     return array.sizes["y"], array.sizes["x"]
+
+
+def _finest_level(element: Any) -> Any:
+    from spatialdata import get_pyramid_levels
+    from xarray import DataTree
+
+    return next(iter(get_pyramid_levels(element))) if isinstance(element, DataTree) else element
+
+
+def _channel_names(array: Any) -> list[Any]:
+    return array.coords["c"].values.tolist() if "c" in array.coords else list(range(array.sizes["c"]))
 
 
 def _downsampling(finest: Any, level: Any) -> float | None:

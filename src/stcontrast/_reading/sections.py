@@ -5,17 +5,28 @@ Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the squar
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES
-from stcontrast._reading.elements import COVERAGE, image_from_array, image_of_element, images_over, shape_centers
+from stcontrast._reading.elements import (
+    COVERAGE,
+    image_from_array,
+    image_of_element,
+    images_over,
+    is_rgb_array,
+    shape_centers,
+    share_inside,
+    why_no_image,
+)
+from stcontrast._reading.scale import Scale, bin_side_um, positive_number
 from stcontrast._reading.wsi import slide_name, slide_um_per_px
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -26,12 +37,20 @@ if TYPE_CHECKING:
 __all__ = [
     "Sections",
     "Slide",
+    "column_of_libraries",
     "element_slide",
     "library_rows",
     "library_slide",
     "no_positions",
     "table_region_keys",
 ]
+
+logger = logging.getLogger(__name__)
+
+# what `spatialdata.rasterize_bins` puts before the name of the column when it numbers bins anew
+RELABELED: Final = "relabeled_"
+# spots of a platform have one size; of these cells do not
+SAME_SIZE: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,12 @@ class Slide:
         µm per unit of `centers`; `None` if unknown.
     coordinate_system
         Coordinate system that spots and image share.
+    stated
+        µm per unit of `centers` as the files of the slide say it; `None` if they do not.
+    one_size
+        Whether all spots have the same diameter.
+    no_image
+        Why the images of the object are not its H&E, where it has none.
     """
 
     name: str
@@ -64,6 +89,9 @@ class Slide:
     image: SlideImage | None
     um_per_px: float | None
     coordinate_system: str | None = None
+    stated: Scale | None = None
+    one_size: bool = True
+    no_image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +108,8 @@ class Sections:
         The slides, in order of appearance.
     region_key, instance_key
         Columns of `obs` that name the shapes element of a row and its shape; `None` for an AnnData.
+    library_key
+        Column of `obs` that names the slides of an AnnData; `None` if it is one slide.
     """
 
     data: SpatialData | AnnData
@@ -87,6 +117,7 @@ class Sections:
     slides: list[Slide]
     region_key: str | None = None
     instance_key: str | None = None
+    library_key: str | None = None
 
     @property
     def is_spatialdata(self) -> bool:
@@ -130,6 +161,11 @@ def table_region_keys(table: AnnData) -> tuple[list[str], str, str]:
     return list(dict.fromkeys(table.obs[region_key].astype(str))), region_key, instance_key
 
 
+def column_of_libraries(table: AnnData, library_key: str | None) -> str | None:
+    """Column of `obs` that names the slide of a spot: the one that is named, else "library_id" if it is there."""
+    return "library_id" if library_key is None and "library_id" in table.obs else library_key
+
+
 def library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArray[np.intp]]:
     """Rows of every slide, by name.
 
@@ -140,8 +176,7 @@ def library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArra
     ValueError
         If there are images of several slides and nothing says which belongs to which spots.
     """
-    if library_key is None and "library_id" in table.obs:
-        library_key = "library_id"
+    library_key = column_of_libraries(table, library_key)
     libraries = list(table.uns.get("spatial", {}))
     if library_key is None:
         if len(libraries) > 1:
@@ -179,7 +214,7 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
     images = {
         resolution: pixels
         for resolution, pixels in library.get("images", {}).items()
-        if np.ndim(pixels) == 3 and np.shape(pixels)[-1] in (3, 4) and f"tissue_{resolution}_scalef" in factors
+        if f"tissue_{resolution}_scalef" in factors and is_rgb_array(pixels)
     }
     if image_key is not None and image_key not in images:
         msg = f"No image {image_key!r} with a scale factor in `uns['spatial'][{name!r}]`; its images are {sorted(images)}."
@@ -189,7 +224,7 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
         return Slide(name, rows, centers, diameter, None, None)
     factor = float(factors[f"tissue_{chosen}_scalef"])
     height, width = np.shape(images[chosen])[:2]
-    inside = ((centers * factor >= 0) & (centers * factor <= (width, height))).all(axis=1).mean()
+    inside = share_inside(centers * factor, (width, height))
     if inside < COVERAGE:
         msg = (
             f"Image {chosen!r} of {name!r} ({width} × {height} pixels) lies elsewhere than the spots: {inside:.0%} of them "
@@ -197,7 +232,73 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
         )
         raise ValueError(msg)
     image = image_from_array(images[chosen], f"{name}/{chosen}")
-    return Slide(name, rows, centers * factor, diameter * factor, image, None)
+    stated = _stated_for_library(factors, name, factor)
+    return Slide(name, rows, centers * factor, diameter * factor, image, None, stated=stated)
+
+
+def _shapes_of_region(
+    sdata: SpatialData, table: AnnData, region: str, rows: NDArray[np.intp], instance_key: str
+) -> tuple[str, str]:
+    """Shapes of a region and the column of `obs` that names them.
+
+    They are the region itself; or, for a labels element (as readers of Xenium and Visium HD have it), circles or polygons
+    of the same ids in a coordinate system of the labels.
+
+    Raises
+    ------
+    ValueError
+        If the region is a labels element without such shapes.
+    """
+    if region in sdata.shapes:
+        return region, instance_key
+    from spatialdata.transformations import get_transformation
+
+    systems = set(get_transformation(sdata.labels[region], get_all=True))
+    # `rasterize_bins` numbers the labels anew, and keeps the ids of the bins; Xenium's cells have text ids, labels numbers
+    columns = [key for key in (instance_key.removeprefix(RELABELED), "cell_id") if key in table.obs]
+    fitting = [
+        (name, column)
+        for name, shapes in sdata.shapes.items()
+        if systems & set(get_transformation(shapes, get_all=True))
+        for column in dict.fromkeys(columns)
+        if shapes.index.isin(ids := table.obs[column].to_numpy()[rows]).sum() == len(np.unique(ids.astype(str)))
+    ]
+    if not fitting:
+        msg = (
+            f"The table annotates {region!r}, which is a labels element: spots need circles or polygons, and no shapes in the "
+            f"object ({sorted(sdata.shapes)}) have the ids in {columns}. Read Xenium with `cells_as_circles=True` and Visium "
+            "HD with `annotate_table_by_labels=False`; or make circles, `sdata['circles'] = spatialdata.to_circles("
+            f"sdata[{region!r}])`, and annotate them, `sdata.set_table_annotates_spatialelement(table_name, "
+            f"region='circles', region_key=..., instance_key={instance_key!r})`."
+        )
+        raise ValueError(msg)
+    # of cells rather than of nuclei; circles rather than polygons, whose centres are the same and cost nothing
+    best = max(fitting, key=lambda found: (_alike(found[0], region), "radius" in sdata.shapes[found[0]]))
+    logger.info("Slide %s is a labels element: the centres of shapes %r of the same ids are taken.", region, best[0])
+    return best
+
+
+def _alike(one: str, other: str) -> int:
+    """Length of what two names begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _stated_for_library(factors: Mapping[str, Any], name: str, factor: float) -> Scale | None:
+    """What Space Ranger's JSON says of Visium HD, for an image that is `factor` as large as the full resolution."""
+    value = factors.get("microns_per_pixel")
+    if value is None:
+        return None
+    return Scale(
+        positive_number(value, f"`microns_per_pixel` of {name!r}") / factor, "`microns_per_pixel` of Space Ranger"
+    )
+
+
+def _stated_by_bins(table: AnnData, names: Sequence[str], width: float) -> Scale | None:
+    """What the names of the bins of Visium HD say, `width` wide in pixels."""
+    side = bin_side_um([*names, table.obs_names[0]])
+    if side is None or not width > 0:
+        return None
+    return Scale(side / width, f"bins of {side:g} µm (their names say so), {width:.1f} px wide")
 
 
 def no_positions(table: AnnData) -> str:
@@ -224,7 +325,8 @@ def element_slide(
     ValueError
         If rows and shapes do not match, or the image does not lie under the spots.
     """
-    shapes = sdata.shapes[name]
+    shapes_name, instance_key = _shapes_of_region(sdata, table, name, rows, instance_key)
+    shapes = sdata.shapes[shapes_name]
     if not shapes.index.is_unique:
         repeated = [str(i) for i in shapes.index[shapes.index.duplicated()].unique()[:5]]
         msg = f"The index of shapes {name!r} holds some names more than once ({repeated}, ...): rows cannot be matched."
@@ -241,36 +343,46 @@ def element_slide(
     centers, diameter = shape_centers(shapes)
     centers, diameters = centers[positions], diameter[positions]
     _check_finite(centers, name)
+    width = float(np.median(diameters))
+    one_size = bool((np.abs(diameters - width) <= SAME_SIZE * width).mean() >= COVERAGE)
+    names = (name, shapes_name, *(key for key, item in sdata.tables.items() if item is table))
     images = {**sdata.images, **in_file}
     if image_key is not None and image_key not in images:
         msg = f"No image {image_key!r} in the SpatialData object; its images are {sorted(images)}."
         raise KeyError(msg)
     if image_key is not None:
-        found = images_over(sdata, name, centers, images={image_key: images[image_key]})
+        found = images_over(shapes, name, centers, images={image_key: images[image_key]})
     else:
         # the slide's file before what wsidata attaches of it as elements: a thumbnail, or all of its pixels
-        found = images_over(sdata, name, centers, images=in_file) or images_over(
-            sdata, name, centers, images=sdata.images
+        found = images_over(shapes, name, centers, images=in_file) or images_over(
+            shapes, name, centers, images=sdata.images
         )
     if image_key is not None and found is None:
         msg = (
-            f"Image {image_key!r} lies elsewhere than the spots of {name!r}, or shares no coordinate system with them, "
-            "or is not RGB. Check `spatialdata.transformations.get_transformation(element, get_all=True)` of both."
+            f"Image {image_key!r} lies elsewhere than the spots of {name!r}, or is not RGB: "
+            f"{why_no_image(shapes, centers, images={image_key: images[image_key]})}. The channels of H&E are red, green and "
+            "blue (`c_coords=['r', 'g', 'b']`). Where an image lies is said by "
+            "`spatialdata.transformations.get_transformation(element, get_all=True)`."
         )
         raise ValueError(msg)
     if found is None:
         from spatialdata.transformations import get_transformation
 
         first = next(iter(get_transformation(shapes, get_all=True)), None)
-        return Slide(name, rows, centers, float(np.median(diameters)), None, None, first)
+        why = why_no_image(shapes, centers, images=images)
+        return Slide(name, rows, centers, width, None, None, first, _stated_by_bins(table, names, width), one_size, why)
+    width *= found.pixels_per_unit
+    of_file = slide_um_per_px(sdata) if found.name == slide_name(sdata) else None
     return Slide(
         name,
         rows,
         found.to_pixels(centers),
-        float(np.median(diameters)) * found.pixels_per_unit,
+        width,
         image_of_element(images[found.name], found.name),
-        slide_um_per_px(sdata) if found.name == slide_name(sdata) else None,
+        None,
         found.coordinate_system,
+        _stated_by_bins(table, names, width) if of_file is None else Scale(of_file, "the slide's file"),
+        one_size,
     )
 
 

@@ -68,6 +68,7 @@ def fit_model(
     fit_spec: FitSpec,
     made_by: Sequence[Mapping[str, Any]],
     of_fold: Sequence[NDArray[np.float32]] = (),
+    spot_distance_um: float | None = None,
 ) -> tuple[Predictor, Spots]:
     """Fit a method. Nothing outside `rows` is looked at, genes and classes included.
 
@@ -86,6 +87,8 @@ def fit_model(
     of_fold
         Features of the training spots in every inner fold (n_training, n_features), where the encoder of the features
         has learnt from all of them.
+    spot_distance_um
+        Distance between neighbouring training spots in µm, if it is known.
 
     Returns
     -------
@@ -111,6 +114,7 @@ def fit_model(
         "n_neighbors": n_neighbors,
         "standardize": fit_spec.standardize,
         "completed_targets": fit_spec.complete,
+        "spot_distance_um": spot_distance_um,
         "seed": int(fit_spec.seed),
         "donors": sorted(set(train.donor.tolist())),
         # of the whole slide, also where only some of its donors are trained on

@@ -151,7 +151,7 @@ class TilePredictor:
             )
             raise ValueError(msg)
         spots = resolve_slides(alone, table_key="table", um_per_px=um_per_px)
-        require_images(spots)
+        require_images(spots, [field for block in made_by for field in block["field_um"]])
         paired = pair_encoders(made_by, None if encoder is None else resolve_encoders(encoder))
         specs: dict[str, list[FeatureSpec]] = {}
         for block, chosen in zip(made_by, paired, strict=True):

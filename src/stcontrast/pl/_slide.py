@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import dask.array as da
 import numpy as np
 
-from stcontrast._reading import lattice_pitch
+from stcontrast._reading import spot_distance
 from stcontrast.pp._crops import pick_level
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def read_picture(slide: Slide, *, max_px: int = PICTURE_PX) -> Picture:
     step = int(np.ceil(max(block.shape[1:]) / max_px))
     # chunk by chunk: a scan of gigabytes is never in memory as a whole
     coarse = da.coarsen(np.mean, block, {1: step, 2: step}, trim_excess=True) if step > 1 else block
-    shown = np.moveaxis(_as_uint8(coarse, pixels.dtype), 0, -1)
+    shown = np.moveaxis(np.rint(np.asarray(coarse)).astype(np.uint8), 0, -1)
     height, width = shown.shape[:2]
     right, bottom = (x0 + width * step) * factor, (y0 + height * step) * factor
     return Picture(low, high, shown, (x0 * factor, right, bottom, y0 * factor))
@@ -146,14 +146,14 @@ def scale_bar_um(width_um: float) -> float:
 def _diameter(slide: Slide) -> float:
     if np.isfinite(slide.diameter) and slide.diameter > 0:
         return slide.diameter
-    pitch = lattice_pitch(slide.centers)[0]
+    pitch = spot_distance(slide.centers)
     return 0.55 * pitch if np.isfinite(pitch) else 1.0
 
 
 def _polygons(slide: Slide, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     diameter = _diameter(slide)
     # bins touch each other, round spots never do
-    touching = diameter > 0.9 * lattice_pitch(slide.centers)[0]
+    touching = diameter > 0.9 * spot_distance(slide.centers)
     n_corners = 4 if touching else 36
     angle = 2 * np.pi * (np.arange(n_corners) + 0.5) / n_corners
     corner = np.column_stack([np.cos(angle), np.sin(angle)]) * diameter / 2 * (np.sqrt(2) if touching else 1.0)
@@ -173,9 +173,3 @@ def _fill(ax: Axes, slide: Slide, chosen: NDArray[np.bool_], **colors: Any) -> P
     )
     ax.add_collection(filled, autolim=False)
     return filled
-
-
-def _as_uint8(block: da.Array, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
-    # averages are fractions: the range is that of the source's type
-    full = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1.0
-    return np.clip(np.rint(np.asarray(block) * (255.0 / full)), 0, 255).astype(np.uint8)

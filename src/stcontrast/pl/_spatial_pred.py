@@ -35,7 +35,7 @@ QUANTILES: Final = (0.01, 0.99)
 
 
 def spatial_pred(  # noqa: PLR0913
-    sdata: SpatialData,
+    sdata: SpatialData | AnnData,
     gene: str,
     *,
     prediction_key: str = PREDICTION_TABLE,
@@ -44,6 +44,7 @@ def spatial_pred(  # noqa: PLR0913
     slides: str | Sequence[str] | None = None,
     image_key: str | Mapping[str, str] | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
+    library_key: str | None = None,
     cmap: str | Colormap = "viridis",
     vmin: float | None = None,
     vmax: float | None = None,
@@ -61,7 +62,8 @@ def spatial_pred(  # noqa: PLR0913
     Parameters
     ----------
     sdata
-        SpatialData with a measured table and a prediction, as :func:`stcontrast.tl.predict_expression` writes it.
+        SpatialData with a measured table and a prediction, as :func:`stcontrast.tl.predict_expression` writes it; or the
+        prediction that it returns for an AnnData with scanpy's images in ``uns["spatial"]``, which is drawn alone.
     gene
         Name of a predicted gene.
     prediction_key
@@ -77,6 +79,8 @@ def spatial_pred(  # noqa: PLR0913
     um_per_px
         µm per pixel of the image's finest level, for the scale bar: a number or a mapping from slide to number; by
         default ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the spots.
+    library_key
+        AnnData only: column of `obs` that names the slide of a spot.
     cmap
         Colour map.
     vmin, vmax
@@ -95,7 +99,7 @@ def spatial_pred(  # noqa: PLR0913
     Raises
     ------
     TypeError
-        If the data are not a SpatialData.
+        If the data are neither a SpatialData nor a prediction with images.
     KeyError
         If the prediction, the gene, a slide, a table, a layer or an image is absent; the message lists the existing ones.
     ValueError
@@ -113,18 +117,23 @@ def spatial_pred(  # noqa: PLR0913
     >>> axes.shape
     (1, 2)
     """
+    from anndata import AnnData
     from spatialdata import SpatialData
 
-    if not isinstance(sdata, SpatialData):
+    alone = isinstance(sdata, AnnData) and "spatial" in sdata.uns and read_record(sdata, "prediction") is not None
+    if not alone and not isinstance(sdata, SpatialData):
         msg = (
             f"Expected a SpatialData object, found {type(sdata).__name__}: a table alone has no H&E to draw on. "
             f"Put the prediction into the SpatialData that it belongs to: `sdata[{prediction_key!r}] = prediction`."
         )
         raise TypeError(msg)
-    prediction = _prediction_table(sdata, prediction_key)
-    spots = resolve_slides(sdata, table_key=table_key, image_key=image_key, um_per_px=um_per_px)
-    measured = _find_gene(gene, prediction=prediction, measured=spots.table, prediction_key=prediction_key)
-    predicted = _predicted_expression(prediction, gene, spots)
+    prediction = sdata if isinstance(sdata, AnnData) else _prediction_table(sdata, prediction_key)
+    spots = resolve_slides(
+        sdata, table_key=table_key, image_key=image_key, um_per_px=um_per_px, library_key=library_key
+    )
+    table = spots.table[:, []] if alone else spots.table
+    measured = _find_gene(gene, prediction=prediction, measured=table, prediction_key=prediction_key)
+    predicted = _column(prediction, prediction.X, gene) if alone else _predicted_expression(prediction, gene, spots)
     observed = np.full(len(predicted), np.nan)
     if measured:
         observed = _observed_expression(spots.table, gene, layer=layer)

@@ -11,7 +11,7 @@ from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, resolve_all
 from stcontrast._records import read_record, write_record
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import check_features, chosen_encoders, features_for
+from stcontrast.tl._features import check_features, chosen_encoders, features_for, warn_of_spacing
 from stcontrast.tl._write import check_donor_key, provenance_of
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def classify(  # noqa: PLR0913
         _check_slots(source.table, key_added)
     chosen = chosen_encoders(model, encoder)
     check_features(sources, model, encoders=chosen)
+    warn_of_spacing(sources, model)
     for source in sources:
         features = features_for(source, model, encoders=chosen)
         slide, xy = source.slide_and_xy()

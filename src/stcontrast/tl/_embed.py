@@ -13,7 +13,7 @@ from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_F
 from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes
 from stcontrast._records import read_record
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import check_features, chosen_encoders, features_for
+from stcontrast.tl._features import check_features, chosen_encoders, features_for, warn_of_spacing
 from stcontrast.tl._write import check_donor_key, provenance_of, write_embedding
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def embed(  # noqa: PLR0913
         _check_slots(source.table, key_added)
     chosen = chosen_encoders(model, encoder)
     check_features(sources, model, encoders=chosen)
+    warn_of_spacing(sources, model)
     # of all objects before the first is embedded: errors come before any work
     counts = [_counts(source.table, model, layer) if genes else None for source in sources]
     for source, of_source in zip(sources, counts, strict=True):

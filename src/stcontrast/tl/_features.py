@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES
-from stcontrast._reading import require_images
+from stcontrast._reading import middle_spots, require_images, spot_distance
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import N_COLOR, ColorEncoder, TextureEncoder, identity, resolve_encoders
 from stcontrast.pp._features import (
@@ -45,9 +46,14 @@ __all__ = [
     "features_to_fit",
     "keep_features",
     "parse_slots",
+    "spot_distance_um",
+    "warn_of_spacing",
 ]
 
 logger = logging.getLogger(__name__)
+
+# spots that are so many times farther apart than those of training are another kind of spot
+OTHER_SPACING: Final = 1.5
 
 type Record = dict[str, Any]
 """What made a block of features: slot of `obsm`, encoder, fields in µm, perhaps stain, and number of features."""
@@ -85,8 +91,17 @@ def parse_slots(use_rep: str | Sequence[str] | None, *, asked: bool) -> tuple[st
     return tuple(slots)
 
 
-def check_slots(sources: Sequence[Sections], slots: Sequence[str]) -> None:
+def check_slots(sources: Sequence[Sections], slots: Sequence[str], fields: tuple[float, ...] | None) -> None:
     """Raise where features to learn from are absent and cannot be made: only the default slot can.
+
+    Parameters
+    ----------
+    sources
+        The user's objects.
+    slots
+        Slots of `obsm`.
+    fields
+        Sides of the crops in µm; `None` for the default ones.
 
     Raises
     ------
@@ -106,7 +121,7 @@ def check_slots(sources: Sequence[Sections], slots: Sequence[str]) -> None:
                     )
                     raise ValueError(msg)
             elif slot == IMAGE_FEATURES:
-                require_images(source)
+                require_images(source, fields or DEFAULT_FIELDS_UM)
             else:
                 msg = (
                     f"`use_rep`: no slot {slot!r} in `obsm` of an object with the slides "
@@ -232,7 +247,34 @@ def check_features(sources: Sequence[Sections], model: Predictor, *, encoders: S
                     f"({record['n_features']} a spot), found {found}. Put features made the same way there."
                 )
                 raise ValueError(msg)
-            require_images(source)
+            require_images(source, record["field_um"])
+
+
+def spot_distance_um(sources: Sequence[Sections]) -> float | None:
+    """Median distance in µm between neighbouring spots, over slides; `None` where no slide has a known scale."""
+    known = [
+        spot_distance(middle_spots(slide.centers)) * slide.um_per_px
+        for source in sources
+        for slide in source.slides
+        if slide.um_per_px is not None and len(slide.centers) > 1
+    ]
+    known = [value for value in known if np.isfinite(value)]
+    return float(np.median(known)) if known else None
+
+
+def warn_of_spacing(sources: Sequence[Sections], model: Predictor) -> None:
+    """Warn where spots lie much denser or sparser than those that the model was trained on."""
+    trained = model.spec.get("spot_distance_um")
+    for source in sources:
+        for slide in source.slides:
+            here = spot_distance_um([replace(source, slides=[slide])])
+            if trained is None or here is None or max(here, trained) < OTHER_SPACING * min(here, trained):
+                continue
+            logger.warning(
+                "Slide %r: neighbouring spots are %.3g µm apart, and %.3g µm on the slides that the model was trained on. "
+                "The model learnt what is in a spot of that size and around it: predictions may be poor. Bin or grid the "
+                "slide at the training's distance, or train on slides like this one.", slide.name, here, trained,
+            )  # fmt: skip
 
 
 def features_or_specs(
@@ -292,7 +334,7 @@ def color_features(
         start += width
     fields = next((tuple(record["field_um"]) for record in made_by if record["field_um"]), DEFAULT_FIELDS_UM)
     for source in sources:
-        require_images(source)
+        require_images(source, fields)
     spec = FeatureSpec(ColorEncoder(), fields)
     found = _stack([encode_spots(source, [spec])[0] for source in sources], IMAGE_FEATURES)
     return found, [{"slot": IMAGE_FEATURES, **spec.record, "n_features": found.shape[1]}]

@@ -11,7 +11,7 @@ from stcontrast._keys import IMAGE_EMBEDDING
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
 from stcontrast.tl._embed import embeddings_of
-from stcontrast.tl._features import check_features, chosen_encoders, features_for
+from stcontrast.tl._features import check_features, chosen_encoders, features_for, warn_of_spacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,6 +127,7 @@ def find_similar(  # noqa: PLR0913
     queries = [_rows(source.table, spots) for source in sources]
     chosen = chosen_encoders(model, encoder)
     check_features(sources, model, encoders=chosen)
+    warn_of_spacing(sources, model)
     parts = []
     for source, rows in zip(sources, queries, strict=True):
         features = features_for(source, model, encoders=chosen)

@@ -16,7 +16,14 @@ from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, genes_to_mod
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
-from stcontrast.tl._features import block_widths, check_slots, color_features, features_to_fit, parse_slots
+from stcontrast.tl._features import (
+    block_widths,
+    check_slots,
+    color_features,
+    features_to_fit,
+    parse_slots,
+    spot_distance_um,
+)
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl._write import check_prediction_slot, prediction_table, write_embedding
 
@@ -192,7 +199,7 @@ def fit(  # noqa: PLR0913
     for source in sources:
         check_prediction_slot(source, PREDICTION_TABLE)
     if tuning is None:
-        check_slots(sources, slots)
+        check_slots(sources, slots, fields)
     else:
         tuning.check_sources(sources)
     spots = gather(sources, keys, gene_side=gene_side)
@@ -212,7 +219,10 @@ def fit(  # noqa: PLR0913
     if asked.uses_color:
         features, made_by = color_features(sources, features, made_by)
     spots = replace(spots, features=features, blocks=block_widths(made_by))
-    model, train = fit_model(spots, rows, method=method, fit_spec=fit_spec, made_by=made_by, of_fold=of_fold)
+    model, train = fit_model(
+        spots, rows, method=method, fit_spec=fit_spec, made_by=made_by, of_fold=of_fold,
+        spot_distance_um=spot_distance_um(sources),
+    )  # fmt: skip
     model.tower = tower
     _write_embeddings(sources, model, model.method.embed(train))
     _write_predictions(sources, spots, model, donor_key=keys.donor_key or keys.batch_key)

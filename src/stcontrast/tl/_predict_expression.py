@@ -12,7 +12,7 @@ from stcontrast._data.gather import depth_of
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import check_features, chosen_encoders, features_for, features_or_specs
+from stcontrast.tl._features import check_features, chosen_encoders, features_for, features_or_specs, warn_of_spacing
 from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import (
     check_donor_key,
@@ -121,6 +121,7 @@ def predict_expression(  # noqa: PLR0913
     if store is not None:
         _check_store(Path(store), sources, model)
     check_features(sources, model, encoders=chosen)
+    warn_of_spacing(sources, model)
     returned: list[AnnData] = []
     for source in sources:
         if store is not None:

@@ -128,7 +128,7 @@ class Tuning:
     def check_sources(self, sources: Sequence[Sections]) -> None:
         """Raise where an image is missing, or the slot of the tuned features holds something else."""
         for source in sources:
-            require_images(source)
+            require_images(source, self.fields)
             if TUNED_FEATURES not in source.table.obsm:
                 continue
             if describe(source, TUNED_FEATURES)[0]["encoder"]["kind"] != "tuned":

@@ -54,6 +54,13 @@ def check_prediction_slot(source: Sections, key: str) -> None:
     raise ValueError(msg)
 
 
+def _images_of(source: Sections) -> dict[str, Any]:
+    """An AnnData's ``uns["spatial"]``, its arrays not copied: what plots need of the slide."""
+    if source.is_spatialdata or "spatial" not in source.table.uns:
+        return {}
+    return {"spatial": {name: dict(library) for name, library in source.table.uns["spatial"].items()}}
+
+
 def check_donor_key(sources: Sequence[Sections], key: str | None) -> None:
     """Raise where the column is named and absent."""
     for source in sources:
@@ -191,7 +198,9 @@ def prediction_frame(
     donor_key: str | None,
 ) -> dict[str, Any]:
     """What a prediction table has in addition to its numbers: `obs`, `var`, `obsm` and `uns`."""
-    carried = [key for key in (source.region_key, source.instance_key, donor_key) if key and key in source.table.obs]
+    images = _images_of(source)
+    named = (source.region_key, source.instance_key, source.library_key if images else None, donor_key)
+    carried = [key for key in named if key and key in source.table.obs]
     obs = pd.DataFrame(source.table.obs[list(dict.fromkeys(carried))].copy(), index=source.table.obs_names)
     obs[IN_DISTRIBUTION] = in_distribution
     # an AnnData's own positions, in pixels of the full resolution, not of the image that scanpy kept
@@ -210,5 +219,5 @@ def prediction_frame(
         "obs": obs,
         "var": pd.DataFrame({HELD_OUT_R: model.calibration.held_out_r}, index=pd.Index(model.genes)),
         "obsm": {"spatial": source.slide_and_xy()[1] if own is None else own},
-        "uns": {UNS: {"prediction": record}},
+        "uns": {UNS: {"prediction": record}} | images,
     }

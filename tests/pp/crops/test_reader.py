@@ -220,36 +220,6 @@ def test_levels_show_the_same_place() -> None:
     assert np.abs(from_fine - from_both).max() <= 5  # a pixel astray is 10
 
 
-@pytest.mark.parametrize(
-    "convert",
-    [
-        lambda p: p.astype(np.uint16) * 257,
-        lambda p: p.astype(np.float32) / 255,
-        lambda p: p.astype(np.float64) / 255,
-    ],
-    ids=["uint16", "float32", "float64"],
-)
-def test_other_types_of_pixels_are_brought_to_eight_bits(convert: Any) -> None:
-    expected = cut(lazy(PICTURE), points(5), side=20, size_px=20)
-    found = cut(lazy(convert(PICTURE)), points(5), side=20, size_px=20)
-    np.testing.assert_array_equal(found, expected)
-    assert found.dtype == np.uint8
-
-
-def test_a_hole_in_a_floating_image_is_white() -> None:
-    pixels = np.full((40, 40, 3), np.nan)
-    assert (cut(lazy(pixels), [[20, 20]], side=10, size_px=10) == 255).all()
-
-
-@pytest.mark.parametrize(
-    ("pixels", "message"),
-    [(PICTURE.astype(np.int64), "found int64"), (PICTURE.astype(np.float32), "between 0 and 1, found 25[0-9]")],
-)
-def test_pixels_of_unknown_range_are_refused(pixels: np.ndarray, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        cut(lazy(pixels), [[40, 40]], side=20, size_px=20)
-
-
 def test_far_outside_is_background_and_costs_nothing() -> None:
     image = lazy(PICTURE)
     assert (cut(image, [[-1e6, 50], [50, 1e7]], side=20, size_px=4) == background_color(image)).all()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from stcontrast._reading import lattice_pitch
+from stcontrast._reading import find_lattice
 from stcontrast.pp._tissue import Geometry, lattice_points, tissue_fraction
 
 GEOMETRIES = st.sampled_from(["visium", "square"])
@@ -19,10 +19,11 @@ def test_neighbours_are_one_pitch_apart_and_the_lattice_fills_the_middle(
     width: float, height: float, pitch: float, geometry: Geometry
 ) -> None:
     centers, array = lattice_points(width, height, pitch=pitch, geometry=geometry)
-    found, neighbors = lattice_pitch(centers)
-    assert found == pytest.approx(pitch, rel=1e-9)
     if min(width, height) > 8 * pitch:
-        assert neighbors == (6 if geometry == "visium" else 4)
+        found = find_lattice(centers)
+        assert found is not None
+        assert found.pitch == pytest.approx(pitch, rel=1e-9)
+        assert found.neighbors == (6 if geometry == "visium" else 4)
     nearest = cKDTree(centers).query(centers, k=2)[0][:, 1]
     np.testing.assert_allclose(nearest, pitch, rtol=1e-9)
     low, high = centers.min(axis=0), (width, height) - centers.max(axis=0)

@@ -15,7 +15,7 @@ from spatialdata.transformations import Affine, Identity, Scale, get_transformat
 import stcontrast as stc
 from stcontrast._reading import resolve_slides
 from stcontrast.pp._crops import tiles as _tiles
-from tests.synthetic import image
+from tests.synthetic import image, picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -259,3 +259,10 @@ def test_what_cannot_be_done_is_said_before_anything_is_written() -> None:
         np.array([[1.0, 1.0]]), geometry=0, radius=1.0, transformations={"away": Identity()}
     )
     refuse(ValueError, "share no coordinate system", apart, tissue="mine")
+
+
+def test_a_pitch_of_less_than_two_pixels_is_refused() -> None:
+    sdata = SpatialData(images={"he": image(picture(), {"a": Identity()})})
+    with pytest.raises(ValueError, match=r"'he': at 1e\+04 µm per pixel `pitch_um=100` is 0.01 pixels, less than 2"):
+        stc.pp.tissue_grid(sdata, um_per_px=1e4, tissue=None)
+    assert not sdata.shapes

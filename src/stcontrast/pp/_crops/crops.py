@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["crops"]
 
+# side of a returned crop
+LARGEST_PX: Final = 8192
+
 
 def crops(
     data: SpatialData | AnnData,
@@ -34,7 +37,7 @@ def crops(
     """Cut the square of H&E around every spot.
 
     The side is true in µm whatever the scan; the centre is placed to a fraction of a pixel; the pyramid level is
-    the coarsest that needs no enlarging, averaged down (never resized and centre-cropped, which would change the
+    the coarsest that needs no enlarging (for a wide field of an image without one, it is made on the way), averaged down (never resized and centre-cropped, which would change the
     field of view). Beyond the border of the image, crops show the colour of the slide without tissue. Crops keep the image's own axes: a transformation
     that rotates the slide moves the centres, not the crops.
 
@@ -49,9 +52,12 @@ def crops(
         Side of the returned crop in pixels.
     um_per_px
         µm per pixel of the image's finest level, a number or a mapping from slide to number. By default
-        ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the lattice of the spots and logged.
+        ``uns["stcontrast"]["um_per_px"]`` of the table, else what the files say (a WSIData; the bins of Visium HD), else
+        derived from the lattice of the spots (Visium, legacy ST) and logged. A value that contradicts these by more than
+        5 % is warned of.
     spot_diameter_um
-        Diameter (or side) of a spot in µm, to derive µm per pixel from: 55 for Visium, 100 for legacy ST.
+        Diameter (or side) of a spot in µm, to derive µm per pixel from the width of the shapes: 65 for Visium as Space
+        Ranger writes it, 100 for legacy ST. Not needed for a lattice that is known.
     table_key
         Table that holds the spots; the only one by default.
     image_key
@@ -69,7 +75,8 @@ def crops(
     KeyError
         If a table, image or column is absent.
     ValueError
-        If a slide has no image, an image does not lie under its spots, or µm per pixel is unknown.
+        If a slide has no image, an image does not lie under its spots, µm per pixel is unknown, or the field has less than
+        2 pixels or is more than twice as wide as the image.
 
     Examples
     --------
@@ -78,8 +85,11 @@ def crops(
     >>> stc.pp.crops(sdata, field_um=100, size_px=64).shape
     (30, 64, 64, 3)
     """
-    if not np.isfinite(field_um) or field_um <= 0 or size_px < 1:
-        msg = f"`field_um` and `size_px` must be positive numbers, found {field_um!r} and {size_px!r}."
+    if not np.isfinite(field_um) or field_um <= 0 or not 1 <= size_px <= LARGEST_PX:
+        msg = (
+            f"`field_um` and `size_px` must be positive numbers, `size_px` at most {LARGEST_PX}, found {field_um!r} and "
+            f"{size_px!r}."
+        )
         raise ValueError(msg)
     spots = resolve_slides(
         data,
@@ -89,7 +99,7 @@ def crops(
         spot_diameter_um=spot_diameter_um,
         library_key=library_key,
     )
-    require_images(spots)
+    require_images(spots, [field_um])
     cut = np.empty((spots.table.n_obs, size_px, size_px, 3), dtype=np.uint8)
     with progress(total=spots.table.n_obs, description="crops", unit="spot") as bar:
         for slide in spots.slides:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
+from stcontrast.pp._crops.levels import with_coarse_levels
 from stcontrast.pp._crops.tiles import Tiles, background_color
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import SlideImage
 
-__all__ = ["iter_batches", "iter_crops", "pick_level"]
+__all__ = ["iter_batches", "iter_crops"]
 
 # threads that read tiles; a remote store needs several reads at once
 READERS: Final = 4
@@ -63,9 +64,8 @@ class Field:
     stop: NDArray[np.int_]
 
     @classmethod
-    def of(cls, image: SlideImage, centers: NDArray[np.float64], side: float, size_px: int) -> Field:
+    def of(cls, image: SlideImage, centers: NDArray[np.float64], side: float, size_px: int, level: int) -> Field:
         """The windows around centres (n_spots, 2), x and y, in pixels of the finest level."""
-        level = pick_level(image, side / size_px)
         factor = image.downsampling[level]
         low, high = (centers - side / 2) / factor, (centers + side / 2) / factor
         # the filter reaches one output pixel beyond the window, or one source pixel when it enlarges
@@ -97,12 +97,6 @@ class Window:
                 # four times as fast as to turn the axes of the block
                 to[..., channel] = of[channel]
         return canvas
-
-
-def pick_level(image: SlideImage, pixels_per_output: float) -> int:
-    """The coarsest level of the pyramid that still has one pixel or more for every pixel of the output."""
-    fitting = [i for i, factor in enumerate(image.downsampling) if factor <= pixels_per_output * (1 + 1e-6)]
-    return max(fitting, default=0, key=lambda i: image.downsampling[i])
 
 
 def iter_crops(
@@ -170,14 +164,17 @@ def _walk(
     """Position of a spot and its crops, one for each side, spots in the order of the tiles."""
     if len(centers) == 0:
         return
-    levels = {pick_level(image, side / size_px) for side in sides}
-    tiles = {level: Tiles(image.levels[level], computed=level > 0) for level in levels}
+    pyramid, levels = with_coarse_levels(image, sides, size_px)
+    tiles = {level: Tiles(pyramid.levels[level], computed=level > 0) for level in set(levels)}
     with (
         ThreadPoolExecutor(READERS, thread_name_prefix="stcontrast-tiles") as readers,
         ThreadPoolExecutor(min(os.cpu_count() or 1, CUTTERS), thread_name_prefix="stcontrast-crops") as cutters,
     ):
-        for order in _stretches(image, centers, max(sides), tiles):
-            fields = [Field.of(image, centers[order], side, size_px) for side in sides]
+        for order in _stretches(pyramid, centers, max(sides), tiles):
+            fields = [
+                Field.of(pyramid, centers[order], side, size_px, level)
+                for side, level in zip(sides, levels, strict=True)
+            ]
             with closing(_Held(image, fields, tiles, readers)) as held:
                 cuts: deque[tuple[int, Future[list[NDArray[np.uint8]]]]] = deque()
                 for step, i in enumerate(order.tolist()):

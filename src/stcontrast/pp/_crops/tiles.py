@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast.pp._crops.levels import computed_once
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import SlideImage
 
-__all__ = ["Tiles", "as_uint8", "background_color"]
+__all__ = ["Tiles", "background_color"]
 
 # several smaller chunks are read together: every read has a cost
 TILE_PX: Final = 1024
@@ -34,7 +36,7 @@ class Tiles:
     Parameters
     ----------
     pixels
-        Lazy array (3, height, width).
+        Lazy array (3, height, width), uint8.
     computed
         Whether it is computed at once where it is a recipe of many steps, for which it must not be too large.
 
@@ -46,6 +48,8 @@ class Tiles:
 
     def __init__(self, pixels: Any, *, computed: bool = False) -> None:
         self._pixels = _stored(pixels, computed=computed)
+        if self._pixels is pixels:
+            self._pixels = computed_once(pixels)
         self.shape: tuple[int, int] = (int(pixels.shape[1]), int(pixels.shape[2]))
         chunks: Any = [(size,) for size in self.shape]
         if isinstance(self._pixels, np.ndarray):
@@ -102,7 +106,7 @@ class Tiles:
         if hasattr(block, "compute"):
             # this runs on a thread, possibly in a forked process, where dask's pool would hang
             block = block.compute(scheduler="synchronous")
-        return as_uint8(np.asarray(block))
+        return np.asarray(block)
 
 
 def _stored(pixels: Any, *, computed: bool) -> Any:
@@ -140,28 +144,6 @@ def _merged(sizes: Any) -> NDArray[np.intp]:
             edges.append(stop)
         stop += int(size)
     return np.array([*edges, stop], dtype=np.intp)
-
-
-def as_uint8(block: NDArray[Any]) -> NDArray[np.uint8]:
-    """Pixels as bytes, whatever they were stored as.
-
-    Raises
-    ------
-    ValueError
-        If they are neither bytes, nor 16 bits, nor fractions of 1.
-    """
-    if block.dtype == np.uint8:
-        return block
-    if block.dtype == np.uint16:
-        return (block // 257).astype(np.uint8)
-    if np.issubdtype(block.dtype, np.floating):
-        # scanpy keeps images as fractions of 1; interpolation may overshoot a little
-        if np.nanmax(block, initial=0.0) > 2.0:
-            msg = f"A floating RGB image must lie between 0 and 1, found {np.nanmax(block):g}: convert it to uint8."
-            raise ValueError(msg)
-        return np.clip(np.rint(np.nan_to_num(block, nan=1.0) * 255.0), 0, 255).astype(np.uint8)
-    msg = f"An RGB image must be uint8, uint16 or floating (0 to 1), found {block.dtype}."
-    raise ValueError(msg)
 
 
 def background_color(image: SlideImage) -> NDArray[np.uint8]:

@@ -87,7 +87,7 @@ def image_features(  # noqa: PLR0913
     um_per_px
         µm per pixel of the image's finest level, a number or a mapping from slide to number; see :func:`crops`.
     spot_diameter_um
-        Diameter of a spot in µm, to derive µm per pixel from: 55 for Visium, 100 for legacy ST.
+        Diameter of a spot in µm, to derive µm per pixel from; see :func:`crops`.
     table_key
         Table that holds the spots; the only one by default.
     image_key
@@ -116,8 +116,8 @@ def image_features(  # noqa: PLR0913
     KeyError
         If a table, image or column is absent.
     ValueError
-        If a slide has no image, an image does not lie under its spots, µm per pixel is unknown, an encoder is named
-        twice, or the slot holds something that stcontrast has not written. Before any work is done.
+        If a slide has no image, an image does not lie under its spots, µm per pixel is unknown, a field has
+        less than 2 pixels or is more than twice as wide as the image, an encoder is named twice, or the slot holds something that stcontrast has not written. Before any work is done.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def image_features(  # noqa: PLR0913
         spot_diameter_um=spot_diameter_um,
         library_key=library_key,
     )
-    require_images(sections)
+    require_images(sections, fields)
     chosen = resolve_encoders(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
     normalizer = resolve_stain(stain)
     specs = [FeatureSpec(item, fields, normalizer) for item in chosen]

@@ -48,6 +48,8 @@ type PerImage[T] = T | Mapping[str, T]
 # pixels of the tissue mask: along a spot, and in all
 MASK_PER_SPOT: Final = 8
 MASK_PX: Final = 4_000_000
+# fewest pixels between neighbouring spots
+FEWEST_PX: Final = 2.0
 
 
 def tissue_grid(  # noqa: PLR0913
@@ -166,6 +168,13 @@ def tissue_grid(  # noqa: PLR0913
         msg = f"`shapes_key` names one element for {len(images)} images {images}: give a mapping from image to name."
         raise ValueError(msg)
     scales = {image: positive_number(_of(um_per_px, image), f"`um_per_px` of {image!r}") for image in images}
+    for image, scale in scales.items():
+        if pitch_um / scale < FEWEST_PX:
+            msg = (
+                f"Image {image!r}: at {scale:.4g} µm per pixel `pitch_um={pitch_um:g}` is {pitch_um / scale:.3g} pixels, less "
+                f"than {FEWEST_PX:g}. Check `um_per_px` (µm for one pixel of the image's finest level)."
+            )
+            raise ValueError(msg)
     stems = {image: image if seen is sdata else image.rsplit(".", 1)[0] for image in images}
     names = {image: f"{stems[image]}_spots" if shapes_key is None else _of(shapes_key, image) for image in images}
     _check_free(sdata, list(names.values()), table_key, overwrite=overwrite)

@@ -185,7 +185,7 @@ def cross_validate(  # noqa: PLR0913
     chosen = None if encoder is None or tuning is not None else resolve_encoders(encoder)
     sources, gene_side = split_gene_side(resolve_all(data, keys), slots=slots)
     if tuning is None:
-        check_slots(sources, slots)
+        check_slots(sources, slots, fields)
     else:
         tuning.check_sources(sources)
     spots = gather(sources, keys, gene_side=gene_side)

@@ -320,7 +320,8 @@ def _scaled(slide: Slide, *, given: float | None, stored: PerSlide[float], spot_
         value = None if scale is None else scale.um_per_px
         if scale is not None:
             logger.info("%s: %.4g µm per pixel, from %s.", slide.name, scale.um_per_px, scale.source)
-    return replace(slide, um_per_px=value)
+    derived = given is None and spot_diameter_um is None and slide.um_per_px is None
+    return replace(slide, um_per_px=value, scale_derived=derived)
 
 
 def _report_overlap(slides: list[Slide]) -> None:

@@ -55,6 +55,8 @@ class Slide:
         µm per unit of `centers`; `None` if unknown.
     coordinate_system
         Coordinate system that spots and image share.
+    scale_derived
+        Whether `um_per_px` was derived from the spots, not given.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Slide:
     image: SlideImage | None
     um_per_px: float | None
     coordinate_system: str | None = None
+    scale_derived: bool = False
 
 
 @dataclass(frozen=True, slots=True)

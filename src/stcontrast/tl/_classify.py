@@ -11,7 +11,7 @@ from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, resolve_all
 from stcontrast._records import read_record, write_record
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import check_features, chosen_encoders, features_for
+from stcontrast.tl._features import chosen_encoders, features_for, plan_features
 from stcontrast.tl._write import check_donor_key, provenance_of
 
 if TYPE_CHECKING:
@@ -96,9 +96,10 @@ def classify(  # noqa: PLR0913
     for source in sources:
         _check_slots(source.table, key_added)
     chosen = chosen_encoders(model, encoder)
-    check_features(sources, model.spec["image_features"], encoders=chosen)
-    for source in sources:
-        features = features_for(source, model.spec["image_features"], encoders=chosen)
+    made_by = model.spec["image_features"]
+    planned = plan_features(sources, made_by, encoders=chosen)
+    for source, blocks in zip(sources, planned, strict=True):
+        features = features_for(source, made_by, blocks)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
         proba = model.predict(features, slide=slide, xy=xy, depth=depth).proba

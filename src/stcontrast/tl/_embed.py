@@ -13,7 +13,7 @@ from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_F
 from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes
 from stcontrast._records import read_record
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import check_features, chosen_encoders, features_for
+from stcontrast.tl._features import chosen_encoders, features_for, plan_features
 from stcontrast.tl._write import check_donor_key, provenance_of, write_embedding
 
 if TYPE_CHECKING:
@@ -120,11 +120,12 @@ def embed(  # noqa: PLR0913
     for source in sources:
         _check_slots(source.table, key_added)
     chosen = chosen_encoders(model, encoder)
-    check_features(sources, model.spec["image_features"], encoders=chosen)
+    made_by = model.spec["image_features"]
+    planned = plan_features(sources, made_by, encoders=chosen)
     # of all objects before the first is embedded: errors come before any work
     counts = [_counts(source.table, model, layer) if genes else None for source in sources]
-    for source, of_source in zip(sources, counts, strict=True):
-        features = features_for(source, model.spec["image_features"], encoders=chosen)
+    for source, blocks, of_source in zip(sources, planned, counts, strict=True):
+        features = features_for(source, made_by, blocks)
         found = embeddings_of(source, model, features, counts=of_source)
         provenance = provenance_of(source, model, features, donor_key=donor_key)
         written = write_embedding(source.table, model, found, provenance=provenance, key_added=key_added)

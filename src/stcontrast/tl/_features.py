@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,11 @@ from stcontrast.pp._encoders import N_COLOR, ColorEncoder, TextureEncoder, ident
 from stcontrast.pp._features import (
     DEFAULT_FIELDS_UM,
     FeatureSpec,
+    at_recorded_scale,
+    changed_since,
     encode_spots,
     feature_spec,
+    is_ours,
     join_records,
     pair_encoders,
     split_blocks,
@@ -35,16 +39,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "block_widths",
-    "check_features",
     "check_slots",
     "chosen_encoders",
     "color_features",
     "describe",
     "features_for",
-    "features_or_specs",
     "features_to_fit",
     "keep_features",
     "parse_slots",
+    "plan_features",
+    "with_recorded_scale",
 ]
 
 logger = logging.getLogger(__name__)
@@ -52,6 +56,8 @@ logger = logging.getLogger(__name__)
 type Record = dict[str, Any]
 """What made a block of features: slot of `obsm`, encoder, fields in µm, perhaps stain, and number of features."""
 type Block = tuple[NDArray[Any], Record]
+type Planned = NDArray[np.float32] | FeatureSpec
+"""A block of features that is there, or what it is to be made with."""
 
 
 def parse_slots(use_rep: str | Sequence[str] | None, *, asked: bool) -> tuple[str, ...]:
@@ -154,15 +160,105 @@ def features_to_fit(
     to_make = [FeatureSpec(encoder, fields or DEFAULT_FIELDS_UM) for encoder in chosen]
     for slot in slots:
         _check_alike(sources, slot, [spec.record for spec in to_make], encoders=encoders, fields=fields)
+    # of all objects before the first is encoded: errors come before any work
+    to_encode = {
+        (slot, i): to_make if slot not in source.table.obsm else _outdated(source, slot, encoders=encoders)
+        for slot in slots
+        for i, source in enumerate(sources)
+    }
     made_by: list[Record] = []
     columns = []
     for slot in slots:
-        for source in sources:
-            if slot not in source.table.obsm:
-                keep_features(source, *encode_spots(source, to_make), slot)
+        for i, source in enumerate(sources):
+            if specs := to_encode[slot, i]:
+                keep_features(source, *_encoded(source, specs, slot), slot)
         made_by += describe(sources[0], slot)
         columns.append(_stack([np.asarray(source.table.obsm[slot], dtype=np.float32) for source in sources], slot))
+    if IMAGE_FEATURES in slots:
+        _say_what_is_unknown(sources, made_by)
     return (columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)), made_by
+
+
+def _say_what_is_unknown(sources: Sequence[Sections], made_by: Sequence[Record]) -> None:
+    """Features in our own slot without our record: say what they are taken for."""
+    for record in made_by:
+        if record["slot"] == IMAGE_FEATURES and record["encoder"]["kind"] == "given":
+            logger.warning(
+                "`obsm[%r]` of %s has no record of what made it (`spatialdata.concatenate` drops `uns`): its %d columns are "
+                "taken for features of your own. The model will need features made the same way, in the same slot, of every "
+                "new slide. If `stc.pp.image_features` made them, call it again on the joined object (`overwrite=True`) or "
+                "give the objects as a list.",
+                IMAGE_FEATURES, [slide.name for source in sources for slide in source.slides][:5], record["n_features"],
+            )  # fmt: skip
+
+
+def _outdated(source: Sections, slot: str, *, encoders: Sequence[Encoder] | None) -> list[FeatureSpec]:
+    """What to make the features of a slot with again; empty where they still match what they were made of."""
+    made_by = describe(source, slot)
+    if made_by[0]["encoder"]["kind"] == "given" or not _changed(source, slot):
+        return []
+    return [
+        feature_spec(record, encoder=encoder)
+        for record, encoder in zip(made_by, pair_encoders(made_by, encoders), strict=True)
+    ]
+
+
+def _changed(source: Sections, slot: str) -> bool:
+    """Whether features that we made no longer match a slide; its name and what has changed are logged at WARNING.
+
+    Raises
+    ------
+    ValueError
+        If the slot holds something else than what was written there.
+    """
+    features, record = np.asarray(source.table.obsm[slot]), read_record(source.table, "image_features", slot)
+    if record is None:
+        return False
+    if not is_ours(features, record):
+        raise ValueError(_was_changed(slot))
+    outdated = False
+    block, of_block = split_blocks(features, record)[0]
+    for slide in source.slides:
+        then = at_recorded_scale(slide, of_block, of_block)
+        if then.um_per_px != slide.um_per_px and slide.um_per_px is not None:
+            logger.warning(
+                "Slide %s: its image features in `obsm[%r]` were made at %.4g µm per pixel, and its spots suggest %.4g. The "
+                "features are used as they are; give `um_per_px` to say what is right.",
+                slide.name, slot, then.um_per_px, slide.um_per_px,
+            )  # fmt: skip
+        reason = changed_since(then, of_block, block[slide.rows], of_block)
+        if reason is not None:
+            logger.warning(
+                "Slide %s: its image features in `obsm[%r]` no longer match the slide, as %s. They are made again.",
+                slide.name, slot, reason,
+            )  # fmt: skip
+            outdated = True
+    if outdated:
+        require_images(with_recorded_scale(source, slot))
+    return outdated
+
+
+def with_recorded_scale(source: Sections, slot: str) -> Sections:
+    """The object with its slides at the scale that features in a slot were made at, unless the user gave another."""
+    record = read_record(source.table, "image_features", slot) if slot in source.table.obsm else None
+    if record is None or not (blocks := split_blocks(np.asarray(source.table.obsm[slot]), record)):
+        return source
+    _, of_block = blocks[0]
+    return replace(source, slides=[at_recorded_scale(slide, of_block, of_block) for slide in source.slides])
+
+
+def _encoded(source: Sections, specs: Sequence[FeatureSpec], slot: str) -> tuple[NDArray[np.float32], Record]:
+    """Features and their record; slides whose features in the slot still match are not encoded again."""
+    there, record = source.table.obsm.get(slot), read_record(source.table, "image_features", slot)
+    return encode_spots(with_recorded_scale(source, slot), specs, there=there, record=record)
+
+
+def _was_changed(slot: str) -> str:
+    return (
+        f"`obsm[{slot!r}]` is not what its record says: it was changed after `stc.pp.image_features` wrote it. Make it again "
+        "with `stc.pp.image_features(..., overwrite=True)`, or move your own features to a slot of another name "
+        "(`use_rep`)."
+    )
 
 
 def _check_alike(
@@ -199,10 +295,12 @@ def block_widths(made_by: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     return tuple(int(record["n_features"]) for record in made_by)
 
 
-def check_features(
+def plan_features(
     sources: Sequence[Sections], made_by: Sequence[Record], *, encoders: Sequence[Encoder] | None
-) -> None:
-    """Raise where features of the kind that a model wants are absent and cannot be made.
+) -> list[list[Planned]]:
+    """The blocks of features that a model wants, for every object: those that are there, or what to make them with.
+
+    Features that are there and no longer match their slide are to be made again, with a warning.
 
     Parameters
     ----------
@@ -212,6 +310,11 @@ def check_features(
         What made every block of the model's features.
     encoders
         One for every block that the user has not given, instead of those in the records.
+
+    Raises
+    ------
+    ValueError
+        If features are absent and cannot be made, or a slot was changed after it was written. Before any work.
     """
     paired = pair_encoders(made_by, encoders)
     for record, encoder in zip(made_by, paired, strict=True):
@@ -221,48 +324,47 @@ def check_features(
                 "`encoder`."
             )
             raise ValueError(msg)
-    for source in sources:
-        for record in made_by:
-            if _present(source, record) is not None:
-                continue
-            if record["encoder"]["kind"] == "given":
-                slot = record["slot"]
-                found = brief(describe(source, slot)) if slot in source.table.obsm else "none"
-                msg = (
-                    f"The model was trained on features of the user's own in `obsm[{slot!r}]` "
-                    f"({record['n_features']} a spot), found {found}. Put features made the same way there."
-                )
-                raise ValueError(msg)
+    return [_planned(source, made_by, paired) for source in sources]
+
+
+def _planned(source: Sections, made_by: Sequence[Record], encoders: Sequence[Encoder | None]) -> list[Planned]:
+    there = [_present(source, record) for record in made_by]
+    slots = {str(record["slot"]) for record, block in zip(made_by, there, strict=True) if block is not None}
+    changed = {slot for slot in sorted(slots) if _changed(source, slot)}
+    planned: list[Planned] = []
+    for record, block, encoder in zip(made_by, there, encoders, strict=True):
+        slot = record["slot"]
+        if block is not None and slot not in changed:
+            planned.append(block)
+            continue
+        if record["encoder"]["kind"] == "given":
+            found = brief(describe(source, slot)) if slot in source.table.obsm else "none"
+            msg = (
+                f"The model was trained on features of the user's own in `obsm[{slot!r}]` "
+                f"({record['n_features']} a spot), found {found}. Put features made the same way there."
+            )
+            raise ValueError(msg)
+        if block is None:
             require_images(source)
+        planned.append(feature_spec(record, encoder=encoder))
+    return planned
 
 
-def features_or_specs(
-    source: Sections, made_by: Sequence[Record], *, encoders: Sequence[Encoder] | None
-) -> list[NDArray[np.float32] | FeatureSpec]:
-    """Every block of one object's features as a model wants it, or the spec to make it with where it is not there."""
-    found: list[NDArray[np.float32] | FeatureSpec] = []
-    for record, encoder in zip(made_by, pair_encoders(made_by, encoders), strict=True):
-        there = _present(source, record)
-        found.append(feature_spec(record, encoder=encoder) if there is None else there)
-    return found
-
-
-def features_for(
-    source: Sections, made_by: Sequence[Record], *, encoders: Sequence[Encoder] | None
-) -> NDArray[np.float32]:
+def features_for(source: Sections, made_by: Sequence[Record], planned: Sequence[Planned]) -> NDArray[np.float32]:
     """Features of one object as a model wants them (n_spots, n_features): blocks that are there, and others made.
 
-    New features are kept in the table where the slot is free; a slot that holds others is left as it is.
+    New features are kept in the table where the slot is free, or holds what we made and no longer matches; a slot that
+    holds others is left as it is.
     """
-    blocks = features_or_specs(source, made_by, encoders=encoders)
     parts = []
-    for slot, of_slot in groupby(zip(made_by, blocks, strict=True), key=lambda pair: str(pair[0]["slot"])):
-        found = [
-            encode_spots(source, [block]) if isinstance(block, FeatureSpec) else (block, {}) for _, block in of_slot
-        ]
+    for slot, of_slot in groupby(zip(made_by, planned, strict=True), key=lambda pair: str(pair[0]["slot"])):
+        wanted, blocks = zip(*of_slot, strict=True)
+        found = [_encoded(source, [block], slot) if isinstance(block, FeatureSpec) else (block, {}) for block in blocks]
         parts.append(np.concatenate([part for part, _ in found], axis=1))
-        if slot not in source.table.obsm:
-            keep_features(source, parts[-1], join_records([record for _, record in found]), slot)
+        made = [record for _, record in found if record]
+        free = slot not in source.table.obsm
+        if free or (len(made) == len(wanted) and same_features(describe(source, slot), wanted)):
+            keep_features(source, parts[-1], join_records(made), slot)
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
@@ -354,11 +456,7 @@ def _blocks(source: Sections, slot: str) -> list[Block]:
         return [(features, {"slot": slot, "encoder": given, "field_um": [], "n_features": width})]
     blocks = split_blocks(features, record)
     if not blocks:
-        msg = (
-            f"`obsm[{slot!r}]` has {features.shape[1]} columns, which is not what its record says: it was changed after "
-            "`stc.pp.image_features` wrote it. Make it again, or move your own features to a slot of another name."
-        )
-        raise ValueError(msg)
+        raise ValueError(_was_changed(slot))
     kept = ("encoder", "stain", "n_features")
     return [
         (part, {"slot": slot, "field_um": [float(value) for value in made_by["field_um"]]}

@@ -11,7 +11,7 @@ from stcontrast._keys import IMAGE_EMBEDDING
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
 from stcontrast.tl._embed import embeddings_of
-from stcontrast.tl._features import check_features, chosen_encoders, features_for
+from stcontrast.tl._features import chosen_encoders, features_for, plan_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,10 +126,11 @@ def find_similar(  # noqa: PLR0913
         raise ValueError(msg)
     queries = [_rows(source.table, spots) for source in sources]
     chosen = chosen_encoders(model, encoder)
-    check_features(sources, model.spec["image_features"], encoders=chosen)
+    made_by = model.spec["image_features"]
+    planned = plan_features(sources, made_by, encoders=chosen)
     parts = []
-    for source, rows in zip(sources, queries, strict=True):
-        features = features_for(source, model.spec["image_features"], encoders=chosen)
+    for source, blocks, rows in zip(sources, planned, queries, strict=True):
+        features = features_for(source, made_by, blocks)
         image = embeddings_of(source, model, features, among=rows)[IMAGE_EMBEDDING]
         found, similarity = model.method.search(image[rows], k=k, by=by)
         parts.append(_matches(source, model, rows, found, similarity))

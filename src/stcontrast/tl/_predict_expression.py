@@ -12,7 +12,7 @@ from stcontrast._data.gather import depth_of
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import check_features, chosen_encoders, features_for, features_or_specs
+from stcontrast.tl._features import chosen_encoders, features_for, plan_features, with_recorded_scale
 from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import (
     check_donor_key,
@@ -120,15 +120,18 @@ def predict_expression(  # noqa: PLR0913
     chosen = chosen_encoders(model, encoder)
     if store is not None:
         _check_store(Path(store), sources, model)
-    check_features(sources, model.spec["image_features"], encoders=chosen)
+    made_by = model.spec["image_features"]
+    planned = plan_features(sources, made_by, encoders=chosen)
     returned: list[AnnData] = []
-    for source in sources:
+    for item, blocks in zip(sources, planned, strict=True):
+        source = item
         if store is not None:
-            blocks = features_or_specs(source, model.spec["image_features"], encoders=chosen)
+            for record in made_by:
+                source = with_recorded_scale(source, record["slot"])
             table = predict_to_store(source, model, Path(store), blocks=blocks, donor_key=donor_key)
             _hand_over(source, key_added, table, returned)
             continue
-        features = features_for(source, model.spec["image_features"], encoders=chosen)
+        features = features_for(source, made_by, blocks)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
         prediction = model.predict(features, slide=slide, xy=xy, depth=depth)

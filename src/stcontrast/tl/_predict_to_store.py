@@ -15,7 +15,7 @@ from stcontrast._files import ResumableStore, RowsFile, content_hash, written_wh
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import progress
 from stcontrast._slides import rows_by_slide
-from stcontrast.pp._features import FeatureSpec, encode_slides, slide_fingerprint
+from stcontrast.pp._features import FeatureSpec, encode_slides, print_of_slide, window_places
 from stcontrast.tl._write import interval_holds, prediction_frame, provenance_of, warn_of_intervals
 
 if TYPE_CHECKING:
@@ -69,12 +69,19 @@ def predict_to_store(
     n_spots = source.table.n_obs
     description = {
         "model_id": model.model_id,
-        "spots": content_hash([source.table.obs_names.astype(str).tolist()])[:32],
+        "spots": content_hash(
+            [source.table.obs_names.astype(str).tolist()]
+            + [part for slide in source.slides for part in (slide.name, slide.rows, slide.centers.round(3))]
+        )[:32],
         "features": [
-            [slide_fingerprint(slide, block) for slide in source.slides] if isinstance(block, FeatureSpec) else None
+            [print_of_slide(slide, block.record, window_places(slide.centers)) for slide in source.slides]
+            if isinstance(block, FeatureSpec)
+            else content_hash([np.asarray(block)])
             for block in blocks
         ],
-        "donor_key": donor_key,
+        "donor_key": None
+        if donor_key is None
+        else [donor_key, content_hash([source.table.obs[donor_key].astype(str).tolist()])],
     }
     store = ResumableStore(path.with_name(f"{path.name}.partial"), description, argument="store")
     if store.resumed:

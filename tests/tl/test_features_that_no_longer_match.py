@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import spatialdata as sd
+from anndata import AnnData
 from spatialdata import SpatialData
 
 import stcontrast as stc
@@ -211,7 +212,9 @@ def test_without_an_image_they_are_taken_as_they_are(colored: SpatialData, ridge
     adata = as_anndata(colored)[table.obs_names].copy()
     adata.uns["stcontrast"] = {"image_features": table.uns["stcontrast"]["image_features"]}
     adata.obsm["spatial"] = np.zeros((adata.n_obs, 2)) + np.arange(adata.n_obs)[:, None]
-    assert stc.tl.predict_expression(adata, ridge).shape == (40, len(ridge.genes))
+    found = stc.tl.predict_expression(adata, ridge)
+    assert isinstance(found, AnnData)
+    assert found.shape == (40, len(ridge.genes))
 
 
 def test_a_callable_is_not_made_again_without_the_callable(colored: SpatialData) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stcontrast._reading.columns import are_numbers, look_alike, names_of, obs_column
 from stcontrast._reading.counts import not_a_count, raw_counts, shared_genes
 from stcontrast._reading.elements import (
     Placement,
@@ -44,13 +45,17 @@ __all__ = [
     "SlideImage",
     "add_tile_table",
     "affine_matrix",
+    "are_numbers",
     "as_list",
     "check_square_pixels",
     "image_from_array",
     "image_of_element",
     "images_over",
     "lattice_pitch",
+    "look_alike",
+    "names_of",
     "not_a_count",
+    "obs_column",
     "positive_number",
     "raw_counts",
     "require_images",

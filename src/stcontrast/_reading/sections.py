@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from stcontrast._keys import IMAGE_FEATURES
+from stcontrast._reading.columns import names_of, obs_column
 from stcontrast._reading.elements import COVERAGE, image_from_array, image_of_element, images_over, shape_centers
 from stcontrast._reading.wsi import slide_name, slide_um_per_px
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading.elements import SlideImage
+from stcontrast._reading.elements import SlideImage
 
 __all__ = [
     "Sections",
@@ -130,7 +132,7 @@ def table_region_keys(table: AnnData) -> tuple[list[str], str, str]:
             msg = f"The table's attributes name the column {key!r}, which `obs` lacks; its columns are {sorted(table.obs.columns)}."
             raise KeyError(msg)
     # the regions that have rows: a subset table may still name slides that it no longer holds
-    return list(dict.fromkeys(table.obs[region_key].astype(str))), region_key, instance_key
+    return list(dict.fromkeys(obs_column(table, region_key).astype(str))), region_key, instance_key
 
 
 def library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArray[np.intp]]:
@@ -154,7 +156,7 @@ def library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArra
     if library_key not in table.obs:
         msg = f"No column {library_key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
         raise KeyError(msg)
-    names = table.obs[library_key].astype(str).to_numpy()
+    names = names_of(obs_column(table, library_key))
     return {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names)}
 
 
@@ -232,15 +234,7 @@ def element_slide(
         repeated = [str(i) for i in shapes.index[shapes.index.duplicated()].unique()[:5]]
         msg = f"The index of shapes {name!r} holds some names more than once ({repeated}, ...): rows cannot be matched."
         raise ValueError(msg)
-    instances = table.obs[instance_key].to_numpy()[rows]
-    positions = shapes.index.get_indexer(instances)
-    if (positions < 0).any():
-        lost = [str(i) for i in instances[positions < 0][:5]]
-        msg = (
-            f"{int((positions < 0).sum())} rows of the table have no shape in {name!r} (`{instance_key}`: {lost}, ...); "
-            f"the shapes are indexed {[str(i) for i in shapes.index[:5]]}, ..."
-        )
-        raise ValueError(msg)
+    positions = _positions_of(obs_column(table, instance_key).to_numpy()[rows], shapes.index, name, instance_key)
     centers, diameter = shape_centers(shapes)
     centers, diameters = centers[positions], diameter[positions]
     _check_finite(centers, name)
@@ -275,6 +269,32 @@ def element_slide(
         slide_um_per_px(sdata) if found.name == slide_name(sdata) else None,
         found.coordinate_system,
     )
+
+
+def _positions_of(instances: NDArray[Any], index: pd.Index, name: str, instance_key: str) -> NDArray[np.intp]:
+    """Position in the index of a shapes element of every instance; ids of two types are compared as names.
+
+    Raises
+    ------
+    ValueError
+        If an instance is not there.
+    """
+    positions = index.get_indexer(pd.Index(instances))
+    lost = positions < 0
+    if lost.all():
+        # how an id is kept (1, 1.0 or "1") depends on the file that it was read from
+        known = pd.Index(names_of(index))
+        found = known.get_indexer(pd.Index(names_of(instances))) if known.is_unique else positions
+        if (found >= 0).all():
+            return found
+    if lost.any():
+        msg = (
+            f"{int(lost.sum())} rows of the table have no shape in {name!r} (`{instance_key}`: "
+            f"{instances[lost][:5].tolist()}, ...); the shapes are indexed {index[:5].tolist()}, .... The ids of the "
+            f"table are of type {pd.Index(instances).inferred_type}, those of the shapes of type {index.inferred_type}."
+        )
+        raise ValueError(msg)
+    return positions
 
 
 def _check_finite(centers: NDArray[np.float64], name: str) -> None:

@@ -14,6 +14,7 @@ from stcontrast._data.spots import Spots
 from stcontrast._files import ResumableStore, RowsFile, content_hash, written_whole
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import progress
+from stcontrast._reading import names_of, obs_column
 from stcontrast._slides import rows_by_slide
 from stcontrast.pp._features import FeatureSpec, encode_slides, print_of_slide, window_places
 from stcontrast.tl._write import interval_holds, prediction_frame, provenance_of, warn_of_intervals
@@ -81,7 +82,7 @@ def predict_to_store(
         ],
         "donor_key": None
         if donor_key is None
-        else [donor_key, content_hash([source.table.obs[donor_key].astype(str).tolist()])],
+        else [donor_key, content_hash([names_of(obs_column(source.table, donor_key))])],
     }
     store = ResumableStore(path.with_name(f"{path.name}.partial"), description, argument="store")
     if store.resumed:

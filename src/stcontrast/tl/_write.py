@@ -18,7 +18,8 @@ from stcontrast._keys import (
     UNS,
     UPPER,
 )
-from stcontrast._records import read_record, write_record
+from stcontrast._reading import names_of, obs_column
+from stcontrast._records import read_record, storable, write_record
 from stcontrast.fitted._fit import fingerprint_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def provenance_of(
         elif donor_key is None:
             result[slide.name] = "unknown-donor"
         else:
-            donors = set(source.table.obs[donor_key].astype(str).to_numpy()[slide.rows])
+            donors = set(names_of(obs_column(source.table, donor_key))[slide.rows].tolist())
             result[slide.name] = "in-donor" if donors & set(model.spec["donors"]) else "out-of-donor"
     return result
 
@@ -192,7 +193,7 @@ def prediction_frame(
 ) -> dict[str, Any]:
     """What a prediction table has in addition to its numbers: `obs`, `var`, `obsm` and `uns`."""
     carried = [key for key in (source.region_key, source.instance_key, donor_key) if key and key in source.table.obs]
-    obs = pd.DataFrame(source.table.obs[list(dict.fromkeys(carried))].copy(), index=source.table.obs_names)
+    obs = pd.DataFrame({key: obs_column(source.table, key) for key in carried}, index=source.table.obs_names)
     obs[IN_DISTRIBUTION] = in_distribution
     # an AnnData's own positions, in pixels of the full resolution, not of the image that scanpy kept
     own = None if source.is_spatialdata else np.asarray(source.table.obsm["spatial"], dtype=np.float64)[:, :2]
@@ -210,5 +211,5 @@ def prediction_frame(
         "obs": obs,
         "var": pd.DataFrame({HELD_OUT_R: model.calibration.held_out_r}, index=pd.Index(model.genes)),
         "obsm": {"spatial": source.slide_and_xy()[1] if own is None else own},
-        "uns": {UNS: {"prediction": record}},
+        "uns": {UNS: {"prediction": storable(record)}},
     }

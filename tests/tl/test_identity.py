@@ -46,6 +46,7 @@ def test_a_donor_in_two_types_is_one_donor(one: Callable[[int], Any], other: Cal
     assert model.spec["donors"] == ["1", "2"]
     new = section("new", seed=9, donor=one(2))
     predicted = stc.tl.predict_expression(new, model, donor_key="donor")
+    assert isinstance(predicted, ad.AnnData)
     assert predicted.uns["stcontrast"]["prediction"]["provenance"] == {"new": "in-donor"}
 
 
@@ -139,6 +140,7 @@ def test_names_of_slides_survive_a_file(name: str, suffix: str, tmp_path: Path) 
     model.save(tmp_path / "model")
     stc.tl.classify(objects[0], tmp_path / "model")
     predicted = stc.tl.predict_expression(objects[0], tmp_path / "model")
+    assert isinstance(predicted, ad.AnnData)
     made: dict[Record, ad.AnnData] = {"classification": objects[0], "prediction": predicted}
     for record, adata in made.items():
         path = tmp_path / f"{record}.{suffix}"

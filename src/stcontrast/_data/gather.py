@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from stcontrast._data.genes import lost_genes
 from stcontrast._data.spots import Spots
 from stcontrast._reading import are_numbers, look_alike, names_of, obs_column, raw_counts, shared_genes
 
@@ -127,11 +128,20 @@ def stack_tables(
         # depth over the full library, not over the shared genes
         depth.append(np.asarray(full.sum(axis=1), dtype=np.float64).ravel())
     label, classes = _stacked_labels(tables, label_key)
-    return Spots.of(
+    spots = Spots.of(
         slide, xy, name=np.concatenate([table.obs_names.to_numpy(dtype=np.str_) for table in tables]), genes=genes,
         counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")), depth=np.concatenate(depth), label=label,
         classes=classes, **known,
     )  # fmt: skip
+    for code, columns in lost_genes(spots.counts, spots.depth, slide).items():
+        logger.warning(
+            "%s: %d of %d genes have no count at all, and are well expressed on other slides, e.g. %s. Were tables with "
+            "different genes joined (`join='outer'` fills the gaps with zeros)? The zeros would be learnt as measured: give "
+            "the objects as a list, or join them with `join='inner'`.",
+            f"Slide {spots.slides[code]!r}" if len(spots.slides) > code else f"Slide {code + 1}",
+            len(columns), len(genes), [genes[i] for i in columns[:5]],
+        )  # fmt: skip
+    return spots
 
 
 def depth_of(source: Sections) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stcontrast._reading.columns import are_numbers, look_alike, names_of, obs_column
-from stcontrast._reading.counts import not_a_count, raw_counts, shared_genes
+from stcontrast._reading.counts import not_a_count, raw_counts
 from stcontrast._reading.elements import (
     Placement,
     SlideImage,
@@ -15,6 +15,7 @@ from stcontrast._reading.elements import (
     rgb_size,
     shape_centers,
 )
+from stcontrast._reading.gene_names import check_unique_genes, shared_genes, why_few_genes
 from stcontrast._reading.resolve import (
     Keys,
     as_list,
@@ -48,6 +49,7 @@ __all__ = [
     "are_numbers",
     "as_list",
     "check_square_pixels",
+    "check_unique_genes",
     "image_from_array",
     "image_of_element",
     "images_over",
@@ -75,4 +77,5 @@ __all__ = [
     "split_gene_side",
     "table_region_keys",
     "tiles_alone",
+    "why_few_genes",
 ]

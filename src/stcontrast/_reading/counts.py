@@ -1,4 +1,4 @@
-"""Raw counts and shared genes of tables, checked."""
+"""Raw counts of tables, checked."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import numpy as np
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
 
-__all__ = ["not_a_count", "raw_counts", "shared_genes"]
+__all__ = ["not_a_count", "raw_counts"]
 
 # values that are checked: enough to recognise counts, few enough to take milliseconds
 N_CHECKED: Final = 5_000_000
@@ -66,27 +64,3 @@ def not_a_count(values: Any) -> str | None:
     if looked_at.dtype.kind == "f" and (wrong := looked_at != np.rint(looked_at)).any():
         return f"the value {looked_at[wrong][0]:.4g} (not a whole number)"
     return None
-
-
-def shared_genes(tables: Sequence[AnnData]) -> list[str]:
-    """Genes that every table with genes has, in the order of the first.
-
-    Raises
-    ------
-    ValueError
-        If gene names are not unique, or none is shared.
-    """
-    with_genes = [table for table in tables if table.n_vars]
-    for table in with_genes:
-        if not table.var_names.is_unique:
-            msg = "Gene names are not unique; call `adata.var_names_make_unique()` first."
-            raise ValueError(msg)
-    if not with_genes:
-        return []
-    others = [set(table.var_names) for table in with_genes[1:]]
-    shared = [gene for gene in with_genes[0].var_names if all(gene in other for other in others)]
-    if not shared:
-        found = [list(table.var_names[:3]) for table in with_genes]
-        msg = f"The objects share no genes; their genes begin {found}. Do all use the same identifiers?"
-        raise ValueError(msg)
-    return shared

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES
-from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes
+from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes, why_few_genes
 from stcontrast._records import read_record
 from stcontrast.fitted import as_model
 from stcontrast.tl._features import chosen_encoders, features_for, plan_features
@@ -182,8 +182,8 @@ def _counts(
     absent = [gene for gene in model.genes if gene not in column]
     if absent:
         msg = (
-            f"The table lacks {len(absent)} of the {len(model.genes)} genes of the model: {absent[:5]}; its genes "
-            f"begin {list(table.var_names[:5])}. Are the identifiers the same? `genes=False` embeds the image side only."
+            f"The table lacks {len(absent)} of the {len(model.genes)} genes of the model: {absent[:5]}. "
+            f"{why_few_genes(model.genes, table)} `genes=False` embeds the image side only."
         )
         raise ValueError(msg)
     full = raw_counts(table, layer)

@@ -173,7 +173,8 @@ def gather_counts(
     names, slide = np.unique(named, return_inverse=True)
     batch = np.concatenate(slides) if batch_key is None else stacked_column(tables, batch_key, "batch_key")
     nowhere = np.zeros((len(slide), 2))
-    spots = stack_tables(tables, slide, nowhere, layer=layer, label_key=label_key, slides=names.tolist(), batch=batch)
+    plain = [name.partition("/")[2] for name in names.tolist()]
+    spots = stack_tables(tables, slide, nowhere, layer=layer, label_key=label_key, slides=plain, batch=batch)
     if not spots.has_counts:
         msg = "Nothing to learn from: no spot has any counts. Name the layer that holds raw counts with `layer`."
         raise ValueError(msg)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import zarr
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
@@ -18,7 +19,6 @@ from stcontrast._reading import not_a_count
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    import pandas as pd
     from anndata import AnnData
 
 __all__ = [
@@ -151,6 +151,21 @@ class CountsField(LayerField):
         """Raise unless the layer holds raw counts."""
         super().validate_field(adata)
         check_counts(self.get_field_data(adata), adata, self.attr_key)
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
+        """Raise unless the genes are those of the model, in its order: scvi-tools counts columns, and warns."""
+        genes, found = pd.Index(state_registry[self.COLUMN_NAMES_KEY]), adata_target.var_names
+        if not found.equals(genes):
+            same = len(found) == len(genes) and found.is_unique and found.isin(genes).all()
+            what = "in another order" if same else "and others, or lacks some"
+            msg = (
+                f"adata has the model's genes {what}: {first_few(found)}; the model has {first_few(genes)}. "
+                "adata[:, model.genes].copy() brings them into its order, prepare_query_anndata(adata, model) also adds "
+                "genes that are missing; get_latent_representation needs neither."
+            )
+            raise ValueError(msg)
+        registry: dict[str, Any] = super().transfer_field(state_registry, adata_target, **kwargs)
+        return registry
 
 
 def has_no_counts(adata: AnnData | None) -> bool:

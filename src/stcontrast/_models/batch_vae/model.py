@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -32,7 +33,7 @@ from stcontrast._models.batch_vae.training import HeldOutGroupsMixin
 from stcontrast._training import quiet_loggers, seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from os import PathLike
     from typing import Self
 
@@ -317,7 +318,7 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         data: AnnData | bool | None = adata
         if adata is None and not saved_adata.exists():
             data = False
-        with quiet_loggers(DOWNLOAD_LOGGER):
+        with quiet_loggers(DOWNLOAD_LOGGER), _genes_are_checked():
             return super().load(str(dir_path), data, accelerator=accelerator, device=device, prefix=prefix)
 
     @classmethod
@@ -348,8 +349,8 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         KeyError
             If the batch column or the layer is missing.
         ValueError
-            If the values are not raw counts, genes of the reference are missing, or the reference does not know a
-            class.
+            If the values are not raw counts, the genes are not those of the reference in its order, or the reference
+            does not know a class.
 
         Examples
         --------
@@ -357,7 +358,7 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         >>> mapped = BatchAgnosticVAE.load_query_data(new, model)  # doctest: +SKIP
         >>> mapped.train(max_epochs=20)  # doctest: +SKIP
         """
-        with quiet_loggers(DOWNLOAD_LOGGER):
+        with quiet_loggers(DOWNLOAD_LOGGER), _genes_are_checked():
             model: Self = super().load_query_data(adata, _as_path(reference_model), **kwargs)
         return model
 
@@ -398,6 +399,14 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         """
         with quiet_loggers(DOWNLOAD_LOGGER):
             return super().prepare_query_anndata(adata, _as_path(reference_model), return_reference_var_names, inplace)
+
+
+@contextmanager
+def _genes_are_checked() -> Iterator[None]:
+    """Without the warning of scvi-tools that genes differ: :class:`CountsField` raises where they do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`?var_names", category=UserWarning)
+        yield
 
 
 def _as_path(reference: Any) -> Any:

@@ -149,6 +149,11 @@ def image_features(  # noqa: PLR0913
         library_key=library_key,
     )
     require_images(sections)
+    if not sections.table.var_names.is_unique:
+        logger.warning(
+            "The table has gene names that are not unique, which `stc.tl.fit` will refuse: call "
+            "`adata.var_names_make_unique()`."
+        )
     chosen = resolve_encoders(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
     normalizer = resolve_stain(stain)
     specs = [FeatureSpec(item, fields, normalizer) for item in chosen]

@@ -59,4 +59,6 @@ def _plain(value: Any) -> Any:
     # zarr returns arrays for lists, and numpy scalars for numbers
     if isinstance(value, Mapping):
         return {key.replace("%2F", "/").replace("%25", "%"): _plain(item) for key, item in value.items()}
+    # of an AnnData that was opened lazily
+    value = value.compute() if hasattr(value, "compute") else value
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

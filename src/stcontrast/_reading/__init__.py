@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stcontrast._reading.columns import are_numbers, look_alike, names_of, obs_column
-from stcontrast._reading.counts import not_a_count, raw_counts
+from stcontrast._reading.columns import are_numbers, look_alike, names_of, obs_column, obsm_array
+from stcontrast._reading.counts import in_memory, not_a_count, on_disk, raw_counts, row_blocks
 from stcontrast._reading.elements import (
     Placement,
     SlideImage,
@@ -53,11 +53,14 @@ __all__ = [
     "image_from_array",
     "image_of_element",
     "images_over",
+    "in_memory",
     "lattice_pitch",
     "look_alike",
     "names_of",
     "not_a_count",
     "obs_column",
+    "obsm_array",
+    "on_disk",
     "positive_number",
     "raw_counts",
     "require_images",
@@ -65,6 +68,7 @@ __all__ = [
     "resolve_slides",
     "resolve_table",
     "rgb_size",
+    "row_blocks",
     "scale_from_spots",
     "shape_centers",
     "shared_genes",

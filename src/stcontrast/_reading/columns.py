@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["are_numbers", "look_alike", "names_of", "obs_column"]
+__all__ = ["are_numbers", "look_alike", "names_of", "obs_column", "obsm_array"]
 
 WHOLE = re.compile(r"[+-]?\d+\.0+")
 
@@ -24,6 +24,13 @@ def obs_column(table: AnnData, key: str) -> pd.Series:
     """A column of `obs` in memory, also of an AnnData that was opened lazily."""
     column = table.obs[key]
     return column if isinstance(column, pd.Series) else column.to_series()
+
+
+def obsm_array(table: AnnData, slot: str) -> NDArray[Any]:
+    """A slot of `obsm` in memory, also of a data frame or an AnnData that was opened lazily."""
+    values = np.asarray(table.obsm[slot])
+    # a data frame of Arrow or nullable types gives objects
+    return np.asarray(values, dtype=np.float64) if values.dtype.hasobject and are_numbers(values.ravel()) else values
 
 
 def names_of(values: Any) -> NDArray[np.str_]:

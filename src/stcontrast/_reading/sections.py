@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from stcontrast._keys import IMAGE_FEATURES
-from stcontrast._reading.columns import names_of, obs_column
+from stcontrast._reading.columns import names_of, obs_column, obsm_array
 from stcontrast._reading.elements import COVERAGE, image_from_array, image_of_element, images_over, shape_centers
 from stcontrast._reading.wsi import slide_name, slide_um_per_px
 
@@ -175,7 +175,7 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
             raise KeyError(no_positions(table))
         # counts alone: enough for the gene side of a model
         return Slide(name, rows, np.zeros((len(rows), 2)), np.nan, None, None)
-    centers = np.asarray(table.obsm["spatial"], dtype=np.float64)[rows, :2]
+    centers = np.asarray(obsm_array(table, "spatial"), dtype=np.float64)[rows, :2]
     _check_finite(centers, name)
     library = table.uns.get("spatial", {}).get(name, {})
     factors = library.get("scalefactors", {})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES
-from stcontrast._reading import require_images
+from stcontrast._reading import obsm_array, require_images
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import N_COLOR, ColorEncoder, TextureEncoder, identity, resolve_encoders
 from stcontrast.pp._features import (
@@ -173,7 +173,9 @@ def features_to_fit(
             if specs := to_encode[slot, i]:
                 keep_features(source, *_encoded(source, specs, slot), slot)
         made_by += describe(sources[0], slot)
-        columns.append(_stack([np.asarray(source.table.obsm[slot], dtype=np.float32) for source in sources], slot))
+        columns.append(
+            _stack([np.asarray(obsm_array(source.table, slot), dtype=np.float32) for source in sources], slot)
+        )
     if IMAGE_FEATURES in slots:
         _say_what_is_unknown(sources, made_by)
     return (columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)), made_by
@@ -211,7 +213,7 @@ def _changed(source: Sections, slot: str) -> bool:
     ValueError
         If the slot holds something else than what was written there.
     """
-    features, record = np.asarray(source.table.obsm[slot]), read_record(source.table, "image_features", slot)
+    features, record = obsm_array(source.table, slot), read_record(source.table, "image_features", slot)
     if record is None:
         return False
     if not is_ours(features, record):
@@ -241,7 +243,7 @@ def _changed(source: Sections, slot: str) -> bool:
 def with_recorded_scale(source: Sections, slot: str) -> Sections:
     """The object with its slides at the scale that features in a slot were made at, unless the user gave another."""
     record = read_record(source.table, "image_features", slot) if slot in source.table.obsm else None
-    if record is None or not (blocks := split_blocks(np.asarray(source.table.obsm[slot]), record)):
+    if record is None or not (blocks := split_blocks(obsm_array(source.table, slot), record)):
         return source
     _, of_block = blocks[0]
     return replace(source, slides=[at_recorded_scale(slide, of_block, of_block) for slide in source.slides])
@@ -249,7 +251,8 @@ def with_recorded_scale(source: Sections, slot: str) -> Sections:
 
 def _encoded(source: Sections, specs: Sequence[FeatureSpec], slot: str) -> tuple[NDArray[np.float32], Record]:
     """Features and their record; slides whose features in the slot still match are not encoded again."""
-    there, record = source.table.obsm.get(slot), read_record(source.table, "image_features", slot)
+    there = obsm_array(source.table, slot) if slot in source.table.obsm else None
+    record = read_record(source.table, "image_features", slot)
     return encode_spots(with_recorded_scale(source, slot), specs, there=there, record=record)
 
 
@@ -442,7 +445,7 @@ def _present(source: Sections, record: Record) -> NDArray[np.float32] | None:
 
 def _blocks(source: Sections, slot: str) -> list[Block]:
     """The blocks of features of a slot, with what made each."""
-    features = np.asarray(source.table.obsm[slot])
+    features = obsm_array(source.table, slot)
     if features.ndim != 2 or not features.shape[1] or features.dtype.kind not in "fiub":
         msg = (
             f"`obsm[{slot!r}]` must be an array of numbers (n_spots, n_features), found shape {features.shape}, type "

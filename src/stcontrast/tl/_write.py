@@ -18,7 +18,7 @@ from stcontrast._keys import (
     UNS,
     UPPER,
 )
-from stcontrast._reading import names_of, obs_column
+from stcontrast._reading import names_of, obs_column, obsm_array
 from stcontrast._records import read_record, storable, write_record
 from stcontrast.fitted._fit import fingerprint_of
 
@@ -196,7 +196,7 @@ def prediction_frame(
     obs = pd.DataFrame({key: obs_column(source.table, key) for key in carried}, index=source.table.obs_names)
     obs[IN_DISTRIBUTION] = in_distribution
     # an AnnData's own positions, in pixels of the full resolution, not of the image that scanpy kept
-    own = None if source.is_spatialdata else np.asarray(source.table.obsm["spatial"], dtype=np.float64)[:, :2]
+    own = None if source.is_spatialdata else np.asarray(obsm_array(source.table, "spatial"), dtype=np.float64)[:, :2]
     spec = model.spec
     record = {
         "units": spec["units"],

@@ -9,7 +9,7 @@ import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
-from stcontrast._reading import require_images, resolve_slides
+from stcontrast._reading import obsm_array, require_images, resolve_slides
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import cluster
@@ -157,8 +157,9 @@ def image_features(  # noqa: PLR0913
     chosen = resolve_encoders(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
     normalizer = resolve_stain(stain)
     specs = [FeatureSpec(item, fields, normalizer) for item in chosen]
-    there, record = sections.table.obsm.get(key_added), read_record(sections.table, "image_features", key_added)
-    ours = record is not None and there is not None and is_ours(np.asarray(there), record)
+    there = obsm_array(sections.table, key_added) if key_added in sections.table.obsm else None
+    record = read_record(sections.table, "image_features", key_added)
+    ours = record is not None and there is not None and is_ours(there, record)
     if there is not None and not ours and not overwrite:
         msg = (
             f"`obsm[{key_added!r}]` holds something that stcontrast has not written, or that was changed since: give "

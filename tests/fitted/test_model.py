@@ -120,7 +120,7 @@ def test_a_folder_that_is_no_readable_model_is_refused(model, tmp_path):
     spec = tmp_path / "model" / "spec.json"
     content = json.loads(spec.read_text())
     spec.write_text(json.dumps({**content, "format": 99}))
-    with pytest.raises(ValueError, match="saved in format 99, by stcontrast 0; this version reads format 3"):
+    with pytest.raises(ValueError, match="saved in format 99, by stcontrast 0; this version reads format 4"):
         stc.models.load(tmp_path / "model")
     spec.write_text(json.dumps({**content, "method": "lasso"}))
     with pytest.raises(ValueError, match="method 'lasso', which is not there"):

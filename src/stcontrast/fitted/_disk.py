@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["holds_model", "read_spec", "read_state", "read_tower", "write_model", "write_state"]
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 SPEC: Final = "spec.json"
 OLD_SPEC: Final = "card.json"
 TOWER: Final = "tower.safetensors"

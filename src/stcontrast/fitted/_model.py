@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stcontrast._data.design import standardize_slides
 from stcontrast._data.spots import Prediction, Spots
 from stcontrast._files import content_hash
+from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 from stcontrast.fitted._calibration import Calibration
 from stcontrast.fitted._disk import read_spec, read_state, read_tower, write_model
+from stcontrast.fitted._moments import StandardizeBy, TrainingMoments
 from stcontrast.methods._base import METHODS, Method
 
 if TYPE_CHECKING:
@@ -68,17 +71,20 @@ class Predictor(Learns):
     ----------
     bank
         Names, slides and donors of the training spots with counts, in the order that retrieval counts them.
+    moments
+        Mean and spread of the image features on the training slides.
     tower
         The encoder that was fine-tuned with it; `None` where the encoder was used as it is.
     """
 
-    learnt: ClassVar[tuple[str, ...]] = ("method", "calibration", "bank")
+    learnt: ClassVar[tuple[str, ...]] = ("method", "calibration", "bank", "moments")
 
     def __init__(self, method: Method, spec: dict[str, Any]) -> None:
         self.method = method
         self.spec = spec
         self.calibration = Calibration()
         self.bank: dict[str, NDArray[Any]] = {}
+        self.moments = TrainingMoments()
         self.tower: TunedEncoder | None = None
 
     def __repr__(self) -> str:
@@ -133,8 +139,13 @@ class Predictor(Learns):
         slide: NDArray[np.int64],
         xy: NDArray[np.float64],
         depth: NDArray[np.float64] | None = None,
+        standardize: StandardizeBy = "slide",
+        names: Sequence[str] = (),
     ) -> Spots:
-        """What the method sees of spots with these image features; see :meth:`predict`."""
+        """What the method sees of spots with these image features; see :meth:`predict`.
+
+        `names` are those of the slides, for what is said of them.
+        """
         blocks = self.spec["blocks"]
         if features.shape[1] != sum(blocks):
             msg = (
@@ -147,7 +158,17 @@ class Predictor(Learns):
             raise ValueError(msg)
         known = {"depth": depth} if self.method.oracle else {}
         spots = Spots.of(slide, xy, features=np.asarray(features, dtype=np.float32), blocks=blocks, **known)
-        return spots.with_design(n_neighbors=self.spec["n_neighbors"], standardize=self.spec["standardize"])
+        spots = spots.with_design(n_neighbors=self.spec["n_neighbors"], standardize="none")
+        if self.spec["standardize"] == "none":
+            return spots
+        if standardize == "training":
+            return replace(spots, design=self.moments.standardized(spots.design))
+        for rows in rows_by_slide(spots.slide):
+            code = int(spots.slide[rows[0]])
+            name = repr(names[code]) if code < len(names) else str(code)
+            self.moments.warn_of_part(name, len(rows), spots.features[rows].std(axis=0, dtype=np.float64))
+        standardize_slides(spots.design, spots.slide)
+        return spots
 
     def predict(
         self,
@@ -156,6 +177,8 @@ class Predictor(Learns):
         slide: NDArray[np.int64],
         xy: NDArray[np.float64],
         depth: NDArray[np.float64] | None = None,
+        standardize: StandardizeBy = "slide",
+        names: Sequence[str] = (),
     ) -> Prediction:
         """Predict from image features.
 
@@ -169,6 +192,10 @@ class Predictor(Learns):
             Centres of the spots (n_spots, 2), comparable within a slide.
         depth
             Measured counts of each spot (n_spots,), for an oracle alone; any other method never sees them.
+        standardize
+            As in :func:`stcontrast.tl.predict_expression`.
+        names
+            Names of the slides, for warnings.
 
         Returns
         -------
@@ -179,7 +206,9 @@ class Predictor(Learns):
         ValueError
             If the number of features differs from the training's, or an oracle is not given the depth.
         """
-        return self.predict_spots(self.unseen_spots(features, slide=slide, xy=xy, depth=depth))
+        return self.predict_spots(
+            self.unseen_spots(features, slide=slide, xy=xy, depth=depth, standardize=standardize, names=names)
+        )
 
     def predict_spots(self, spots: Spots) -> Prediction:
         """Predict spots that have features and a design."""
@@ -218,13 +247,18 @@ class Predictor(Learns):
             raise ValueError(msg)
 
     def neighbors(
-        self, features: NDArray[np.float32], *, slide: NDArray[np.int64], xy: NDArray[np.float64]
+        self,
+        features: NDArray[np.float32],
+        *,
+        slide: NDArray[np.int64],
+        xy: NDArray[np.float64],
+        standardize: StandardizeBy = "slide",
     ) -> Retrieved:
         """Which training spots a prediction by retrieval is made of.
 
         Parameters
         ----------
-        features, slide, xy
+        features, slide, xy, standardize
             As in :meth:`predict`.
 
         Returns
@@ -243,7 +277,7 @@ class Predictor(Learns):
         """
         import pandas as pd
 
-        found = self.method.neighbors(self.unseen_spots(features, slide=slide, xy=xy))
+        found = self.method.neighbors(self.unseen_spots(features, slide=slide, xy=xy, standardize=standardize))
         donors = self.spec["donors"]
         histogram = pd.DataFrame(found.histogram(self.bank["donor"], len(donors)), columns=pd.Index(donors))
         return Retrieved(self.bank["spot"][found.ids], found.weights, found.effective_k, histogram)

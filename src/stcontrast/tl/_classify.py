@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from stcontrast.fitted import Predictor
+    from stcontrast.fitted import Predictor, StandardizeBy
     from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["classify"]
@@ -34,6 +34,7 @@ def classify(  # noqa: PLR0913
     key_added: str = CLASS,
     donor_key: str | None = None,
     encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
+    standardize: StandardizeBy = "slide",
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -55,6 +56,11 @@ def classify(  # noqa: PLR0913
     encoder
         Only for a model that was trained with a callable, which is not saved with it. For a model of several encoders,
         all of them in a list, as they were for training.
+    standardize
+        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
+        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
+        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
+        with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
 
@@ -102,7 +108,14 @@ def classify(  # noqa: PLR0913
         features = features_for(source, made_by, blocks)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
-        proba = model.predict(features, slide=slide, xy=xy, depth=depth).proba
+        proba = model.predict(
+            features,
+            slide=slide,
+            xy=xy,
+            depth=depth,
+            standardize=standardize,
+            names=[item.name for item in source.slides],
+        ).proba
         table = source.table
         codes = proba.argmax(axis=1)
         table.obs[key_added] = pd.Categorical.from_codes(codes, categories=pd.Index(model.classes))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast._reading import Sections
-    from stcontrast.fitted import Predictor
+    from stcontrast.fitted import Predictor, StandardizeBy
     from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["find_similar"]
@@ -36,6 +36,7 @@ def find_similar(  # noqa: PLR0913
     k: int = 20,
     by: Literal["image", "gene"] = "image",
     encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
+    standardize: StandardizeBy = "slide",
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -67,6 +68,11 @@ def find_similar(  # noqa: PLR0913
         of this one suggests.
     encoder
         Only for a model that was trained with a callable, which is not saved with it.
+    standardize
+        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
+        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
+        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
+        with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
 
@@ -131,7 +137,7 @@ def find_similar(  # noqa: PLR0913
     parts = []
     for source, blocks, rows in zip(sources, planned, queries, strict=True):
         features = features_for(source, made_by, blocks)
-        image = embeddings_of(source, model, features, among=rows)[IMAGE_EMBEDDING]
+        image = embeddings_of(source, model, features, among=rows, standardize=standardize)[IMAGE_EMBEDDING]
         found, similarity = model.method.search(image[rows], k=k, by=by)
         parts.append(_matches(source, model, rows, found, similarity))
     matches = pd.concat(parts, ignore_index=True)

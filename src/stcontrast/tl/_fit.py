@@ -251,7 +251,7 @@ def _write_predictions(
 ) -> None:
     if not model.has_expression:
         return
-    prediction = model.predict(spots.features, slide=spots.slide, xy=spots.xy, depth=spots.depth)
+    prediction = model.predict(spots.features, slide=spots.slide, xy=spots.xy, depth=spots.depth, names=spots.slides)
     start = 0
     for source in sources:
         stop = start + source.table.n_obs

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast._reading import Sections
-    from stcontrast.fitted import Predictor
+    from stcontrast.fitted import Predictor, StandardizeBy
     from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["predict_expression"]
@@ -43,6 +43,7 @@ def predict_expression(  # noqa: PLR0913
     key_added: str = PREDICTION_TABLE,
     donor_key: str | None = None,
     encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
+    standardize: StandardizeBy = "slide",
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -69,6 +70,11 @@ def predict_expression(  # noqa: PLR0913
     encoder
         Only for a model that was trained with a callable, which is not saved with it. For a model of several encoders,
         all of them in a list, as they were for training.
+    standardize
+        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
+        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
+        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
+        with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
     store
@@ -128,13 +134,22 @@ def predict_expression(  # noqa: PLR0913
         if store is not None:
             for record in made_by:
                 source = with_recorded_scale(source, record["slot"])
-            table = predict_to_store(source, model, Path(store), blocks=blocks, donor_key=donor_key)
+            table = predict_to_store(
+                source, model, Path(store), blocks=blocks, donor_key=donor_key, standardize=standardize
+            )
             _hand_over(source, key_added, table, returned)
             continue
         features = features_for(source, made_by, blocks)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
-        prediction = model.predict(features, slide=slide, xy=xy, depth=depth)
+        prediction = model.predict(
+            features,
+            slide=slide,
+            xy=xy,
+            depth=depth,
+            standardize=standardize,
+            names=[item.name for item in source.slides],
+        )
         provenance = provenance_of(source, model, features, donor_key=donor_key)
         warn_of_intervals(model, provenance)
         rows = np.arange(source.table.n_obs)

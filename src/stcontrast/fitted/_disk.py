@@ -30,6 +30,9 @@ def write_model(
 ) -> None:
     """Write a model into a folder; see :meth:`stcontrast.models.Predictor.save`."""
     target = Path(directory)
+    if target.is_file():
+        msg = f"{str(target)!r} is a file: name a folder to save the model to."
+        raise FileExistsError(msg)
     if target.exists() and not overwrite:
         msg = f"{str(target)!r} exists; `overwrite=True` replaces the model in it."
         raise FileExistsError(msg)

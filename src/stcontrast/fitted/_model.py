@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from stcontrast._arguments import check_arguments, one_of
 from stcontrast._data.design import standardize_slides
 from stcontrast._data.spots import Prediction, Spots
 from stcontrast._files import content_hash
@@ -146,6 +147,7 @@ class Predictor(Learns):
 
         `names` are those of the slides, for what is said of them.
         """
+        check_arguments({"standardize": standardize}, standardize=one_of("slide", "training"))
         blocks = self.spec["blocks"]
         if features.shape[1] != sum(blocks):
             msg = (
@@ -316,6 +318,8 @@ def load(directory: str | PathLike[str]) -> Predictor:
     ------
     FileNotFoundError
         If there is no model.
+    NotADirectoryError
+        If it is a file.
     ValueError
         If it was written in another format or by a method that is not there.
 
@@ -326,6 +330,9 @@ def load(directory: str | PathLike[str]) -> Predictor:
     >>> stc.tl.predict_expression(sdata, model)  # doctest: +SKIP
     """
     folder = Path(directory)
+    if folder.is_file():
+        msg = f"{str(folder)!r} is a file: name the folder that the model was saved to."
+        raise NotADirectoryError(msg)
     spec = read_spec(folder)
     model = Predictor(METHODS[spec["method"]](**spec["method_spec"]), spec)
     model.restore(read_state(folder))

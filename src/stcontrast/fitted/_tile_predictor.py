@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._reading import add_tile_table, require_images, resolve_slides, tiles_alone
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import resolve_encoders
@@ -86,6 +87,7 @@ class TilePredictor:
     needs_coords: bool = True
     whole_slide: bool = True
 
+    @checked(standardize=one_of("slide", "training"))
     def __init__(self, model: Predictor, *, name: str = "stcontrast", standardize: StandardizeBy = "slide") -> None:
         model.require_expression()
         if model.method.oracle:

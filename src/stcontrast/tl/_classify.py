@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import depth_of
 from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, resolve_all
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["classify"]
 
 
+@checked(standardize=one_of("slide", "training"))
 def classify(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],

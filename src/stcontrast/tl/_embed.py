@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from stcontrast._arguments import FLAG, checked, one_of
 from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES
 from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes, why_few_genes
 from stcontrast._records import read_record
@@ -33,6 +34,7 @@ __all__ = ["embed", "embeddings_of"]
 logger = logging.getLogger(__name__)
 
 
+@checked(standardize=one_of("slide", "training"), genes=FLAG)
 def embed(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],

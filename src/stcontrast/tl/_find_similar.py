@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._keys import IMAGE_EMBEDDING
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["find_similar"]
 
 
+@checked(standardize=one_of("slide", "training"), by=one_of("image", "gene"))
 def find_similar(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],
@@ -116,12 +118,6 @@ def find_similar(  # noqa: PLR0913
     """
     model = as_model(model)
     model.require_embedding(to_search=True)
-    if k < 1:
-        msg = f"`k` must be at least 1, found {k}."
-        raise ValueError(msg)
-    if by not in ("image", "gene"):
-        msg = f"Unknown `by` {by!r}. Valid options are 'image' and 'gene'."
-        raise ValueError(msg)
     keys = Keys(
         table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,

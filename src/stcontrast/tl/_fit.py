@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import gather
 from stcontrast._keys import PREDICTION_TABLE, VAE_LATENT
 from stcontrast._reading import Keys, resolve_all, split_gene_side
@@ -40,6 +41,7 @@ __all__ = ["fit"]
 logger = logging.getLogger(__name__)
 
 
+@checked(standardize=one_of("slide", "none"))
 def fit(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,

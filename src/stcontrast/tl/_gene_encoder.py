@@ -144,6 +144,9 @@ def _read(folder: Path) -> BatchAgnosticVAE | Predictor:
     from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast.fitted import holds_model, load
 
+    if folder.is_file():
+        msg = f"`model`: {str(folder)!r} is a file: name the folder that the model was saved to."
+        raise NotADirectoryError(msg)
     if holds_model(folder):
         return load(folder)
     if not (folder / "model.pt").is_file():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import depth_of
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import Keys, resolve_all
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["predict_expression"]
 
 
+@checked(standardize=one_of("slide", "training"))
 def predict_expression(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],
@@ -171,6 +173,9 @@ def _check_store(path: Path, sources: Sequence[Sections], model: Predictor) -> N
     if path.suffix != ".zarr":
         msg = f"`store` must be the path of a zarr store, ending in '.zarr', found {str(path)!r}."
         raise ValueError(msg)
+    if any(parent.is_file() for parent in path.parents):
+        msg = f"`store`: a part of {str(path)!r} is a file, not a folder."
+        raise NotADirectoryError(msg)
     if path.exists():
         msg = f"{str(path)!r} exists: read it with `anndata.read_zarr`, remove it, or give another `store`."
         raise FileExistsError(msg)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import warnings
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from scvi.data.fields import (
 )
 from scvi.model import SCVI
 
+from stcontrast._arguments import check_arguments, one_of
 from stcontrast._models.batch_vae.counts import CountsField, check_categories, check_genes, check_layer
 from stcontrast._models.batch_vae.decoding import ClassesMixin, DecodingMixin, check_classes
 from stcontrast._models.batch_vae.encoding import EncodingMixin
@@ -138,10 +138,12 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        for name, weight in (("class_weight", class_weight), ("adversarial_weight", adversarial_weight)):
-            if not 0 <= weight < math.inf:
-                msg = f"{name} is {weight}; it must be a number of at least 0."
-                raise ValueError(msg)
+        given = {
+            "n_latent": n_latent, "n_hidden": n_hidden, "n_layers": n_layers, "class_weight": class_weight,
+            "adversarial_weight": adversarial_weight, "gene_likelihood": gene_likelihood,
+            "dropout_rate": kwargs.get("dropout_rate", 0.1), **({} if seed is None else {"seed": seed}),
+        }  # fmt: skip
+        check_arguments(given, gene_likelihood=one_of("nb", "zinb", "poisson"))
         if seed is None:
             seed = scvi.settings.seed or 0
         with seeded(seed):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import numpy as np
 from scipy.linalg import orthogonal_procrustes
 
+from stcontrast._arguments import checked, one_of, whole
 from stcontrast._data.folds import inner_folds
 from stcontrast._data.spots import Prediction
 from stcontrast._genespace import VaeSpace
@@ -87,6 +88,8 @@ class Stcontrast(Method):
     reference: ClassVar[str] = "stcontrast; after TPIRBAE (Nishimura et al. 2025) and BLEEP (Xie et al. 2023)"
     learnt: ClassVar[tuple[str, ...]] = ("weights", "weights_rest_on", "slope", "parts", "subtypes", "class_unit")
 
+    # without any epoch the towers stay as they were drawn: to measure what training adds
+    @checked(gene_space=one_of(*N_COORDINATES), loss=one_of(*LOSSES), max_epochs=whole(0))
     def __init__(  # noqa: PLR0913
         self,
         *,
@@ -101,18 +104,6 @@ class Stcontrast(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
-        if gene_space not in N_COORDINATES:
-            msg = f"Unknown gene space {gene_space!r}. Valid options are {sorted(N_COORDINATES)}."
-            raise ValueError(msg)
-        if loss not in LOSSES:
-            msg = f"Unknown loss {loss!r}. Valid options are {', '.join(map(repr, LOSSES))}."
-            raise ValueError(msg)
-        if min(1 if value is None else value for value in (n_coordinates, vae_epochs)) < 1 or (max_epochs or 0) < 0:
-            msg = "`n_coordinates` and `vae_epochs` must be at least 1, and `max_epochs` 0."
-            raise ValueError(msg)
-        if min(temperature, penalty) <= 0 or contrastive_weight < 0:
-            msg = "`temperature` and `penalty` must be positive, and `contrastive_weight` not negative."
-            raise ValueError(msg)
         self.gene_space: Literal["axes", "vae"] = gene_space
         self.n_coordinates = n_coordinates
         self.vae_epochs = vae_epochs

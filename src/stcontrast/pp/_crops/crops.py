@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stcontrast._arguments import POSITIVE, checked
 from stcontrast._progress import progress
 from stcontrast._reading import require_images, resolve_slides
 from stcontrast.pp._crops.reader import iter_crops
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["crops"]
 
 
+@checked(field_um=POSITIVE)
 def crops(
     data: SpatialData | AnnData,
     *,
@@ -78,9 +80,6 @@ def crops(
     >>> stc.pp.crops(sdata, field_um=100, size_px=64).shape
     (30, 64, 64, 3)
     """
-    if not np.isfinite(field_um) or field_um <= 0 or size_px < 1:
-        msg = f"`field_um` and `size_px` must be positive numbers, found {field_um!r} and {size_px!r}."
-        raise ValueError(msg)
     spots = resolve_slides(
         data,
         table_key=table_key,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast._arguments import check_arguments, checked
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
 from stcontrast._reading import obsm_array, require_images, resolve_slides
@@ -40,6 +41,7 @@ OF_BLOCK: Final = ("encoder", "n_features", "fingerprint", "windows", "spots")
 UNKNOWN: Final = ("callable",)
 
 
+@checked()
 def image_features(  # noqa: PLR0913
     data: SpatialData | AnnData,
     *,
@@ -305,11 +307,8 @@ def encode_slides(
 
 def parse_fields(field_um: float | Sequence[float]) -> tuple[float, ...]:
     """One or several fields of view in µm, checked."""
-    fields = (float(field_um),) if np.isscalar(field_um) else tuple(float(value) for value in field_um)
-    if not fields or not all(np.isfinite(value) and value > 0 for value in fields):
-        msg = f"`field_um` must be one or several positive numbers (µm), found {field_um!r}."
-        raise ValueError(msg)
-    return fields
+    check_arguments({"field_um": field_um})
+    return tuple(float(value) for value in np.atleast_1d(field_um))
 
 
 def _warn_if_enlarged(slide: Slide, spec: FeatureSpec) -> None:

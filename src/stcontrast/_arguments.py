@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLAG",
+    "NAME",
     "NAMES",
     "POSITIVE",
     "RULES",
@@ -150,7 +151,13 @@ RULES: Final[dict[str, Rule]] = {
     "genes": NAMES,
     "methods": Rule(
         "a list of names of methods, or a mapping from names to options, not empty",
-        lambda value: NAMES.holds(list(value) if isinstance(value, Mapping) else value),
+        lambda value: all(map(OPTIONS.holds, value.values())) and NAMES.holds(list(value))
+        if isinstance(value, Mapping)
+        else NAMES.holds(value),
+    ),
+    "gene_sets": Rule(
+        "a list of names, or a mapping from names to lists of genes",
+        lambda value: isinstance(value, str | Mapping) or (isinstance(value, Sequence) and all(map(NAME.holds, value))),
     ),
     "options": OPTIONS,
     "tower_options": OPTIONS,

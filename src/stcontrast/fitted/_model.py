@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stcontrast._arguments import check_arguments, one_of
+from stcontrast._arguments import check_arguments, checked, one_of
 from stcontrast._data.design import standardize_slides
 from stcontrast._data.spots import Prediction, Spots
 from stcontrast._files import content_hash
@@ -155,6 +155,13 @@ class Predictor(Learns):
                 f"What made them: {self.spec['image_features']}."
             )
             raise ValueError(msg)
+        shapes = {"features": features.shape[:1], "slide": np.shape(slide), "xy": np.shape(xy)[:1]}
+        if len(set(shapes.values())) > 1 or np.shape(xy)[1:] != (2,):
+            msg = f"`slide` must be (n_spots,) and `xy` (n_spots, 2); found {np.shape(slide)}, {np.shape(xy)} for {len(features)} spots."
+            raise ValueError(msg)
+        if n_odd := int((~np.isfinite(features).all(axis=1)).sum()):
+            msg = f"The image features of {n_odd} spots hold values that are not finite (NaN, infinite)."
+            raise ValueError(msg)
         if self.method.oracle and depth is None:
             msg = f"The method {self.method.name!r} is an oracle: it needs the measured depth of the spots it predicts."
             raise ValueError(msg)
@@ -284,6 +291,7 @@ class Predictor(Learns):
         histogram = pd.DataFrame(found.histogram(self.bank["donor"], len(donors)), columns=pd.Index(donors))
         return Retrieved(self.bank["spot"][found.ids], found.weights, found.effective_k, histogram)
 
+    @checked()
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the model into a folder: JSON, arrays (npz), and the weights of a fine-tuned encoder (safetensors).
 
@@ -302,6 +310,7 @@ class Predictor(Learns):
         write_model(directory, self.spec, self.state(), tower=self.tower, overwrite=overwrite)
 
 
+@checked()
 def load(directory: str | PathLike[str]) -> Predictor:
     """Read a model that :meth:`~stcontrast.models.Predictor.save` wrote, whatever its method.
 

@@ -9,6 +9,7 @@ import numpy as np
 from stcontrast._arguments import checked, one_of
 from stcontrast._reading import add_tile_table, require_images, resolve_slides, tiles_alone
 from stcontrast._records import read_record, write_record
+from stcontrast.fitted._model import as_model
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import encode_spots, feature_spec, pair_encoders
 
@@ -89,6 +90,7 @@ class TilePredictor:
 
     @checked(standardize=one_of("slide", "training"))
     def __init__(self, model: Predictor, *, name: str = "stcontrast", standardize: StandardizeBy = "slide") -> None:
+        model = as_model(model)
         model.require_expression()
         if model.method.oracle:
             msg = f"The method {model.method.name!r} is an oracle: it needs measured counts, which tiles do not have."

@@ -280,7 +280,7 @@ def _check_alike(
         asked = [same | {"encoder": spec} | ({} if fields is None else {"field_um": list(fields)}) for spec in specs]
         if not same_features(there, asked):
             msg = (
-                f"`obsm[{slot!r}]` holds {brief(there)}, but {brief(asked)} were asked for. Call "
+                f"`obsm[{slot!r}]` holds {brief(there)}, but {brief(asked)} were asked for{_apart(there, asked)}. Call "
                 "`stc.pp.image_features` to replace them (your own with `overwrite=True`), or leave out `encoder` and `field_um` to use them."
             )
             raise ValueError(msg)
@@ -423,6 +423,20 @@ def brief(made_by: Sequence[Record]) -> str:
     stain = f" of stain normalised by {first['stain']['method']}" if "stain" in first else ""
     names = " and ".join(str(record["encoder"]["name"]) for record in made_by)
     return f"{names} at {[f'{value:g}' for value in first['field_um']]} µm{stain}"
+
+
+def _apart(one: Sequence[Record], other: Sequence[Record]) -> str:
+    """In what encoders of the same name and fields differ, for a message."""
+    if brief(one) != brief(other):
+        return ""
+    pairs = [(identity(a["encoder"]), identity(b["encoder"])) for a, b in zip(one, other, strict=False)]
+    told = [
+        f"{key}: {a.get(key)} against {b.get(key)}"
+        for a, b in pairs
+        for key in sorted({*a, *b})
+        if a.get(key) != b.get(key)
+    ]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def chosen_encoders(model: Predictor, encoder: AnyEncoder | Sequence[AnyEncoder] | None) -> tuple[Encoder, ...] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -44,10 +45,17 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+ELEMENT_NAME: Final = re.compile(r"(?!__)[\w.-]+")
+
 
 def check_prediction_slot(source: Sections, key: str) -> None:
     """Raise where `key` holds an element that we did not write: nothing of the user's is overwritten."""
-    if not source.is_spatialdata or key not in source.data:
+    if not source.is_spatialdata:
+        return
+    if not ELEMENT_NAME.fullmatch(key):
+        msg = f"`key_added` names a table of a SpatialData: letters, digits, '_', '.' and '-' alone, found {key!r}."
+        raise ValueError(msg)
+    if key not in source.data:
         return
     if key in source.data.tables and read_record(source.data.tables[key], "prediction") is not None:
         return

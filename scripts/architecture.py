@@ -36,7 +36,7 @@ ROWS = (
     ("_reading", "", "datasets"),
     ("metrics", "_training", "_files"),
     ("_progress", "_records", "_slides"),
-    ("_keys", "_settings", "_state"),
+    ("_keys", "_arguments", "_settings", "_state"),
 )
 ROW = {part: i for i, parts in enumerate(ROWS) for part in parts if part}
 SAYS = {
@@ -60,6 +60,7 @@ SAYS = {
     "_records": "how a slot was made",
     "_slides": "rows of every slide",
     "_state": "what fitting sets, as arrays",
+    "_arguments": "what arguments may be",
     "_keys": "names of slots",
     "_settings": "settings",
 }

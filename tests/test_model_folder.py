@@ -182,7 +182,7 @@ def test_a_folder_of_another_program_is_left_alone(tmp_path: Path, name: str) ->
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("mine")
-    with pytest.raises(FileExistsError, match="no stcontrast model"):
+    with pytest.raises(FileExistsError, match="is a file: name a folder"):
         write_folder(tmp_path / "model", "Thing", SPEC, STATE, overwrite=True)
     assert (tmp_path / "model").read_text() == "mine"
 

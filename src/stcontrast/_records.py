@@ -13,7 +13,7 @@ from stcontrast._keys import CLASS, COMPLETED, EMBEDDING, IMAGE_FEATURES, UNS, V
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["VERSION", "Record", "read_record", "record_key", "write_record"]
+__all__ = ["VERSION", "Record", "read_record", "record_key", "storable", "write_record"]
 
 VERSION: Final = version("stcontrast")
 
@@ -38,7 +38,7 @@ def record_key(record: Record, slot: str | None = None) -> str:
 
 def write_record(table: AnnData, record: Record, values: Mapping[str, Any], slot: str | None = None) -> None:
     """Write what made a slot, and the version that wrote it."""
-    table.uns.setdefault(UNS, {})[record_key(record, slot)] = {**values, "version": VERSION}
+    table.uns.setdefault(UNS, {})[record_key(record, slot)] = {**storable(values), "version": VERSION}
 
 
 def read_record(table: AnnData, record: Record, slot: str | None = None) -> dict[str, Any] | None:
@@ -47,8 +47,18 @@ def read_record(table: AnnData, record: Record, slot: str | None = None) -> dict
     return None if found is None else _plain(found)
 
 
+def storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with keys that a file can hold: a slash in the name of a slide is written ``%2F``."""
+    return {
+        name.replace("%", "%25").replace("/", "%2F"): storable(item) if isinstance(item, Mapping) else item
+        for name, item in values.items()
+    }
+
+
 def _plain(value: Any) -> Any:
     # zarr returns arrays for lists, and numpy scalars for numbers
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key.replace("%2F", "/").replace("%25", "%"): _plain(item) for key, item in value.items()}
+    # of an AnnData that was opened lazily
+    value = value.compute() if hasattr(value, "compute") else value
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

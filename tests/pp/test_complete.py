@@ -219,7 +219,7 @@ def test_errors_of_lists(toy) -> None:
     adata = as_adata(toy, "donor1_a")
     other = adata.copy()
     other.var_names = [f"X{i}" for i in range(other.n_vars)]
-    with pytest.raises(ValueError, match="share no genes"):
+    with pytest.raises(ValueError, match="share 0 genes"):
         complete([adata, other])
     with pytest.raises(ValueError, match="given twice"):
         complete([adata, adata])

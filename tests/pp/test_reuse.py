@@ -75,8 +75,27 @@ def test_spots_in_another_order(sdata, encoded):
     order = np.arange(sdata["table"].n_obs)[::-1]
     sdata.tables.data["table"] = sdata["table"][order].copy()
     stc.pp.image_features(sdata, field_um=50)
-    assert encoded == ["donor2_a", "donor1_a"]
-    np.testing.assert_allclose(sdata["table"].obsm["X_image"], before[order], atol=1e-6)
+    assert encoded == []
+    np.testing.assert_array_equal(sdata["table"].obsm["X_image"], before[order])
+
+
+def test_spots_that_were_taken_away(sdata, encoded):
+    before, kept = sdata["table"].obsm["X_image"].copy(), np.arange(3, 17)
+    sdata.tables.data["table"] = sdata["table"][kept].copy()
+    stc.pp.image_features(sdata, field_um=50)
+    assert encoded == []
+    np.testing.assert_array_equal(sdata["table"].obsm["X_image"], before[kept])
+
+
+def test_spots_whose_features_were_swapped(sdata, encoded):
+    """The features are those that were written, and belong to other spots."""
+    before = sdata["table"].obsm["X_image"].copy()
+    swapped = before.copy()
+    swapped[:2] = before[1::-1]
+    sdata["table"].obsm["X_image"] = swapped
+    stc.pp.image_features(sdata, field_um=50)
+    assert encoded == ["donor1_a"]
+    np.testing.assert_array_equal(sdata["table"].obsm["X_image"], before)
 
 
 def test_another_image(sdata, encoded):
@@ -133,7 +152,10 @@ def test_features_that_were_cut_are_made_again(sdata, encoded):
     whole = sdata["table"].obsm["X_image"]
     encoded.clear()
     sdata["table"].obsm["X_image"] = whole[:, 3:]
-    stc.pp.image_features(sdata, encoder=["color", "texture"], field_um=50)
+    with pytest.raises(ValueError, match=r"`obsm\['X_image'\]` holds something.*was changed since.*`overwrite=True`"):
+        stc.pp.image_features(sdata, encoder=["color", "texture"], field_um=50)
+    assert encoded == []
+    stc.pp.image_features(sdata, encoder=["color", "texture"], field_um=50, overwrite=True)
     np.testing.assert_array_equal(sdata["table"].obsm["X_image"], whole)
     assert encoded == BOTH + BOTH
 

@@ -299,7 +299,7 @@ def test_a_named_image_that_lies_elsewhere_is_an_error() -> None:
 def test_rows_without_shape_are_named() -> None:
     sdata = slide(PICTURE, points(8))
     sdata["table"].obs["spot_id"] = [0, 1, 2, 3, 4, 5, 98, 99]
-    with pytest.raises(ValueError, match=r"2 rows of the table have no shape in 's1'.*\['98', '99'\].*\['0', '1'"):
+    with pytest.raises(ValueError, match=r"2 rows of the table have no shape in 's1'.*\[98, 99\].*\[0, 1"):
         resolve_slides(sdata)
 
 

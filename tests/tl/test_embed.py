@@ -214,7 +214,7 @@ def test_genes_that_are_absent_are_named(unseen, joint_model):
 
 def test_gene_names_that_are_not_unique_are_refused(unseen, joint_model):
     unseen["table"].var_names = ["GENE1", *unseen["table"].var_names[:-1]]
-    with pytest.raises(ValueError, match="Gene names are not unique"):
+    with pytest.raises(ValueError, match="gene names that are not unique"):
         stc.tl.embed(unseen, joint_model)
 
 

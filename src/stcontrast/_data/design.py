@@ -24,6 +24,7 @@ __all__ = [
     "neighbor_means",
     "neighbor_ranges",
     "set_out",
+    "standardize_slides",
     "surroundings",
 ]
 
@@ -138,8 +139,15 @@ def build_design(
     blocks = blocks or (features.shape[1],)
     design = np.empty((len(features), len(block_of_column(blocks, n_neighbors))), dtype=np.float32)
     for rows in rows_by_slide(slide):
-        part = set_out(features[rows], xy[rows], blocks=blocks, n_neighbors=n_neighbors)
-        design[rows] = SlideMoments.of(part).standardized(part) if standardize == "slide" else part
+        design[rows] = set_out(features[rows], xy[rows], blocks=blocks, n_neighbors=n_neighbors)
+    return standardize_slides(design, slide) if standardize == "slide" else design
+
+
+def standardize_slides(design: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float32]:
+    """A design (n_spots, n_design) with zero mean and unit deviation within every slide, changed in place."""
+    for rows in rows_by_slide(slide):
+        part = design[rows]
+        design[rows] = SlideMoments.of(part).standardized(part)
     return design
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from stcontrast._data.genes import lost_genes
 from stcontrast._data.spots import Spots
-from stcontrast._reading import raw_counts, shared_genes
+from stcontrast._reading import are_numbers, look_alike, names_of, obs_column, raw_counts, shared_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["depth_of", "gather", "stack_tables", "stacked_column"]
 
 logger = logging.getLogger(__name__)
+
+# more classes than this have to be few compared with the annotated spots; fractions are seldom classes
+FEW: Final = 20
+FEW_NUMBERS: Final = 5
+SHARE_OF_NAMES: Final = 0.5
+SHARE_OF_NUMBERS: Final = 0.1
 
 
 def gather(sources: Sequence[Sections], keys: Keys, *, gene_side: Sequence[Sections] = ()) -> Spots:
@@ -71,6 +78,7 @@ def gather(sources: Sequence[Sections], keys: Keys, *, gene_side: Sequence[Secti
             given = "donor_key" if key == keys.donor_key else "batch_key"
             columns[column] = stacked_column(tables, key, given)
     spots = stack_tables(tables, code, xy, layer=keys.layer, label_key=keys.label_key, slides=names, **columns)
+    _warn_of_donors(spots)
     if not gene_side:
         return spots
     rows = np.arange(len(spots))
@@ -122,11 +130,20 @@ def stack_tables(
         # depth over the full library, not over the shared genes
         depth.append(np.asarray(full.sum(axis=1), dtype=np.float64).ravel())
     label, classes = _stacked_labels(tables, label_key)
-    return Spots.of(
+    spots = Spots.of(
         slide, xy, name=np.concatenate([table.obs_names.to_numpy(dtype=np.str_) for table in tables]), genes=genes,
         counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")), depth=np.concatenate(depth), label=label,
         classes=classes, **known,
     )  # fmt: skip
+    for code, columns in lost_genes(spots.counts, spots.depth, slide).items():
+        logger.warning(
+            "%s: %d of %d genes have no count at all, and are well expressed on other slides, e.g. %s. Were tables with "
+            "different genes joined (`join='outer'` fills the gaps with zeros)? The zeros would be learnt as measured: give "
+            "the objects as a list, or join them with `join='inner'`.",
+            f"Slide {spots.slides[code]!r}" if len(spots.slides) > code else f"Slide {code + 1}",
+            len(columns), len(genes), [genes[i] for i in columns[:5]],
+        )  # fmt: skip
+    return spots
 
 
 def depth_of(source: Sections) -> NDArray[np.float64]:
@@ -145,7 +162,7 @@ def _check_one_donor_a_slide(source: Sections, donor_key: str, *, named: bool) -
     # element is one slide by definition, and may hold several donors (a tissue microarray).
     if source.is_spatialdata or named or "library_id" in source.table.obs or donor_key not in source.table.obs:
         return
-    donors = sorted(source.table.obs[donor_key].astype(str).unique())
+    donors = np.unique(names_of(obs_column(source.table, donor_key))).tolist()
     if len(donors) > 1:
         msg = (
             f"The AnnData object holds several donors, {donors[:5]}: say which column of `obs` names the slides "
@@ -155,15 +172,15 @@ def _check_one_donor_a_slide(source: Sections, donor_key: str, *, named: bool) -
 
 
 def stacked_column(tables: Sequence[AnnData], key: str, argument: str) -> NDArray[np.str_]:
-    """A column of `obs` that every table has in full, one under another (n_spots,)."""
+    """A column of `obs` that every table has in full, as names, one under another (n_spots,)."""
     for table in tables:
         if key not in table.obs:
             msg = f"`{argument}`: no column {key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
             raise KeyError(msg)
-        if table.obs[key].isna().any():
-            msg = f"`{argument}`: column {key!r} of `obs` is empty for {int(table.obs[key].isna().sum())} spots."
+        if n_empty := int(obs_column(table, key).isna().sum()):
+            msg = f"`{argument}`: column {key!r} of `obs` is empty for {n_empty} spots."
             raise ValueError(msg)
-    return np.concatenate([table.obs[key].astype(str).to_numpy(dtype=np.str_) for table in tables])
+    return np.concatenate([names_of(obs_column(table, key)) for table in tables])
 
 
 def _stacked_labels(tables: Sequence[AnnData], key: str | None) -> tuple[NDArray[np.int64], list[str]]:
@@ -173,11 +190,47 @@ def _stacked_labels(tables: Sequence[AnnData], key: str | None) -> tuple[NDArray
     if not any(key in table.obs for table in tables):
         msg = f"`label_key`: no column {key!r} in `obs`; its columns are {sorted(tables[0].obs.columns)}."
         raise KeyError(msg)
-    column = pd.concat(
-        [table.obs.get(key, pd.Series(index=table.obs_names, dtype=object)).astype(object) for table in tables]
-    )
+    absent = pd.Series(dtype=object)
+    columns = [obs_column(table, key) if key in table.obs else absent.reindex(table.obs_names) for table in tables]
+    for of_table in columns:
+        # one by one: the barcodes of two slides are the same
+        _check_classes(of_table[of_table.notna()].astype(object), key)
+    column = pd.concat([of_table.astype(object) for of_table in columns])
     known = column.notna().to_numpy()
-    classes, index = np.unique(column[known].astype(str).to_numpy(dtype=np.str_), return_inverse=True)
+    classes, index = np.unique(names_of(column[known]), return_inverse=True)
     label = np.full(len(column), -1, dtype=np.int64)
     label[known] = index
     return label, classes.tolist()
+
+
+def _check_classes(values: pd.Series, key: str) -> None:
+    """Raise where a column has about as many values as spots: it holds measurements or names of spots, not classes."""
+    distinct = values.unique()
+    n_classes = len(distinct)
+    measured = are_numbers(distinct)
+    few = FEW_NUMBERS if measured and any(value != int(value) for value in distinct if np.isfinite(value)) else FEW
+    if n_classes > max(few, len(values) * (SHARE_OF_NUMBERS if measured else SHARE_OF_NAMES)):
+        what = "numbers (a measurement?)" if measured else "names (of spots?)"
+        msg = (
+            f"`label_key`: column {key!r} of `obs` has {n_classes} different {what} in {len(values)} annotated spots, e.g. "
+            f"{distinct[:3].tolist()}: too many for classes. Name the column with the annotated tissue, or bin the values "
+            "(`pandas.cut`)."
+        )
+        raise ValueError(msg)
+
+
+def _warn_of_donors(spots: Spots) -> None:
+    """Say at WARNING where donors may be one and the same, or classes may be donors."""
+    for alike in look_alike(spots.donor.tolist()):
+        logger.warning("The donors %s differ only in how they are written. If they are one, write them alike.", alike)
+    known = spots.label >= 0
+    pairs = pd.DataFrame({"donor": spots.donor[known], "label": spots.label[known]}).drop_duplicates()
+    n_donors, n_classes = pairs["donor"].nunique(), pairs["label"].nunique()
+    if min(n_donors, n_classes) < 2 or not (pairs["donor"].is_unique or pairs["label"].is_unique):
+        return
+    logger.warning(
+        "%s (%d donors, %d classes): classes and donors cannot be told apart, so that a model of these classes may recognise "
+        "donors, stains or scanners instead of tissue.",
+        "Every class occurs in one donor only" if pairs["label"].is_unique else "Every donor has one class only",
+        n_donors, n_classes,
+    )  # fmt: skip

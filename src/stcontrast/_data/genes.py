@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy import sparse
@@ -12,7 +12,11 @@ from stcontrast._slides import rows_by_slide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["choose_genes", "log_normalize", "log_normalize_sparse"]
+__all__ = ["choose_genes", "log_normalize", "log_normalize_sparse", "lost_genes"]
+
+
+# counts that a slide has to expect of a gene before their absence means anything (e^-20 by chance)
+FEWEST_EXPECTED: Final = 20
 
 
 def log_normalize(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -37,6 +41,44 @@ def log_normalize_sparse(counts: sparse.csr_matrix, total: NDArray[np.float64]) 
     normalized = sparse.csr_matrix(sparse.diags_array(1e4 / np.maximum(total, 1.0)) @ counts)
     normalized.data = np.log1p(normalized.data, dtype=np.float32)
     return normalized
+
+
+def lost_genes(
+    counts: sparse.csr_matrix, total: NDArray[np.float64], slide: NDArray[np.int64], *, min_fraction: float = 0.1
+) -> dict[int, NDArray[np.intp]]:
+    """Genes without a single count on a slide that has to have some, by slide; slides without such genes are left out.
+
+    That is: at the rate of all other slides its spots would have 20 counts or more, and elsewhere the gene is seen in a
+    tenth of the spots. So look tables that were joined with different genes, zeros in the gaps.
+
+    Parameters
+    ----------
+    counts
+        Raw counts (n_spots, n_genes).
+    total
+        Depth of every spot (n_spots,).
+    slide
+        Slide of every spot (n_spots,).
+    min_fraction
+        The tenth.
+    """
+    codes, of_spot = np.unique(slide, return_inverse=True)
+    member = sparse.csr_matrix((np.ones(len(slide)), (of_spot, np.arange(len(slide)))), shape=(len(codes), len(slide)))
+    depth, n_measured = member @ total, member @ (total > 0)
+    of_gene = np.asarray((member @ counts).todense())
+    seen = np.asarray((member @ (counts > 0)).todense())
+    lost = {}
+    for i, code in enumerate(codes.tolist()):
+        others = np.arange(len(codes)) != i
+        # slides without the gene say nothing of its rate where it was measured
+        depth_with = ((of_gene > 0) & others[:, None]).T @ depth
+        expected = of_gene[others].sum(axis=0) * depth[i] / np.maximum(depth_with, 1.0)
+        spots_with = ((of_gene > 0) & others[:, None]).T @ n_measured
+        common = seen[others].sum(axis=0) >= min_fraction * np.maximum(spots_with, 1.0)
+        genes = np.flatnonzero((of_gene[i] == 0) & common & (expected >= FEWEST_EXPECTED))
+        if len(genes):
+            lost[code] = genes
+    return lost
 
 
 def choose_genes(

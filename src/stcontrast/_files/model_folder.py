@@ -90,6 +90,9 @@ def write_folder(
         msg = f"{str(directory)!r} is the working directory: name a folder in it, which will hold the model alone."
         raise FileExistsError(msg)
     recover(target)
+    if target.is_file():
+        msg = f"{str(directory)!r} is a file: name a folder to save the model to."
+        raise FileExistsError(msg)
     if target.exists():
         _check_replaceable(target, overwrite=overwrite)
     with written_whole(target) as folder:
@@ -231,19 +234,19 @@ def _split(state: State, prefix: str, arrays: dict[str, Any], text: dict[str, An
 
 
 def _check_replaceable(target: Path, *, overwrite: bool) -> None:
-    if target.is_dir() and not any(target.iterdir()):
+    if not any(target.iterdir()):
         return
     if not overwrite:
         msg = f"{str(target)!r} exists; `overwrite=True` replaces the model in it."
         raise FileExistsError(msg)
-    there = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
+    there = {path.name for path in target.iterdir()}
     ours = {MODEL, STATE, ARRAYS}
-    if target.is_dir() and (target / MODEL).is_file():
+    if (target / MODEL).is_file():
         try:
             ours |= _Manifest.model_validate_json((target / MODEL).read_bytes()).files.keys()
         except ValidationError:
             ours = set()
-    elif target.is_dir() and (target / "spec.json").is_file():
+    elif (target / "spec.json").is_file():
         ours = {"spec.json", STATE, "arrays.npz", "tower.safetensors"}
     if other := sorted(there - ours):
         msg = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stcontrast._reading.counts import not_a_count, raw_counts, shared_genes
+from stcontrast._reading.columns import are_numbers, look_alike, names_of, obs_column, obsm_array
+from stcontrast._reading.counts import in_memory, not_a_count, on_disk, raw_counts, row_blocks
 from stcontrast._reading.elements import (
     Placement,
     SlideImage,
@@ -14,6 +15,7 @@ from stcontrast._reading.elements import (
     rgb_size,
     shape_centers,
 )
+from stcontrast._reading.gene_names import check_unique_genes, shared_genes, why_few_genes
 from stcontrast._reading.resolve import (
     Keys,
     as_list,
@@ -44,14 +46,22 @@ __all__ = [
     "SlideImage",
     "add_tile_table",
     "affine_matrix",
+    "are_numbers",
     "as_list",
     "check_square_pixels",
+    "check_unique_genes",
     "find_lattice",
     "image_from_array",
     "image_of_element",
     "images_over",
+    "in_memory",
+    "look_alike",
     "middle_spots",
+    "names_of",
     "not_a_count",
+    "obs_column",
+    "obsm_array",
+    "on_disk",
     "positive_number",
     "raw_counts",
     "require_images",
@@ -59,6 +69,7 @@ __all__ = [
     "resolve_slides",
     "resolve_table",
     "rgb_size",
+    "row_blocks",
     "scale_from_spots",
     "shape_centers",
     "shared_genes",
@@ -72,4 +83,5 @@ __all__ = [
     "spot_distance",
     "table_region_keys",
     "tiles_alone",
+    "why_few_genes",
 ]

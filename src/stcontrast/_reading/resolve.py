@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stcontrast._keys import UNS
+from stcontrast._reading.columns import obs_column
 from stcontrast._reading.elements import share_inside
 from stcontrast._reading.scale import (
     TOUCHING,
@@ -142,7 +143,7 @@ def slide_of_row(table: AnnData, *, library_key: str | None = None) -> NDArray[n
         If a table that annotates no shapes has the images of several slides and nothing says which belongs to which spots.
     """
     if "spatialdata_attrs" in table.uns:
-        return table.obs[table_region_keys(table)[1]].astype(str).to_numpy(dtype=np.str_)
+        return obs_column(table, table_region_keys(table)[1]).astype(str).to_numpy(dtype=np.str_)
     rows = library_rows(table, library_key=library_key)
     names = np.empty(table.n_obs, dtype=object)
     for name, of_slide in rows.items():
@@ -217,7 +218,7 @@ def resolve_slides(
         if absent:
             msg = f"The table annotates shapes that are absent: {absent}. Shapes in the object: {sorted(data.shapes)}."
             raise KeyError(msg)
-        of_row = table.obs[region_key].astype(str).to_numpy()
+        of_row = obs_column(table, region_key).astype(str).to_numpy()
         in_file = slide_element(data)
         # the image that a grid was laid on, to which its µm per pixel refer
         laid_on = {s: i for s, i in table.uns.get(UNS, {}).get("image_key", {}).items() if i in data.images}
@@ -398,7 +399,7 @@ def _scaled(slide: Slide, *, given: float | None, stored: PerSlide[float], spot_
                 "image that is read (%s), its resolution.", slide.name, scale.um_per_px, scale.source, other.source,
                 other.um_per_px, scale.um_per_px, "none" if slide.image is None else slide.image.name,
             )  # fmt: skip
-    return replace(slide, um_per_px=scale.um_per_px)
+    return replace(slide, um_per_px=scale.um_per_px, scale_derived=scale in known)
 
 
 def _given_scale(

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 
 from stcontrast._keys import IMAGE_FEATURES
+from stcontrast._reading.columns import names_of, obs_column, obsm_array
 from stcontrast._reading.elements import (
     COVERAGE,
     image_from_array,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading.elements import SlideImage
+from stcontrast._reading.elements import SlideImage
 
 __all__ = [
     "Sections",
@@ -80,6 +82,8 @@ class Slide:
         Whether all spots have the same diameter.
     no_image
         Why the images of the object are not its H&E, where it has none.
+    scale_derived
+        Whether `um_per_px` was derived from the spots, not given.
     """
 
     name: str
@@ -92,6 +96,7 @@ class Slide:
     stated: Scale | None = None
     one_size: bool = True
     no_image: str = ""
+    scale_derived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ def table_region_keys(table: AnnData) -> tuple[list[str], str, str]:
             msg = f"The table's attributes name the column {key!r}, which `obs` lacks; its columns are {sorted(table.obs.columns)}."
             raise KeyError(msg)
     # the regions that have rows: a subset table may still name slides that it no longer holds
-    return list(dict.fromkeys(table.obs[region_key].astype(str))), region_key, instance_key
+    return list(dict.fromkeys(obs_column(table, region_key).astype(str))), region_key, instance_key
 
 
 def column_of_libraries(table: AnnData, library_key: str | None) -> str | None:
@@ -186,7 +191,7 @@ def library_rows(table: AnnData, *, library_key: str | None) -> dict[str, NDArra
     if library_key not in table.obs:
         msg = f"No column {library_key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
         raise KeyError(msg)
-    names = table.obs[library_key].astype(str).to_numpy()
+    names = names_of(obs_column(table, library_key))
     return {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names)}
 
 
@@ -205,7 +210,7 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
             raise KeyError(no_positions(table))
         # counts alone: enough for the gene side of a model
         return Slide(name, rows, np.zeros((len(rows), 2)), np.nan, None, None)
-    centers = np.asarray(table.obsm["spatial"], dtype=np.float64)[rows, :2]
+    centers = np.asarray(obsm_array(table, "spatial"), dtype=np.float64)[rows, :2]
     _check_finite(centers, name)
     library = table.uns.get("spatial", {}).get(name, {})
     factors = library.get("scalefactors", {})
@@ -331,15 +336,7 @@ def element_slide(
         repeated = [str(i) for i in shapes.index[shapes.index.duplicated()].unique()[:5]]
         msg = f"The index of shapes {name!r} holds some names more than once ({repeated}, ...): rows cannot be matched."
         raise ValueError(msg)
-    instances = table.obs[instance_key].to_numpy()[rows]
-    positions = shapes.index.get_indexer(instances)
-    if (positions < 0).any():
-        lost = [str(i) for i in instances[positions < 0][:5]]
-        msg = (
-            f"{int((positions < 0).sum())} rows of the table have no shape in {name!r} (`{instance_key}`: {lost}, ...); "
-            f"the shapes are indexed {[str(i) for i in shapes.index[:5]]}, ..."
-        )
-        raise ValueError(msg)
+    positions = _positions_of(obs_column(table, instance_key).to_numpy()[rows], shapes.index, name, instance_key)
     centers, diameter = shape_centers(shapes)
     centers, diameters = centers[positions], diameter[positions]
     _check_finite(centers, name)
@@ -384,6 +381,32 @@ def element_slide(
         _stated_by_bins(table, names, width) if of_file is None else Scale(of_file, "the slide's file"),
         one_size,
     )
+
+
+def _positions_of(instances: NDArray[Any], index: pd.Index, name: str, instance_key: str) -> NDArray[np.intp]:
+    """Position in the index of a shapes element of every instance; ids of two types are compared as names.
+
+    Raises
+    ------
+    ValueError
+        If an instance is not there.
+    """
+    positions = index.get_indexer(pd.Index(instances))
+    lost = positions < 0
+    if lost.all():
+        # how an id is kept (1, 1.0 or "1") depends on the file that it was read from
+        known = pd.Index(names_of(index))
+        found = known.get_indexer(pd.Index(names_of(instances))) if known.is_unique else positions
+        if (found >= 0).all():
+            return found
+    if lost.any():
+        msg = (
+            f"{int(lost.sum())} rows of the table have no shape in {name!r} (`{instance_key}`: "
+            f"{instances[lost][:5].tolist()}, ...); the shapes are indexed {index[:5].tolist()}, .... The ids of the "
+            f"table are of type {pd.Index(instances).inferred_type}, those of the shapes of type {index.inferred_type}."
+        )
+        raise ValueError(msg)
+    return positions
 
 
 def _check_finite(centers: NDArray[np.float64], name: str) -> None:

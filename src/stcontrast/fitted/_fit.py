@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast._data.design import standardize_slides
 from stcontrast._data.folds import inner_folds
 from stcontrast._data.genes import choose_genes
 from stcontrast._files import content_hash
 from stcontrast.fitted._calibration import LEVEL
 from stcontrast.fitted._model import Predictor
+from stcontrast.fitted._moments import TrainingMoments
 from stcontrast.methods._base import get_method
 from stcontrast.methods._targets import completed
 
@@ -103,7 +105,10 @@ def fit_model(
         msg = "Nothing to learn from: the training slides have neither counts nor labels."
         raise ValueError(msg)
     n_neighbors = fresh.n_neighbors if fit_spec.n_neighbors is None or fresh.uses_color else fit_spec.n_neighbors
-    train = train.with_design(n_neighbors=n_neighbors, standardize=fit_spec.standardize)
+    train = train.with_design(n_neighbors=n_neighbors, standardize="none")
+    moments = TrainingMoments().fit(train.design, train.slide, n_features=train.features.shape[1])
+    if fit_spec.standardize == "slide":
+        standardize_slides(train.design, train.slide)
     slides = np.unique(train.slide)
     spec: dict[str, Any] = {
         "genes": list(train.genes),
@@ -137,7 +142,9 @@ def fit_model(
         "Fitting %s on %d spots of %d slides, %d donors, %d genes, %d classes; inner folds over %ss.",
         fresh.name, len(train), len(slides), len(spec["donors"]), train.n_genes, train.n_classes, folds[0].unit,
     )  # fmt: skip
-    return Predictor.fit(fresh, completed(train) if fit_spec.complete else train, folds, spec), train
+    model = Predictor.fit(fresh, completed(train) if fit_spec.complete else train, folds, spec)
+    model.moments = moments
+    return model, train
 
 
 def training_spots(spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec) -> Spots:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from stcontrast._arguments import check_arguments, checked, one_of
+from stcontrast._data.design import standardize_slides
 from stcontrast._data.spots import Prediction, Spots
 from stcontrast._files import content_hash, read_folder, write_folder
 from stcontrast._files.model_folder import unreadable
+from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 from stcontrast.fitted._calibration import Calibration
+from stcontrast.fitted._moments import StandardizeBy, TrainingMoments
 from stcontrast.fitted._spec import check_spec, portable
 from stcontrast.methods._base import METHODS, Method
 
@@ -72,19 +76,22 @@ class Predictor(Learns):
     ----------
     bank
         Names, slides and donors of the training spots with counts, in the order that retrieval counts them.
+    moments
+        Mean and spread of the image features on the training slides.
     tower
         The encoder that was fine-tuned with it; `None` where the encoder was used as it is.
     allow_download
         Whether the weights of its image encoder may be fetched; see :func:`load`.
     """
 
-    learnt: ClassVar[tuple[str, ...]] = ("method", "calibration", "bank")
+    learnt: ClassVar[tuple[str, ...]] = ("method", "calibration", "bank", "moments")
 
     def __init__(self, method: Method, spec: dict[str, Any]) -> None:
         self.method = method
         self.spec = spec
         self.calibration = Calibration()
         self.bank: dict[str, NDArray[Any]] = {}
+        self.moments = TrainingMoments()
         self.tower: TunedEncoder | None = None
         # the user named the encoder
         self.allow_download = True
@@ -141,8 +148,14 @@ class Predictor(Learns):
         slide: NDArray[np.int64],
         xy: NDArray[np.float64],
         depth: NDArray[np.float64] | None = None,
+        standardize: StandardizeBy = "slide",
+        names: Sequence[str] = (),
     ) -> Spots:
-        """What the method sees of spots with these image features; see :meth:`predict`."""
+        """What the method sees of spots with these image features; see :meth:`predict`.
+
+        `names` are those of the slides, for what is said of them.
+        """
+        check_arguments({"standardize": standardize}, standardize=one_of("slide", "training"))
         blocks = self.spec["blocks"]
         if features.shape[1] != sum(blocks):
             msg = (
@@ -150,12 +163,29 @@ class Predictor(Learns):
                 f"What made them: {self.spec['image_features']}."
             )
             raise ValueError(msg)
+        shapes = {"features": features.shape[:1], "slide": np.shape(slide), "xy": np.shape(xy)[:1]}
+        if len(set(shapes.values())) > 1 or np.shape(xy)[1:] != (2,):
+            msg = f"`slide` must be (n_spots,) and `xy` (n_spots, 2); found {np.shape(slide)}, {np.shape(xy)} for {len(features)} spots."
+            raise ValueError(msg)
+        if n_odd := int((~np.isfinite(features).all(axis=1)).sum()):
+            msg = f"The image features of {n_odd} spots hold values that are not finite (NaN, infinite)."
+            raise ValueError(msg)
         if self.method.oracle and depth is None:
             msg = f"The method {self.method.name!r} is an oracle: it needs the measured depth of the spots it predicts."
             raise ValueError(msg)
         known = {"depth": depth} if self.method.oracle else {}
         spots = Spots.of(slide, xy, features=np.asarray(features, dtype=np.float32), blocks=blocks, **known)
-        return spots.with_design(n_neighbors=self.spec["n_neighbors"], standardize=self.spec["standardize"])
+        spots = spots.with_design(n_neighbors=self.spec["n_neighbors"], standardize="none")
+        if self.spec["standardize"] == "none":
+            return spots
+        if standardize == "training":
+            return replace(spots, design=self.moments.standardized(spots.design))
+        for rows in rows_by_slide(spots.slide):
+            code = int(spots.slide[rows[0]])
+            name = repr(names[code]) if code < len(names) else str(code)
+            self.moments.warn_of_part(name, len(rows), spots.features[rows].std(axis=0, dtype=np.float64))
+        standardize_slides(spots.design, spots.slide)
+        return spots
 
     def predict(
         self,
@@ -164,6 +194,8 @@ class Predictor(Learns):
         slide: NDArray[np.int64],
         xy: NDArray[np.float64],
         depth: NDArray[np.float64] | None = None,
+        standardize: StandardizeBy = "slide",
+        names: Sequence[str] = (),
     ) -> Prediction:
         """Predict from image features.
 
@@ -177,6 +209,10 @@ class Predictor(Learns):
             Centres of the spots (n_spots, 2), comparable within a slide.
         depth
             Measured counts of each spot (n_spots,), for an oracle alone; any other method never sees them.
+        standardize
+            As in :func:`stcontrast.tl.predict_expression`.
+        names
+            Names of the slides, for warnings.
 
         Returns
         -------
@@ -187,7 +223,9 @@ class Predictor(Learns):
         ValueError
             If the number of features differs from the training's, or an oracle is not given the depth.
         """
-        return self.predict_spots(self.unseen_spots(features, slide=slide, xy=xy, depth=depth))
+        return self.predict_spots(
+            self.unseen_spots(features, slide=slide, xy=xy, depth=depth, standardize=standardize, names=names)
+        )
 
     def predict_spots(self, spots: Spots) -> Prediction:
         """Predict spots that have features and a design."""
@@ -226,13 +264,18 @@ class Predictor(Learns):
             raise ValueError(msg)
 
     def neighbors(
-        self, features: NDArray[np.float32], *, slide: NDArray[np.int64], xy: NDArray[np.float64]
+        self,
+        features: NDArray[np.float32],
+        *,
+        slide: NDArray[np.int64],
+        xy: NDArray[np.float64],
+        standardize: StandardizeBy = "slide",
     ) -> Retrieved:
         """Which training spots a prediction by retrieval is made of.
 
         Parameters
         ----------
-        features, slide, xy
+        features, slide, xy, standardize
             As in :meth:`predict`.
 
         Returns
@@ -251,11 +294,12 @@ class Predictor(Learns):
         """
         import pandas as pd
 
-        found = self.method.neighbors(self.unseen_spots(features, slide=slide, xy=xy))
+        found = self.method.neighbors(self.unseen_spots(features, slide=slide, xy=xy, standardize=standardize))
         donors = self.spec["donors"]
         histogram = pd.DataFrame(found.histogram(self.bank["donor"], len(donors)), columns=pd.Index(donors))
         return Retrieved(self.bank["spot"][found.ids], found.weights, found.effective_k, histogram)
 
+    @checked()
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
         """Write the model into a folder of its own: JSON, safetensors, and a manifest with size and hash of every file.
 
@@ -281,6 +325,7 @@ class Predictor(Learns):
         )  # fmt: skip
 
 
+@checked()
 def load(directory: str | PathLike[str], *, allow_download: bool = False) -> Predictor:
     """Read a model that :meth:`~stcontrast.models.Predictor.save` wrote, whatever its method.
 
@@ -301,6 +346,8 @@ def load(directory: str | PathLike[str], *, allow_download: bool = False) -> Pre
     ------
     FileNotFoundError
         If there is no model.
+    NotADirectoryError
+        If it is a file.
     ValueError
         If it was written in another format, by a method that is not there, or was cut or changed after it was saved.
 
@@ -311,6 +358,9 @@ def load(directory: str | PathLike[str], *, allow_download: bool = False) -> Pre
     >>> stc.tl.predict_expression(sdata, model)  # doctest: +SKIP
     """
     folder = Path(directory)
+    if folder.is_file():
+        msg = f"{str(folder)!r} is a file: name the folder that the model was saved to."
+        raise NotADirectoryError(msg)
     spec, state = read_folder(folder, KIND)
     with unreadable(folder):
         check_spec(spec)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._reading import add_tile_table, require_images, resolve_slides, tiles_alone
 from stcontrast._records import read_record, write_record
+from stcontrast.fitted._model import as_model
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import encode_spots, feature_spec, pair_encoders
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast.fitted._model import Predictor
+    from stcontrast.fitted._moments import StandardizeBy
     from stcontrast.pp._encoders import AnyEncoder
     from stcontrast.pp._features import FeatureSpec
 
@@ -39,6 +42,8 @@ class TilePredictor:
     name
         Name of the results: features go to the table ``"{name}_features_{tile_key}"``, predictions to
         ``"{name}_{tile_key}"``.
+    standardize
+        As in :func:`stcontrast.tl.predict_expression`: ``"training"`` where the tiles are a part of the tissue.
 
     Attributes
     ----------
@@ -46,6 +51,8 @@ class TilePredictor:
         The fitted model.
     name
         Name of the results.
+    standardize
+        By whose moments image features are standardised.
     features_model_name
         Name of the features, which LazySlide looks up.
     needs_coords
@@ -81,13 +88,16 @@ class TilePredictor:
     needs_coords: bool = True
     whole_slide: bool = True
 
-    def __init__(self, model: Predictor, *, name: str = "stcontrast") -> None:
+    @checked(standardize=one_of("slide", "training"))
+    def __init__(self, model: Predictor, *, name: str = "stcontrast", standardize: StandardizeBy = "slide") -> None:
+        model = as_model(model)
         model.require_expression()
         if model.method.oracle:
             msg = f"The method {model.method.name!r} is an oracle: it needs measured counts, which tiles do not have."
             raise ValueError(msg)
         self.model = model
         self.name = name
+        self.standardize: StandardizeBy = standardize
         self.features_model_name = f"{name}_features"
 
     def __repr__(self) -> str:
@@ -194,7 +204,11 @@ class TilePredictor:
         # LazySlide may have switched half precision on, which the methods were not made for
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             predicted = self.model.predict(
-                values, slide=np.zeros(len(values), dtype=np.int64), xy=np.asarray(coords, dtype=np.float64)
+                values,
+                slide=np.zeros(len(values), dtype=np.int64),
+                xy=np.asarray(coords, dtype=np.float64),
+                standardize=self.standardize,
+                names=["of the tiles"],
             )
         return dict(zip(self.model.genes, predicted.expression.T, strict=True))
 

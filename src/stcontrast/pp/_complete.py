@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import sparse
 
+from stcontrast._arguments import checked
 from stcontrast._data.gather import stack_positions, stack_tables
 from stcontrast._data.genes import choose_genes, log_normalize_sparse
 from stcontrast._keys import COMPLETED
@@ -26,6 +27,7 @@ __all__ = ["complete"]
 USE: Final = "Completed values are smooth and easy to predict: for training targets only, never for what is scored."
 
 
+@checked()
 def complete(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
@@ -104,9 +106,6 @@ def complete(  # noqa: PLR0913
     Mejía et al. 2024 (SpaCKLE, arXiv 2407.13027).
     """
     completer = Completer(max_steps=max_steps, seed=seed)
-    if n_genes < 1:
-        msg = f"`n_genes` must be at least 1, found {n_genes}."
-        raise ValueError(msg)
     sources = resolve_all(data, Keys(table_key=table_key, slide_key=library_key))
     tables = [source.table for source in sources]
     _check_objects(tables, key_added, overwrite=overwrite)

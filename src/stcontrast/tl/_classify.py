@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import depth_of
 from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, resolve_all
 from stcontrast._records import read_record, write_record
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import check_features, chosen_encoders, features_for, warn_of_spacing
+from stcontrast.tl._features import chosen_encoders, features_for, plan_features
 from stcontrast.tl._write import check_donor_key, provenance_of
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from stcontrast.fitted import Predictor
+    from stcontrast.fitted import Predictor, StandardizeBy
     from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["classify"]
 
 
+@checked(standardize=one_of("slide", "training"))
 def classify(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],
@@ -34,6 +36,7 @@ def classify(  # noqa: PLR0913
     key_added: str = CLASS,
     donor_key: str | None = None,
     encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
+    standardize: StandardizeBy = "slide",
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -55,6 +58,11 @@ def classify(  # noqa: PLR0913
     encoder
         Only for a model that was trained with a callable, which is not saved with it. For a model of several encoders,
         all of them in a list, as they were for training.
+    standardize
+        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
+        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
+        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
+        with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
 
@@ -96,13 +104,19 @@ def classify(  # noqa: PLR0913
     for source in sources:
         _check_slots(source.table, key_added)
     chosen = chosen_encoders(model, encoder)
-    check_features(sources, model, encoders=chosen)
-    warn_of_spacing(sources, model)
-    for source in sources:
-        features = features_for(source, model, encoders=chosen)
+    planned = plan_features(sources, model, encoders=chosen)
+    for source, blocks in zip(sources, planned, strict=True):
+        features = features_for(source, model, blocks)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
-        proba = model.predict(features, slide=slide, xy=xy, depth=depth).proba
+        proba = model.predict(
+            features,
+            slide=slide,
+            xy=xy,
+            depth=depth,
+            standardize=standardize,
+            names=[item.name for item in source.slides],
+        ).proba
         table = source.table
         codes = proba.argmax(axis=1)
         table.obs[key_added] = pd.Categorical.from_codes(codes, categories=pd.Index(model.classes))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from stcontrast._arguments import FLAG, checked, one_of
 from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES
-from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes
+from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes, why_few_genes
 from stcontrast._records import read_record
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import check_features, chosen_encoders, features_for, warn_of_spacing
+from stcontrast.tl._features import chosen_encoders, features_for, plan_features
 from stcontrast.tl._write import check_donor_key, provenance_of, write_embedding
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast._reading import Sections
-    from stcontrast.fitted import Predictor
+    from stcontrast.fitted import Predictor, StandardizeBy
     from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["embed", "embeddings_of"]
@@ -33,6 +34,7 @@ __all__ = ["embed", "embeddings_of"]
 logger = logging.getLogger(__name__)
 
 
+@checked(standardize=one_of("slide", "training"), genes=FLAG)
 def embed(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],
@@ -42,6 +44,7 @@ def embed(  # noqa: PLR0913
     key_added: str = EMBEDDING,
     donor_key: str | None = None,
     encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
+    standardize: StandardizeBy = "slide",
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -72,6 +75,11 @@ def embed(  # noqa: PLR0913
         Column of `obs` with the donor, to say whether the model has met it.
     encoder
         Only for a model that was trained with a callable, which is not saved with it.
+    standardize
+        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
+        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
+        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
+        with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
 
@@ -120,13 +128,12 @@ def embed(  # noqa: PLR0913
     for source in sources:
         _check_slots(source.table, key_added)
     chosen = chosen_encoders(model, encoder)
-    check_features(sources, model, encoders=chosen)
-    warn_of_spacing(sources, model)
+    planned = plan_features(sources, model, encoders=chosen)
     # of all objects before the first is embedded: errors come before any work
     counts = [_counts(source.table, model, layer) if genes else None for source in sources]
-    for source, of_source in zip(sources, counts, strict=True):
-        features = features_for(source, model, encoders=chosen)
-        found = embeddings_of(source, model, features, counts=of_source)
+    for source, blocks, of_source in zip(sources, planned, counts, strict=True):
+        features = features_for(source, model, blocks)
+        found = embeddings_of(source, model, features, counts=of_source, standardize=standardize)
         provenance = provenance_of(source, model, features, donor_key=donor_key)
         written = write_embedding(source.table, model, found, provenance=provenance, key_added=key_added)
         logger.info("Added obsm %s.", written)
@@ -139,6 +146,7 @@ def embeddings_of(
     *,
     counts: tuple[sparse.csr_matrix, NDArray[np.float64]] | None = None,
     among: NDArray[np.intp] | None = None,
+    standardize: StandardizeBy = "slide",
 ) -> dict[str, NDArray[np.float32]]:
     """Both sides of the joint embedding (n_spots, d), by their default slots; one slide's design at a time.
 
@@ -152,13 +160,18 @@ def embeddings_of(
         Raw counts of the model's genes (n_spots, n_genes) and of the full library (n_spots,); `None`: no gene side.
     among
         Only slides that have one of these rows; the rest is NaN.
+    standardize
+        By whose moments image features are standardised.
     """
     found: dict[str, NDArray[np.float32]] = {}
     for slide in source.slides:
         rows = slide.rows
         if among is not None and not np.isin(rows, among).any():
             continue
-        spots = model.unseen_spots(features[rows], slide=np.zeros(len(rows), dtype=np.int64), xy=slide.centers)
+        spots = model.unseen_spots(
+            features[rows], slide=np.zeros(len(rows), dtype=np.int64), xy=slide.centers, standardize=standardize,
+            names=[slide.name],
+        )  # fmt: skip
         if counts is not None:
             known = replace(spots, counts=counts[0][rows], depth=counts[1][rows], genes=model.genes)
             spots = known.with_genes(np.arange(len(model.genes)))
@@ -182,8 +195,8 @@ def _counts(
     absent = [gene for gene in model.genes if gene not in column]
     if absent:
         msg = (
-            f"The table lacks {len(absent)} of the {len(model.genes)} genes of the model: {absent[:5]}; its genes "
-            f"begin {list(table.var_names[:5])}. Are the identifiers the same? `genes=False` embeds the image side only."
+            f"The table lacks {len(absent)} of the {len(model.genes)} genes of the model: {absent[:5]}. "
+            f"{why_few_genes(model.genes, table)} `genes=False` embeds the image side only."
         )
         raise ValueError(msg)
     full = raw_counts(table, layer)

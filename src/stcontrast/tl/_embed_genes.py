@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from stcontrast._arguments import checked
 from stcontrast._genespace import CLASS_WEIGHT
 from stcontrast._keys import VAE_LATENT
 from stcontrast._models.batch_vae import fit_vae
@@ -34,6 +35,7 @@ __all__ = ["embed_genes"]
 logger = logging.getLogger(__name__)
 
 
+@checked()
 def embed_genes(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
@@ -143,7 +145,6 @@ def embed_genes(  # noqa: PLR0913
     _check_tables(tables, key_added)
     training: dict[str, Any] = {}
     if model is None:
-        _check_numbers(n_genes=n_genes, n_latent=n_latent, max_epochs=max_epochs)
         spots = gather_counts(tables, batch_key=batch_key, label_key=label_key, layer=layer, library_key=library_key)
         spots = with_named_genes(spots, genes) if genes is not None else with_variable_genes(spots, n_genes)
         adata, batch_column, slide_column = training_data(
@@ -195,10 +196,3 @@ def _check_only_for_training(**given: object) -> None:
     if named:
         msg = f"`model` is trained, and encodes as it is: {named} only mean something without it. Leave out either."
         raise ValueError(msg)
-
-
-def _check_numbers(**given: int | None) -> None:
-    for name, value in given.items():
-        if value is not None and value < 1:
-            msg = f"`{name}` must be at least 1, found {value}."
-            raise ValueError(msg)

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES
-from stcontrast._reading import middle_spots, require_images, spot_distance
+from stcontrast._reading import middle_spots, obsm_array, require_images, spot_distance
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import N_COLOR, ColorEncoder, TextureEncoder, identity, resolve_encoders
 from stcontrast.pp._features import (
     DEFAULT_FIELDS_UM,
     FeatureSpec,
+    at_recorded_scale,
+    changed_since,
     encode_spots,
     feature_spec,
+    is_ours,
     join_records,
     pair_encoders,
     split_blocks,
@@ -36,18 +39,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "block_widths",
-    "check_features",
     "check_slots",
     "chosen_encoders",
     "color_features",
     "describe",
     "features_for",
-    "features_or_specs",
     "features_to_fit",
     "keep_features",
     "parse_slots",
+    "plan_features",
     "spot_distance_um",
-    "warn_of_spacing",
+    "with_recorded_scale",
 ]
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ OTHER_SPACING: Final = 1.5
 type Record = dict[str, Any]
 """What made a block of features: slot of `obsm`, encoder, fields in µm, perhaps stain, and number of features."""
 type Block = tuple[NDArray[Any], Record]
+type Planned = NDArray[np.float32] | FeatureSpec
+"""A block of features that is there, or what it is to be made with."""
 
 
 def parse_slots(use_rep: str | Sequence[str] | None, *, asked: bool) -> tuple[str, ...]:
@@ -169,15 +173,109 @@ def features_to_fit(
     to_make = [FeatureSpec(encoder, fields or DEFAULT_FIELDS_UM) for encoder in chosen]
     for slot in slots:
         _check_alike(sources, slot, [spec.record for spec in to_make], encoders=encoders, fields=fields)
+    # of all objects before the first is encoded: errors come before any work
+    to_encode = {
+        (slot, i): to_make if slot not in source.table.obsm else _outdated(source, slot, encoders=encoders)
+        for slot in slots
+        for i, source in enumerate(sources)
+    }
     made_by: list[Record] = []
     columns = []
     for slot in slots:
-        for source in sources:
-            if slot not in source.table.obsm:
-                keep_features(source, *encode_spots(source, to_make), slot)
+        for i, source in enumerate(sources):
+            if specs := to_encode[slot, i]:
+                keep_features(source, *_encoded(source, specs, slot), slot)
         made_by += describe(sources[0], slot)
-        columns.append(_stack([np.asarray(source.table.obsm[slot], dtype=np.float32) for source in sources], slot))
+        columns.append(
+            _stack([np.asarray(obsm_array(source.table, slot), dtype=np.float32) for source in sources], slot)
+        )
+    if IMAGE_FEATURES in slots:
+        _say_what_is_unknown(sources, made_by)
     return (columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)), made_by
+
+
+def _say_what_is_unknown(sources: Sequence[Sections], made_by: Sequence[Record]) -> None:
+    """Features in our own slot without our record: say what they are taken for."""
+    for record in made_by:
+        if record["slot"] == IMAGE_FEATURES and record["encoder"]["kind"] == "given":
+            logger.warning(
+                "`obsm[%r]` of %s has no record of what made it (`spatialdata.concatenate` drops `uns`): its %d columns are "
+                "taken for features of your own. The model will need features made the same way, in the same slot, of every "
+                "new slide. If `stc.pp.image_features` made them, call it again on the joined object (`overwrite=True`) or "
+                "give the objects as a list.",
+                IMAGE_FEATURES, [slide.name for source in sources for slide in source.slides][:5], record["n_features"],
+            )  # fmt: skip
+
+
+def _outdated(source: Sections, slot: str, *, encoders: Sequence[Encoder] | None) -> list[FeatureSpec]:
+    """What to make the features of a slot with again; empty where they still match what they were made of."""
+    made_by = describe(source, slot)
+    if made_by[0]["encoder"]["kind"] == "given" or not _changed(source, slot):
+        return []
+    return [
+        feature_spec(record, encoder=encoder)
+        for record, encoder in zip(made_by, pair_encoders(made_by, encoders), strict=True)
+    ]
+
+
+def _changed(source: Sections, slot: str) -> bool:
+    """Whether features that we made no longer match a slide; its name and what has changed are logged at WARNING.
+
+    Raises
+    ------
+    ValueError
+        If the slot holds something else than what was written there.
+    """
+    features, record = obsm_array(source.table, slot), read_record(source.table, "image_features", slot)
+    if record is None:
+        return False
+    if not is_ours(features, record):
+        raise ValueError(_was_changed(slot))
+    outdated = False
+    block, of_block = split_blocks(features, record)[0]
+    for slide in source.slides:
+        then = at_recorded_scale(slide, of_block, of_block)
+        if then.um_per_px != slide.um_per_px and slide.um_per_px is not None:
+            logger.warning(
+                "Slide %s: its image features in `obsm[%r]` were made at %.4g µm per pixel, and its spots suggest %.4g. The "
+                "features are used as they are; give `um_per_px` to say what is right.",
+                slide.name, slot, then.um_per_px, slide.um_per_px,
+            )  # fmt: skip
+        reason = changed_since(then, of_block, block[slide.rows], of_block)
+        if reason is not None:
+            logger.warning(
+                "Slide %s: its image features in `obsm[%r]` no longer match the slide, as %s. They are made again.",
+                slide.name, slot, reason,
+            )  # fmt: skip
+            outdated = True
+    if outdated:
+        fields = [float(field) for _, made_by in blocks for field in made_by["field_um"]]
+        require_images(with_recorded_scale(source, slot), fields)
+    return outdated
+
+
+def with_recorded_scale(source: Sections, slot: str) -> Sections:
+    """The object with its slides at the scale that features in a slot were made at, unless the user gave another."""
+    record = read_record(source.table, "image_features", slot) if slot in source.table.obsm else None
+    if record is None or not (blocks := split_blocks(obsm_array(source.table, slot), record)):
+        return source
+    _, of_block = blocks[0]
+    return replace(source, slides=[at_recorded_scale(slide, of_block, of_block) for slide in source.slides])
+
+
+def _encoded(source: Sections, specs: Sequence[FeatureSpec], slot: str) -> tuple[NDArray[np.float32], Record]:
+    """Features and their record; slides whose features in the slot still match are not encoded again."""
+    there = obsm_array(source.table, slot) if slot in source.table.obsm else None
+    record = read_record(source.table, "image_features", slot)
+    return encode_spots(with_recorded_scale(source, slot), specs, there=there, record=record)
+
+
+def _was_changed(slot: str) -> str:
+    return (
+        f"`obsm[{slot!r}]` is not what its record says: it was changed after `stc.pp.image_features` wrote it. Make it again "
+        "with `stc.pp.image_features(..., overwrite=True)`, or move your own features to a slot of another name "
+        "(`use_rep`)."
+    )
 
 
 def _check_alike(
@@ -196,7 +294,7 @@ def _check_alike(
         asked = [same | {"encoder": spec} | ({} if fields is None else {"field_um": list(fields)}) for spec in specs]
         if not same_features(there, asked):
             msg = (
-                f"`obsm[{slot!r}]` holds {brief(there)}, but {brief(asked)} were asked for. Call "
+                f"`obsm[{slot!r}]` holds {brief(there)}, but {brief(asked)} were asked for{_apart(there, asked)}. Call "
                 "`stc.pp.image_features` to replace them (your own with `overwrite=True`), or leave out `encoder` and `field_um` to use them."
             )
             raise ValueError(msg)
@@ -214,8 +312,12 @@ def block_widths(made_by: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     return tuple(int(record["n_features"]) for record in made_by)
 
 
-def check_features(sources: Sequence[Sections], model: Predictor, *, encoders: Sequence[Encoder] | None) -> None:
-    """Raise where features of the kind that a model wants are absent and cannot be made.
+def plan_features(
+    sources: Sequence[Sections], model: Predictor, *, encoders: Sequence[Encoder] | None
+) -> list[list[Planned]]:
+    """The blocks of features that a model wants, for every object: those that are there, or what to make them with.
+
+    Features that are there and no longer match their slide are to be made again, with a warning.
 
     Parameters
     ----------
@@ -225,6 +327,11 @@ def check_features(sources: Sequence[Sections], model: Predictor, *, encoders: S
         The model.
     encoders
         One for every block that the user has not given, instead of those in the records.
+
+    Raises
+    ------
+    ValueError
+        If features are absent and cannot be made, or a slot was changed after it was written. Before any work.
     """
     made_by: Sequence[Record] = model.spec["image_features"]
     paired = pair_encoders(made_by, encoders)
@@ -235,19 +342,32 @@ def check_features(sources: Sequence[Sections], model: Predictor, *, encoders: S
                 "`encoder`."
             )
             raise ValueError(msg)
-    for source in sources:
-        for record in made_by:
-            if _present(source, record) is not None:
-                continue
-            if record["encoder"]["kind"] == "given":
-                slot = record["slot"]
-                found = brief(describe(source, slot)) if slot in source.table.obsm else "none"
-                msg = (
-                    f"The model was trained on features of the user's own in `obsm[{slot!r}]` "
-                    f"({record['n_features']} a spot), found {found}. Put features made the same way there."
-                )
-                raise ValueError(msg)
+    warn_of_spacing(sources, model)
+    return [_planned(source, model, paired) for source in sources]
+
+
+def _planned(source: Sections, model: Predictor, encoders: Sequence[Encoder | None]) -> list[Planned]:
+    made_by: Sequence[Record] = model.spec["image_features"]
+    there = [_present(source, record) for record in made_by]
+    slots = {str(record["slot"]) for record, block in zip(made_by, there, strict=True) if block is not None}
+    changed = {slot for slot in sorted(slots) if _changed(source, slot)}
+    planned: list[Planned] = []
+    for record, block, encoder in zip(made_by, there, encoders, strict=True):
+        slot = record["slot"]
+        if block is not None and slot not in changed:
+            planned.append(block)
+            continue
+        if record["encoder"]["kind"] == "given":
+            found = brief(describe(source, slot)) if slot in source.table.obsm else "none"
+            msg = (
+                f"The model was trained on features of the user's own in `obsm[{slot!r}]` "
+                f"({record['n_features']} a spot), found {found}. Put features made the same way there."
+            )
+            raise ValueError(msg)
+        if block is None:
             require_images(source, record["field_um"])
+        planned.append(feature_spec(record, encoder=encoder, allow_download=model.allow_download))
+    return planned
 
 
 def spot_distance_um(sources: Sequence[Sections]) -> float | None:
@@ -277,36 +397,22 @@ def warn_of_spacing(sources: Sequence[Sections], model: Predictor) -> None:
             )  # fmt: skip
 
 
-def features_or_specs(
-    source: Sections, model: Predictor, *, encoders: Sequence[Encoder] | None
-) -> list[NDArray[np.float32] | FeatureSpec]:
-    """Every block of one object's features as a model wants it, or the spec to make it with where it is not there."""
-    found: list[NDArray[np.float32] | FeatureSpec] = []
-    made_by: Sequence[Record] = model.spec["image_features"]
-    for record, encoder in zip(made_by, pair_encoders(made_by, encoders), strict=True):
-        there = _present(source, record)
-        if there is None:
-            found.append(feature_spec(record, encoder=encoder, allow_download=model.allow_download))
-        else:
-            found.append(there)
-    return found
-
-
-def features_for(source: Sections, model: Predictor, *, encoders: Sequence[Encoder] | None) -> NDArray[np.float32]:
+def features_for(source: Sections, model: Predictor, planned: Sequence[Planned]) -> NDArray[np.float32]:
     """Features of one object as a model wants them (n_spots, n_features): blocks that are there, and others made.
 
-    New features are kept in the table where the slot is free; a slot that holds others is left as it is.
+    New features are kept in the table where the slot is free, or holds what we made and no longer matches; a slot that
+    holds others is left as it is.
     """
     made_by: Sequence[Record] = model.spec["image_features"]
-    blocks = features_or_specs(source, model, encoders=encoders)
     parts = []
-    for slot, of_slot in groupby(zip(made_by, blocks, strict=True), key=lambda pair: str(pair[0]["slot"])):
-        found = [
-            encode_spots(source, [block]) if isinstance(block, FeatureSpec) else (block, {}) for _, block in of_slot
-        ]
+    for slot, of_slot in groupby(zip(made_by, planned, strict=True), key=lambda pair: str(pair[0]["slot"])):
+        wanted, blocks = zip(*of_slot, strict=True)
+        found = [_encoded(source, [block], slot) if isinstance(block, FeatureSpec) else (block, {}) for block in blocks]
         parts.append(np.concatenate([part for part, _ in found], axis=1))
-        if slot not in source.table.obsm:
-            keep_features(source, parts[-1], join_records([record for _, record in found]), slot)
+        made = [record for _, record in found if record]
+        free = slot not in source.table.obsm
+        if free or (len(made) == len(wanted) and same_features(describe(source, slot), wanted)):
+            keep_features(source, parts[-1], join_records(made), slot)
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
@@ -364,6 +470,20 @@ def brief(made_by: Sequence[Record]) -> str:
     return f"{names} at {[f'{value:g}' for value in first['field_um']]} µm{stain}"
 
 
+def _apart(one: Sequence[Record], other: Sequence[Record]) -> str:
+    """In what encoders of the same name and fields differ, for a message."""
+    if brief(one) != brief(other):
+        return ""
+    pairs = [(identity(a["encoder"]), identity(b["encoder"])) for a, b in zip(one, other, strict=False)]
+    told = [
+        f"{key}: {a.get(key)} against {b.get(key)}"
+        for a, b in pairs
+        for key in sorted({*a, *b})
+        if a.get(key) != b.get(key)
+    ]
+    return f" ({', '.join(told)})" if told else ""
+
+
 def chosen_encoders(model: Predictor, encoder: AnyEncoder | Sequence[AnyEncoder] | None) -> tuple[Encoder, ...] | None:
     """The encoders to predict with: the user's, else the one that was fine-tuned with the model, else `None`."""
     if encoder is not None:
@@ -384,7 +504,7 @@ def _present(source: Sections, record: Record) -> NDArray[np.float32] | None:
 
 def _blocks(source: Sections, slot: str) -> list[Block]:
     """The blocks of features of a slot, with what made each."""
-    features = np.asarray(source.table.obsm[slot])
+    features = obsm_array(source.table, slot)
     if features.ndim != 2 or not features.shape[1] or features.dtype.kind not in "fiub":
         msg = (
             f"`obsm[{slot!r}]` must be an array of numbers (n_spots, n_features), found shape {features.shape}, type "
@@ -398,11 +518,7 @@ def _blocks(source: Sections, slot: str) -> list[Block]:
         return [(features, {"slot": slot, "encoder": given, "field_um": [], "n_features": width})]
     blocks = split_blocks(features, record)
     if not blocks:
-        msg = (
-            f"`obsm[{slot!r}]` has {features.shape[1]} columns, which is not what its record says: it was changed after "
-            "`stc.pp.image_features` wrote it. Make it again, or move your own features to a slot of another name."
-        )
-        raise ValueError(msg)
+        raise ValueError(_was_changed(slot))
     kept = ("encoder", "stain", "n_features")
     return [
         (part, {"slot": slot, "field_um": [float(value) for value in made_by["field_um"]]}

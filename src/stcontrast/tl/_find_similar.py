@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._keys import IMAGE_EMBEDDING
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
 from stcontrast.tl._embed import embeddings_of
-from stcontrast.tl._features import check_features, chosen_encoders, features_for, warn_of_spacing
+from stcontrast.tl._features import chosen_encoders, features_for, plan_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast._reading import Sections
-    from stcontrast.fitted import Predictor
+    from stcontrast.fitted import Predictor, StandardizeBy
     from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["find_similar"]
 
 
+@checked(standardize=one_of("slide", "training"), by=one_of("image", "gene"))
 def find_similar(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],
@@ -36,6 +38,7 @@ def find_similar(  # noqa: PLR0913
     k: int = 20,
     by: Literal["image", "gene"] = "image",
     encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
+    standardize: StandardizeBy = "slide",
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -67,6 +70,11 @@ def find_similar(  # noqa: PLR0913
         of this one suggests.
     encoder
         Only for a model that was trained with a callable, which is not saved with it.
+    standardize
+        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
+        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
+        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
+        with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
 
@@ -110,12 +118,6 @@ def find_similar(  # noqa: PLR0913
     """
     model = as_model(model)
     model.require_embedding(to_search=True)
-    if k < 1:
-        msg = f"`k` must be at least 1, found {k}."
-        raise ValueError(msg)
-    if by not in ("image", "gene"):
-        msg = f"Unknown `by` {by!r}. Valid options are 'image' and 'gene'."
-        raise ValueError(msg)
     keys = Keys(
         table_key=table_key, image_key=image_key, slide_key=library_key, um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
@@ -126,12 +128,11 @@ def find_similar(  # noqa: PLR0913
         raise ValueError(msg)
     queries = [_rows(source.table, spots) for source in sources]
     chosen = chosen_encoders(model, encoder)
-    check_features(sources, model, encoders=chosen)
-    warn_of_spacing(sources, model)
+    planned = plan_features(sources, model, encoders=chosen)
     parts = []
-    for source, rows in zip(sources, queries, strict=True):
-        features = features_for(source, model, encoders=chosen)
-        image = embeddings_of(source, model, features, among=rows)[IMAGE_EMBEDDING]
+    for source, blocks, rows in zip(sources, planned, queries, strict=True):
+        features = features_for(source, model, blocks)
+        image = embeddings_of(source, model, features, among=rows, standardize=standardize)[IMAGE_EMBEDDING]
         found, similarity = model.method.search(image[rows], k=k, by=by)
         parts.append(_matches(source, model, rows, found, similarity))
     matches = pd.concat(parts, ignore_index=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import gather
 from stcontrast._keys import PREDICTION_TABLE, VAE_LATENT
 from stcontrast._reading import Keys, resolve_all, split_gene_side
@@ -47,6 +48,7 @@ __all__ = ["fit"]
 logger = logging.getLogger(__name__)
 
 
+@checked(standardize=one_of("slide", "none"))
 def fit(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
@@ -261,7 +263,7 @@ def _write_predictions(
 ) -> None:
     if not model.has_expression:
         return
-    prediction = model.predict(spots.features, slide=spots.slide, xy=spots.xy, depth=spots.depth)
+    prediction = model.predict(spots.features, slide=spots.slide, xy=spots.xy, depth=spots.depth, names=spots.slides)
     start = 0
     for source in sources:
         stop = start + source.table.n_obs

@@ -145,6 +145,9 @@ def _read(folder: Path) -> BatchAgnosticVAE | Predictor:
     from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast.fitted import load
 
+    if folder.is_file():
+        msg = f"`model`: {str(folder)!r} is a file: name the folder that the model was saved to."
+        raise NotADirectoryError(msg)
     if holds_model(folder):
         return load(folder)
     if not (folder / "model.pt").is_file():
@@ -172,7 +175,8 @@ def gather_counts(
     names, slide = np.unique(named, return_inverse=True)
     batch = np.concatenate(slides) if batch_key is None else stacked_column(tables, batch_key, "batch_key")
     nowhere = np.zeros((len(slide), 2))
-    spots = stack_tables(tables, slide, nowhere, layer=layer, label_key=label_key, slides=names.tolist(), batch=batch)
+    plain = [name.partition("/")[2] for name in names.tolist()]
+    spots = stack_tables(tables, slide, nowhere, layer=layer, label_key=label_key, slides=plain, batch=batch)
     if not spots.has_counts:
         msg = "Nothing to learn from: no spot has any counts. Name the layer that holds raw counts with `layer`."
         raise ValueError(msg)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import depth_of
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import check_features, chosen_encoders, features_for, features_or_specs, warn_of_spacing
+from stcontrast.tl._features import chosen_encoders, features_for, plan_features, with_recorded_scale
 from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import (
     check_donor_key,
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast._reading import Sections
-    from stcontrast.fitted import Predictor
+    from stcontrast.fitted import Predictor, StandardizeBy
     from stcontrast.pp._encoders import AnyEncoder
 
 __all__ = ["predict_expression"]
 
 
+@checked(standardize=one_of("slide", "training"))
 def predict_expression(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],
@@ -43,6 +45,7 @@ def predict_expression(  # noqa: PLR0913
     key_added: str = PREDICTION_TABLE,
     donor_key: str | None = None,
     encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
+    standardize: StandardizeBy = "slide",
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
     table_key: str | None = None,
@@ -69,6 +72,11 @@ def predict_expression(  # noqa: PLR0913
     encoder
         Only for a model that was trained with a callable, which is not saved with it. For a model of several encoders,
         all of them in a list, as they were for training.
+    standardize
+        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
+        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
+        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
+        with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
     store
@@ -120,19 +128,29 @@ def predict_expression(  # noqa: PLR0913
     chosen = chosen_encoders(model, encoder)
     if store is not None:
         _check_store(Path(store), sources, model)
-    check_features(sources, model, encoders=chosen)
-    warn_of_spacing(sources, model)
+    planned = plan_features(sources, model, encoders=chosen)
     returned: list[AnnData] = []
-    for source in sources:
+    for item, blocks in zip(sources, planned, strict=True):
+        source = item
         if store is not None:
-            blocks = features_or_specs(source, model, encoders=chosen)
-            table = predict_to_store(source, model, Path(store), blocks=blocks, donor_key=donor_key)
+            for record in model.spec["image_features"]:
+                source = with_recorded_scale(source, record["slot"])
+            table = predict_to_store(
+                source, model, Path(store), blocks=blocks, donor_key=donor_key, standardize=standardize
+            )
             _hand_over(source, key_added, table, returned)
             continue
-        features = features_for(source, model, encoders=chosen)
+        features = features_for(source, model, blocks)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
-        prediction = model.predict(features, slide=slide, xy=xy, depth=depth)
+        prediction = model.predict(
+            features,
+            slide=slide,
+            xy=xy,
+            depth=depth,
+            standardize=standardize,
+            names=[item.name for item in source.slides],
+        )
         provenance = provenance_of(source, model, features, donor_key=donor_key)
         warn_of_intervals(model, provenance)
         rows = np.arange(source.table.n_obs)
@@ -154,6 +172,9 @@ def _check_store(path: Path, sources: Sequence[Sections], model: Predictor) -> N
     if path.suffix != ".zarr":
         msg = f"`store` must be the path of a zarr store, ending in '.zarr', found {str(path)!r}."
         raise ValueError(msg)
+    if any(parent.is_file() for parent in path.parents):
+        msg = f"`store`: a part of {str(path)!r} is a file, not a folder."
+        raise NotADirectoryError(msg)
     if path.exists():
         msg = f"{str(path)!r} exists: read it with `anndata.read_zarr`, remove it, or give another `store`."
         raise FileExistsError(msg)

@@ -13,8 +13,9 @@ from stcontrast._data.spots import Spots
 from stcontrast._files import ResumableStore, RowsFile, content_hash, written_whole
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import progress
+from stcontrast._reading import names_of, obs_column
 from stcontrast._slides import rows_by_slide
-from stcontrast.pp._features import FeatureSpec, encode_slides, slide_fingerprint
+from stcontrast.pp._features import FeatureSpec, encode_slides, print_of_slide, window_places
 from stcontrast.tl._write import interval_holds, prediction_frame, provenance_of, warn_of_intervals
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._reading import Sections, Slide
-    from stcontrast.fitted import Predictor
+    from stcontrast.fitted import Predictor, StandardizeBy
+    from stcontrast.fitted._moments import TrainingMoments
 
 __all__ = ["predict_to_store"]
 
@@ -45,6 +47,7 @@ def predict_to_store(
     *,
     blocks: Sequence[NDArray[np.float32] | FeatureSpec],
     donor_key: str | None,
+    standardize: StandardizeBy,
 ) -> AnnData:
     """Predict the expression of every spot into a zarr store; go on where an earlier call was broken off.
 
@@ -60,6 +63,8 @@ def predict_to_store(
         Every block of image features: those that are there (n_spots, n_features), or what they are made with, on disk.
     donor_key
         Column of `obs` with the donor.
+    standardize
+        By whose moments image features are standardised.
 
     Returns
     -------
@@ -68,12 +73,20 @@ def predict_to_store(
     n_spots = source.table.n_obs
     description = {
         "model_id": model.model_id,
-        "spots": content_hash([source.table.obs_names.astype(str).tolist()])[:32],
+        "standardize": standardize,
+        "spots": content_hash(
+            [source.table.obs_names.astype(str).tolist()]
+            + [part for slide in source.slides for part in (slide.name, slide.rows, slide.centers.round(3))]
+        )[:32],
         "features": [
-            [slide_fingerprint(slide, block) for slide in source.slides] if isinstance(block, FeatureSpec) else None
+            [print_of_slide(slide, block.record, window_places(slide.centers)) for slide in source.slides]
+            if isinstance(block, FeatureSpec)
+            else content_hash([np.asarray(block)])
             for block in blocks
         ],
-        "donor_key": donor_key,
+        "donor_key": None
+        if donor_key is None
+        else [donor_key, content_hash([names_of(obs_column(source.table, donor_key))])],
     }
     with ResumableStore(path.with_name(f"{path.name}.partial"), description, argument="store") as store:
         if store.resumed:
@@ -85,7 +98,7 @@ def predict_to_store(
         features: Any = parts[0] if len(parts) == 1 else _Blocks(parts)
         provenance = provenance_of(source, model, features, donor_key=donor_key)
         warn_of_intervals(model, provenance)
-        _predict(source, model, store, features, provenance)
+        _predict(source, model, store, features, provenance, standardize=standardize)
         known = store.flags("known", n_spots)
         frame = prediction_frame(source, model, known, provenance=provenance, donor_key=donor_key)
         _write_frame(store.folder / TABLE, frame)
@@ -140,7 +153,13 @@ def _some_spots(slide: Slide, chosen: NDArray[np.bool_]) -> Slide:
 
 
 def _predict(
-    source: Sections, model: Predictor, store: ResumableStore, features: Any, provenance: Mapping[str, str]
+    source: Sections,
+    model: Predictor,
+    store: ResumableStore,
+    features: Any,
+    provenance: Mapping[str, str],
+    *,
+    standardize: StandardizeBy,
 ) -> None:
     import zarr
 
@@ -156,7 +175,10 @@ def _predict(
     size = CHUNK if model.method.spotwise else n_spots
     done, known = store.flags("predicted", -(-n_spots // size)), store.flags("known", n_spots)
     slide, xy = source.slide_and_xy()
-    designs = [_SlideDesign(model, store, features, code, item) for code, item in enumerate(source.slides)]
+    designs = [
+        _SlideDesign(model, store, features, code, item, standardize=standardize)
+        for code, item in enumerate(source.slides)
+    ]
     group = zarr.open_group(table, mode="r+", use_consolidated=False)
     arrays: dict[str, Any] = {"X": group["X"], LOWER: group[f"layers/{LOWER}"], UPPER: group[f"layers/{UPPER}"]}
     with progress(total=n_spots, initial=int(done.sum()) * size, description="predictions", unit="spot") as bar:
@@ -187,9 +209,18 @@ def _predict(
 
 
 class _SlideDesign:
-    """The design of some spots of a slide at a time, standardised within the whole of it."""
+    """The design of some spots of a slide at a time, standardised within the whole of it, or as the training slides."""
 
-    def __init__(self, model: Predictor, store: ResumableStore, features: Any, code: int, slide: Slide) -> None:
+    def __init__(
+        self,
+        model: Predictor,
+        store: ResumableStore,
+        features: Any,
+        code: int,
+        slide: Slide,
+        *,
+        standardize: StandardizeBy,
+    ) -> None:
         from scipy.spatial import cKDTree
 
         self._features, self._slide = features, slide
@@ -197,7 +228,13 @@ class _SlideDesign:
         self._tree = cKDTree(slide.centers)
         # from a row of the table to a spot of the slide
         self._by_row = np.argsort(slide.rows)
-        self._moments = self._gathered(store, code) if model.spec["standardize"] == "slide" else None
+        self._moments: SlideMoments | TrainingMoments | None = None
+        if model.spec["standardize"] == "slide" and standardize == "training":
+            self._moments = model.moments
+        elif model.spec["standardize"] == "slide":
+            self._moments = moments = self._gathered(store, code)
+            deviation = np.sqrt(moments.squares[: sum(self._blocks)] / moments.n)
+            model.moments.warn_of_part(repr(slide.name), moments.n, deviation)
 
     def of(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Design (n, n_columns) of rows of the table that are spots of the slide."""

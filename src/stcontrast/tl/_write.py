@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ from stcontrast._keys import (
     UNS,
     UPPER,
 )
-from stcontrast._records import read_record, write_record
+from stcontrast._reading import names_of, obs_column, obsm_array
+from stcontrast._records import read_record, storable, write_record
 from stcontrast.fitted._fit import fingerprint_of
 
 if TYPE_CHECKING:
@@ -43,10 +45,17 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+ELEMENT_NAME: Final = re.compile(r"(?!__)[\w.-]+")
+
 
 def check_prediction_slot(source: Sections, key: str) -> None:
     """Raise where `key` holds an element that we did not write: nothing of the user's is overwritten."""
-    if not source.is_spatialdata or key not in source.data:
+    if not source.is_spatialdata:
+        return
+    if not ELEMENT_NAME.fullmatch(key):
+        msg = f"`key_added` names a table of a SpatialData: letters, digits, '_', '.' and '-' alone, found {key!r}."
+        raise ValueError(msg)
+    if key not in source.data:
         return
     if key in source.data.tables and read_record(source.data.tables[key], "prediction") is not None:
         return
@@ -84,7 +93,7 @@ def provenance_of(
         elif donor_key is None:
             result[slide.name] = "unknown-donor"
         else:
-            donors = set(source.table.obs[donor_key].astype(str).to_numpy()[slide.rows])
+            donors = set(names_of(obs_column(source.table, donor_key))[slide.rows].tolist())
             result[slide.name] = "in-donor" if donors & set(model.spec["donors"]) else "out-of-donor"
     return result
 
@@ -201,10 +210,10 @@ def prediction_frame(
     images = _images_of(source)
     named = (source.region_key, source.instance_key, source.library_key if images else None, donor_key)
     carried = [key for key in named if key and key in source.table.obs]
-    obs = pd.DataFrame(source.table.obs[list(dict.fromkeys(carried))].copy(), index=source.table.obs_names)
+    obs = pd.DataFrame({key: obs_column(source.table, key) for key in carried}, index=source.table.obs_names)
     obs[IN_DISTRIBUTION] = in_distribution
     # an AnnData's own positions, in pixels of the full resolution, not of the image that scanpy kept
-    own = None if source.is_spatialdata else np.asarray(source.table.obsm["spatial"], dtype=np.float64)[:, :2]
+    own = None if source.is_spatialdata else np.asarray(obsm_array(source.table, "spatial"), dtype=np.float64)[:, :2]
     spec = model.spec
     record = {
         "units": spec["units"],
@@ -219,5 +228,5 @@ def prediction_frame(
         "obs": obs,
         "var": pd.DataFrame({HELD_OUT_R: model.calibration.held_out_r}, index=pd.Index(model.genes)),
         "obsm": {"spatial": source.slide_and_xy()[1] if own is None else own},
-        "uns": {UNS: {"prediction": record}} | images,
+        "uns": {UNS: {"prediction": storable(record)}} | images,
     }

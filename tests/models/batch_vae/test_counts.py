@@ -18,10 +18,8 @@ from stcontrast._models.batch_vae.counts import (
     check_counts,
     check_genes,
     counts_of,
-    on_disk,
-    row_blocks,
 )
-from stcontrast._reading import not_a_count
+from stcontrast._reading import not_a_count, on_disk, row_blocks
 from stcontrast.models import BatchAgnosticVAE
 from tests.models.batch_vae.synthetic import make_adata
 
@@ -237,9 +235,7 @@ def test_no_more_rows_are_read_at_once_than_are_encoded(model: BatchAgnosticVAE)
 
 @pytest.mark.parametrize("how", ["h5ad", "zarr"])
 def test_counts_on_disk_are_checked_block_by_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str):
-    from stcontrast._models.batch_vae import counts as counts_module
-
-    monkeypatch.setattr(counts_module, "N_AT_ONCE", 60 * 32)
+    monkeypatch.setattr("stcontrast._reading.counts.N_AT_ONCE", 60 * 32)
     adata = make_adata("DE", seed=5)
     watched = Watched(adata.X)
     blocks = list(row_blocks(watched))
@@ -265,7 +261,7 @@ def test_a_backed_object_is_trained_on_without_being_loaded(monkeypatch: pytest.
         msg = "everything was loaded"
         raise AssertionError(msg)
 
-    monkeypatch.setattr("stcontrast._models.batch_vae.counts.N_AT_ONCE", 60 * 32)
+    monkeypatch.setattr("stcontrast._reading.counts.N_AT_ONCE", 60 * 32)
     monkeypatch.setattr(type(stored.X), "__getitem__", noted)
     monkeypatch.setattr(type(stored.X), "to_memory", refused)
     BatchAgnosticVAE.setup_anndata(stored, batch_key="donor")

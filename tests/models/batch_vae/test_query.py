@@ -108,3 +108,35 @@ def test_a_query_without_its_batch_column(model: BatchAgnosticVAE):
     query.obs = query.obs.drop(columns=["donor"])
     with pytest.raises(KeyError, match=r"batch_key 'donor' is not in adata\.obs"):
         BatchAgnosticVAE.load_query_data(query, model)
+
+
+@pytest.mark.parametrize("use", ["load_query_data", "load", "get_normalized_expression"])
+@pytest.mark.parametrize(
+    ("genes", "told"), [(slice(None, None, -1), "in another order"), ([0, 0], "lacks some")], ids=["order", "others"]
+)
+def test_genes_that_are_not_in_the_order_of_the_model_are_refused(
+    model: BatchAgnosticVAE, use: str, genes: slice | list[int], told: str, tmp_path: Path
+) -> None:
+    query = make_adata("A", seed=5)
+    if isinstance(genes, slice):
+        query = query[:, genes].copy()
+    else:
+        query.var_names = [f"other{i}" for i in range(query.n_vars)]
+    folder = tmp_path / "model"
+    model.save(folder)
+    calls = {
+        "load_query_data": lambda: BatchAgnosticVAE.load_query_data(query, model),
+        "load": lambda: BatchAgnosticVAE.load(folder, adata=query),
+        "get_normalized_expression": lambda: model.get_normalized_expression(query),
+    }
+    with pytest.raises(ValueError, match=rf"genes .*{told}.*adata\[:, model\.genes\]"):
+        calls[use]()
+
+
+def test_a_query_in_another_order_can_be_prepared(model: BatchAgnosticVAE) -> None:
+    query = make_adata("D", seed=5)
+    shuffled = query[:, ::-1].copy()
+    BatchAgnosticVAE.prepare_query_anndata(shuffled, model)
+    mapped = BatchAgnosticVAE.load_query_data(shuffled, model)
+    mapped.is_trained = True
+    np.testing.assert_allclose(mapped.get_latent_representation(), model.get_latent_representation(query), atol=1e-5)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
-import zarr
-from anndata.abc import CSCDataset, CSRDataset
+import pandas as pd
 from scipy import sparse
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _get_adata_minify_type
 from scvi.data.fields import LayerField
 
-from stcontrast._reading import not_a_count
+from stcontrast._reading import in_memory, not_a_count, on_disk, row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    import pandas as pd
     from anndata import AnnData
 
 __all__ = [
@@ -32,13 +29,8 @@ __all__ = [
     "counts_of",
     "first_few",
     "has_no_counts",
-    "on_disk",
-    "row_blocks",
     "rows_on_disk",
 ]
-
-# values in a block: 64 MiB as dense float32
-N_AT_ONCE = 2**24
 
 
 class RowsOnDisk:
@@ -91,21 +83,12 @@ class RowsOnDisk:
 
     def __getitem__(self, rows: slice) -> Any:
         if self._indices is None:
-            block = _in_memory(self._read(slice(*rows.indices(self._n_rows))))
+            block = in_memory(self._read(slice(*rows.indices(self._n_rows))))
         else:
             # HDF5 reads rows in ascending order, each once
             wanted, places = np.unique(self._indices[rows], return_inverse=True)
-            block = _in_memory(self._read(wanted))[places]
+            block = in_memory(self._read(wanted))[places]
         return block if self._prepare is None else self._prepare(block)
-
-
-def on_disk(values: Any) -> bool:
-    """Whether a matrix is on disk, or not computed yet, and can be read by row.
-
-    True for CSR and dense matrices in HDF5 and zarr, and for dask arrays. False for a matrix stored by column: each of
-    its rows is spread over the whole file.
-    """
-    return isinstance(values, CSRDataset | h5py.Dataset | zarr.Array) or hasattr(values, "compute")
 
 
 def rows_on_disk(
@@ -126,18 +109,6 @@ def rows_on_disk(
     return RowsOnDisk(values.__getitem__, adata.n_obs, indices=indices, prepare=prepare)
 
 
-def row_blocks(values: Any) -> Iterator[Any]:
-    """Go through a matrix on disk in blocks of rows, each in memory; a block is 64 MiB as dense float32."""
-    n_rows = max(1, N_AT_ONCE // max(1, values.shape[1]))
-    for start in range(0, values.shape[0], n_rows):
-        yield _in_memory(values[start : start + n_rows])
-
-
-def _in_memory(block: Any) -> Any:
-    block = block.compute() if hasattr(block, "compute") else block
-    return block.tocsr() if sparse.issparse(block) else np.asarray(block)
-
-
 N_NAMED = 5
 
 
@@ -151,6 +122,21 @@ class CountsField(LayerField):
         """Raise unless the layer holds raw counts."""
         super().validate_field(adata)
         check_counts(self.get_field_data(adata), adata, self.attr_key)
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
+        """Raise unless the genes are those of the model, in its order: scvi-tools counts columns, and warns."""
+        genes, found = pd.Index(state_registry[self.COLUMN_NAMES_KEY]), adata_target.var_names
+        if not found.equals(genes):
+            same = len(found) == len(genes) and found.is_unique and found.isin(genes).all()
+            what = "in another order" if same else "and others, or lacks some"
+            msg = (
+                f"adata has the model's genes {what}: {first_few(found)}; the model has {first_few(genes)}. "
+                "adata[:, model.genes].copy() brings them into its order, prepare_query_anndata(adata, model) also adds "
+                "genes that are missing; get_latent_representation needs neither."
+            )
+            raise ValueError(msg)
+        registry: dict[str, Any] = super().transfer_field(state_registry, adata_target, **kwargs)
+        return registry
 
 
 def has_no_counts(adata: AnnData | None) -> bool:
@@ -196,13 +182,7 @@ def counts_of(adata: AnnData, layer: str | None) -> Any:
     if values is None:
         msg = f"adata.X is empty; name the layer that holds the counts: {_other_layers(adata.layers, None)}."
         raise KeyError(msg)
-    if isinstance(values, CSRDataset | CSCDataset):
-        values = values.to_memory()
-    elif hasattr(values, "compute"):
-        values = values.compute()
-    if sparse.issparse(values):
-        return values.tocsr()
-    return np.asarray(values)
+    return in_memory(values)
 
 
 def check_counts(values: Any, adata: AnnData, layer: str | None) -> None:

@@ -14,8 +14,8 @@ from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 
-from stcontrast._models.batch_vae.counts import on_disk, row_blocks
 from stcontrast._models.batch_vae.likelihood import Entries
+from stcontrast._reading import on_disk, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

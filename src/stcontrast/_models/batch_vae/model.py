@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -23,6 +23,7 @@ from scvi.data.fields import (
 )
 from scvi.model import SCVI
 
+from stcontrast._arguments import check_arguments, one_of
 from stcontrast._models.batch_vae.checkpoint import check_checkpoint
 from stcontrast._models.batch_vae.counts import CountsField, check_categories, check_genes, check_layer
 from stcontrast._models.batch_vae.decoding import ClassesMixin, DecodingMixin, check_classes
@@ -33,7 +34,7 @@ from stcontrast._models.batch_vae.training import HeldOutGroupsMixin
 from stcontrast._training import quiet_loggers, seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from os import PathLike
     from typing import Self
 
@@ -139,10 +140,12 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        for name, weight in (("class_weight", class_weight), ("adversarial_weight", adversarial_weight)):
-            if not 0 <= weight < math.inf:
-                msg = f"{name} is {weight}; it must be a number of at least 0."
-                raise ValueError(msg)
+        given = {
+            "n_latent": n_latent, "n_hidden": n_hidden, "n_layers": n_layers, "class_weight": class_weight,
+            "adversarial_weight": adversarial_weight, "gene_likelihood": gene_likelihood,
+            "dropout_rate": kwargs.get("dropout_rate", 0.1), **({} if seed is None else {"seed": seed}),
+        }  # fmt: skip
+        check_arguments(given, gene_likelihood=one_of("nb", "zinb", "poisson"))
         if seed is None:
             seed = scvi.settings.seed or 0
         with seeded(seed):
@@ -323,7 +326,7 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         data: AnnData | bool | None = adata
         if adata is None and not saved_adata.exists():
             data = False
-        with quiet_loggers(DOWNLOAD_LOGGER):
+        with quiet_loggers(DOWNLOAD_LOGGER), _genes_are_checked():
             return super().load(str(dir_path), data, accelerator=accelerator, device=device, prefix=prefix)
 
     @classmethod
@@ -354,8 +357,8 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         KeyError
             If the batch column or the layer is missing.
         ValueError
-            If the values are not raw counts, genes of the reference are missing, or the reference does not know a
-            class.
+            If the values are not raw counts, the genes are not those of the reference in its order, or the reference
+            does not know a class.
 
         Examples
         --------
@@ -365,7 +368,7 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         """
         if isinstance(reference_model, str | os.PathLike) and (Path(reference_model) / SAVED_MODEL).exists():
             check_checkpoint(Path(reference_model) / SAVED_MODEL)
-        with quiet_loggers(DOWNLOAD_LOGGER):
+        with quiet_loggers(DOWNLOAD_LOGGER), _genes_are_checked():
             model: Self = super().load_query_data(adata, _as_path(reference_model), **kwargs)
         return model
 
@@ -408,6 +411,14 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
             check_checkpoint(Path(reference_model) / SAVED_MODEL)
         with quiet_loggers(DOWNLOAD_LOGGER):
             return super().prepare_query_anndata(adata, _as_path(reference_model), return_reference_var_names, inplace)
+
+
+@contextmanager
+def _genes_are_checked() -> Iterator[None]:
+    """Without the warning of scvi-tools that genes differ: :class:`CountsField` raises where they do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`?var_names", category=UserWarning)
+        yield
 
 
 def _as_path(reference: Any) -> Any:

@@ -18,10 +18,10 @@ from pandas.api.types import union_categoricals
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from stcontrast._models.batch_vae.counts import check_genes, first_few, row_blocks
+from stcontrast._models.batch_vae.counts import check_genes, first_few
 from stcontrast._models.batch_vae.minibatches import SLIDE_KEY, EncoderView, SlideReference, with_codes
 from stcontrast._models.batch_vae.model import BatchAgnosticVAE
-from stcontrast._reading import not_a_count
+from stcontrast._reading import not_a_count, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from scvi import REGISTRY_KEYS
 from scvi.train import TrainingPlan
 
+from stcontrast._arguments import check_arguments
 from stcontrast._models.batch_vae.counts import has_no_counts
 from stcontrast._models.batch_vae.minibatches import MinibatchSplitter
 from stcontrast._settings import settings
@@ -301,6 +302,8 @@ class HeldOutGroupsMixin:
         --------
         >>> model.train(validation_key="slide", validation_groups=["C6"])  # doctest: +SKIP
         """
+        given = {"max_epochs": max_epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+        check_arguments({name: value for name, value in given.items() if value is not None})
         self._check_training_data(datamodule)
         if any(not 0 < share < 1 for share in thin_to):
             msg = f"thin_to is {tuple(thin_to)}; a share of the counts lies between 0 and 1."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from stcontrast._arguments import checked, one_of, whole
 from stcontrast._files import read_folder, write_folder
 from stcontrast._files.model_folder import unreadable
 from stcontrast._models.contrastive.towers import TowerPair
@@ -92,6 +93,7 @@ class ContrastiveModel:
     2023, arXiv 2303.15343).
     """
 
+    @checked(loss=one_of(*LOSSES), batch_size=whole(2), max_epochs=whole(0))
     def __init__(  # noqa: PLR0913
         self,
         n_image: int,
@@ -111,18 +113,6 @@ class ContrastiveModel:
         batch_size: int = 1024,
         seed: int = 0,
     ) -> None:
-        if loss not in LOSSES:
-            msg = f"Unknown loss {loss!r}. Valid options are {', '.join(map(repr, LOSSES))}."
-            raise ValueError(msg)
-        if min(n_image, n_gene, n_hidden, n_embedding) < 1 or (max_epochs or 0) < 0 or batch_size < 2:
-            msg = "`n_image`, `n_gene`, `n_hidden`, `n_embedding` must be at least 1, `batch_size` 2, `max_epochs` 0."
-            raise ValueError(msg)
-        if min(temperature, target_temperature, learning_rate) <= 0 or min(contrastive_weight, weight_decay) < 0:
-            msg = (
-                "`temperature`, `target_temperature` and `learning_rate` must be positive, `contrastive_weight` and "
-                "`weight_decay` not negative."
-            )
-            raise ValueError(msg)
         self.spec: dict[str, Any] = {
             "n_image": n_image, "n_gene": n_gene, "n_hidden": n_hidden, "n_embedding": n_embedding,
             "input_dropout": input_dropout, "dropout": dropout, "loss": loss, "contrastive_weight": contrastive_weight,

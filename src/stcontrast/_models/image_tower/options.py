@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from stcontrast._arguments import check_fields, one_of, whole
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -110,29 +112,8 @@ class TowerOptions:
     checkpoint_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 2, "micro_batch": 1, "n_components": 1, "n_embedding": 1, "num_workers": 0}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < low:
-                msg = f"`{name}` must be a whole number of at least {low}, found {value!r}."
-                raise ValueError(msg)
-        not_negative = (
-            "weight_decay", "expression_weight", "contrastive_weight", "class_weight", "stain_jitter", "color_jitter",
-        )  # fmt: skip
-        for name in not_negative:
-            if not getattr(self, name) >= 0:
-                msg = f"`{name}` must not be negative, found {getattr(self, name)!r}."
-                raise ValueError(msg)
-        if not (self.learning_rate > 0 and self.temperature > 0 and 0 < self.layer_decay <= 1 and 0 <= self.warmup < 1):
-            msg = (
-                "`learning_rate` and `temperature` must be positive, `layer_decay` above 0 and at most 1, `warmup` from "
-                f"0 to below 1; found {self.learning_rate!r}, {self.temperature!r}, {self.layer_decay!r}, {self.warmup!r}."
-            )
-            raise ValueError(msg)
-        for name, valid in {"stop": get_args(Stop.__value__), "batch_norm": get_args(BatchNorm.__value__)}.items():
-            if getattr(self, name) not in valid:
-                msg = f"Unknown `{name}` {getattr(self, name)!r}. Valid options are {list(valid)}."
-                raise ValueError(msg)
+        choices = {"stop": one_of(*get_args(Stop.__value__)), "batch_norm": one_of(*get_args(BatchNorm.__value__))}
+        check_fields(self, batch_size=whole(2), **choices)
         if self.stop == "held-out" and self.devices not in (1, "1"):
             msg = (
                 f"`stop='held-out'` validates every epoch on one device; found `devices={self.devices!r}`. Use "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from stcontrast._arguments import checked
 from stcontrast._data.lattice import lattice_coordinates
 from stcontrast._state import fitted
 from stcontrast.methods._base import Method
@@ -47,11 +48,9 @@ class Field(Method):
     n_neighbors: ClassVar[int] = 0
     learnt: ClassVar[tuple[str, ...]] = ("arrays",)
 
+    @checked()
     def __init__(self, *, length: float = 5.0, seed: int = 0) -> None:
         super().__init__(seed=seed)
-        if length <= 0:
-            msg = f"`length` must be positive, found {length}."
-            raise ValueError(msg)
         self.length = length
         self.arrays: dict[str, NDArray[Any]] = {}
 

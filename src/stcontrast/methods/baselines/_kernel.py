@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 from scipy.linalg import cholesky, eigh, solve_triangular
 
+from stcontrast._arguments import checked
 from stcontrast._state import Learns, fitted
 from stcontrast.methods._base import ChosenOnFolds
 from stcontrast.methods._linear import Scaler
@@ -115,6 +116,7 @@ class Kernel(ChosenOnFolds):
     grid: ClassVar[tuple[float, ...]] = PENALTIES
     choices: ClassVar[tuple[str, ...]] = ("penalty", "class_penalty")
 
+    @checked()
     def __init__(self, *, penalty: float = 3.0, class_penalty: float = 1.0, seed: int = 0) -> None:
         super().__init__(seed=seed)
         self.penalty = penalty

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from stcontrast._arguments import checked
 from stcontrast._state import fitted
 from stcontrast.methods._base import ChosenOnFolds
 from stcontrast.methods._linear import Scaler
@@ -42,11 +43,9 @@ class Knn(ChosenOnFolds):
     grid: ClassVar[tuple[float, ...]] = GRID
     choices: ClassVar[tuple[str, ...]] = ("k", "class_k")
 
+    @checked()
     def __init__(self, *, k: int = 50, seed: int = 0) -> None:
         super().__init__(seed=seed)
-        if k < 1:
-            msg = f"`k` must be at least 1, found {k}."
-            raise ValueError(msg)
         self.k = k
         self.class_k = k
         self.scaler = Scaler()

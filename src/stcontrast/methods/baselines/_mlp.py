@@ -10,6 +10,7 @@ from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
+from stcontrast._arguments import checked, number
 from stcontrast._state import fitted
 from stcontrast.methods._base import Method
 from stcontrast.methods._linear import Scaler
@@ -44,11 +45,9 @@ class Mlp(Method):
     reference: ClassVar[str] = "Multi-layer perceptron on the image features (scikit-learn)"
     learnt: ClassVar[tuple[str, ...]] = ("scaler", "expression", "classes")
 
+    @checked(penalty=number(least=0))
     def __init__(self, *, n_hidden: int = 128, max_epochs: int = 30, penalty: float = 1.0, seed: int = 0) -> None:
         super().__init__(seed=seed)
-        if n_hidden < 1 or max_epochs < 1 or penalty < 0:
-            msg = "`n_hidden` and `max_epochs` must be at least 1, and `penalty` not negative."
-            raise ValueError(msg)
         self.n_hidden = n_hidden
         self.max_epochs = max_epochs
         self.penalty = penalty

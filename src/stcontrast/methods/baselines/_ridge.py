@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from stcontrast._arguments import checked
 from stcontrast.methods._base import ChosenOnFolds
 from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath
 
@@ -34,6 +35,7 @@ class Ridge(ChosenOnFolds):
     grid: ClassVar[tuple[float, ...]] = PENALTIES
     choices: ClassVar[tuple[str, ...]] = ("penalty",)
 
+    @checked()
     def __init__(self, *, penalty: float = 300.0, seed: int = 0) -> None:
         super().__init__(seed=seed)
         self.penalty = penalty

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAliasType, get_arg
 import numpy as np
 import torch
 
+from stcontrast._arguments import check_fields, whole
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
 from stcontrast._state import State, fitted, module_state, restore_module
 from stcontrast._training import seeded
@@ -99,18 +100,8 @@ class ContrastiveOptions:
             if valid and value not in valid and type(None) not in valid:
                 msg = f"Unknown {item.name} {value!r}. Valid options are {', '.join(map(repr, valid))}."
                 raise ValueError(msg)
-        at_least = {"n_embedding": 1, "k": 1, "probe_k": 1, "batch_size": 2, "max_epochs": 1}
-        for name, least in at_least.items():
-            if getattr(self, name) < least:
-                msg = f"`{name}` must be at least {least}, found {getattr(self, name)}."
-                raise ValueError(msg)
-        if not 0 <= self.dropout < 1 or self.weight_decay < 0:
-            msg = f"`dropout` must lie in [0, 1) and `weight_decay` not be negative, found {self.dropout}, {self.weight_decay}."
-            raise ValueError(msg)
-        for name in ("temperature", "target_temperature", "learning_rate", "penalty"):
-            if getattr(self, name) <= 0:
-                msg = f"`{name}` must be positive, found {getattr(self, name)}."
-                raise ValueError(msg)
+        # a batch of one has nothing to be told apart from
+        check_fields(self, batch_size=whole(2))
 
 
 class ContrastiveMethod(Method):

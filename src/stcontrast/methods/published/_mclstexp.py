@@ -120,13 +120,6 @@ class MclstexpOptions(ContrastiveOptions):
     n_per_head: int = 64
     max_sequence: int = 4096
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in {"n_layers": 1, "n_heads": 1, "n_per_head": 1, "max_sequence": 2}.items():
-            if getattr(self, name) < least:
-                msg = f"`{name}` must be at least {least}, found {getattr(self, name)}."
-                raise ValueError(msg)
-
 
 class Mclstexp(ContrastiveMethod):
     """Multi-modal contrastive learning with a Transformer over spots.

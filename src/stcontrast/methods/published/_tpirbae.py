@@ -41,12 +41,6 @@ class TpirbaeOptions(ContrastiveOptions):
     vae_epochs: int | None = None
     guided: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_latent < 1 or (self.vae_epochs is not None and self.vae_epochs < 1):
-            msg = "`n_latent` and `vae_epochs` must be at least 1."
-            raise ValueError(msg)
-
 
 class Tpirbae(ContrastiveMethod):
     """Image encoding taught by a batch-agnostic gene encoder.

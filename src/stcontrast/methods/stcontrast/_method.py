@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import numpy as np
 from scipy.linalg import orthogonal_procrustes
 
+from stcontrast._arguments import checked, one_of, whole
 from stcontrast._data.folds import inner_folds
 from stcontrast._data.spots import Prediction
 from stcontrast._files import content_hash
@@ -95,6 +96,8 @@ class Stcontrast(Method):
     reference: ClassVar[str] = "stcontrast; after TPIRBAE (Nishimura et al. 2025) and BLEEP (Xie et al. 2023)"
     learnt: ClassVar[tuple[str, ...]] = ("weights", "weights_rest_on", "slope", "parts", "subtypes", "class_unit")
 
+    # without any epoch the towers stay as they were drawn: to measure what training adds
+    @checked(gene_space=one_of(*N_COORDINATES), loss=one_of(*LOSSES), max_epochs=whole(0))
     def __init__(  # noqa: PLR0913
         self,
         *,
@@ -112,15 +115,6 @@ class Stcontrast(Method):
         self.given = None if gene_space in ("axes", "vae") else _given_vae(gene_space)
         if self.given is not None and n_coordinates not in (None, self.given.module.n_latent):
             msg = f"`n_coordinates` is {n_coordinates}, but the given model has {self.given.module.n_latent}: leave it out."
-            raise ValueError(msg)
-        if loss not in LOSSES:
-            msg = f"Unknown loss {loss!r}. Valid options are {', '.join(map(repr, LOSSES))}."
-            raise ValueError(msg)
-        if min(1 if value is None else value for value in (n_coordinates, vae_epochs)) < 1 or (max_epochs or 0) < 0:
-            msg = "`n_coordinates` and `vae_epochs` must be at least 1, and `max_epochs` 0."
-            raise ValueError(msg)
-        if min(temperature, penalty) <= 0 or contrastive_weight < 0:
-            msg = "`temperature` and `penalty` must be positive, and `contrastive_weight` not negative."
             raise ValueError(msg)
         self.gene_space = "axes" if gene_space == "axes" else "vae"
         self.n_coordinates = n_coordinates

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from stcontrast._arguments import POSITIVE, checked
 from stcontrast._progress import progress
 from stcontrast._reading import require_images, resolve_slides
 from stcontrast.pp._crops.reader import iter_crops
@@ -23,6 +24,7 @@ __all__ = ["crops"]
 LARGEST_PX: Final = 8192
 
 
+@checked(field_um=POSITIVE)
 def crops(
     data: SpatialData | AnnData,
     *,
@@ -85,11 +87,8 @@ def crops(
     >>> stc.pp.crops(sdata, field_um=100, size_px=64).shape
     (30, 64, 64, 3)
     """
-    if not np.isfinite(field_um) or field_um <= 0 or not 1 <= size_px <= LARGEST_PX:
-        msg = (
-            f"`field_um` and `size_px` must be positive numbers, `size_px` at most {LARGEST_PX}, found {field_um!r} and "
-            f"{size_px!r}."
-        )
+    if not 1 <= size_px <= LARGEST_PX:
+        msg = f"`size_px` must be at most {LARGEST_PX}, found {size_px!r}."
         raise ValueError(msg)
     spots = resolve_slides(
         data,

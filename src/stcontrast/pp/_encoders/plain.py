@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast._arguments import Rule, check_fields, whole
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -31,6 +33,7 @@ N_COLOR: Final = 5 * (2 + len(QUANTILES))
 SIGMAS: Final = (1, 2, 4)
 # in optical density: below it lies the noise of compression and of enlarged images
 FLOOR: Final = 2e-3
+EVEN: Final = Rule("an even whole number of at least 16", lambda value: whole(16).holds(value) and value % 2 == 0)
 
 
 def color_statistics(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -143,6 +146,9 @@ class ColorEncoder:
 
     size_px: int = 64
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @property
     def spec(self) -> dict[str, Any]:
         """Identity of the encoder."""
@@ -188,9 +194,7 @@ class TextureEncoder:
     size_px: int = 64
 
     def __post_init__(self) -> None:
-        if self.size_px < 16 or self.size_px % 2:
-            msg = f"`size_px` must be even and at least 16, found {self.size_px}."
-            raise ValueError(msg)
+        check_fields(self, size_px=EVEN)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -212,6 +216,9 @@ class CallableEncoder:
 
     function: Callable[[NDArray[np.uint8]], Any]
     size_px: int = 224
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def spec(self) -> dict[str, Any]:

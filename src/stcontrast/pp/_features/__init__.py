@@ -8,13 +8,19 @@ from stcontrast.pp._features.encoding import (
     feature_spec,
     pair_encoders,
     prefetched,
-    slide_fingerprint,
+)
+from stcontrast.pp._features.evidence import (
+    at_recorded_scale,
+    changed_since,
+    print_of_slide,
+    window_places,
 )
 from stcontrast.pp._features.slides import (
     DEFAULT_FIELDS_UM,
     encode_slides,
     encode_spots,
     image_features,
+    is_ours,
     join_records,
     parse_fields,
     split_blocks,
@@ -23,15 +29,19 @@ from stcontrast.pp._features.slides import (
 __all__ = [
     "DEFAULT_FIELDS_UM",
     "FeatureSpec",
+    "at_recorded_scale",
+    "changed_since",
     "encode_centers",
     "encode_slides",
     "encode_spots",
     "feature_spec",
     "image_features",
+    "is_ours",
     "join_records",
     "pair_encoders",
     "parse_fields",
     "prefetched",
-    "slide_fingerprint",
+    "print_of_slide",
     "split_blocks",
+    "window_places",
 ]

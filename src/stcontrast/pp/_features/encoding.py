@@ -1,4 +1,4 @@
-"""Crops of all fields of view through an encoder, encoded while the next are cut; and what the features depend on."""
+"""Crops of all fields of view through an encoder, encoded while the next are cut."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._files import content_hash
-from stcontrast.pp._crops import Tiles, iter_batches
-from stcontrast.pp._encoders import encoder_from_spec, identity
+from stcontrast.pp._crops import iter_batches
+from stcontrast.pp._encoders import encoder_from_spec
 from stcontrast.pp._stain import stain_from_spec
 
 if TYPE_CHECKING:
@@ -21,23 +20,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._reading import Slide, SlideImage
+    from stcontrast._reading import SlideImage
     from stcontrast.pp._encoders import Encoder
     from stcontrast.pp._stain import StainNormalizer
 
 
-__all__ = ["FeatureSpec", "encode_centers", "feature_spec", "pair_encoders", "prefetched", "slide_fingerprint"]
+__all__ = ["FeatureSpec", "encode_centers", "feature_spec", "pair_encoders", "prefetched"]
 
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 0.1
 # crops that an encoder is given at once
 BATCH: Final = 64
-# windows of the image that the fingerprint looks at
-N_WINDOWS: Final = 8
-WINDOW_PX: Final = 32
-# of these encoders only the name is known: they may have changed
-UNKNOWN: Final = ("callable",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,34 +193,3 @@ def prefetched[T](items: Iterable[T], *, depth: int = 2) -> Generator[T]:
         close = getattr(items, "close", None)
         if close is not None:
             close()
-
-
-def slide_fingerprint(slide: Slide, spec: FeatureSpec) -> str:
-    """Hash of everything that the features of a slide depend on; empty for a callable, of which only the name is known.
-
-    That is: the encoder (weights by content, not by path), fields, stain normalisation, µm per pixel, the centres of the
-    spots in the table's order (to a thousandth of a pixel), size and levels of the image, and its pixels around eight of
-    the spots.
-    """
-    if slide.image is None or spec.encoder.spec["kind"] in UNKNOWN:
-        return ""
-    image = slide.image
-    facts = {
-        "spec": spec.record | {"encoder": identity(spec.encoder.spec)},
-        "um_per_px": slide.um_per_px,
-        "levels": [[int(size) for size in level.shape] for level in image.levels],
-        "downsampling": list(image.downsampling),
-    }
-    return content_hash([facts, np.round(slide.centers, 3), *_windows(image, slide.centers)])[:32]
-
-
-def _windows(image: SlideImage, centers: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
-    finest = Tiles(image.levels[0])
-    for x, y in centers[np.unique(np.linspace(0, len(centers) - 1, N_WINDOWS).astype(int))]:
-        along_x, along_y = (_around(middle, side) for middle, side in ((x, finest.shape[1]), (y, finest.shape[0])))
-        yield finest.window(along_y, along_x)
-
-
-def _around(middle: float, side: int) -> slice:
-    start = int(np.clip(np.rint(middle) - WINDOW_PX // 2, 0, max(side - WINDOW_PX, 0)))
-    return slice(start, min(start + WINDOW_PX, side))

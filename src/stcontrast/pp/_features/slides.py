@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast._arguments import check_arguments, checked
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import progress
-from stcontrast._reading import require_images, resolve_slides
+from stcontrast._reading import obsm_array, require_images, resolve_slides
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import cluster
-from stcontrast.pp._features.encoding import FeatureSpec, encode_centers, slide_fingerprint
+from stcontrast.pp._features.encoding import FeatureSpec, encode_centers
+from stcontrast.pp._features.evidence import OF_SLIDE, changed_since, evidence_of, is_as_written
 from stcontrast.pp._stain import resolve_stain
 
 if TYPE_CHECKING:
@@ -28,15 +30,18 @@ if TYPE_CHECKING:
     from stcontrast.pp._encoders import AnyEncoder
     from stcontrast.pp._stain import StainNormalizer
 
-__all__ = ["encode_slides", "encode_spots", "image_features", "join_records", "parse_fields", "split_blocks"]
+__all__ = ["encode_slides", "encode_spots", "image_features", "is_ours", "join_records", "parse_fields", "split_blocks"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_FIELDS_UM = (100.0, 200.0, 400.0, 800.0)
 # what the blocks of a slot do not share
-OF_BLOCK: Final = ("encoder", "n_features", "fingerprint")
+OF_BLOCK: Final = ("encoder", "n_features", "fingerprint", "windows", "spots")
+# of these encoders only the name is known: they may have changed
+UNKNOWN: Final = ("callable",)
 
 
+@checked()
 def image_features(  # noqa: PLR0913
     data: SpatialData | AnnData,
     *,
@@ -62,8 +67,10 @@ def image_features(  # noqa: PLR0913
     ``distributed.Client`` runs, its workers share the slides, and bands of their spots.
 
     The slot is a cache. Called again, the function encodes only slides that have changed: those whose encoder (weights by
-    content), fields, stain normalisation, µm per pixel, spots, or image (its size, and its pixels around eight of the
-    spots) are not the same. Delete the slot to encode all slides.
+    content), fields, stain normalisation, µm per pixel, positions of spots, or image (its size, and its pixels around
+    eight of the spots) are not the same. A slide of which only some spots are left, or in another order, has not
+    changed. Delete the slot to encode all slides. Every function that uses the features later compares the same, and
+    makes those of a slide that has changed again, with a warning.
 
     Parameters
     ----------
@@ -107,9 +114,9 @@ def image_features(  # noqa: PLR0913
     Returns
     -------
     `None`. Writes ``obsm[key_added]``, float32 (n_spots, n_features); and ``uns["stcontrast"]["image_features"]``:
-    encoder, fields in µm, stain, number of features, µm per pixel and fingerprint of each slide, version
-    (``uns["stcontrast"]["image_features_<key_added>"]`` where `key_added` is not the default). With several encoders,
-    ``blocks`` has encoder, number of features and fingerprints of each, under ``"0"``, ``"1"``, ...
+    encoder, fields in µm, stain, number of features, version, and of each slide µm per pixel and what its features are
+    compared by later: `fingerprint`, `windows` and `spots` (``uns["stcontrast"]["image_features_<key_added>"]`` where `key_added` is not the default). With several encoders,
+    ``blocks`` has encoder, number of features and fingerprints of each encoder, under ``"0"``, ``"1"``, ...
 
     Raises
     ------
@@ -144,14 +151,21 @@ def image_features(  # noqa: PLR0913
         library_key=library_key,
     )
     require_images(sections, fields)
+    if not sections.table.var_names.is_unique:
+        logger.warning(
+            "The table has gene names that are not unique, which `stc.tl.fit` will refuse: call "
+            "`adata.var_names_make_unique()`."
+        )
     chosen = resolve_encoders(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
     normalizer = resolve_stain(stain)
     specs = [FeatureSpec(item, fields, normalizer) for item in chosen]
-    there, record = sections.table.obsm.get(key_added), read_record(sections.table, "image_features", key_added)
-    if there is not None and record is None and not overwrite:
+    there = obsm_array(sections.table, key_added) if key_added in sections.table.obsm else None
+    record = read_record(sections.table, "image_features", key_added)
+    ours = record is not None and there is not None and is_ours(there, record)
+    if there is not None and not ours and not overwrite:
         msg = (
-            f"`obsm[{key_added!r}]` holds something that stcontrast has not written: give another `key_added`, or "
-            "`overwrite=True` to replace it."
+            f"`obsm[{key_added!r}]` holds something that stcontrast has not written, or that was changed since: give "
+            "another `key_added`, or `overwrite=True` to replace it."
         )
         raise ValueError(msg)
     features, record = encode_spots(sections, specs, there=there, record=record)
@@ -175,7 +189,7 @@ def encode_spots(
     specs
         What the blocks of features are made with.
     there, record
-        Features (n_spots, n) in the slot, and their record: slides with the same fingerprint are not encoded again.
+        Features (n_spots, n) in the slot, and their record: slides that have not changed are not encoded again.
 
     Returns
     -------
@@ -191,6 +205,8 @@ def split_blocks(features: NDArray[Any], record: Mapping[str, Any]) -> list[tupl
 
     Empty where the features are not as many as the record says: the slot was changed after it was written.
     """
+    if features.ndim != 2:
+        return []
     shared = {key: value for key, value in record.items() if key != "blocks"}
     own: Mapping[str, Mapping[str, Any]] = record.get("blocks", {"0": {}})
     # a store gives the keys back in the order of the alphabet
@@ -205,30 +221,40 @@ def split_blocks(features: NDArray[Any], record: Mapping[str, Any]) -> list[tupl
     return list(zip(parts, records, strict=True))
 
 
+def is_ours(features: NDArray[Any], record: Mapping[str, Any]) -> bool:
+    """Whether features (n_spots, n) in a slot are those that were written there with this record, or some rows of them."""
+    blocks = split_blocks(features, record)
+    return bool(blocks) and all(is_as_written(block, of_block) for block, of_block in blocks)
+
+
 def join_records(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The record of a slot from those of its blocks, which differ in their encoder alone."""
     if len(records) == 1:
         return records[0]
     shared = {key: value for key, value in records[0].items() if key not in OF_BLOCK}
-    return shared | {"blocks": {str(i): {key: item[key] for key in OF_BLOCK} for i, item in enumerate(records)}}
+    return shared | {
+        "blocks": {str(i): {key: item[key] for key in OF_BLOCK if key in item} for i, item in enumerate(records)}
+    }
 
 
 def _encode_block(
     sections: Sections, spec: FeatureSpec, known: Sequence[tuple[NDArray[Any], Mapping[str, Any]]]
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Features of all slides by one encoder, and their record; slides of a known block are taken from there."""
-    prints = {slide.name: slide_fingerprint(slide, spec) for slide in sections.slides}
-    there: NDArray[Any] | None = None
-    kept: Mapping[str, str] = {}
-    for block, record in known:
-        found = record.get("fingerprint", {})
-        if any(value and found.get(name) == value for name, value in prints.items()):
-            there, kept = block, found
-    to_do = [slide for slide in sections.slides if not prints[slide.name] or kept.get(slide.name) != prints[slide.name]]
-    features = None
-    if len(to_do) < len(sections.slides):
-        features = np.array(there, dtype=np.float32)
-        logger.info("Image features of %d slides are reused: nothing has changed.", len(sections.slides) - len(to_do))
+    reused: dict[str, NDArray[Any]] = {}
+    for slide in sections.slides if spec.encoder.spec["kind"] not in UNKNOWN else ():
+        for block, record in known:
+            if slide.name not in reused and changed_since(slide, spec.record, block[slide.rows], record) is None:
+                reused[slide.name] = block[slide.rows]
+    to_do = [slide for slide in sections.slides if slide.name not in reused]
+    features: NDArray[np.float32] | None = None
+    if reused:
+        width = next(iter(reused.values())).shape[1]
+        features = np.empty((sections.table.n_obs, width), dtype=np.float32)
+        for slide in sections.slides:
+            if slide.name in reused:
+                features[slide.rows] = reused[slide.name]
+        logger.info("Image features of %d slides are reused: nothing has changed.", len(reused))
     n_fields = len(spec.fields_um)
     total = sum(len(slide.rows) for slide in to_do) * n_fields
     with progress(total=total, description="image features", unit="crop") as bar:
@@ -245,8 +271,9 @@ def _encode_block(
             bar.update(len(rows) * n_fields)
     if features is None:  # cannot happen: reading refuses a table without spots
         features = np.empty((0, 0), dtype=np.float32)
-    scales = {slide.name: float(slide.um_per_px or np.nan) for slide in sections.slides}
-    return features, spec.record | {"n_features": features.shape[1], "um_per_px": scales, "fingerprint": prints}
+    evidence = {slide.name: evidence_of(slide, spec.record, features[slide.rows]) for slide in sections.slides}
+    by_slide = {key: {name: of_slide[key] for name, of_slide in evidence.items()} for key in OF_SLIDE}
+    return features, spec.record | {"n_features": features.shape[1], **by_slide}
 
 
 def encode_slides(
@@ -280,11 +307,8 @@ def encode_slides(
 
 def parse_fields(field_um: float | Sequence[float]) -> tuple[float, ...]:
     """One or several fields of view in µm, checked."""
-    fields = (float(field_um),) if np.isscalar(field_um) else tuple(float(value) for value in field_um)
-    if not fields or not all(np.isfinite(value) and value > 0 for value in fields):
-        msg = f"`field_um` must be one or several positive numbers (µm), found {field_um!r}."
-        raise ValueError(msg)
-    return fields
+    check_arguments({"field_um": field_um})
+    return tuple(float(value) for value in np.atleast_1d(field_um))
 
 
 def _warn_if_enlarged(slide: Slide, spec: FeatureSpec) -> None:

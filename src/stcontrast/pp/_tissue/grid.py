@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 
+from stcontrast._arguments import checked
 from stcontrast._keys import UNS
 from stcontrast._reading import (
     affine_matrix,
@@ -52,6 +53,7 @@ MASK_PX: Final = 4_000_000
 FEWEST_PX: Final = 2.0
 
 
+@checked()
 def tissue_grid(  # noqa: PLR0913
     sdata: SpatialData,
     *,

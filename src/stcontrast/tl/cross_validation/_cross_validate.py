@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold
 
+from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import gather
 from stcontrast._progress import progress
 from stcontrast._reading import Keys, resolve_all, split_gene_side
@@ -25,7 +26,7 @@ from stcontrast.tl._features import check_slots, color_features, features_to_fit
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl.cross_validation._fits import Fit, FitStore, check_directory
 from stcontrast.tl.cross_validation._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
-from stcontrast.tl.cross_validation._parallel import check_n_jobs, count_processes, run_fits
+from stcontrast.tl.cross_validation._parallel import count_processes, run_fits
 from stcontrast.tl.cross_validation._result import CrossValidation
 from stcontrast.tl.cross_validation._scoring import CLASSES, SCORES, score_fold
 
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 METHODS: Final = ("stcontrast", "ridge", "color", "mean")
 
 
+@checked(standardize=one_of("slide", "none"))
 def cross_validate(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
@@ -166,7 +168,6 @@ def cross_validate(  # noqa: PLR0913
     if keys.donor_key is None:
         msg = "`donor_key` is needed: the column of `obs` that names patient or animal, the unit that is held out."
         raise ValueError(msg)
-    check_n_jobs(n_jobs)
     path = None if directory is None else check_directory(directory)
     wanted = parse_gene_sets(gene_sets, genes=genes)
     fit_spec = FitSpec(

@@ -126,7 +126,9 @@ def fit_and_predict(fit: Fit) -> OutOfFold:
             spots, fit.train_rows, method=fit.method, fit_spec=fit.fit_spec, made_by=fit.made_by,
             of_fold=fit.inner_features,
         )  # fmt: skip
-        found = model.predict(fit.features[rows], slide=spots.slide[rows], xy=spots.xy[rows], depth=spots.depth[rows])
+        found = model.predict(
+            fit.features[rows], slide=spots.slide[rows], xy=spots.xy[rows], depth=spots.depth[rows], names=spots.slides,
+        )  # fmt: skip
         embedded = {}
         if model.has_expression and spots.measured[rows].any():
             embedded = model.method.embed(spots_of_model(spots, rows, model.spec))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stcontrast.methods import Method
     from stcontrast.tl.cross_validation._fits import Fit, OutOfFold
 
-__all__ = ["check_n_jobs", "count_processes", "run_fits"]
+__all__ = ["count_processes", "run_fits"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,6 @@ GPU_BYTES: Final = 2**31
 CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 # the seeds of random numbers belong to a process: where the backend has threads, they take turns
 ONE_FIT: Final = threading.Lock()
-
-
-def check_n_jobs(n_jobs: int | None) -> None:
-    """Raise where it is no number of processes."""
-    if n_jobs is not None and n_jobs < 1:
-        msg = f"`n_jobs` must be at least 1, or `None` for as many processes as cores and memory allow; found {n_jobs}."
-        raise ValueError(msg)
 
 
 def count_processes(n_jobs: int | None, fits: Sequence[Fit]) -> int:

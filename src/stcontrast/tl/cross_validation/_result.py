@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from stcontrast._arguments import NAME, checked
 from stcontrast.tl.cross_validation._scoring import CEILING
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class CrossValidation:
         kept = [gene == "" or (donor, gene) in of_set for donor, gene in pairs]
         return self.scores[kept].reset_index(drop=True)
 
+    @checked(reference=NAME, gene_set=NAME)
     def summary(self, *, gene_set: str | None = None, reference: str = REFERENCE, seed: int = 0) -> pd.DataFrame:
         """Mean scores, one row per method.
 
@@ -134,8 +136,11 @@ class CrossValidation:
         Raises
         ------
         KeyError
-            If there is no such gene set.
+            If there is no such gene set, or a `reference` other than the default was not run.
         """
+        if reference not in {*self.methods, REFERENCE}:
+            msg = f"`reference`: the method {reference!r} was not run; these were: {self.methods}."
+            raise KeyError(msg)
         per_donor = self._per_donor(gene_set)
         rows = [*self.methods, *([CEILING] if CEILING in per_donor.index.get_level_values("method") else [])]
         table = per_donor.groupby(level="method").mean().reindex(rows)

@@ -1,0 +1,154 @@
+"""What image features depend on: written down with them, and compared before they are used again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stcontrast._files import content_hash
+from stcontrast.pp._crops import Tiles
+from stcontrast.pp._encoders import identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from stcontrast._reading import Slide, SlideImage
+
+__all__ = ["at_recorded_scale", "changed_since", "evidence_of", "is_as_written", "print_of_slide", "window_places"]
+
+# windows of the image that are looked at
+N_WINDOWS: Final = 8
+WINDOW_PX: Final = 32
+# what a record has for every slide
+OF_SLIDE: Final = ("um_per_px", "fingerprint", "windows", "spots")
+
+
+def evidence_of(slide: Slide, made_with: Mapping[str, Any], features: NDArray[np.float32]) -> dict[str, Any]:
+    """What a record says of the features (n_spots, n_features) of one slide.
+
+    Returns
+    -------
+    µm per pixel; a hash of encoder, fields, stain and image; the places (n, 2) at which it looked at the pixels; and two
+    numbers a spot (n_spots, 2): of its features, and of its features and its place.
+    """
+    windows = window_places(slide.centers)
+    values = (float(slide.um_per_px or np.nan), print_of_slide(slide, made_with, windows), windows)
+    return dict(zip(OF_SLIDE, (*values, _prints_of_spots(features, slide.centers)), strict=True))
+
+
+def changed_since(
+    slide: Slide, made_with: Mapping[str, Any], features: NDArray[np.floating], record: Mapping[str, Any]
+) -> str | None:
+    """Why features of a slide are no longer what encoding it would give; `None` where they are, or nobody can tell.
+
+    Parameters
+    ----------
+    slide
+        The slide now. Without an image nothing can be compared.
+    made_with
+        Encoder, fields and perhaps stain, as a record has them.
+    features
+        The features of its spots (n_spots, n_features).
+    record
+        What was written down with them. A slide may have another name now, some of its spots, or another order of them.
+    """
+    if slide.image is None:
+        return None
+    reason = "it is not known what they were made of"
+    for before in _entries(slide.name, record):
+        if before["um_per_px"] != slide.um_per_px:
+            now = "unknown" if slide.um_per_px is None else f"{slide.um_per_px:.4g}"
+            reason = f"they were made at {before['um_per_px']:.4g} µm per pixel, now it is {now}"
+        elif print_of_slide(slide, made_with, before["windows"]) != before["fingerprint"]:
+            reason = "its image has changed"
+        else:
+            known = np.isin(_prints_of_spots(features, slide.centers)[:, 1], before["spots"][:, 1])
+            if known.all():
+                return None
+            reason = f"{np.count_nonzero(~known)} of its {len(known)} spots lie elsewhere in the image"
+    return reason
+
+
+def at_recorded_scale(slide: Slide, made_with: Mapping[str, Any], record: Mapping[str, Any]) -> Slide:
+    """The slide at the µm per pixel that its features were made at, if its image is the same and nobody gave a scale."""
+    if slide.image is None or not (slide.scale_derived or slide.um_per_px is None):
+        return slide
+    for before in _entries(slide.name, record):
+        then = replace(slide, um_per_px=before["um_per_px"], scale_derived=False)
+        if print_of_slide(then, made_with, before["windows"]) == before["fingerprint"]:
+            return then
+    return slide
+
+
+def is_as_written(features: NDArray[Any], record: Mapping[str, Any]) -> bool:
+    """Whether features (n_spots, n_features) are those that were written, all or some of them; `True` if nobody can tell."""
+    written = list(record.get("spots", {}).values())
+    if not written:
+        return True
+    known = np.concatenate([np.asarray(of_slide, dtype=np.int64)[:, 0] for of_slide in written])
+    return bool(np.isin(_prints_of_spots(features)[:, 0], known).all())
+
+
+def _prints_of_spots(features: NDArray[Any], centers: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
+    """Hashes (n_spots, 2): of the features of every spot, and of them and its place (to a thousandth of a pixel)."""
+    places = np.zeros((len(features), 0)) if centers is None else np.round(centers, 3) + 0.0
+    digests = bytearray()
+    for row, place in zip(np.ascontiguousarray(features, dtype=np.float32), places, strict=True):
+        own = hashlib.blake2b(row.tobytes(), digest_size=8)
+        digests += own.digest()
+        own.update(place.tobytes())
+        digests += own.digest()
+    return np.frombuffer(bytes(digests), dtype="<i8").astype(np.int64).reshape(-1, 2)
+
+
+def print_of_slide(slide: Slide, made_with: Mapping[str, Any], windows: NDArray[np.float64]) -> str:
+    """Hash of what the features of all spots of a slide depend on.
+
+    That is: the encoder (weights by content, not by path), fields, stain normalisation, µm per pixel, size and levels of
+    the image, and its pixels around these places (n, 2).
+    """
+    if slide.image is None:
+        return ""
+    image = slide.image
+    facts = {
+        "encoder": identity(made_with["encoder"]),
+        "field_um": [float(value) for value in made_with["field_um"]],
+        "stain": made_with.get("stain"),
+        "um_per_px": slide.um_per_px,
+        "levels": [[int(size) for size in level.shape] for level in image.levels],
+        "downsampling": list(image.downsampling),
+    }
+    return content_hash([facts, *_pixels(image, windows)])[:32]
+
+
+def window_places(centers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Places (n, 2) at which the pixels of a slide are looked at: around some of its spots."""
+    return centers[np.unique(np.linspace(0, len(centers) - 1, N_WINDOWS).astype(int))].round(3)
+
+
+def _entries(name: str, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a record says of a slide of this name, or of every slide where none has it: it may have been renamed."""
+    known = [slide for slide in record.get("spots", {}) if slide in record["fingerprint"]]
+    for slide in [name] if name in known else known:
+        entry = {key: record[key][slide] for key in OF_SLIDE}
+        yield entry | {
+            "windows": np.asarray(entry["windows"], dtype=np.float64).reshape(-1, 2),
+            "spots": np.asarray(entry["spots"], dtype=np.int64).reshape(-1, 2),
+        }
+
+
+def _pixels(image: SlideImage, places: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
+    finest = Tiles(image.levels[0])
+    for x, y in places:
+        along_x, along_y = (_around(middle, side) for middle, side in ((x, finest.shape[1]), (y, finest.shape[0])))
+        yield finest.window(along_y, along_x)
+
+
+def _around(middle: float, side: int) -> slice:
+    start = int(np.clip(np.rint(middle) - WINDOW_PX // 2, 0, max(side - WINDOW_PX, 0)))
+    return slice(start, min(start + WINDOW_PX, side))

@@ -1,0 +1,101 @@
+"""Objects with different genes: found before any work, and joined tables with zeros in the gaps are named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import stcontrast as stc
+from stcontrast._data.genes import lost_genes
+from stcontrast.tl import _fit
+from stcontrast.tl.cross_validation import _cross_validate
+from tests.tl.test_identity import learn, section
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+USES: dict[str, Callable[[Any], object]] = {
+    "fit": lambda objects: learn(objects, donor_key="donor"),
+    "cross_validate": lambda objects: stc.tl.cross_validate(
+        objects, donor_key="donor", methods=["mean"], use_rep="X_own"
+    ),
+    "embed_genes": lambda objects: stc.tl.embed_genes(objects, n_latent=2, max_epochs=1),
+}
+
+
+@pytest.fixture
+def objects() -> list[ad.AnnData]:
+    return [section(f"s{i}", seed=i, donor=f"d{i}") for i in range(3)]
+
+
+def renamed(adata: ad.AnnData, names: list[str]) -> ad.AnnData:
+    adata.var_names = pd.Index(names)
+    return adata
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")  # anndata
+@pytest.mark.parametrize("use", ["fit", "cross_validate"])
+@pytest.mark.parametrize("names", [["0", "1", "2", "3", "4", "0"], list("abcdef")], ids=["not unique", "none shared"])
+def test_names_are_checked_before_features(
+    objects: list[ad.AnnData], use: str, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed(objects[1], names)
+    for module in (_fit, _cross_validate):
+        monkeypatch.setattr(module, "features_to_fit", lambda *_, **__: pytest.fail("features first"))
+    with pytest.raises(ValueError, match=r"gene names that are not unique|share 0 genes"):
+        USES[use](objects)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_panels_that_share_few_genes_are_said(
+    objects: list[ad.AnnData], use: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    renamed(objects[1], ["0", "1", "x", "y", "z", "u"])
+    USES[use](objects)
+    assert "The objects share 2 genes, and have 6 (object 1 of 3), 6 (object 2 of 3), 6 (object 3 of 3)" in caplog.text
+
+
+@pytest.mark.parametrize("use", USES)
+def test_zeros_of_an_outer_join_are_named_by_slide(
+    objects: list[ad.AnnData], use: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    renamed(objects[1], ["0", "1", "2", "x", "y", "z"])
+    joined = ad.concat(objects, join="outer", fill_value=0)
+    USES[use](joined)
+    assert "Slide 's1': 3 of 9 genes have no count at all, and are well expressed on other slides" in caplog.text
+    assert "['3', '4', '5']" in caplog.text
+    # the genes that only the second has are absent from both others
+    for name in ("s0", "s2"):
+        assert f"Slide '{name}': 3 of 9 genes have no count at all" in caplog.text
+    caplog.clear()
+    USES[use](ad.concat(objects, join="inner"))
+    assert "no count at all" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mean", "depth", "n_spots", "named"),
+    [(3.0, 1.0, 40, True), (0.02, 1.0, 40, False), (3.0, 1.0, 3, False), (3.0, 0.01, 40, False)],
+    ids=["well expressed", "rare", "few spots", "shallow slide"],
+)
+def test_a_gene_may_be_absent_by_chance(mean: float, depth: float, n_spots: int, named: bool) -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.poisson(3.0, (200, 5)), rng.poisson(3.0 * depth, (n_spots, 5))
+    one[:, 2] = rng.poisson(mean, 200)
+    other[:, 2] = 0
+    counts = sparse.csr_matrix(np.concatenate([one, other]).astype(np.float32))
+    slide = np.repeat([4, 7], [200, n_spots])
+    found = lost_genes(counts, np.asarray(counts.sum(axis=1)).ravel().astype(float), slide)
+    assert {code: genes.tolist() for code, genes in found.items() if code == 7} == ({7: [2]} if named else {})
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_image_features_says_that_fit_will_refuse(caplog: pytest.LogCaptureFixture) -> None:
+    sdata = stc.datasets.toy(n_donors=1, n_spots=12, n_genes=9)
+    renamed(sdata["table"], [*"abcdefgh", "a"])
+    stc.pp.image_features(sdata, encoder="color", field_um=50)
+    assert "`adata.var_names_make_unique()`" in caplog.text

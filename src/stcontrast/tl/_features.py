@@ -249,7 +249,7 @@ def _changed(source: Sections, slot: str) -> bool:
             )  # fmt: skip
             outdated = True
     if outdated:
-        fields = [float(field) for _, made_by in blocks for field in made_by["field_um"]]
+        fields = [float(field) for _, made_by in split_blocks(features, record) for field in made_by["field_um"]]
         require_images(with_recorded_scale(source, slot), fields)
     return outdated
 

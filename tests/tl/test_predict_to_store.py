@@ -166,6 +166,21 @@ def test_what_was_predicted_is_not_predicted_again(ridge, toy, tmp_path, monkeyp
     same(sdata["stc_pred"], expected)
 
 
+def test_remains_of_a_published_store_say_nothing_of_a_new_one(ridge, toy, tmp_path, monkeypatch):
+    """Killed after the store was published and before its remains were cleared away; then the store was moved."""
+    sdata = parts_of(copied(toy), "donor2", "donor3")
+    with monkeypatch.context() as patch:
+        patch.setattr("stcontrast._files.ResumableStore.remove", lambda self: None)
+        stc.tl.predict_expression(sdata, ridge, store=tmp_path / "pred.zarr")
+    expected = sdata["stc_pred"].to_memory()
+    (tmp_path / "pred.zarr").rename(tmp_path / "moved.zarr")
+    again = parts_of(copied(toy), "donor2", "donor3")
+    stc.tl.predict_expression(again, ridge, store=tmp_path / "pred.zarr")
+    same(again["stc_pred"], expected)
+    assert (np.asarray(again["stc_pred"].X) > 0).any()
+    assert not (tmp_path / "pred.zarr.partial").exists()
+
+
 SCRIPT = """
 import sys, time
 import spatialdata

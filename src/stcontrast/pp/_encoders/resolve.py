@@ -240,7 +240,7 @@ def plain_model_args(spec: Mapping[str, Any]) -> dict[str, Any]:
     """
     name, arguments = str(spec["name"]), json.loads(spec.get("model_args", "{}"))
     odd = sorted(LOADING.intersection(arguments))
-    if odd or not re.fullmatch(r"(hf[-_]hub:)?[\w.-]+(/[\w.-]+)*(@[\w.-]+)?", name):
+    if odd or not re.fullmatch(r"(hf[-_]hub:)?\w[\w.-]*(/\w[\w.-]*)?(@[\w.-]+)?", name):
         msg = (
             f"The encoder of the model, {name!r}{f' with {odd}' if odd else ''}, would read files or addresses of its own: it "
             "is not made."

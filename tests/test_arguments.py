@@ -37,6 +37,7 @@ WRONG: dict[str, list[Any]] = {
     "a finite number": [-1.0, float("nan"), float("inf"), "1", None, True],
     "a name": ["", 3, ["a"]],
     "a list of names": ["ERBB2", [], [1], 3],
+    "one or more names": [3, [3], None],
     "True or False": [1, "yes", None],
     "a mapping": [3, ["a"], "a"],
     "a path": [3, ["a"], ""],

@@ -156,7 +156,7 @@ RULES: Final[dict[str, Rule]] = {
         else NAMES.holds(value),
     ),
     "gene_sets": Rule(
-        "a list of names, or a mapping from names to lists of genes",
+        "one or more names, or a mapping from names to lists of genes",
         lambda value: isinstance(value, str | Mapping) or (isinstance(value, Sequence) and all(map(NAME.holds, value))),
     ),
     "options": OPTIONS,

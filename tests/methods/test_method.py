@@ -31,14 +31,14 @@ def test_an_unknown_method_is_refused_with_a_list_of_methods():
     ("options", "message"),
     [
         ({"epochs": 3}, r"Unknown options \['epochs'\] of the method 'stcontrast'. Valid options are .*'max_epochs'"),
-        ({"loss": "triplet"}, "Unknown loss 'triplet'. Valid options are 'soft_target'"),
-        ({"max_epochs": -1}, "and `max_epochs` 0"),
-        ({"temperature": 0.0}, "must be positive"),
-        ({"penalty": 0.0}, "must be positive"),
-        ({"contrastive_weight": -1.0}, "`contrastive_weight` not negative"),
-        ({"n_coordinates": 0}, "must be at least 1"),
-        ({"vae_epochs": 0}, "must be at least 1"),
-        ({"gene_space": "umap"}, r"Unknown gene space 'umap'. Valid options are \['axes', 'vae'\]"),
+        ({"loss": "triplet"}, "`loss` must be one of .soft_target., .*found .triplet."),
+        ({"max_epochs": -1}, "`max_epochs` must be a whole number of at least 0"),
+        ({"temperature": 0.0}, "must be a finite number above 0"),
+        ({"penalty": 0.0}, "must be a finite number above 0"),
+        ({"contrastive_weight": -1.0}, "`contrastive_weight` must be a finite number of at least 0"),
+        ({"n_coordinates": 0}, "must be a whole number of at least 1"),
+        ({"vae_epochs": 0}, "must be a whole number of at least 1"),
+        ({"gene_space": "umap"}, r"`gene_space` must be one of .axes., .vae., found .umap."),
     ],
 )
 def test_options_are_checked_at_once(options, message):

@@ -197,10 +197,10 @@ def empty(adata: ad.AnnData) -> None:
         (None, {"layer": "counts"}, KeyError, "No layer 'counts'"),
         (None, {"library_key": "absent"}, KeyError, "No column 'absent'"),
         (None, {"genes": ["GENE1", "ABSENT"]}, KeyError, "1 of `genes` are absent"),
-        (None, {"genes": []}, ValueError, "`genes` is empty"),
-        (None, {"n_genes": 0}, ValueError, "`n_genes` must be at least 1"),
-        (None, {"max_steps": 0}, ValueError, "`max_steps` must be at least 1"),
-        (None, {"seed": -1}, ValueError, "seed is -1"),
+        (None, {"genes": []}, ValueError, "`genes` must be a list of names, not empty"),
+        (None, {"n_genes": 0}, ValueError, "`n_genes` must be a whole number of at least 1"),
+        (None, {"max_steps": 0}, ValueError, "`max_steps` must be a whole number of at least 1"),
+        (None, {"seed": -1}, ValueError, "`seed` must be a whole number from 0"),
     ],
 )
 def test_errors_come_before_any_work(toy, monkeypatch, change, arguments, error, message) -> None:

@@ -120,7 +120,10 @@ def test_names_that_are_not_unique(unseen, joint_model):
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"k": 0}, "`k` must be at least 1, found 0"), ({"by": "genes"}, "Unknown `by` 'genes'. Valid options are")],
+    [
+        ({"k": 0}, "`k` must be a whole number of at least 1, found 0"),
+        ({"by": "genes"}, "`by` must be one of 'image', 'gene', found 'genes'"),
+    ],
 )
 def test_arguments_out_of_range(unseen, joint_model, given, message):
     with pytest.raises(ValueError, match=message):

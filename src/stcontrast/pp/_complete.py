@@ -171,9 +171,6 @@ def _chosen(names: list[str], genes: Sequence[str] | None) -> NDArray[np.intp] |
     if absent:
         msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. They begin {names[:5]}."
         raise KeyError(msg)
-    if len(genes) == 0:
-        msg = "`genes` is empty."
-        raise ValueError(msg)
     return np.array([position[gene] for gene in dict.fromkeys(genes)], dtype=np.intp)
 
 

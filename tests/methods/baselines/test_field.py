@@ -56,7 +56,7 @@ def test_classes_come_in_their_frequencies(tmp_path):
 
 
 def test_wrong_input_is_refused():
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="must be a finite number above 0"):
         Field(length=0.0)
     data = training_data()
     method = Field()

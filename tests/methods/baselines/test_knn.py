@@ -61,5 +61,5 @@ def test_predicting_what_was_not_learnt_is_refused_and_the_rest_is_saved(tmp_pat
     again = Knn()
     again.restore(read_state(tmp_path))
     np.testing.assert_array_equal(again.predict_proba(view), labels_alone.predict_proba(view))
-    with pytest.raises(ValueError, match="`k` must be at least 1"):
+    with pytest.raises(ValueError, match="`k` must be a whole number of at least 1"):
         Knn(k=0)

@@ -116,5 +116,5 @@ def test_labels_alone():
 
 @pytest.mark.parametrize("options", [{"n_hidden": 0}, {"max_epochs": 0}, {"penalty": -1.0}])
 def test_parameters_are_checked(options):
-    with pytest.raises(ValueError, match="must be at least 1, and `penalty` not negative"):
+    with pytest.raises(ValueError, match=r"`(n_hidden|max_epochs|penalty)` must be"):
         Mlp(**options)

@@ -157,7 +157,7 @@ def test_scanpy_visium_is_cut_like_any_other() -> None:
 
 @pytest.mark.parametrize(("field_um", "size_px"), [(0, 8), (-5.0, 8), (float("nan"), 8), (float("inf"), 8), (10, 0)])
 def test_sides_must_be_positive(field_um: float, size_px: int) -> None:
-    with pytest.raises(ValueError, match="`field_um` and `size_px` must be positive"):
+    with pytest.raises(ValueError, match=r"`(field_um|size_px)` must be"):
         stc.pp.crops(slide(PICTURE, CENTERS), field_um=field_um, size_px=size_px)
 
 

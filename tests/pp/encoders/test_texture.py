@@ -159,7 +159,7 @@ def test_stains_together_and_apart() -> None:
 
 @pytest.mark.parametrize("size_px", [0, 8, 15, 17, 63, -64])
 def test_an_odd_or_too_small_side_is_refused(size_px: int) -> None:
-    with pytest.raises(ValueError, match=f"`size_px` must be even and at least 16, found {size_px}"):
+    with pytest.raises(ValueError, match=f"`size_px` must be an even whole number of at least 16, found {size_px}"):
         TextureEncoder(size_px)
 
 
@@ -169,5 +169,5 @@ def test_name_and_record(size_px: int | None) -> None:
     assert encoder == TextureEncoder(size_px or 64)
     assert encoder.spec == {"kind": "texture", "name": "texture", "size_px": size_px or 64}
     assert encoder_from_spec(encoder.spec) == encoder
-    with pytest.raises(ValueError, match="must be even"):
+    with pytest.raises(ValueError, match="must be an even"):
         resolve_encoder("texture", size_px=33)

@@ -112,7 +112,7 @@ def test_a_comparison_knows_it_by_its_weights(
 @pytest.mark.parametrize(
     ("gene_space", "error", "match"),
     [
-        pytest.param("pca", ValueError, "Valid options are 'axes', 'vae'", id="unknown word"),
+        pytest.param("pca", ValueError, "must be one of 'axes', 'vae', a trained BatchAgnosticVAE", id="unknown word"),
         pytest.param(3, TypeError, "found int", id="a number"),
         pytest.param(None, TypeError, "found NoneType", id="nothing"),
     ],

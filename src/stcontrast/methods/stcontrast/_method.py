@@ -97,7 +97,7 @@ class Stcontrast(Method):
     learnt: ClassVar[tuple[str, ...]] = ("weights", "weights_rest_on", "slope", "parts", "subtypes", "class_unit")
 
     # without any epoch the towers stay as they were drawn: to measure what training adds
-    @checked(gene_space=one_of(*N_COORDINATES), loss=one_of(*LOSSES), max_epochs=whole(0))
+    @checked(loss=one_of(*LOSSES), max_epochs=whole(0))
     def __init__(  # noqa: PLR0913
         self,
         *,
@@ -274,13 +274,16 @@ def _given_vae(gene_space: BatchAgnosticVAE | str | os.PathLike[str]) -> BatchAg
     if isinstance(gene_space, str | os.PathLike):
         if not Path(gene_space, "model.pt").is_file():
             msg = (
-                f"Unknown gene space {os.fspath(gene_space)!r}. Valid options are 'axes', 'vae', a trained "
-                "BatchAgnosticVAE and the folder of one."
+                "`gene_space` must be one of 'axes', 'vae', a trained BatchAgnosticVAE or the folder of one, found "
+                f"{os.fspath(gene_space)!r}."
             )
             raise ValueError(msg)
         gene_space = BatchAgnosticVAE.load(gene_space)
     if not isinstance(gene_space, BatchAgnosticVAE):
-        msg = f"`gene_space` must be 'axes', 'vae' or a BatchAgnosticVAE; found {type(gene_space).__name__}."
+        msg = (
+            "`gene_space` must be one of 'axes', 'vae', a trained BatchAgnosticVAE or the folder of one, found "
+            f"{type(gene_space).__name__}."
+        )
         raise TypeError(msg)
     if not gene_space.is_trained:
         msg = 'The BatchAgnosticVAE given as `gene_space` has not been trained: call its `train()`, or use "vae".'

@@ -10,10 +10,10 @@ from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import depth_of
 from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, resolve_all
-from stcontrast._records import read_record, write_record
+from stcontrast._records import write_record
 from stcontrast.fitted import as_model
 from stcontrast.tl._features import chosen_encoders, features_for, plan_features
-from stcontrast.tl._write import check_donor_key, provenance_of
+from stcontrast.tl._write import check_donor_key, check_slots_ours, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +102,10 @@ def classify(  # noqa: PLR0913
     sources = resolve_all(data, keys)
     check_donor_key(sources, donor_key)
     for source in sources:
-        _check_slots(source.table, key_added)
+        check_slots_ours(
+            source.table, "classification", key_added, obs=[key_added, f"{key_added}_confidence"],
+            obsm=[f"{key_added}_proba"],
+        )  # fmt: skip
     chosen = chosen_encoders(model, encoder)
     planned = plan_features(sources, model, encoders=chosen)
     for source, blocks in zip(sources, planned, strict=True):
@@ -128,14 +131,3 @@ def classify(  # noqa: PLR0913
             "provenance": provenance_of(source, model, features, donor_key=donor_key),
         }
         write_record(table, "classification", record, key_added)
-
-
-def _check_slots(table: AnnData, key_added: str) -> None:
-    """Raise where a slot is there that this function has not written."""
-    if key_added == CLASS or read_record(table, "classification", key_added) is not None:
-        return
-    taken = [f"obs[{name!r}]" for name in (key_added, f"{key_added}_confidence") if name in table.obs]
-    taken += [f"obsm[{name!r}]" for name in (f"{key_added}_proba",) if name in table.obsm]
-    if taken:
-        msg = f"{' and '.join(taken)} hold something that `classify` has not written: give another `key_added`."
-        raise ValueError(msg)

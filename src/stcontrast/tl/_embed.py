@@ -12,10 +12,9 @@ from scipy import sparse
 from stcontrast._arguments import FLAG, checked, one_of
 from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES
 from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes, why_few_genes
-from stcontrast._records import read_record
 from stcontrast.fitted import as_model
 from stcontrast.tl._features import chosen_encoders, features_for, plan_features
-from stcontrast.tl._write import check_donor_key, provenance_of, write_embedding
+from stcontrast.tl._write import check_donor_key, check_slots_ours, provenance_of, write_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -125,8 +124,11 @@ def embed(  # noqa: PLR0913
     )  # fmt: skip
     sources = resolve_all(data, keys)
     check_donor_key(sources, donor_key)
+    if f"{key_added}_image" == IMAGE_FEATURES:
+        msg = f"`key_added={key_added!r}` would write to `obsm[{IMAGE_FEATURES!r}]`, which is for image features: give another."
+        raise ValueError(msg)
     for source in sources:
-        _check_slots(source.table, key_added)
+        check_slots_ours(source.table, "embedding", key_added, obsm=[f"{key_added}_image", f"{key_added}_gene"])
     chosen = chosen_encoders(model, encoder)
     planned = plan_features(sources, model, encoders=chosen)
     # of all objects before the first is embedded: errors come before any work
@@ -202,15 +204,3 @@ def _counts(
     full = raw_counts(table, layer)
     depth = np.asarray(full.sum(axis=1), dtype=np.float64).ravel()
     return sparse.csr_matrix(full[:, [column[gene] for gene in model.genes]]), depth
-
-
-def _check_slots(table: AnnData, key_added: str) -> None:
-    """Raise where a slot is there that this package has not written."""
-    if key_added == EMBEDDING or read_record(table, "embedding", key_added) is not None:
-        return
-    names = (f"{key_added}_image", f"{key_added}_gene")
-    # image features may be added while this function runs
-    taken = [f"`obsm[{name!r}]`" for name in names if name in table.obsm or name == IMAGE_FEATURES]
-    if taken:
-        msg = f"{' and '.join(taken)} hold something that `embed` has not written: give another `key_added`."
-        raise ValueError(msg)

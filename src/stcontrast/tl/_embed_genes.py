@@ -10,7 +10,7 @@ from stcontrast._genespace import CLASS_WEIGHT
 from stcontrast._keys import VAE_LATENT
 from stcontrast._models.batch_vae import fit_vae
 from stcontrast._reading import as_list, resolve_table
-from stcontrast._records import read_record, write_record
+from stcontrast._records import write_record
 from stcontrast.tl._gene_encoder import (
     LABEL,
     GeneEncoder,
@@ -19,6 +19,7 @@ from stcontrast.tl._gene_encoder import (
     with_named_genes,
     with_variable_genes,
 )
+from stcontrast.tl._write import check_slots_ours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,10 +183,7 @@ def _check_tables(tables: Sequence[AnnData], key_added: str) -> None:
         msg = "An object is given twice: its spots would count twice."
         raise ValueError(msg)
     for table in tables:
-        ours = key_added == VAE_LATENT or read_record(table, "embed_genes", key_added) is not None
-        if key_added in table.obsm and not ours:
-            msg = f"`obsm[{key_added!r}]` holds something that this function has not written: give another `key_added`."
-            raise ValueError(msg)
+        check_slots_ours(table, "embed_genes", key_added, obsm=[key_added])
         if table.n_obs == 0:
             msg = "The table has no spots (0 rows)."
             raise ValueError(msg)

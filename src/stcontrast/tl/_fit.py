@@ -10,11 +10,11 @@ import numpy as np
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import gather
-from stcontrast._keys import PREDICTION_TABLE, VAE_LATENT
+from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, PREDICTION_TABLE, VAE_LATENT
 from stcontrast._reading import Keys, resolve_all, split_gene_side
 from stcontrast._records import write_record
 from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, genes_to_model
-from stcontrast.methods._base import get_method
+from stcontrast.methods._base import Method, get_method
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
 from stcontrast.tl._features import (
@@ -26,7 +26,7 @@ from stcontrast.tl._features import (
     spot_distance_um,
 )
 from stcontrast.tl._tune import Tuning, check_image_tower
-from stcontrast.tl._write import check_prediction_slot, prediction_table, write_embedding
+from stcontrast.tl._write import check_prediction_slot, check_slots_ours, prediction_table, write_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -159,7 +159,7 @@ def fit(  # noqa: PLR0913
     TypeError
         If `data` is something else.
     ValueError
-        If counts are not raw, a slide has no image, an image lies elsewhere than its spots, µm per pixel is unknown,
+        If a slot that is written holds something of yours, counts are not raw, a slide has no image, an image lies elsewhere than its spots, µm per pixel is unknown,
         or there is nothing to learn from; if the encoder cannot be fine-tuned and is to be. All before any work is done.
 
     Examples
@@ -200,6 +200,10 @@ def fit(  # noqa: PLR0913
     sources, gene_side = split_gene_side(resolve_all(data, keys), slots=slots)
     for source in sources:
         check_prediction_slot(source, PREDICTION_TABLE)
+        if type(asked).embed is not Method.embed:
+            check_slots_ours(source.table, "embedding", EMBEDDING, obsm=[IMAGE_EMBEDDING, GENE_EMBEDDING])
+        if getattr(asked, "latent", None) is not None:
+            check_slots_ours(source.table, "embed_genes", VAE_LATENT, obsm=[VAE_LATENT])
     if tuning is None:
         check_slots(sources, slots, fields)
     else:

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._reading import Sections
+    from stcontrast._records import Record
     from stcontrast.fitted import Prediction, Predictor
 
 __all__ = [
     "check_donor_key",
     "check_prediction_slot",
+    "check_slots_ours",
     "interval_holds",
     "prediction_frame",
     "prediction_table",
@@ -61,6 +63,31 @@ def check_prediction_slot(source: Sections, key: str) -> None:
         return
     msg = f"{key!r} is taken by an element that is no prediction of stcontrast: rename it, or give another `key_added`."
     raise ValueError(msg)
+
+
+def check_slots_ours(table: AnnData, record: Record, key: str, **slots: Sequence[str]) -> None:
+    """Raise where slots hold something that we have not written: nothing of the user's is replaced.
+
+    Parameters
+    ----------
+    table
+        The user's table.
+    record, key
+        What we write of slots that we fill, and its key.
+    **slots
+        Names of the slots by where they are, such as ``obsm``.
+    """
+    if read_record(table, record, key) is not None:
+        return
+    taken = [
+        f"`{where}[{name!r}]`" for where, names in slots.items() for name in names if name in getattr(table, where)
+    ]
+    if taken:
+        msg = (
+            f"{' and '.join(taken)} {'hold' if len(taken) > 1 else 'holds'} something that stcontrast has not written, or "
+            "whose record is gone: rename or delete it, or give another `key_added` where there is one."
+        )
+        raise ValueError(msg)
 
 
 def _images_of(source: Sections) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_what_cannot_be_tuned_is_refused_before_any_work(raw):
 
 def test_a_slot_that_is_taken_and_a_table_without_images_are_refused(raw):
     raw["table"].obsm["X_image_tuned"] = np.ones((120, 2))
-    with pytest.raises(ValueError, match="holds features that no fine-tuning of stcontrast made"):
+    with pytest.raises(ValueError, match="holds something that no fine-tuning of stcontrast made"):
         tuned(raw)
     adata = raw["table"].copy()
     del adata.uns["spatialdata_attrs"], adata.obsm["X_image_tuned"]

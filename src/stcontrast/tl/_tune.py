@@ -133,7 +133,7 @@ class Tuning:
                 continue
             if describe(source, TUNED_FEATURES)[0]["encoder"]["kind"] != "tuned":
                 msg = (
-                    f"`obsm[{TUNED_FEATURES!r}]` holds features that no fine-tuning of stcontrast made: rename it, as the "
+                    f"`obsm[{TUNED_FEATURES!r}]` holds something that no fine-tuning of stcontrast made: rename it, as the "
                     "tuned features are written there."
                 )
                 raise ValueError(msg)

@@ -131,7 +131,8 @@ RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("spot_diameter_um", "pitch_um", "length"), POSITIVE),
     "min_tissue": number(above=0, most=1),
     # of training
-    **dict.fromkeys(("learning_rate", "temperature", "target_temperature", "penalty"), POSITIVE),
+    **dict.fromkeys(("temperature", "target_temperature", "penalty"), POSITIVE),
+    "learning_rate": NOT_NEGATIVE,
     **dict.fromkeys(
         (
             "weight_decay", "class_weight", "adversarial_weight", "contrastive_weight", "expression_weight", "query_weight",

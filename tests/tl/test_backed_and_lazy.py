@@ -38,7 +38,7 @@ def section(form: str) -> ad.AnnData:
     adata.layers["counts"] = make(counts)
     adata.obsm["spatial"] = centers
     picture = smooth_picture()
-    scale = {"tissue_hires_scalef": 1.0, "spot_diameter_fullres": 20.0}
+    scale = {"tissue_hires_scalef": 1.0, "spot_diameter_fullres": 22.0}
     adata.uns["spatial"] = {"one": {"images": {"hires": picture}, "scalefactors": scale}}
     stc.pp.image_features(adata, encoder="color", field_um=100)
     return adata

@@ -46,7 +46,7 @@ WRITES: dict[str, tuple[str, str, Callable[[SpatialData, Any], Any]]] = {
             image_tower="finetune",
             field_um=100,
             encoder=stc.pp.TimmEncoder("test_resnet", pretrained=False, size_px=32),
-        ),  # fmt: skip
+        ),
     ),
     "embed": ("obsm", "X_stc_image", lambda s, model: stc.tl.embed(s, model)),
     "embed, genes": ("obsm", "X_stc_gene", lambda s, model: stc.tl.embed(s, model)),

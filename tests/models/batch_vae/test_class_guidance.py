@@ -250,7 +250,7 @@ def test_a_category_without_a_column_is_refused():
 def test_a_weight_must_not_be_negative_or_infinite(weight):
     adata = AnnData(np.ones((6, 3), dtype=np.float32))
     BatchAgnosticVAE.setup_anndata(adata)
-    with pytest.raises(ValueError, match="must be a number of at least 0"):
+    with pytest.raises(ValueError, match="must be a finite number of at least 0"):
         BatchAgnosticVAE(adata, class_weight=weight)
 
 

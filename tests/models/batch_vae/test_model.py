@@ -198,5 +198,5 @@ def test_an_adversary_mixes_the_batches_more(tmp_path: Path):
     model.save(str(tmp_path / "model"))
     loaded = BatchAgnosticVAE.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.get_latent_representation(adata), latent)
-    with pytest.raises(ValueError, match="adversarial_weight is -1"):
+    with pytest.raises(ValueError, match="`adversarial_weight` must be a finite number of at least 0, found -1"):
         BatchAgnosticVAE(adata, adversarial_weight=-1)

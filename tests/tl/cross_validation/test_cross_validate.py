@@ -68,7 +68,7 @@ def test_a_fold_is_fit_and_predict(cv, toy):
         model = stc.tl.fit(train, batch_key="donor", label_key=LABELS, method=method, options=options)
         stc.tl.predict_expression(test, model)
         held = cv.predictions[(cv.predictions.obs["donor"] == "donor3").to_numpy()]
-        np.testing.assert_allclose(held.layers[method], test["stc_pred"][:, held.var_names].X, atol=1e-4)
+        np.testing.assert_allclose(held.layers[method], test["stc_pred"][:, held.var_names].X, atol=1e-3)
 
 
 def test_summary_by_hand(cv):
@@ -92,7 +92,8 @@ def test_summary_by_hand(cv):
 
 def test_another_reference_or_none(cv):
     assert "pearson_vs_mean" in cv.summary(reference="mean")
-    assert not [column for column in cv.summary(reference="lasso") if "_vs_" in column]
+    with pytest.raises(KeyError, match="the method 'lasso' was not run; these were"):
+        cv.summary(reference="lasso")
 
 
 def test_two_donors_have_no_interval(toy):
@@ -160,9 +161,9 @@ def test_anndata(toy):
     ("arguments", "kind", "message"),
     [
         ({"donor_key": None}, ValueError, "`donor_key` is needed"),
-        ({"n_folds": 1}, ValueError, "`n_folds` must lie between 2 and the number of donors, 3; found 1"),
+        ({"n_folds": 1}, ValueError, "`n_folds` must be a whole number of at least 2, found 1"),
         ({"n_folds": 4}, ValueError, "found 4"),
-        ({"methods": []}, ValueError, "No methods to compare"),
+        ({"methods": []}, ValueError, "`methods` must be a list of names of methods"),
         ({"methods": ["lasso"]}, ValueError, "Unknown method 'lasso'"),
         ({"methods": {"stcontrast": {"epochs": 1}}}, ValueError, r"Unknown options \['epochs'\]"),
         ({"donor_key": "mouse"}, KeyError, "no column 'mouse'"),

@@ -10,7 +10,7 @@ import pytest
 
 import stcontrast as stc
 from stcontrast.methods._base import METHODS
-from stcontrast.methods.baselines import Ridge
+from stcontrast.methods.baselines import Mean, Ridge
 from stcontrast.tl.cross_validation import _fits
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS, bare
@@ -88,6 +88,7 @@ def test_other_data_are_fitted_again(again, toy):
     sdata = copied(toy)
     rows = np.flatnonzero(sdata["table"].obs["donor"] == "donor1")
     sdata["table"].obsm["X_image"][rows[0], 0] += 1
+    del sdata["table"].uns["stcontrast"]["image_features"]
     assert len(again(sdata)[1]) == 6
     sdata = copied(toy)
     sdata["table"].X[rows[0], 0] += 1
@@ -160,7 +161,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(again, monkeypatch, cap
 
 OWN_METHOD = """
 import numpy as np
-from stcontrast.methods.baselines import Ridge
+from stcontrast.methods.baselines import Mean, Ridge
 
 def offset(): return {offset}
 
@@ -204,7 +205,22 @@ def test_a_method_without_source_is_not_kept(again, registered, caplog, tmp_path
     assert len(list((tmp_path / "there" / "fits").iterdir())) == 3
 
 
-def test_options_that_cannot_be_hashed_are_refused_before_any_fit(again, fits):
-    with pytest.raises(TypeError, match=r"the options of 'ridge', .* cannot be hashed"):
-        again(methods={"ridge": {"penalty": lambda x: x}})
+class Own(Mean):
+    """A user's method with an option that is no plain value."""
+
+    name = "own"
+
+    def __init__(self, *, function=None, seed=0):
+        super().__init__(seed=seed)
+        self.function = function
+
+
+# for the tests below alone
+METHODS.pop("own")
+
+
+def test_options_that_cannot_be_hashed_are_refused_before_any_fit(again, fits, monkeypatch):
+    monkeypatch.setitem(METHODS, "own", Own)
+    with pytest.raises(TypeError, match=r"the options of 'own', .* cannot be hashed"):
+        again(methods={"own": {"function": lambda x: x}})
     assert fits == []

@@ -338,9 +338,6 @@ def _prediction_table(fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold]) -
 
 def _compared(methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
     """Method and options of each row of the comparison."""
-    if not methods:
-        msg = "No methods to compare: an empty list was given."
-        raise ValueError(msg)
     given = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
     return {
         name: (str(options.get("method", name)), {k: v for k, v in options.items() if k != "method"})

@@ -225,9 +225,11 @@ class FitStore:
         path = self._paths.get(fit)
         if path is None:
             return
+        given = fit.fit_spec.options or {}
+        spec = get_method(fit.method, options=given).spec
         about = {
             "method": fit.method,
-            "options": repr(get_method(fit.method, options=fit.fit_spec.options).spec),
+            "options": repr({name: spec[name] for name in given}),
             "held out": fit.donors,
             "version": VERSION,
         }

@@ -62,6 +62,9 @@ def with_ids(table_ids: Any, shape_ids: Any) -> SpatialData:
     return sdata
 
 
+@pytest.mark.situation(
+    "Donors, slides, labels", "Ids of spots are numbers in one element and text in the other", "works"
+)
 @pytest.mark.parametrize("of_shapes", ["int64", "float64", "text"])
 @pytest.mark.parametrize("of_table", ["int64", "float64", "text", "text of floats", "category of text", "arrow text"])
 def test_ids_of_two_types_are_matched(of_table: str, of_shapes: str) -> None:
@@ -71,6 +74,7 @@ def test_ids_of_two_types_are_matched(of_table: str, of_shapes: str) -> None:
     np.testing.assert_array_equal(stc.pp.crops(sdata, field_um=20, size_px=16), expected[order])
 
 
+@pytest.mark.situation("Donors, slides, labels", "Ids of spots do not match", "error")
 @pytest.mark.parametrize(
     ("table_ids", "shape_ids", "types"),
     [

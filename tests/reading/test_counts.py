@@ -42,6 +42,9 @@ def test_what_is_no_count_is_shown(odd):
         raw_counts(adata, "raw")
 
 
+@pytest.mark.situation(
+    "Counts", "One value among all is negative, fractional, NaN or infinite", "error", "Raw counts are needed, but"
+)
 @pytest.mark.parametrize("kind", ["dense", "csr", "csc", "dask", "integers", "objects"])
 @pytest.mark.parametrize("odd", [-7, 0.5, np.nan, np.inf])
 @pytest.mark.parametrize("place", ["X", "layer"])
@@ -99,6 +102,9 @@ def test_what_is_no_number_is_no_count(values: np.ndarray):
     assert not_a_count(values) is not None
 
 
+@pytest.mark.situation(
+    "Counts", "`X` is normalised, and raw counts are in a layer or in `raw`", "error", "holds raw counts"
+)
 def test_the_message_says_where_counts_are():
     adata = table(np.log1p([[1, 2], [3, 4]]), ["a", "b"])
     with pytest.raises(ValueError, match=r"`layer='counts'`\.$"):

@@ -131,6 +131,9 @@ def opaque(pixels: np.ndarray) -> np.ndarray:
     return np.dstack([pixels, alpha])
 
 
+@pytest.mark.situation(
+    "Images", "Fluorescence or other images that are no H&E lie over the spots", "not used", "is not RGB"
+)
 @pytest.mark.parametrize(
     ("channels", "names"),
     [
@@ -158,6 +161,7 @@ def test_fluorescence_is_not_taken_for_the_stain(
     assert found.name == "he"
 
 
+@pytest.mark.situation("Images", "Red, green and blue are in any order, with or without alpha", "works")
 @pytest.mark.parametrize(
     ("order", "names"),
     [
@@ -192,6 +196,7 @@ def test_why_an_image_is_not_taken() -> None:
     )
 
 
+@pytest.mark.situation("Images", "Several RGB images lie under the spots", "warning", "is taken, finer than")
 def test_the_finest_image_is_taken(caplog: pytest.LogCaptureFixture) -> None:
     xy = points(6) / 4
     sdata = one(
@@ -216,6 +221,9 @@ def test_of_equal_images_the_name_decides() -> None:
     assert found.name == "s1_he"
 
 
+@pytest.mark.situation(
+    "Images", "Several images of the same resolution lie under the spots", "error", "same resolution"
+)
 @pytest.mark.parametrize("names", [("a", "b"), ("s10", "s1b"), ("s1_he", "s1_if")])
 def test_equal_images_that_no_name_tells_apart_are_an_error(names: tuple[str, str]) -> None:
     here, xy = {"global": Identity()}, points(6)
@@ -225,6 +233,7 @@ def test_equal_images_that_no_name_tells_apart_are_an_error(names: tuple[str, st
     assert all(name in str(error.value) for name in names)
 
 
+@pytest.mark.situation("Images", "An image lies at two places in two coordinate systems", "error", "different places")
 def test_an_image_at_two_places_is_an_error() -> None:
     xy = points(20) / 4 + 20
     both = {"a": Identity(), "b": Identity()}
@@ -240,6 +249,7 @@ def test_stretched_pixels_are_an_error() -> None:
         images_over(sdata["s1"], "s1", xy, images=sdata.images)
 
 
+@pytest.mark.situation("Images", "A transformation stretches the pixels", "error", "stretches its pixels")
 @pytest.mark.parametrize(("stretch", "refused"), [(1.01, False), (1.05, True)])
 def test_pixels_may_differ_from_squares_by_two_per_cent(stretch: float, refused: bool) -> None:
     xy = points(20)
@@ -302,6 +312,42 @@ def tree(*sizes: tuple[int, int]) -> Any:
 )
 def test_downsampling_is_what_made_the_level(sizes: tuple, expected: tuple) -> None:
     assert image_of_element(tree(*sizes), "he").downsampling == expected
+
+
+@pytest.mark.parametrize("sizes", [(128, 160), (127, 161), (103, 101), (126, 94)], ids=str)
+@pytest.mark.parametrize("stored", [False, True], ids=["in memory", "in zarr"])
+def test_levels_begin_where_spatialdata_begins_them(sizes: tuple[int, int], stored: bool, tmp_path: Path) -> None:
+    pixels = picture(*sizes)
+    element = image(pixels, {"a": Identity()}, scale_factors=[2, 2, 2])
+    if stored:
+        SpatialData(images={"he": element}).write(tmp_path / "x.zarr")
+        element = sd.read_zarr(tmp_path / "x.zarr")["he"]
+    slide = image_of_element(element, "he")
+    for i, level in enumerate(slide.levels):
+        factor = int(slide.downsampling[i])
+        left, top = (int(start) for start in slide.origin(i))
+        height, width = level.shape[1:]
+        blocks = pixels[top : top + factor * height, left : left + factor * width].astype(float)
+        mean = blocks.reshape(height, factor, width, factor, 3).mean(axis=(1, 3))
+        # every level is rounded down
+        np.testing.assert_allclose(np.moveaxis(level.compute(), 0, -1), mean, atol=i)
+
+
+def test_levels_of_a_file_begin_at_its_corner() -> None:
+    slide = image_of_element(tree((101, 205), (50, 102), (25, 51)), "he", of_file=True)
+    assert [slide.origin(level) for level in range(3)] == [(0.0, 0.0)] * 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "origin"),
+    [
+        (((101, 205), (50, 102)), (1.0, 1.0)), (((101, 204), (50, 102)), (0.0, 1.0)), (((101, 205), (51, 103)), (0.0, 0.0)),
+        (((100, 150), (40, 60)), (0.0, 0.0)),
+    ],
+    ids=["trimmed", "one axis", "padded", "no whole factor"],
+)  # fmt: skip
+def test_what_a_level_leaves_out(sizes: tuple, origin: tuple[float, float]) -> None:
+    assert image_of_element(tree(*sizes), "he").origin(1) == origin
 
 
 def test_a_multiscale_image_lies_where_its_finest_level_lies() -> None:

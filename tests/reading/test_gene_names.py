@@ -23,6 +23,9 @@ def table(genes: Sequence[str], **var: Sequence[str]) -> ad.AnnData:
     return ad.AnnData(np.ones((2, len(genes)), np.float32), var=pd.DataFrame(var, index=pd.Index(genes)))
 
 
+@pytest.mark.situation(
+    "Genes", "Objects share less than half of their genes", "warning", "Only shared genes can be learnt"
+)
 @pytest.mark.parametrize(
     ("sizes", "n_shared", "warned"),
     [
@@ -46,6 +49,9 @@ def test_few_shared_genes_are_said_with_the_numbers(
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
+@pytest.mark.situation(
+    "Genes", "Objects share less than a tenth of the genes of the smallest", "error", "must share a tenth"
+)
 @pytest.mark.parametrize(("size", "n_shared", "refused"), [(40, 3, True), (40, 4, False), (20, 0, True), (5, 1, False)])
 def test_less_than_a_tenth_of_the_smallest_is_refused(size: int, n_shared: int, refused: bool) -> None:
     tables = [table([f"g{j}" if j < n_shared else f"g{i}_{j}" for j in range(size + 9 * i)]) for i in range(2)]
@@ -56,6 +62,7 @@ def test_less_than_a_tenth_of_the_smallest_is_refused(size: int, n_shared: int, 
         shared_genes(tables)
 
 
+@pytest.mark.situation("Genes", "Gene names are of two kinds", "error", "Genes begin")
 @pytest.mark.parametrize(
     ("wanted", "found", "told"),
     [
@@ -74,6 +81,7 @@ def test_why_genes_are_not_shared(wanted: ad.AnnData, found: ad.AnnData, told: s
     assert "Genes begin" in why_few_genes(wanted.var_names, found)
 
 
+@pytest.mark.situation("Genes", "Gene names are not unique", "error", "var_names_make_unique")
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")  # anndata
 def test_names_that_are_not_unique_are_refused_with_advice() -> None:
     twice = [*SYMBOLS[:-1], SYMBOLS[0]]

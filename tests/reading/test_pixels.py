@@ -45,6 +45,7 @@ KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+@pytest.mark.situation("Images", "Pixels are stored in another type or range than uint8", "works")
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_are_brought_to_bytes(kind: str) -> None:
     # scverse/spatialdata-plot#520
@@ -52,6 +53,9 @@ def test_pixels_are_brought_to_bytes(kind: str) -> None:
     assert np.abs(found - PICTURE).max() <= (5 if kind == "overshooting" else 1)
 
 
+@pytest.mark.situation(
+    "Images", "Whole numbers use a part of the range of their type", "warning", "white is taken to be"
+)
 def test_an_unusual_range_is_said(caplog: pytest.LogCaptureFixture) -> None:
     converted(PICTURE.astype(np.uint16) * 16)
     assert "Image 'he': uint16 that holds values up to 4095: white is taken to be 4095" in caplog.text
@@ -61,6 +65,7 @@ def test_an_unusual_range_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text == ""
 
 
+@pytest.mark.situation("Images", "No range fits the pixels", "error")
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [

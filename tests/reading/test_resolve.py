@@ -159,6 +159,7 @@ def test_one_number_may_be_stored_for_all_slides() -> None:
     assert [s.um_per_px for s in found.slides] == [0.75, 0.75]
 
 
+@pytest.mark.situation("µm per pixel", "A scale or a spot diameter is no positive number", "error", "positive number")
 @pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "half"])
 def test_a_scale_must_be_a_positive_number(bad: Any) -> None:
     with pytest.raises(ValueError, match=r"`um_per_px` of slide 's1' must be a positive number"):
@@ -169,6 +170,7 @@ def test_a_scale_must_be_a_positive_number(bad: Any) -> None:
         resolve_slides(slide(PICTURE, points(8)), spot_diameter_um=bad)
 
 
+@pytest.mark.situation("Tables, shapes and images", "A mapping names a slide that is absent", "error")
 @pytest.mark.parametrize("given", [{"um_per_px": {"C": 1.0}}, {"image_key": {"C": "A_he"}}])
 def test_a_mapping_may_not_name_slides_that_are_absent(given: dict[str, Any]) -> None:
     with pytest.raises(KeyError, match=rf"`{next(iter(given))}` names .* absent: \['C'\]. Slides: \['A', 'B'\]"):
@@ -197,6 +199,7 @@ def test_images_may_be_named_for_some_slides_or_for_all() -> None:
     assert names == [["s1_he"], ["low"], ["low"], ["s1_he"]]
 
 
+@pytest.mark.situation("Images", "Two slides lie on top of each other on one image", "warning", "on top of each other")
 def test_slides_that_share_an_image_on_top_of_each_other_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     here = {"global": Identity()}
     make: Callable[[np.ndarray], Sections] = lambda of_b: resolve_slides(
@@ -252,6 +255,7 @@ def test_a_missing_table_lists_those_that_are_there() -> None:
         resolve_slides(sdata)
 
 
+@pytest.mark.situation("Tables, shapes and images", "The table annotates no shapes", "error")
 def test_a_table_that_annotates_nothing_says_how_to_parse_it() -> None:
     sdata = slide(PICTURE, points(8))
     del sdata["table"].uns["spatialdata_attrs"]
@@ -259,6 +263,7 @@ def test_a_table_that_annotates_nothing_says_how_to_parse_it() -> None:
         resolve_slides(sdata)
 
 
+@pytest.mark.situation("Tables, shapes and images", "The table has no spots", "error")
 def test_an_empty_table_is_an_error() -> None:
     with pytest.raises(ValueError, match="no spots"):
         resolve_slides(ad.AnnData(np.empty((0, 3))))
@@ -296,6 +301,7 @@ def test_a_named_image_that_lies_elsewhere_is_an_error() -> None:
             resolve_slides(sdata, image_key=name)
 
 
+@pytest.mark.situation("Tables, shapes and images", "Rows of the table have no shape", "error")
 def test_rows_without_shape_are_named() -> None:
     sdata = slide(PICTURE, points(8))
     sdata["table"].obs["spot_id"] = [0, 1, 2, 3, 4, 5, 98, 99]
@@ -303,6 +309,7 @@ def test_rows_without_shape_are_named() -> None:
         resolve_slides(sdata)
 
 
+@pytest.mark.situation("Tables, shapes and images", "Shapes share a name", "error")
 def test_shapes_of_one_name_are_an_error() -> None:
     sdata = slide(PICTURE, points(8))
     sdata["s1"].index = [0, 1, 2, 3, 4, 5, 6, 6]
@@ -382,6 +389,7 @@ def test_a_grey_image_is_no_stain() -> None:
     assert resolve_slides(adata).slides[0].image is None
 
 
+@pytest.mark.situation("Tables, shapes and images", "Spots of an AnnData lie off their image", "error")
 def test_positions_off_the_image_are_an_error() -> None:
     adata = visium_adata(PICTURE, 40 * points(9))
     with pytest.raises(ValueError, match=r"'hires' of 'lib' \(128 × 96 pixels\) lies elsewhere than the spots: 11%"):
@@ -433,6 +441,12 @@ VISIUM = 40 + hexagonal(9, 9, 25.0)
 BINS = 40 + square(12, 12, 10.0)
 
 
+@pytest.mark.situation(
+    "µm per pixel",
+    "A given scale contradicts the lattice of the spots by more than 5 %",
+    "warning",
+    "but a Visium lattice",
+)
 @pytest.mark.parametrize(
     ("given", "scale", "said"),
     [
@@ -457,6 +471,9 @@ def test_a_scale_that_contradicts_the_lattice_is_warned_of(
         assert re.search(said, caplog.text)
 
 
+@pytest.mark.situation(
+    "µm per pixel", "A scale that is stored in the object contradicts the lattice", "warning", "but a Visium lattice"
+)
 def test_a_stored_scale_is_checked_too(caplog: pytest.LogCaptureFixture) -> None:
     assert resolve_slides(on_lattice(VISIUM, 16.25, um_per_px=1.0)).slides[0].um_per_px == 1.0
     assert "1 µm per pixel (`uns['stcontrast']['um_per_px']`), but a Visium lattice" in caplog.text
@@ -473,6 +490,12 @@ def named_bins(how: str) -> SpatialData:
     return sdata
 
 
+@pytest.mark.situation(
+    "µm per pixel",
+    "A given scale contradicts the side of Visium HD bins in the name of their table, shapes or barcodes",
+    "warning",
+    "but bins of 8 µm",
+)
 @pytest.mark.parametrize("how", ["table", "shapes", "barcodes"])
 def test_bins_of_visium_hd_say_their_side(how: str, caplog: pytest.LogCaptureFixture) -> None:
     sdata = named_bins(how)
@@ -491,6 +514,12 @@ def test_bins_that_are_squares_and_some_missing() -> None:
     assert resolve_slides(sdata).slides[0].um_per_px == pytest.approx(1.6)
 
 
+@pytest.mark.situation(
+    "µm per pixel",
+    "A given scale contradicts `microns_per_pixel` of Space Ranger",
+    "warning",
+    "but `microns_per_pixel` of Space Ranger gives 2",
+)
 def test_space_ranger_says_the_scale_of_an_anndata(caplog: pytest.LogCaptureFixture) -> None:
     adata = visium_adata(PICTURE, 4 * points(9))
     factors = adata.uns["spatial"]["lib"]["scalefactors"]
@@ -503,11 +532,20 @@ def test_space_ranger_says_the_scale_of_an_anndata(caplog: pytest.LogCaptureFixt
     assert "0.5 µm per pixel (`um_per_px`), but `microns_per_pixel` of Space Ranger gives 2" in caplog.text
 
 
+@pytest.mark.situation(
+    "µm per pixel",
+    "The spots look like legacy ST, as other square arrays may",
+    "warning",
+    "This is assumed: other arrays may look alike",
+)
 def test_a_legacy_lattice_is_an_assumption(caplog: pytest.LogCaptureFixture) -> None:
     assert resolve_slides(on_lattice(40 + square(9, 9, 20.0), 10.0)).slides[0].um_per_px == pytest.approx(10.0)
     assert "This is assumed: other arrays may look alike" in caplog.text
 
 
+@pytest.mark.situation(
+    "µm per pixel", "The spots are cells of many sizes, and no scale is given", "error", "different sizes, as cells do"
+)
 def test_cells_of_many_sizes_are_asked_for() -> None:
     sdata = on_lattice(VISIUM, 16.25)
     sdata["s1"]["radius"] = 8.0 + np.random.default_rng(0).uniform(-2, 2, len(VISIUM))
@@ -515,6 +553,12 @@ def test_cells_of_many_sizes_are_asked_for() -> None:
         require_images(resolve_slides(sdata), [100.0])
 
 
+@pytest.mark.situation(
+    "µm per pixel",
+    "One slide of several has another distance between spots, in µm",
+    "warning",
+    "neighbouring spots are",
+)
 @pytest.mark.parametrize(("other", "said"), [(3.0, False), (3.1, False), (4.0, True), (0.3, True)])
 def test_slides_of_one_kind_have_one_pitch(other: float, said: bool, caplog: pytest.LogCaptureFixture) -> None:
     # no known platform: 150 µm between the spots of a square array
@@ -533,6 +577,12 @@ def test_bins_of_two_sizes_do_not_contradict_each_other(caplog: pytest.LogCaptur
     assert caplog.text == ""
 
 
+@pytest.mark.situation(
+    "µm per pixel",
+    "A field of view has less than 2 pixels, or is more than twice as wide as the image",
+    "error",
+    "pixels wide, more than 2 times",
+)
 @pytest.mark.parametrize(
     ("um_per_px", "field", "wrong"),
     [
@@ -608,6 +658,12 @@ def test_bins_that_were_numbered_anew_keep_their_places() -> None:
     np.testing.assert_allclose(resolve_slides(sdata).slides[0].centers, xy[:12])
 
 
+@pytest.mark.situation(
+    "Tables, shapes and images",
+    "The table annotates labels, and no shapes have the same ids",
+    "error",
+    "which is a labels element",
+)
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -626,6 +682,9 @@ def test_labels_alone_say_what_helps(shapes: dict[str, Any]) -> None:
 # --- which part of the slide is there
 
 
+@pytest.mark.situation(
+    "Tables, shapes and images", "Some spots lie beyond their image", "warning", "lie beyond its image"
+)
 def test_spots_beyond_the_image_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     xy = points(40)
     resolve_slides(slide(PICTURE, xy))
@@ -638,6 +697,9 @@ def test_spots_beyond_the_image_are_warned_of(caplog: pytest.LogCaptureFixture) 
     assert "Slide 'lib': 1 of 40 spots (2.5 %) lie beyond its image 'lib/hires'" in caplog.text
 
 
+@pytest.mark.situation(
+    "Tables, shapes and images", "Many spots lie beyond every image", "error", "No image lies under the spots of"
+)
 def test_spots_that_are_mostly_beyond_say_how_many(caplog: pytest.LogCaptureFixture) -> None:
     found = resolve_slides(slide(PICTURE, points(20) * [2.0, 1.0]))
     with pytest.raises(
@@ -646,6 +708,7 @@ def test_spots_that_are_mostly_beyond_say_how_many(caplog: pytest.LogCaptureFixt
         require_images(found, [20.0])
 
 
+@pytest.mark.situation("Images", "Only the hires or lowres image is there", "warning", "only the hires image")
 @pytest.mark.parametrize(
     ("make", "said"),
     [

@@ -41,6 +41,7 @@ def test_jitter_does_not_bias_the_pitch(seed: int) -> None:
         assert found.jitter == pytest.approx(0.03, rel=0.15)
 
 
+@pytest.mark.situation("µm per pixel", "Any array, with holes and jitter, turned and mirrored", "right, or asked for")
 @given(st.integers(0, 2**32), st.sampled_from([*PLATFORMS, RELAXED, CELLS]))
 def test_a_scale_is_right_or_asked_for(seed: int, platform: str) -> None:
     spots = draw(np.random.default_rng(seed), [platform])
@@ -103,6 +104,9 @@ def test_a_stretched_lattice_is_none(stretched: np.ndarray) -> None:
     assert find_lattice(stretched) is None
 
 
+@pytest.mark.situation(
+    "µm per pixel", "No platform, or more than one, fits the lattice and the width of the spots", "asked for"
+)
 @pytest.mark.parametrize(
     ("sites", "width", "why"),
     [

@@ -70,6 +70,12 @@ PREDICT: list[Any] = [
 ]
 
 
+@pytest.mark.situation(
+    "Image features",
+    "Scale, positions or pixels changed after image features were made",
+    "warning",
+    "no longer match the slide",
+)
 @pytest.mark.parametrize(("change", "arguments", "reason"), CHANGES)
 @pytest.mark.parametrize("predict", PREDICT)
 def test_a_prediction_makes_them_again_and_says_so(
@@ -158,6 +164,9 @@ def test_a_scale_that_was_given_then_and_not_now_stays(colored: SpatialData, cap
     assert "were made at 0.5 µm per pixel, and its spots suggest 1" in caplog.text
 
 
+@pytest.mark.situation(
+    "Image features", "Something else was put into the slot of image features", "error", "was changed"
+)
 @pytest.mark.parametrize("own", ["another array", "some rows", "scaled"])
 @pytest.mark.parametrize("use", ["fit", "predict_expression", "image_features"])
 def test_an_array_of_the_user_under_our_record_is_refused(
@@ -231,6 +240,12 @@ def test_a_callable_is_not_made_again_without_the_callable(colored: SpatialData)
     stc.tl.fit(sdata, batch_key="donor", method="mean", um_per_px=1.0, **how)
 
 
+@pytest.mark.situation(
+    "Image features",
+    "`spatialdata.concatenate` dropped the record of image features",
+    "warning",
+    "has no record of what made it",
+)
 def test_after_concatenation_fit_says_what_the_features_are_taken_for(
     colored: SpatialData, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -87,7 +87,7 @@ def test_the_user_s_elements_are_unchanged(sdata):
 def test_a_table_of_the_user_is_not_overwritten(sdata):
     sdata["stc_pred"] = sdata["table"].copy()
     before = snapshot(sdata)
-    with pytest.raises(ValueError, match="'stc_pred' is taken by an element that is no prediction"):
+    with pytest.raises(ValueError, match="an element 'stc_pred' already, without the record of a prediction"):
         stc.tl.fit(sdata, batch_key="donor", method="ridge")
     assert snapshot(sdata) == before
 

@@ -60,6 +60,12 @@ def test_panels_that_share_few_genes_are_said(
     assert "The objects share 2 genes, and have 6 (object 1 of 3), 6 (object 2 of 3), 6 (object 3 of 3)" in caplog.text
 
 
+@pytest.mark.situation(
+    "Genes",
+    "A gene has no count on one slide and is well expressed on others (an outer join filled with zeros)",
+    "warning",
+    "genes have no count at all",
+)
 @pytest.mark.parametrize("use", USES)
 def test_zeros_of_an_outer_join_are_named_by_slide(
     objects: list[ad.AnnData], use: str, caplog: pytest.LogCaptureFixture

@@ -37,6 +37,7 @@ def learn(objects: Any, **arguments: Any) -> stc.models.Predictor:
     return stc.tl.fit(objects, method="mean", use_rep="X_own", **arguments)
 
 
+@pytest.mark.situation("Donors, slides, labels", "A donor is a number in one object and text in another", "works")
 @pytest.mark.parametrize(("one", "other"), DONORS)
 def test_a_donor_in_two_types_is_one_donor(one: Callable[[int], Any], other: Callable[[int], Any]) -> None:
     objects = [section(f"s{i}", seed=i, donor=(one if i % 2 else other)(1 + i // 2)) for i in range(4)]
@@ -56,6 +57,12 @@ def test_donors_of_any_type(kind: str) -> None:
     assert learn(objects, batch_key="donor").spec["donors"] == ["1", "2"]
 
 
+@pytest.mark.situation(
+    "Donors, slides, labels",
+    "Donors differ in case, spaces or leading zeros alone",
+    "warning",
+    "differ only in how they are written",
+)
 def test_donors_that_look_alike_are_named(caplog: pytest.LogCaptureFixture) -> None:
     learn(
         [section("s0", donor="P01"), section("s1", seed=1, donor="p1 "), section("s2", seed=2, donor="P2")],
@@ -64,6 +71,9 @@ def test_donors_that_look_alike_are_named(caplog: pytest.LogCaptureFixture) -> N
     assert "The donors ['P01', 'p1 '] differ only in how they are written" in caplog.text
 
 
+@pytest.mark.situation(
+    "Donors, slides, labels", "The label column holds measurements or barcodes", "error", "too many for classes"
+)
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -111,6 +121,9 @@ def test_classes_in_two_types_are_one() -> None:
     assert learn(objects, donor_key="donor", label_key="what").classes == ["0", "1", "2", "3"]
 
 
+@pytest.mark.situation(
+    "Donors, slides, labels", "Every donor has a class of its own", "warning", "cannot be told apart"
+)
 @pytest.mark.parametrize(
     ("classes", "told"),
     [
@@ -129,6 +142,9 @@ def test_classes_that_are_donors_are_warned_of(
     assert told is None or told in caplog.text
 
 
+@pytest.mark.situation(
+    "Donors, slides, labels", "Names of slides hold slashes, dots or other letters, and are written to a file", "works"
+)
 @pytest.mark.parametrize("name", ["run/3", "a.b", "100%/2", "%2F", "α β", "s-1_2.tif"])
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
 def test_names_of_slides_survive_a_file(name: str, suffix: str, tmp_path: Path) -> None:

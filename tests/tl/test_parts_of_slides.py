@@ -62,6 +62,7 @@ PARTS: list[Any] = [
 ]
 
 
+@pytest.mark.situation("Prediction", "A few spots, or a part of a slide, are predicted alone", "warning")
 @pytest.mark.parametrize(("choose", "told"), PARTS)
 @pytest.mark.parametrize("use", ["predict_expression", "classify", "store"])
 def test_a_part_is_warned_of_and_is_right_with_the_moments_of_the_training_slides(

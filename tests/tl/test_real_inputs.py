@@ -50,6 +50,9 @@ def model() -> stc.models.Predictor:
     return stc.tl.fit([array_slide(f"s{i}", seed=i) for i in range(3)], batch_key="donor", **FAST)
 
 
+@pytest.mark.situation(
+    "Prediction", "Spots are much denser or sparser than those of training", "warning", "neighbouring spots are"
+)
 @pytest.mark.parametrize(
     ("pitch_um", "sites", "share", "said"),
     [
@@ -123,6 +126,7 @@ def test_cells_that_annotate_labels_are_predicted(model: stc.models.Predictor) -
     assert set(new["stc_pred"].obs["region"]) == {"cell_labels"}
 
 
+@pytest.mark.situation("Tables, shapes and images", "Two objects have shapes of one name", "error", "share a name")
 def test_objects_with_one_name_say_how_to_join_them() -> None:
     with pytest.raises(ValueError, match=r"share a name: \['s'\].*`spatialdata.concatenate\(\{'A': a, 'B': b\}"):
         stc.tl.fit([array_slide("s"), array_slide("s", seed=1)], batch_key="donor", **FAST)

@@ -53,11 +53,18 @@ class SlideImage:
         Arrays (3, height, width), the finest first.
     downsampling
         Pixels of the finest level for one pixel of each level.
+    origins
+        Where the first pixel of each level begins, x and y in pixels of the finest; at (0, 0) where it is not given.
     """
 
     name: str
     levels: tuple[da.Array, ...]
     downsampling: tuple[float, ...]
+    origins: tuple[tuple[float, float], ...] = ()
+
+    def origin(self, level: int) -> tuple[float, float]:
+        """Where the first pixel of a level begins, x and y in pixels of the finest."""
+        return self.origins[level] if self.origins else (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +204,17 @@ def _finest(found: list[Placement], slide: str) -> Placement:
     return best
 
 
-def image_of_element(element: Any, name: str) -> SlideImage:
-    """An image element, single- or multiscale, as a pyramid of lazy RGB arrays."""
+def image_of_element(element: Any, name: str, *, of_file: bool = False) -> SlideImage:
+    """An image element, single- or multiscale, as a pyramid of lazy RGB arrays.
+
+    Parameters
+    ----------
+    element, name
+        The element and its name.
+    of_file
+        Whether its levels are those of a scanner's file, which begin where the finest begins. SpatialData halves an odd
+        number of rows or columns without the first one: its levels begin later, by up to a pixel of their own.
+    """
     from spatialdata import get_pyramid_levels
     from xarray import DataTree
 
@@ -212,7 +228,12 @@ def image_of_element(element: Any, name: str) -> SlideImage:
     lazy = [da.asarray(array.transpose("c", "y", "x").data) for array, _ in usable]
     channels = list(rgb_channels(_channel_names(arrays[0]), lazy[-1]) or (0, 1, 2))
     colors = [level[:3] if channels == [0, 1, 2] else level[channels] for level in lazy]
-    return SlideImage(name, as_bytes(colors, name), tuple(factor or 1.0 for _, factor in usable))
+    downsampling = tuple(factor or 1.0 for _, factor in usable)
+    origins = [
+        (0.0, 0.0) if of_file else (_left_out(arrays[0], array, factor, "x"), _left_out(arrays[0], array, factor, "y"))
+        for (array, _), factor in zip(usable, downsampling, strict=True)
+    ]
+    return SlideImage(name, as_bytes(colors, name), downsampling, tuple(origins))
 
 
 def image_from_array(pixels: NDArray[Any], name: str) -> SlideImage:
@@ -262,6 +283,12 @@ def _downsampling(finest: Any, level: Any) -> float | None:
     if all(abs(finest.sizes[axis] - whole * level.sizes[axis]) < whole for axis in ("x", "y")):
         return float(whole)
     return ratios[0] if abs(ratios[0] / ratios[1] - 1) < ANISOTROPY else None
+
+
+def _left_out(finest: Any, level: Any, factor: float, axis: str) -> float:
+    """Pixels of the finest level, before the first, that a level made by a whole factor has left out."""
+    rest = finest.sizes[axis] - factor * level.sizes[axis]
+    return float(rest) if 0 < rest < factor and factor == round(factor) else 0.0
 
 
 def affine_matrix(transformation: Any) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the squar
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._reading.columns import names_of, obs_column, obsm_array
 from stcontrast._reading.elements import (
     COVERAGE,
+    affine_matrix,
     image_from_array,
     image_of_element,
     images_over,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
+    from geopandas import GeoDataFrame
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
@@ -51,6 +54,9 @@ logger = logging.getLogger(__name__)
 
 # what `spatialdata.rasterize_bins` puts before the name of the column when it numbers bins anew
 RELABELED: Final = "relabeled_"
+# shapes of the reader of Xenium, also after `spatialdata.concatenate`; and the pixels of its stains
+XENIUM_SHAPES: Final = re.compile(r"(?:cell|nucleus)_(?:circles|boundaries)(?![^\W_])")
+XENIUM_UM_PER_PX: Final = 0.2125
 # spots of a platform have one size; of these cells do not
 SAME_SIZE: Final = 0.03
 
@@ -370,17 +376,36 @@ def element_slide(
         return Slide(name, rows, centers, width, None, None, first, _stated_by_bins(table, names, width), one_size, why)
     width *= found.pixels_per_unit
     of_file = slide_um_per_px(sdata) if found.name == slide_name(sdata) else None
+    if of_file is not None:
+        stated: Scale | None = Scale(of_file, "the slide's file")
+    elif _is_xenium(sdata, shapes, shapes_name, found.coordinate_system):
+        stated = Scale(1.0 / found.pixels_per_unit, f"shapes of Xenium ({shapes_name!r}), which are in µm")
+    else:
+        stated = _stated_by_bins(table, names, width)
     return Slide(
         name,
         rows,
         found.to_pixels(centers),
         width,
-        image_of_element(images[found.name], found.name),
+        image_of_element(images[found.name], found.name, of_file=found.name in in_file),
         None,
         found.coordinate_system,
-        _stated_by_bins(table, names, width) if of_file is None else Scale(of_file, "the slide's file"),
+        stated,
         one_size,
     )
+
+
+def _is_xenium(sdata: SpatialData, shapes: GeoDataFrame, name: str, system: str) -> bool:
+    """Whether shapes are cells or nuclei as the reader of Xenium brings them: in µm, scaled to pixels of its stains."""
+    from spatialdata.transformations import get_transformation
+
+    if not XENIUM_SHAPES.match(name):
+        return False
+    if sdata.attrs.get("spatialdata_io_reader") == "xenium":
+        return True
+    # `spatialdata.concatenate` drops the name of the reader
+    matrix = affine_matrix(get_transformation(shapes, to_coordinate_system=system))[:2, :2]
+    return bool(np.allclose(matrix, np.eye(2) / XENIUM_UM_PER_PX, rtol=1e-3))
 
 
 def _positions_of(instances: NDArray[Any], index: pd.Index, name: str, instance_key: str) -> NDArray[np.intp]:

@@ -84,7 +84,7 @@ def slide_image(sdata: SpatialData) -> SlideImage | None:
         If the file is no longer there.
     """
     for name, element in slide_element(sdata).items():
-        return image_of_element(element, name)
+        return image_of_element(element, name, of_file=True)
     return None
 
 

@@ -74,17 +74,18 @@ def read_picture(slide: Slide, *, max_px: int = PICTURE_PX) -> Picture:
 
     level = pick_level(slide.image, float((high - low).max()) / max_px)
     factor, pixels = slide.image.downsampling[level], slide.image.levels[level]
+    origin = np.array(slide.image.origin(level))
     limit = np.array(pixels.shape[:0:-1])
-    x0, y0 = np.clip(np.floor(low / factor).astype(int), 0, limit)
-    x1, y1 = np.clip(np.ceil(high / factor).astype(int), 0, limit)
+    x0, y0 = np.clip(np.floor((low - origin) / factor).astype(int), 0, limit)
+    x1, y1 = np.clip(np.ceil((high - origin) / factor).astype(int), 0, limit)
     block = pixels[:, y0:y1, x0:x1]
     step = int(np.ceil(max(block.shape[1:]) / max_px))
     # chunk by chunk: a scan of gigabytes is never in memory as a whole
     coarse = da.coarsen(np.mean, block, {1: step, 2: step}, trim_excess=True) if step > 1 else block
     shown = np.moveaxis(np.rint(np.asarray(coarse)).astype(np.uint8), 0, -1)
     height, width = shown.shape[:2]
-    right, bottom = (x0 + width * step) * factor, (y0 + height * step) * factor
-    return Picture(low, high, shown, (x0 * factor, right, bottom, y0 * factor))
+    left, top = origin + factor * np.array([x0, y0])
+    return Picture(low, high, shown, (left, left + width * step * factor, top + height * step * factor, top))
 
 
 def draw_picture(ax: Axes, picture: Picture, *, title: str) -> None:

@@ -61,7 +61,10 @@ def check_prediction_slot(source: Sections, key: str) -> None:
         return
     if key in source.data.tables and read_record(source.data.tables[key], "prediction") is not None:
         return
-    msg = f"{key!r} is taken by an element that is no prediction of stcontrast: rename it, or give another `key_added`."
+    msg = (
+        f"The object has an element {key!r} already, without the record of a prediction by stcontrast (`spatialdata.concatenate` "
+        f"drops these records). It is not replaced: give another `key_added`, or delete it (`del sdata[{key!r}]`)."
+    )
     raise ValueError(msg)
 
 

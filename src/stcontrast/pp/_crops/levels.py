@@ -113,6 +113,7 @@ def with_coarse_levels(image: SlideImage, sides: Sequence[float], size_px: int) 
     other sides.
     """
     levels, downsampling = list(image.levels), list(image.downsampling)
+    origins = [image.origin(level) for level in range(len(levels))]
     made: dict[tuple[int, int], int] = {}
     chosen = []
     for side in sides:
@@ -126,8 +127,9 @@ def with_coarse_levels(image: SlideImage, sides: Sequence[float], size_px: int) 
             made[level, factor] = len(levels)
             levels.append(_averaged(computed_once(image.levels[level]), factor))
             downsampling.append(image.downsampling[level] * factor)
+            origins.append(image.origin(level))
         chosen.append(made[level, factor])
-    return replace(image, levels=tuple(levels), downsampling=tuple(downsampling)), chosen
+    return replace(image, levels=tuple(levels), downsampling=tuple(downsampling), origins=tuple(origins)), chosen
 
 
 def _averaged(pixels: Any, factor: int) -> da.Array:

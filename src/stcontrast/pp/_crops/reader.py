@@ -67,7 +67,8 @@ class Field:
     def of(cls, image: SlideImage, centers: NDArray[np.float64], side: float, size_px: int, level: int) -> Field:
         """The windows around centres (n_spots, 2), x and y, in pixels of the finest level."""
         factor = image.downsampling[level]
-        low, high = (centers - side / 2) / factor, (centers + side / 2) / factor
+        on_level = (centers - image.origin(level)) / factor
+        low, high = on_level - side / 2 / factor, on_level + side / 2 / factor
         # the filter reaches one output pixel beyond the window, or one source pixel when it enlarges
         reach = int(np.ceil(max(1.0, side / factor / size_px))) + 1
         return cls(level, low, high, np.floor(low).astype(int) - reach, np.ceil(high).astype(int) + reach)

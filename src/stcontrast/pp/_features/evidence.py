@@ -122,6 +122,7 @@ def print_of_slide(slide: Slide, made_with: Mapping[str, Any], windows: NDArray[
         "um_per_px": slide.um_per_px,
         "levels": [[int(size) for size in level.shape] for level in image.levels],
         "downsampling": list(image.downsampling),
+        "origins": [list(image.origin(level)) for level in range(len(image.levels))],
     }
     return content_hash([facts, *_pixels(image, windows)])[:32]
 

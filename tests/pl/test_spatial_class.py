@@ -7,13 +7,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
 from anndata import AnnData
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
 import stcontrast as stc
-from stcontrast.pl._spatial_class import class_colors
+from stcontrast.pl._colors import CLASS_COLORS, class_colors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,12 +41,12 @@ def legend_of(figure: Any) -> dict[str, Any]:
 def test_colors_on_the_spots(sdata: SpatialData):
     axes = spatial_class(sdata, show=False)
     assert axes.shape == (3, 1)
-    palette = dict(zip(SUBTYPES, map(to_hex, sc.plotting.palettes.default_20), strict=False))
+    palette = dict(zip(SUBTYPES, CLASS_COLORS, strict=False))
     table = sdata["table"]
     for (ax,), slide in zip(axes, ["donor1_a", "donor2_a", "donor3_a"], strict=True):
         expected = [palette[name] for name in table.obs.loc[table.obs["region"] == slide, "stc_class"]]
         assert face_colors(ax) == expected
-        assert ax.get_title(loc="left") == f"{slide}\nstc_class"
+        assert ax.get_title(loc="left") == f"{slide}\nPredicted class"
         assert len(ax.images) == 1
     assert legend_of(axes[0, 0].figure) == palette
 
@@ -63,7 +62,7 @@ def test_annotation_and_prediction(sdata: SpatialData):
     (outlines,) = [c for c in left.collections if not len(c.get_facecolor())]
     assert len(outlines.get_paths()) == labels[here].isna().sum() > 0
     assert left.get_title(loc="left") == "donor1_a\nsubtype, annotated"
-    assert right.get_title(loc="left") == "stc_class, predicted"
+    assert right.get_title(loc="left") == "subtype, predicted"
     assert list(legend_of(left.figure)) == [*SUBTYPES, "not annotated"]
     left.figure.canvas.draw()
 
@@ -79,14 +78,13 @@ def test_colors_of_the_user(sdata: SpatialData):
 
 def test_class_colors_of_two_columns():
     obs = pd.DataFrame({"a": pd.Categorical(["x", "y"]), "b": ["y", "z"]}, index=["s1", "s2"])
-    table = AnnData(obs=obs, uns={"b_colors": ["red", "#1f77b4"], "a_colors": ["blue"]})
+    table = AnnData(obs=obs, uns={"b_colors": ["red", CLASS_COLORS[0]], "a_colors": ["blue"]})
     # "a_colors" is of other categories; "z" took the first of the palette
-    second = to_hex(sc.plotting.palettes.default_20[1])
     colors = class_colors(table, ["a", "b"])
     assert list(colors) == ["x", "y", "z"]
     assert colors["y"] == to_hex("red")
-    assert colors["z"] == "#1f77b4"
-    assert colors["x"] in {second, to_hex(sc.plotting.palettes.default_20[0])}
+    assert colors["z"] == CLASS_COLORS[0]
+    assert colors["x"] == CLASS_COLORS[1]
     assert len(set(colors.values())) == 3
 
 
@@ -140,9 +138,7 @@ def test_show_conventions(sdata: SpatialData, monkeypatch: pytest.MonkeyPatch, a
     returned = spatial_class(sdata, slides="donor1_a", ax=ax)
     assert returned[0, 0] is ax
     assert not figure.legends
-    assert to_rgba(ax.get_legend().legend_handles[0].get_markerfacecolor()) == to_rgba(
-        sc.plotting.palettes.default_20[0]
-    )
+    assert to_rgba(ax.get_legend().legend_handles[0].get_markerfacecolor()) == to_rgba(CLASS_COLORS[0])
     assert shown == [1]
 
 

@@ -83,7 +83,7 @@ def test_one_color_scale(sdata: SpatialData):
     low, high = np.quantile(drawn, [0.01, 0.99])
     for ax in axes.ravel():
         np.testing.assert_allclose(filled(ax)[0].get_clim(), (low, high))
-    assert color_bar_label(axes[0, 0].figure) == ["log1p(counts per 10 000)"]
+    assert color_bar_label(axes[0, 0].figure) == ["log(1 + counts per 10 000)"]
 
 
 def test_color_scale_of_the_user(sdata: SpatialData):
@@ -120,7 +120,7 @@ def test_titles(sdata: SpatialData):
     for (left, right), slide in zip(axes, SLIDES, strict=True):
         predicted = prediction.loc[table.obs_names[rows_of(table, slide)], "GENE1"]
         r = np.corrcoef(observed(table, "GENE1", slide), predicted)[0, 1]
-        assert left.get_title(loc="left") == f"{slide}\nGENE1 observed"
+        assert left.get_title(loc="left") == f"{slide}\nGENE1 measured"
         assert right.get_title(loc="left") == f"GENE1 predicted, r = {r:.2f}"
 
 
@@ -158,7 +158,7 @@ def test_gene_that_was_not_measured(sdata: SpatialData):
     del sdata.tables["table"]
     sdata["table"] = measured
     axes = spatial_pred(sdata, "GENE1", slides=["donor3_a"], show=False)
-    assert axes[0, 0].get_title(loc="left") == "donor3_a\nGENE1 not measured"
+    assert axes[0, 0].get_title(loc="left") == "donor3_a\nH&E"
 
 
 def test_spots_without_a_prediction_are_outlined(sdata: SpatialData):
@@ -224,8 +224,10 @@ def test_axes_of_the_user(sdata: SpatialData):
 def test_errors(sdata: SpatialData):
     with pytest.raises(KeyError, match=r"`slides` names no slide.*\['other'\].*donor1_a"):
         spatial_pred(sdata, "GENE1", slides=["donor1_a", "other"], show=False)
-    with pytest.raises(TypeError, match=r"found AnnData.*no H&E"):
-        spatial_pred(sdata["stc_pred"], "GENE1", show=False)
+    with pytest.raises(TypeError, match=r"AnnData object holds no prediction.*sdata\['stc_pred'\] = prediction"):
+        spatial_pred(sdata["table"], "GENE1", show=False)
+    with pytest.raises(TypeError, match=r"found DataFrame"):
+        spatial_pred(sdata["table"].obs, "GENE1", show=False)
     del sdata.tables["stc_pred"]
     with pytest.raises(KeyError, match=re.escape("stc.tl.predict_expression")):
         spatial_pred(sdata, "GENE1", show=False)
@@ -270,7 +272,7 @@ def test_layer_of_counts(sdata: SpatialData):
     axes = spatial_pred(sdata, "GENE1", layer="counts", show=False)
     drawn = np.concatenate([filled(left)[0].get_array() for left, _ in axes])
     np.testing.assert_allclose(drawn, expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"`X` holds no raw counts.*`layer`"):
+    with pytest.raises(ValueError, match=r"`X` holds the value.*`layer`"):
         spatial_pred(sdata, "GENE1", show=False)
     with pytest.raises(KeyError, match=r"No layer 'raw'.*'counts'"):
         spatial_pred(sdata, "GENE1", layer="raw", show=False)

@@ -57,7 +57,7 @@ SHOWN: Final = (1.0, 0.5)
     alpha=SHARE,
     img_alpha=SHARE,
     ncols=whole(1),
-    legend_loc=one_of(*LEGEND_PLACES),
+    legend_loc=one_of(*LEGEND_PLACES, None),
     vmin=LIMIT,
     vmax=LIMIT,
 )

@@ -57,7 +57,7 @@ def test_slide_without_image_or_scale():
     bare = replace(slide(), um_per_px=None)
     ax = plt.figure().add_subplot()
     picture = read_picture(bare)
-    draw_picture(ax, picture, title="")
+    draw_picture(ax, picture)
     draw_spots(ax, bare, np.ones(30, dtype=bool), array=np.arange(30.0))
     draw_scale_bar(ax, bare)
     assert picture.aspect == pytest.approx(550 / 650)

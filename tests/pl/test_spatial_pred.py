@@ -83,7 +83,7 @@ def test_one_color_scale(sdata: SpatialData):
     low, high = np.quantile(drawn, [0.01, 0.99])
     for ax in axes.ravel():
         np.testing.assert_allclose(filled(ax)[0].get_clim(), (low, high))
-    assert color_bar_label(axes[0, 0].figure) == ["log1p(counts per 10 000)"]
+    assert color_bar_label(axes[0, 0].figure) == ["log(1 + counts per 10 000)"]
 
 
 def test_color_scale_of_the_user(sdata: SpatialData):
@@ -120,7 +120,7 @@ def test_titles(sdata: SpatialData):
     for (left, right), slide in zip(axes, SLIDES, strict=True):
         predicted = prediction.loc[table.obs_names[rows_of(table, slide)], "GENE1"]
         r = np.corrcoef(observed(table, "GENE1", slide), predicted)[0, 1]
-        assert left.get_title(loc="left") == f"{slide}\nGENE1 observed"
+        assert left.get_title(loc="left") == f"{slide}\nGENE1 measured"
         assert right.get_title(loc="left") == f"GENE1 predicted, r = {r:.2f}"
 
 
@@ -158,7 +158,7 @@ def test_gene_that_was_not_measured(sdata: SpatialData):
     del sdata.tables["table"]
     sdata["table"] = measured
     axes = spatial_pred(sdata, "GENE1", slides=["donor3_a"], show=False)
-    assert axes[0, 0].get_title(loc="left") == "donor3_a\nGENE1 not measured"
+    assert axes[0, 0].get_title(loc="left") == "donor3_a\nH&E"
 
 
 def test_spots_without_a_prediction_are_outlined(sdata: SpatialData):
@@ -224,8 +224,10 @@ def test_axes_of_the_user(sdata: SpatialData):
 def test_errors(sdata: SpatialData):
     with pytest.raises(KeyError, match=r"`slides` names no slide.*\['other'\].*donor1_a"):
         spatial_pred(sdata, "GENE1", slides=["donor1_a", "other"], show=False)
-    with pytest.raises(TypeError, match=r"found AnnData.*no H&E"):
-        spatial_pred(sdata["stc_pred"], "GENE1", show=False)
+    with pytest.raises(TypeError, match=r"AnnData object holds no prediction.*sdata\['stc_pred'\] = prediction"):
+        spatial_pred(sdata["table"], "GENE1", show=False)
+    with pytest.raises(TypeError, match=r"found DataFrame"):
+        spatial_pred(sdata["table"].obs, "GENE1", show=False)
     del sdata.tables["stc_pred"]
     with pytest.raises(KeyError, match=re.escape("stc.tl.predict_expression")):
         spatial_pred(sdata, "GENE1", show=False)
@@ -270,7 +272,7 @@ def test_layer_of_counts(sdata: SpatialData):
     axes = spatial_pred(sdata, "GENE1", layer="counts", show=False)
     drawn = np.concatenate([filled(left)[0].get_array() for left, _ in axes])
     np.testing.assert_allclose(drawn, expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"`X` holds no raw counts.*`layer`"):
+    with pytest.raises(ValueError, match=r"`X` holds the value.*`layer`"):
         spatial_pred(sdata, "GENE1", show=False)
     with pytest.raises(KeyError, match=r"No layer 'raw'.*'counts'"):
         spatial_pred(sdata, "GENE1", layer="raw", show=False)
@@ -286,3 +288,221 @@ def test_table_without_matrix(sdata: SpatialData):
     sdata["table"].X = None
     with pytest.raises(ValueError, match=r"no `X`.*`layer`"):
         spatial_pred(sdata, "GENE1", show=False)
+
+
+@pytest.fixture(scope="session")
+def model() -> Any:
+    train = stc.datasets.toy(n_donors=2, n_spots=30, n_genes=12)
+    stc.pp.image_features(train, encoder="color")
+    return stc.tl.fit(train, batch_key="donor", method="ridge")
+
+
+@pytest.fixture(scope="session")
+def written(model: Any) -> SpatialData:
+    """A real prediction; tests draw it and change copies only."""
+    new = stc.datasets.toy(n_donors=2, n_spots=30, n_genes=12, seed=1)
+    stc.tl.predict_expression(new, model)
+    return new
+
+
+def without_measurement(written: SpatialData) -> SpatialData:
+    from spatialdata import SpatialData as Object
+
+    return Object(images=dict(written.images), shapes=dict(written.shapes), tables={"stc_pred": written["stc_pred"]})
+
+
+def as_anndata(written: SpatialData, *, images: bool) -> AnnData:
+    """The slide "donor1_a" as scanpy has it."""
+    table = written["table"][written["table"].obs["region"] == "donor1_a"].copy()
+    pixels = np.moveaxis(written["donor1_a_he"]["scale0"]["image"].to_numpy(), 0, -1)
+    del table.uns["spatialdata_attrs"]
+    factors = {"tissue_hires_scalef": 1.0, "spot_diameter_fullres": 55.0}
+    table.uns["spatial"] = {"donor1_a": {"images": {"hires": pixels}, "scalefactors": factors}}
+    if not images:
+        del table.uns["spatial"]
+    return table
+
+
+def test_a_prediction_without_a_measured_table(written: SpatialData):
+    alone = without_measurement(written)
+    axes = spatial_pred(alone, "GENE1", show=False)
+    with_counts = spatial_pred(written, "GENE1", show=False)
+    assert axes.shape == (2, 2)
+    for (image, ax), (_, other) in zip(axes, with_counts, strict=True):
+        assert image.get_title(loc="left").endswith("\nH&E")
+        assert not image.collections
+        assert image.images[0].get_alpha() == 1.0
+        np.testing.assert_allclose(values(ax), values(other))
+        np.testing.assert_allclose(centers(ax), centers(other))
+        assert ax.get_title(loc="left") == "GENE1 predicted"
+    assert spatial_pred(alone, ["GENE1", "GENE2"], show=False).shape == (2, 2)
+
+
+def test_a_table_of_other_shapes_is_no_measurement(written: SpatialData):
+    from spatialdata.models import ShapesModel, TableModel
+
+    sdata = without_measurement(written)
+    sdata["nuclei"] = ShapesModel.parse(np.zeros((3, 2)), geometry=0, radius=1)
+    cells = pd.DataFrame({"region": pd.Categorical(["nuclei"] * 3), "id": range(3)}, index=list("abc"))
+    from anndata import AnnData as Table
+
+    sdata["table"] = TableModel.parse(
+        Table(np.ones((3, 1), dtype=np.float32), obs=cells, var=pd.DataFrame(index=["GENE1"])),
+        region="nuclei", region_key="region", instance_key="id",
+    )  # fmt: skip
+    axes = spatial_pred(sdata, "GENE1", show=False)
+    assert [len(values(ax)) for ax in axes[:, 1]] == [30, 30]
+
+
+@pytest.mark.parametrize("images", [True, False], ids=["images", "no images"])
+def test_what_predict_expression_returns_for_an_anndata(model: Any, written: SpatialData, images: bool):
+    adata = as_anndata(written, images=True)
+    predicted = stc.tl.predict_expression(adata, model, um_per_px=1.0)
+    if not images:
+        del predicted.uns["spatial"]
+    axes = spatial_pred(predicted, ["GENE1", "GENE2"], panels=["predicted", "width"], show=False)
+    assert axes.shape == (1, 4)
+    np.testing.assert_allclose(values(axes[0, 0]), predicted.to_df()["GENE1"], rtol=1e-6)
+    np.testing.assert_allclose(centers(axes[0, 0]), adata.obsm["spatial"], atol=1e-6)
+    assert bool(axes[0, 0].images) == images
+
+
+def test_the_table_of_a_spatialdata_alone(written: SpatialData):
+    axes = spatial_pred(written["stc_pred"], "GENE1", panels="predicted", show=False)
+    assert axes.shape == (2, 1)
+    assert [len(values(ax)) for ax in axes.ravel()] == [30, 30]
+    assert not axes[0, 0].images
+
+
+def test_a_list_of_objects_has_one_scale(written: SpatialData, sdata: SpatialData):
+    axes = spatial_pred([written, sdata], "GENE1", show=False)
+    assert axes.shape == (5, 2)
+    assert len({filled(ax)[0].get_clim() for ax in axes.ravel()}) == 1
+    axes = spatial_pred([written, sdata], "GENE1", slides="donor3_a", um_per_px={"donor3_a": 2.0}, show=False)
+    assert axes[0, 0].get_title(loc="left").startswith("donor3_a")
+    with pytest.raises(KeyError, match=r"`um_per_px` names slides that are absent: \['x'\]"):
+        spatial_pred([written, sdata], "GENE1", um_per_px={"x": 2.0}, show=False)
+
+
+def test_panels_of_the_interval(written: SpatialData):
+    kinds = ["width", "lower", "predicted", "upper", "out_of_distribution", "image", "measured"]
+    axes = spatial_pred(written, "GENE1", panels=kinds, slides="donor1_a", show=False)
+    prediction = written["stc_pred"][written["stc_pred"].obs["region"] == "donor1_a"]
+    lower, upper = (prediction.to_df(layer=name)["GENE1"] for name in ("lower", "upper"))
+    panel = dict(zip(kinds, axes[0], strict=True))
+    for kind, expected in {"lower": lower, "upper": upper, "width": upper - lower}.items():
+        np.testing.assert_allclose(values(panel[kind]), expected, rtol=1e-5)
+    n_out = int((~prediction.obs["stc_in_distribution"].to_numpy(bool)).sum())
+    assert (
+        panel["out_of_distribution"].get_title(loc="left").replace("\n", " ")
+        == f"Out of distribution: {n_out} of 30 spots"
+    )
+    assert not panel["image"].collections
+    assert "lower end of the 90 % interval" in panel["lower"].get_title(loc="left").replace("\n", " ")
+    shared = {filled(panel[kind])[0].get_clim() for kind in ("lower", "upper", "predicted", "measured")}
+    assert len(shared) == 1
+    assert filled(panel["width"])[0].get_clim() not in shared
+    assert color_bar_label(axes[0, 0].figure) == ["log(1 + counts per 10 000)", "width, log(1 + counts per 10 000)"]
+
+
+def test_spots_out_of_distribution_are_filled(sdata: SpatialData):
+    prediction = sdata["stc_pred"]
+    prediction.obs["stc_in_distribution"] = (prediction.obs["spot_id"] % 3 != 0).to_numpy()
+    (ax,) = spatial_pred(sdata, "GENE1", panels="out_of_distribution", slides="donor1_a", show=False)[0]
+    shown = [c for c in ax.collections if len(c.get_facecolor())]
+    expected = (prediction.obs["region"] == "donor1_a") & ~prediction.obs["stc_in_distribution"]
+    assert sum(len(c.get_paths()) for c in shown) == expected.sum() > 0
+    assert ax.get_title(loc="left") == f"donor1_a\nOut of distribution: {expected.sum()} of 30 spots"
+
+
+def test_no_interval_anywhere_is_said(written: SpatialData, sdata: SpatialData):
+    from copy import deepcopy
+
+    bare = without_measurement(written)
+    prediction = deepcopy(written["stc_pred"])
+    rows = (prediction.obs["region"] == "donor1_a").to_numpy()
+    for layer in ("lower", "upper"):
+        prediction.layers[layer][rows] = np.nan
+    bare.tables["stc_pred"] = prediction
+    axes = spatial_pred(bare, "GENE1", panels=["lower", "width"], show=False)
+    assert axes[0, 0].get_title(loc="left") == "donor1_a\nGENE1: no interval"
+    assert len(values(axes[1, 1])) == 30
+    with pytest.raises(ValueError, match=r"GENE1 has no interval on \['donor1_a'\].*several donors"):
+        spatial_pred(bare, "GENE1", panels="width", slides="donor1_a", show=False)
+    with pytest.raises(KeyError, match=r"'upper' needs the layers \['upper'\], which the prediction lacks"):
+        spatial_pred(sdata, "GENE1", panels="upper", show=False)
+    with pytest.raises(KeyError, match=r"needs the column 'stc_in_distribution'"):
+        spatial_pred(sdata, "GENE1", panels=["measured", "out_of_distribution"], show=False)
+
+
+@pytest.mark.parametrize("genes", [["GENE1", "GENE3"], ("GENE3", "GENE1", "GENE3"), pd.Index(["GENE1", "GENE3"])])
+def test_many_genes_have_a_scale_each(sdata: SpatialData, genes: Any):
+    axes = spatial_pred(sdata, genes, slides=["donor1_a", "donor2_a"], show=False)
+    names = list(dict.fromkeys(genes))
+    assert axes.shape == (2, 4)
+    for i, gene in enumerate(names):
+        block = axes[:, 2 * i : 2 * i + 2]
+        assert all(f"{gene} " in ax.get_title(loc="left") for ax in block.ravel())
+        assert len({filled(ax)[0].get_clim() for ax in block.ravel()}) == 1
+    assert len(color_bar_label(axes[0, 0].figure)) == 4
+    one = spatial_pred(sdata, names[0], slides=["donor1_a", "donor2_a"], show=False)
+    assert filled(one[0, 0])[0].get_clim() == filled(axes[0, 0])[0].get_clim()
+
+
+def test_scales_of_many_genes(sdata: SpatialData):
+    axes = spatial_pred(sdata, ["GENE1", "GENE2"], vmin=0, vmax=["p50", 3.0], slides="donor1_a", show=False)
+    drawn = np.concatenate([values(ax) for ax in axes[0, :2]])
+    np.testing.assert_allclose(filled(axes[0, 0])[0].get_clim(), (0, np.median(drawn)))
+    assert filled(axes[0, 3])[0].get_clim() == (0, 3)
+    with pytest.raises(ValueError, match=r"`vmax` must hold one value for each of 2 genes, found 3"):
+        spatial_pred(sdata, ["GENE1", "GENE2"], vmax=[1, 2, 3], show=False)
+
+
+def test_what_all_genes_share_comes_once(written: SpatialData):
+    axes = spatial_pred(
+        written, ["GENE1", "GENE2"], panels=["image", "predicted", "out_of_distribution"], slides="donor1_a", show=False
+    )
+    titles = [ax.get_title(loc="left").split("\n")[-1].split(",")[0] for ax in axes[0]]
+    assert titles[:3] == ["GENE1 predicted", "GENE2 predicted", "H&E"]
+    assert titles[3].startswith("Out of distribution")
+
+
+@pytest.mark.parametrize("panel", [None, "image", "measured", "predicted", "lower", "width", "out_of_distribution"])
+def test_one_axes_for_any_panel(written: SpatialData, panel: str | None):
+    figure, ax = plt.subplots()
+    returned = spatial_pred(written, "GENE1", slides="donor1_a", panels=panel, ax=ax)
+    assert returned.shape == (1, 1)
+    assert returned[0, 0] is ax
+    expected = values(spatial_pred(written, "GENE1", slides="donor1_a", show=False)[0, 1])
+    if panel in (None, "predicted"):
+        np.testing.assert_allclose(values(ax), expected)
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gene": []}, "`gene` must be the name of a gene, or a list of names"),
+        ({"gene": [1, 2]}, "`gene` must be"),
+        ({"panels": "observed"}, "`panels` must be one or more of .*'measured'.*found 'observed'"),
+        ({"panels": []}, "`panels` must be"),
+        ({"vmax": float("nan")}, "`vmax` must be"),
+        ({"vmin": "p101"}, "`vmin` must be"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_arguments_of_another_kind(sdata: SpatialData, given: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        spatial_pred(sdata, **{"gene": "GENE1", "show": False, **given})
+
+
+def test_counts_are_not_looked_at_for_the_prediction_alone(sdata: SpatialData):
+    sdata["table"].X = sdata["table"].X.multiply(0.5).tocsr()
+    assert spatial_pred(sdata, "GENE1", panels="predicted", show=False).shape == (3, 1)
+
+
+def test_ids_of_two_types_are_one_spot(sdata: SpatialData):
+    before = spatial_pred(sdata, "GENE1", show=False)
+    sdata["stc_pred"].obs["spot_id"] = sdata["stc_pred"].obs["spot_id"].astype(float)
+    for old, new in zip(before.ravel(), spatial_pred(sdata, "GENE1", show=False).ravel(), strict=True):
+        np.testing.assert_allclose(values(old), values(new))

@@ -28,7 +28,7 @@ from stcontrast._reading.resolve import (
     split_gene_side,
 )
 from stcontrast._reading.scale import find_lattice, middle_spots, positive_number, scale_from_spots, spot_distance
-from stcontrast._reading.sections import Sections, Slide, table_region_keys
+from stcontrast._reading.sections import Sections, Slide, slide_outlines, table_region_keys
 from stcontrast._reading.wsi import (
     add_tile_table,
     slide_element,
@@ -78,6 +78,7 @@ __all__ = [
     "slide_name",
     "slide_names",
     "slide_of_row",
+    "slide_outlines",
     "slide_um_per_px",
     "split_gene_side",
     "spot_distance",

@@ -310,8 +310,10 @@ def _check_field(slide: Slide, field_um: float) -> None:
     raise ValueError(msg)
 
 
-def resolve_all(data: SpatialData | AnnData | Sequence[SpatialData | AnnData], keys: Keys) -> list[Sections]:
-    """Resolve table and slides of one object or of every object of a list.
+def resolve_all(
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData], keys: Keys | Sequence[Keys]
+) -> list[Sections]:
+    """Resolve table and slides of one object or of every object of a list; `keys` of all, or of each.
 
     Raises
     ------
@@ -319,20 +321,24 @@ def resolve_all(data: SpatialData | AnnData | Sequence[SpatialData | AnnData], k
         If something that is named is absent, slides in a mapping included; the message lists what is there.
     """
     objects = as_list(data)
-    names = [slide_names(item, table_key=keys.table_key, library_key=keys.slide_key) for item in objects]
+    of_each = [keys] * len(objects) if isinstance(keys, Keys) else list(keys)
+    names = [
+        slide_names(item, table_key=own.table_key, library_key=own.slide_key)
+        for item, own in zip(objects, of_each, strict=True)
+    ]
     known = [name for of_one in names for name in of_one]
-    _check_slides_exist(known, um_per_px=keys.um_per_px, image_key=keys.image_key)
+    _check_slides_exist(known, um_per_px=of_each[0].um_per_px, image_key=of_each[0].image_key)
     found = [
         resolve_slides(
             item,
-            table_key=keys.table_key,
+            table_key=own.table_key,
             # a mapping may name slides of the other objects too
-            image_key=_restricted(keys.image_key, of_one),
-            um_per_px=_restricted(keys.um_per_px, of_one),
-            spot_diameter_um=keys.spot_diameter_um,
-            library_key=keys.slide_key,
+            image_key=_restricted(own.image_key, of_one),
+            um_per_px=_restricted(own.um_per_px, of_one),
+            spot_diameter_um=own.spot_diameter_um,
+            library_key=own.slide_key,
         )
-        for item, of_one in zip(objects, names, strict=True)
+        for item, own, of_one in zip(objects, of_each, names, strict=True)
     ]
     if len(found) > 1:
         _compare_slides([slide for sections in found for slide in sections.slides])

@@ -47,6 +47,7 @@ __all__ = [
     "library_rows",
     "library_slide",
     "no_positions",
+    "slide_outlines",
     "table_region_keys",
 ]
 
@@ -59,6 +60,8 @@ XENIUM_SHAPES: Final = re.compile(r"(?:cell|nucleus)_(?:circles|boundaries)(?![^
 XENIUM_UM_PER_PX: Final = 0.2125
 # spots of a platform have one size; of these cells do not
 SAME_SIZE: Final = 0.03
+# of a circle that is drawn
+CORNERS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +409,57 @@ def _is_xenium(sdata: SpatialData, shapes: GeoDataFrame, name: str, system: str)
     # `spatialdata.concatenate` drops the name of the reader
     matrix = affine_matrix(get_transformation(shapes, to_coordinate_system=system))[:2, :2]
     return bool(np.allclose(matrix, np.eye(2) / XENIUM_UM_PER_PX, rtol=1e-3))
+
+
+def slide_outlines(sections: Sections, slide: Slide) -> list[NDArray[np.float64]] | None:
+    """Outline of every spot of a slide, corners (n, 2) in the units of its centres.
+
+    Parameters
+    ----------
+    sections, slide
+        The object, and one of its slides.
+
+    Returns
+    -------
+    The outlines of polygons, or of circles of several sizes, in the order of ``slide.rows``; of several parts the
+    largest. `None` where `diameter` says all: for circles of one size, and for an AnnData.
+    """
+    if not sections.is_spatialdata:
+        return None
+    shapes_name, instance_key = _shapes_of_region(
+        sections.data, sections.table, slide.name, slide.rows, str(sections.instance_key)
+    )
+    shapes = sections.data.shapes[shapes_name]
+    circles = "radius" in shapes and (shapes.geom_type == "Point").all()
+    if circles and slide.one_size:
+        return None
+    instances = obs_column(sections.table, instance_key).to_numpy()[slide.rows]
+    positions = _positions_of(instances, shapes.index, slide.name, instance_key)
+    centers, diameters = (values[positions] for values in shape_centers(shapes))
+    if circles:
+        angle = 2 * np.pi * np.arange(CORNERS) / CORNERS
+        unit = np.column_stack([np.cos(angle), np.sin(angle)])
+        own = [center + unit * diameter / 2 for center, diameter in zip(centers, diameters, strict=True)]
+    else:
+        own = [_outer_ring(geometry) for geometry in shapes.geometry.iloc[positions]]
+    matrix, shift = _affine_between(centers, slide.centers, scale=slide.diameter / float(np.median(diameters)))
+    return [corners @ matrix + shift for corners in own]
+
+
+def _outer_ring(geometry: Any) -> NDArray[np.float64]:
+    """Corners of a polygon's outline, of the largest part where there are several."""
+    largest = max(getattr(geometry, "geoms", [geometry]), key=lambda part: part.area)
+    return np.asarray(largest.exterior.coords, dtype=np.float64)[:-1, :2]
+
+
+def _affine_between(
+    before: NDArray[np.float64], after: NDArray[np.float64], *, scale: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The affine map that takes points to points: ``before @ matrix + shift``; spots on one line fix only a scale."""
+    middle = before.mean(axis=0)
+    solution, _, rank, _ = np.linalg.lstsq(before - middle, after - after.mean(axis=0), rcond=1e-6)
+    matrix = solution if rank == 2 else scale * np.eye(2)
+    return matrix, after.mean(axis=0) - middle @ matrix
 
 
 def _positions_of(instances: NDArray[Any], index: pd.Index, name: str, instance_key: str) -> NDArray[np.intp]:

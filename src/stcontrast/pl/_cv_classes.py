@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from stcontrast.metrics import calibration_error
-from stcontrast.pl._layout import COLORS, finish, one_panel
+from stcontrast.pl._colors import COLORS
+from stcontrast.pl._layout import finish, one_panel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

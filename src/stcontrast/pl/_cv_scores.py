@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from stcontrast.pl._layout import COLORS, finish, one_panel
+from stcontrast.pl._colors import COLORS
+from stcontrast.pl._layout import finish, one_panel
 
 if TYPE_CHECKING:
     import pandas as pd

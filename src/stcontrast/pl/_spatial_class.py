@@ -1,57 +1,112 @@
-"""Predicted and annotated subtypes on the H&E."""
+"""Predicted and annotated classes on the H&E."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
+from stcontrast._arguments import FLAG, POSITIVE, Rule, checked, listed, number, one_of, whole
 from stcontrast._keys import CLASS
-from stcontrast._reading import resolve_slides
-from stcontrast.pl._layout import choose_slides, finish, make_panels
-from stcontrast.pl._slide import MISSING, draw_picture, draw_scale_bar, draw_spots, read_picture
+from stcontrast._reading import Keys, as_list, obs_column, resolve_all, slide_outlines
+from stcontrast._records import read_record
+from stcontrast.pl._colors import CMAP, Limit, Palette, class_colors, class_names, color_scale, faded, is_limit
+from stcontrast.pl._layout import (
+    LEGEND_PLACES,
+    ColorBar,
+    add_color_bars,
+    add_legend,
+    choose_slides,
+    finish,
+    given_titles,
+    make_panels,
+    with_slide,
+)
+from stcontrast.pl._slide import common_views, draw_picture, draw_scale_bar, draw_spots, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-__all__ = ["class_colors", "spatial_class"]
+    from stcontrast._reading import Sections, Slide
+
+__all__ = ["spatial_class"]
+
+SHARE: Final = number(least=0, most=1)
+NAMES: Final = listed(
+    Rule("", lambda value: isinstance(value, str)), what="the name of a class, or a list of names", alone=True
+)
+LIMIT: Final = Rule("a number, or a percentile such as 'p99'", is_limit)
+LEGEND_EDGE: Final = "#808080"
+# what the legend shows of the confidence
+SHOWN: Final = (1.0, 0.5)
 
 
+@checked(
+    confidence=Rule("True, False or the name of a column", lambda value: FLAG.holds(value) or isinstance(value, str)),
+    groups=NAMES,
+    size=POSITIVE,
+    alpha=SHARE,
+    img_alpha=SHARE,
+    ncols=whole(1),
+    legend_loc=one_of(*LEGEND_PLACES, None),
+    vmin=LIMIT,
+    vmax=LIMIT,
+)
 def spatial_class(  # noqa: PLR0913
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
     key: str = CLASS,
     label_key: str | None = None,
+    confidence: bool | str = True,
+    groups: str | Sequence[str] | None = None,
     table_key: str | None = None,
     slides: str | Sequence[str] | None = None,
     image_key: str | Mapping[str, str] | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
     library_key: str | None = None,
+    palette: Palette | None = None,
+    cmap: str | Colormap = CMAP,
+    vmin: Limit = None,
+    vmax: Limit = None,
+    size: float = 1.0,
+    alpha: float = 1.0,
+    img_alpha: float = 0.5,
+    title: str | Sequence[str] | None = None,
+    legend_loc: str | None = "right margin",
+    ncols: int | None = None,
     ax: Axes | Sequence[Axes] | NDArray[Any] | None = None,
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | NDArray[Any] | None:
-    """Draw the predicted subtype of every spot on the H&E, and its annotation if there is one.
+    """Draw the predicted class of every spot on the H&E, and its annotation if there is one.
 
-    A subtype has one colour in all panels: that of ``uns[f"{key}_colors"]``, else of ``uns[f"{label_key}_colors"]``,
-    else of scanpy's default palette. Spots without a subtype are outlined in grey. The data are not changed.
+    All slides have one scale in µm, and a class has one colour in all panels. A prediction pales as its confidence falls
+    to that of a guess. Spots without a class are outlined in grey. The data are not changed.
 
     Parameters
     ----------
     data
-        SpatialData whose table annotates the spots; or AnnData with scanpy's images in ``uns["spatial"]``.
+        SpatialData whose table annotates the spots; or AnnData with scanpy's images in ``uns["spatial"]``; or a list of
+        these.
     key
-        Column of `obs` that holds the predicted subtype, as :func:`stcontrast.tl.classify` writes it.
+        Column of `obs` that holds the predicted class, as :func:`stcontrast.tl.classify` writes it. Numbers that are no
+        classes, for instance ``"stc_class_confidence"``, are drawn on a colour scale.
     label_key
         Column of `obs` that holds the annotation, drawn to the left of the prediction; not drawn by default.
+    confidence
+        Pale the spots whose class is uncertain, by the column ``f"{key}_confidence"`` if it is there, or by the column
+        that is named. `False` draws full colours.
+    groups
+        Class or classes to draw; the spots of the others are outlined. All by default.
     table_key
         Table that holds the spots; the only one by default.
     slides
@@ -59,10 +114,32 @@ def spatial_class(  # noqa: PLR0913
     image_key
         Image, or a mapping from slide to image; the finest RGB image under the spots by default.
     um_per_px
-        µm per pixel of the image's finest level, for the scale bar: a number or a mapping from slide to number; by
-        default ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the spots.
+        µm per pixel of the image's finest level: a number or a mapping from slide to number; by default
+        ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the spots. Where it is unknown there is no
+        scale bar.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
+    palette
+        Colours in the order of the classes, the name of a colour map, or a mapping from class to colour. By default those
+        of ``uns[f"{key}_colors"]``, else of ``uns[f"{label_key}_colors"]``, else colours that are told apart with any
+        colour vision and on H&E.
+    cmap, vmin, vmax
+        Of numbers that are no classes: colour map and ends of the colour scale, as in
+        :func:`~stcontrast.pl.spatial_pred`.
+    size
+        Width of the spots, in their true widths.
+    alpha
+        Opacity of the spots.
+    img_alpha
+        Opacity of the H&E; 1 does not fade it, 0 hides it.
+    title
+        Title of every panel, or one for all; by default slide and what the panel shows.
+    legend_loc
+        ``"right margin"``, ``"bottom margin"``, ``"on data"``, or a place in the last panel as matplotlib names it;
+        `None` or ``"none"`` for no legend. A legend that would take more than its share of the right margin is placed
+        below.
+    ncols
+        Number of panels in a row at most. By default what makes a figure that is wider than high.
     ax
         Axes to draw on: one for each slide, or with `label_key` two. A new figure by default.
     show
@@ -78,112 +155,201 @@ def spatial_class(  # noqa: PLR0913
     Raises
     ------
     KeyError
-        If a column, a slide, a table or an image is absent; the message lists the existing ones.
+        If a column, a class, a slide, a table or an image is absent; the message lists what is there.
     ValueError
-        If `ax` holds too few or too many axes.
+        If the annotation or the confidence is of another kind, an argument is out of its range, or `ax` or `title` has
+        another length than it should.
 
     Examples
     --------
     >>> import stcontrast as stc
-    >>> sdata = stc.datasets.toy(n_donors=1, n_spots=30)
-    >>> sdata["table"].obs["stc_class"] = sdata["table"].obs["subtype_truth"]  # stc.tl.classify writes a real one
-    >>> axes = stc.pl.spatial_class(sdata, label_key="subtype", show=False)
+    >>> sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    >>> model = stc.tl.fit(sdata, batch_key="donor", label_key="subtype", method="ridge")
+    >>> stc.tl.classify(sdata, model)
+    >>> axes = stc.pl.spatial_class(sdata, label_key="subtype", groups=["tumour", "fat"], show=False)
     >>> axes.shape
-    (1, 2)
+    (2, 2)
     """
-    spots = resolve_slides(data, table_key=table_key, image_key=image_key, um_per_px=um_per_px, library_key=library_key)
-    columns = {key: _column(spots.table, key, "Call `stc.tl.classify` first, or name another column with `key`.")}
-    if label_key is not None:
-        columns = {label_key: _column(spots.table, label_key, "Name the annotation with `label_key`."), **columns}
-    chosen = choose_slides(spots.slides, slides)
-    colors = class_colors(spots.table, [key] if label_key is None else [key, label_key])
+    keys = Keys(table_key=table_key, image_key=image_key, um_per_px=um_per_px, slide_key=library_key)
+    sources = resolve_all(as_list(data), keys)
+    tables = [source.table for source in sources]
+    columns = [key] if label_key is None else [label_key, key]
+    _check_columns(tables, key, label_key)
+    sure = _confidence_key(tables, key, confidence)
+    of = [(source, slide) for source in sources for slide in source.slides]
+    chosen = choose_slides([slide for _, slide in of], slides)
+    drawn = [next(pair for pair in of if pair[1] is slide) for slide in chosen]
+    are_classes = all(class_names(table, key) is not None for table in tables)
+    colors = class_colors(tables, [key, *columns[:-1]], palette) if are_classes or label_key else {}
+    wanted = _wanted(groups, colors)
+    titles = given_titles(title, n_slides=len(drawn), n_panels=len(columns)) or [
+        with_slide(slide.name, [_title(source.table, column, key, label_key) for column in columns])
+        for source, slide in drawn
+    ]
 
-    pictures = [read_picture(slide) for slide in chosen]
-    figure, axes = make_panels([picture.aspect for picture in pictures], n_panels=len(columns), ax=ax)
-    drawn: set[str | None] = set()
-    for slide, picture, panels in zip(chosen, pictures, axes, strict=True):
+    views = common_views(chosen)
+    width, height = views[0][1] - views[0][0]
+    numbers = None if are_classes else [obs_column(table, key).to_numpy(dtype=np.float64) for table in tables]
+    bar = None if numbers is None else _color_bar(sources, drawn, numbers, cmap=cmap, key=key, vmin=vmin, vmax=vmax)
+    figure, axes = make_panels(titles, block=len(columns), aspect=height / width, ncols=ncols, ax=ax)
+    seen: set[str | None] = set()
+    for (source, slide), view, panels in zip(drawn, views, axes, strict=True):
+        picture = read_picture(slide, view)
+        style: dict[str, Any] = {"outlines": slide_outlines(source, slide), "size": size, "alpha": alpha}
         for panel, column in zip(panels, columns, strict=True):
-            names = [columns[column][row] for row in slide.rows]
-            draw_picture(panel, picture, title=_title(column, slide.name, key=key, label_key=label_key))
+            draw_picture(panel, picture, img_alpha=img_alpha)
+            if numbers is not None and bar is not None and column == key:
+                values = numbers[sources.index(source)][slide.rows]
+                known = np.isfinite(values)
+                draw_spots(panel, slide, known, array=values[known], cmap=bar.cmap, norm=bar.norm, **style)
+                continue
+            names = _names(source.table, column, slide, wanted)
             known = np.array([name is not None for name in names], dtype=bool)
-            draw_spots(panel, slide, known, facecolors=[colors[name] for name in names if name is not None])
-            drawn.update(names)
+            pale = sure if column == key else None
+            draw_spots(panel, slide, known, facecolors=_fills(source.table, slide, names, colors, pale), **style)
+            seen.update(names)
+            if legend_loc == "on data":
+                _name_on_data(panel, slide, names)
         draw_scale_bar(panels[0], slide)
-    missing = "no class" if label_key is None else "not annotated"
-    entries = {name: color for name, color in colors.items() if name in drawn} | (
-        {missing: None} if None in drawn else {}
-    )
-    _draw_legend(figure, axes, entries, own_figure=ax is None)
+    if bar is not None:
+        add_color_bars(figure, list(axes.ravel()), [bar], room=True, own=ax is None)
+    handles = _handles(colors, seen, missing=_missing(groups, label_key), sure=sure is not None)
+    add_legend(figure, axes, handles, loc=legend_loc, own=ax is None)
     return finish(figure, axes, show=show, return_fig=return_fig, own_figure=ax is None)
 
 
-def _column(table: AnnData, name: str, hint: str) -> list[str | None]:
-    if name not in table.obs:
-        msg = f"No column {name!r} in `obs`. {hint} Its columns are {sorted(table.obs.columns)}."
-        raise KeyError(msg)
-    return [None if pd.isna(value) else str(value) for value in table.obs[name]]
+def _check_columns(tables: Sequence[AnnData], key: str, label_key: str | None) -> None:
+    hints = {key: "Call `stc.tl.classify` first, or name another column with `key`."}
+    if label_key is not None:
+        hints[label_key] = "Name the annotation with `label_key`."
+    for table in tables:
+        for name, hint in hints.items():
+            if name not in table.obs:
+                msg = f"No column {name!r} in `obs`. {hint} Its columns are {sorted(table.obs.columns)}."
+                raise KeyError(msg)
+        if label_key is not None and class_names(table, label_key) is None:
+            msg = (
+                f"`label_key`: the column {label_key!r} holds numbers, not classes. Draw it alone: `key={label_key!r}`."
+            )
+            raise ValueError(msg)
 
 
-def _title(column: str, slide: str, *, key: str, label_key: str | None) -> str:
-    if label_key is None:
-        return f"{slide}\n{key}"
-    return f"{key}, predicted" if column == key else f"{slide}\n{label_key}, annotated"
-
-
-def _draw_legend(figure: Figure, axes: NDArray[Any], entries: Mapping[str, str | None], *, own_figure: bool) -> None:
-    style = {
-        "handles": [_legend_spot(name, color) for name, color in entries.items()],
-        "frameon": False,
-        "fontsize": 9,
-        "ncols": -(-len(entries) // 24),
-    }
-    if own_figure:
-        figure.legend(loc="outside right center", **style)
+def _confidence_key(tables: Sequence[AnnData], key: str, confidence: bool | str) -> str | None:  # noqa: FBT001
+    """Column with the confidence of the classes; `None` to draw full colours."""
+    if isinstance(confidence, str):
+        absent = [table for table in tables if confidence not in table.obs]
+        if absent:
+            msg = f"`confidence`: no column {confidence!r} in `obs`; its columns are {sorted(absent[0].obs.columns)}."
+            raise KeyError(msg)
+        name = confidence
     else:
-        axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), **style)
+        name = f"{key}_confidence"
+        if not confidence or any(name not in table.obs for table in tables):
+            return None
+    for table in tables:
+        column = obs_column(table, name)
+        values = column.dropna() if pd.api.types.is_numeric_dtype(column) else pd.Series([np.nan])
+        if not values.between(0, 1).all():
+            msg = f"`confidence`: the column {name!r} must hold probabilities, 0 to 1."
+            raise ValueError(msg)
+    return name
 
 
-def _legend_spot(name: str, color: str | None) -> Line2D:
+def _wanted(groups: str | Sequence[str] | None, colors: Mapping[str, str]) -> set[str]:
+    """The classes to draw."""
+    if groups is None:
+        return set(colors)
+    names = [groups] if isinstance(groups, str) else list(groups)
+    absent = [name for name in names if name not in colors]
+    if absent:
+        msg = f"`groups` names no class: {absent}. The classes are {list(colors)}."
+        raise KeyError(msg)
+    return set(names)
+
+
+def _names(table: AnnData, column: str, slide: Slide, wanted: set[str]) -> list[str | None]:
+    found = class_names(table, column)
+    codes = np.full(table.n_obs, -1) if found is None else found.codes
+    categories = [] if found is None else list(found.categories)
+    names = [categories[code] if code >= 0 else None for code in codes[slide.rows]]
+    return [name if name in wanted else None for name in names]
+
+
+def _fills(
+    table: AnnData, slide: Slide, names: Sequence[str | None], colors: Mapping[str, str], sure: str | None
+) -> NDArray[np.float64]:
+    """Colours (n, 3) of the spots with a class."""
+    known = [name for name in names if name is not None]
+    confidence = np.ones(len(names)) if sure is None else obs_column(table, sure).to_numpy(dtype=float)[slide.rows]
+    confidence = confidence[[name is not None for name in names]]
+    fills = np.empty((len(known), 3))
+    for name in set(known):
+        rows = [i for i, other in enumerate(known) if other == name]
+        fills[rows] = faded(colors[name], confidence[rows], chance=1 / max(len(colors), 2))
+    return fills
+
+
+def _title(table: AnnData, column: str, key: str, label_key: str | None) -> str:
+    """What a panel shows, in words: no name of a slot that this package has made."""
+    words = "class" if column == CLASS else column.replace("_", " ")
+    if column == label_key:
+        return f"{words}, annotated"
+    stem = column.removesuffix("_confidence")
+    if stem != column and stem in table.obs:
+        return "Confidence of the predicted class"
+    of_label = "class" if label_key is None else label_key.replace("_", " ")
+    if column == CLASS or read_record(table, "classification", column) is not None:
+        return f"Predicted {of_label}" if label_key is None else f"{of_label}, predicted"
+    return words
+
+
+def _color_bar(
+    sources: Sequence[Sections],
+    drawn: Sequence[tuple[Sections, Slide]],
+    numbers: Sequence[NDArray[np.float64]],
+    *,
+    cmap: str | Colormap,
+    key: str,
+    vmin: Limit,
+    vmax: Limit,
+) -> ColorBar:
+    shown = np.concatenate([numbers[sources.index(source)][slide.rows] for source, slide in drawn])
+    norm, extend = color_scale(shown, vmin=vmin, vmax=vmax)
+    return ColorBar(norm, cmap, "confidence" if key.endswith("_confidence") else key.replace("_", " "), extend)
+
+
+def _missing(groups: str | Sequence[str] | None, label_key: str | None) -> str:
+    return "other" if groups is not None else "no class" if label_key is None else "not annotated"
+
+
+def _handles(colors: Mapping[str, str], seen: set[str | None], *, missing: str, sure: bool) -> list[Line2D]:
+    handles = [_legend_spot(name, color) for name, color in colors.items() if name in seen]
+    if None in seen:
+        handles.append(_legend_spot(missing, None))
+    if sure and handles:
+        chance = 1 / max(len(colors), 2)
+        for share in (*SHOWN, chance):
+            color = tuple(faded("#444444", np.array([share]), chance=chance)[0])
+            at_most = " or less" if share == chance else ""
+            handles.append(_legend_spot(f"confidence {share:.0%}{at_most}".replace("%", " %"), color))
+    return handles
+
+
+def _legend_spot(name: str, color: Any) -> Line2D:
     from matplotlib.lines import Line2D
 
-    face, edge = ("none", MISSING) if color is None else (color, "none")
+    # grey edges are visible on light and on dark pages
     return Line2D(
-        [], [], marker="o", linestyle="none", markersize=7, markerfacecolor=face, markeredgecolor=edge, label=name
-    )
+        [], [], marker="o", linestyle="none", markersize=7, markerfacecolor="none" if color is None else color,
+        markeredgecolor=LEGEND_EDGE, markeredgewidth=1.0 if color is None else 0.4, label=name,
+    )  # fmt: skip
 
 
-def class_colors(table: AnnData, keys: Sequence[str]) -> dict[str, str]:
-    """Colours of the categories of some columns of `obs`.
+def _name_on_data(ax: Axes, slide: Slide, names: Sequence[str | None]) -> None:
+    """Write every class in the middle of its spots."""
+    from matplotlib.patheffects import withStroke
 
-    Parameters
-    ----------
-    table
-        Table with the columns, and optionally their colours in ``uns[f"{key}_colors"]``; it is not changed.
-    keys
-        The columns; if a category is in several, the colour of the first is used.
-
-    Returns
-    -------
-    A colour for every category. Those without a stored colour get the next free ones of scanpy's palette.
-    """
-    from matplotlib.colors import to_hex
-    from scanpy.plotting import palettes
-
-    names: list[str] = []
-    colors: dict[str, str] = {}
-    for key in keys:
-        categories = [str(name) for name in pd.Categorical(table.obs[key]).categories]
-        names += [name for name in categories if name not in names]
-        # colours of another number of categories are outdated: scanpy ignores them too
-        stored = list(table.uns.get(f"{key}_colors", []))
-        if len(stored) == len(categories):
-            colors = {name: to_hex(color) for name, color in zip(categories, stored, strict=True)} | colors
-    palette = next(
-        (p for p in (palettes.default_20, palettes.default_28, palettes.default_102) if len(p) >= len(names)),
-        palettes.default_102,
-    )
-    taken = set(colors.values())
-    free = [color for color in map(to_hex, palette) if color not in taken] or [to_hex("0.5")]
-    rest = [name for name in names if name not in colors]
-    colors |= {name: free[i % len(free)] for i, name in enumerate(rest)}
-    return {name: colors[name] for name in names}
+    for name in dict.fromkeys(name for name in names if name is not None):
+        x, y = np.median(slide.centers[[other == name for other in names]], axis=0)
+        text = ax.text(x, y, name, ha="center", va="center", fontsize=9, fontweight="bold", color="black", clip_on=True)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])

@@ -1,43 +1,78 @@
-"""Observed and predicted expression on the H&E."""
+"""Measured and predicted expression, its interval, and what the model does not know, on the H&E."""
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
-from scipy import sparse
 
-from stcontrast._keys import PREDICTION_TABLE
-from stcontrast._reading import resolve_slides, table_region_keys
-from stcontrast._records import read_record
+from stcontrast._arguments import POSITIVE, Rule, checked, listed, number, whole
+from stcontrast._keys import LOWER, PREDICTION_TABLE, UPPER
+from stcontrast._reading import Keys, as_list, slide_outlines
 from stcontrast.metrics import gene_correlation
-from stcontrast.pl._layout import choose_slides, finish, make_panels
-from stcontrast.pl._slide import draw_picture, draw_scale_bar, draw_spots, read_picture
+from stcontrast.pl._colors import CMAP, WIDTH_CMAP, Limit, color_scale, is_limit
+from stcontrast.pl._layout import (
+    BAR_SPACE,
+    ColorBar,
+    add_color_bars,
+    choose_slides,
+    finish,
+    given_titles,
+    make_panels,
+    with_slide,
+)
+from stcontrast.pl._predictions import (
+    EXPRESSION,
+    IMAGE,
+    MEASURED,
+    OF_SLIDE,
+    OUTSIDE,
+    PANELS,
+    PREDICTED,
+    WIDTH,
+    Values,
+    read_values,
+)
+from stcontrast.pl._slide import common_views, draw_picture, draw_scale_bar, draw_spots, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading import Sections, Slide
+    from stcontrast._reading import Slide
 
 __all__ = ["spatial_pred"]
 
-UNIT: Final = "log1p(counts per 10 000)"
-QUANTILES: Final = (0.01, 0.99)
+UNIT: Final = "log(1 + counts per 10 000)"
+OUTSIDE_COLOR: Final = "#d55e00"
+SHARE: Final = number(least=0, most=1)
+GENES: Final = listed(
+    Rule("", lambda value: isinstance(value, str)), what="the name of a gene, or a list of names", alone=True
+)
+LIMIT: Final = listed(
+    Rule("", lambda value: value is None or is_limit(value)),
+    what="a number, a percentile such as 'p99', or a list with one of these for every gene",
+    alone=True,
+)
+PANEL: Final = listed(Rule("", lambda value: value in PANELS), what=f"one or more of {PANELS}", alone=True)
+
+type Cell = tuple[str, str]
 
 
+@checked(
+    gene=GENES, panels=PANEL, size=POSITIVE, alpha=SHARE, img_alpha=SHARE, ncols=whole(1), vmin=LIMIT, vmax=LIMIT
+)  # fmt: skip
 def spatial_pred(  # noqa: PLR0913
-    sdata: SpatialData | AnnData,
-    gene: str,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
+    gene: str | Sequence[str],
     *,
+    panels: str | Sequence[str] | None = None,
     prediction_key: str = PREDICTION_TABLE,
     table_key: str | None = None,
     layer: str | None = None,
@@ -45,31 +80,50 @@ def spatial_pred(  # noqa: PLR0913
     image_key: str | Mapping[str, str] | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
     library_key: str | None = None,
-    cmap: str | Colormap = "viridis",
-    vmin: float | None = None,
-    vmax: float | None = None,
-    ax: Sequence[Axes] | NDArray[Any] | None = None,
+    cmap: str | Colormap = CMAP,
+    vmin: Limit | Sequence[Limit] = None,
+    vmax: Limit | Sequence[Limit] = None,
+    size: float = 1.0,
+    alpha: float = 1.0,
+    img_alpha: float = 0.5,
+    title: str | Sequence[str] | None = None,
+    ncols: int | None = None,
+    ax: Axes | Sequence[Axes] | NDArray[Any] | None = None,
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | NDArray[Any] | None:
-    """Draw observed and predicted expression of a gene on the H&E, in two panels for each slide.
+    """Draw the predicted expression of genes on the H&E, next to what was measured.
 
-    Both are in log1p(counts per 10 000) and share one colour scale over all slides. The title of the prediction gives
-    its Pearson correlation with the observation over the spots of the slide, and "in-sample" if the model was trained
-    on the slide. If a slide has no counts, or the gene was not measured, the left panel shows the H&E alone. Spots
-    without a value are outlined in grey.
+    All slides have one scale in µm. Counts, predictions and bounds of a gene are in log(1 + counts per 10 000) and share
+    one colour scale over all slides. The title of the prediction gives its Pearson correlation with the measurement over
+    the spots of the slide, and "in-sample" if the model was trained on the slide. If a slide has no counts, or the gene
+    was not measured, the panel shows the H&E alone. Spots without a value are outlined in grey.
 
     Parameters
     ----------
-    sdata
-        SpatialData with a measured table and a prediction, as :func:`stcontrast.tl.predict_expression` writes it; or the
-        prediction that it returns for an AnnData with scanpy's images in ``uns["spatial"]``, which is drawn alone.
+    data
+        SpatialData with a prediction, as :func:`stcontrast.tl.predict_expression` writes it, with or without a measured
+        table; or the prediction that it returns for an AnnData, drawn on scanpy's images in ``uns["spatial"]`` if it has
+        some; or a list of these.
     gene
-        Name of a predicted gene.
+        Name of a predicted gene, or several.
+    panels
+        What to draw of every slide and gene, in this order:
+
+        - ``"image"``: the H&E alone
+        - ``"measured"``: expression from the counts
+        - ``"predicted"``: the prediction
+        - ``"lower"``, ``"upper"``: the ends of its interval
+        - ``"width"``: upper − lower, on a colour scale of its own
+        - ``"out_of_distribution"``: spots that do not look like those that the model was trained on
+
+        By default measured and predicted; without a measurement H&E and predicted, of several genes predicted alone; on
+        a single axes `ax` predicted alone. With several genes, ``"image"`` and ``"out_of_distribution"`` are drawn once
+        for a slide, at its end.
     prediction_key
         Table of predictions.
     table_key
-        Table that holds the spots and their counts; the only one by default.
+        Table that holds the spots and their counts; by default the one that annotates the same shapes, if there is one.
     layer
         Layer of the table that holds raw counts; `X` by default.
     slides
@@ -77,16 +131,29 @@ def spatial_pred(  # noqa: PLR0913
     image_key
         Image, or a mapping from slide to image; the finest RGB image under the spots by default.
     um_per_px
-        µm per pixel of the image's finest level, for the scale bar: a number or a mapping from slide to number; by
-        default ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the spots.
+        µm per pixel of the image's finest level: a number or a mapping from slide to number; by default
+        ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the spots. Where it is unknown there is no
+        scale bar.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
     cmap
-        Colour map.
+        Colour map of expression. The default has no purple and no blue, the colours of H&E.
     vmin, vmax
-        Ends of the colour scale; the 1 % and 99 % quantiles of all values drawn by default.
+        Ends of the colour scale of expression: a number, a percentile such as ``"p99"``, or a list with one for every
+        gene; the 1 % and 99 % quantiles of all values drawn by default.
+    size
+        Width of the spots, in their true widths.
+    alpha
+        Opacity of the spots.
+    img_alpha
+        Opacity of the H&E; 1 does not fade it, 0 hides it.
+    title
+        Title of every panel, or one for all; by default slide, gene and what the panel shows.
+    ncols
+        Number of panels in a row at most; those of a slide and gene stay together. By default what makes a figure that is
+        wider than high.
     ax
-        Axes to draw on, two for each slide: observed, predicted. A new figure by default.
+        Axes to draw on, one for every panel. A new figure by default.
     show
         Show the figure. The default is ``scanpy.settings.autoshow``, or not to show it if `ax` is given.
     return_fig
@@ -94,193 +161,202 @@ def spatial_pred(  # noqa: PLR0913
 
     Returns
     -------
-    The figure if `return_fig`; else `None` if it was shown; else the axes, an array (n_slides, 2).
+    The figure if `return_fig`; else `None` if it was shown; else the axes, an array (n_slides, n_panels).
 
     Raises
     ------
     TypeError
-        If the data are neither a SpatialData nor a prediction with images.
+        If the data are neither a SpatialData nor a prediction.
     KeyError
-        If the prediction, the gene, a slide, a table, a layer or an image is absent; the message lists the existing ones.
+        If the prediction, a gene, a slide, a table, a layer, an image or the interval is absent; the message lists what
+        is there.
     ValueError
-        If the table holds no raw counts, or `ax` holds too few or too many axes.
+        If the table holds no raw counts, the interval is asked for and holds on no slide, an argument is out of its range,
+        or `ax`, `title`, `vmin` or `vmax` has another length than it should.
+
+    See Also
+    --------
+    spatial_class : classes instead of expression.
 
     Examples
     --------
-    >>> import numpy as np
     >>> import stcontrast as stc
-    >>> sdata = stc.datasets.toy(n_donors=1, n_spots=30)
-    >>> prediction = sdata["table"].copy()
-    >>> prediction.X = np.log1p(1e4 * prediction.layers["truth"])  # stc.tl.predict_expression writes a real one
-    >>> sdata["stc_pred"] = prediction
-    >>> axes = stc.pl.spatial_pred(sdata, "GENE1", show=False)
+    >>> sdata = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
+    >>> model = stc.tl.fit(sdata, batch_key="donor", method="ridge")
+    >>> new = stc.datasets.toy(n_donors=1, n_spots=40, n_genes=30, seed=1)
+    >>> stc.tl.predict_expression(new, model)
+    >>> axes = stc.pl.spatial_pred(new, ["GENE1", "GENE2"], panels=["measured", "predicted", "width"], show=False)
     >>> axes.shape
-    (1, 2)
+    (1, 6)
     """
-    from anndata import AnnData
-    from spatialdata import SpatialData
+    genes = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene))
+    limits = {end: _of_genes(given, genes, end) for end, given in {"vmin": vmin, "vmax": vmax}.items()}
+    kinds = _kinds(panels, ax)
+    keys = Keys(table_key=table_key, layer=layer, image_key=image_key, um_per_px=um_per_px, slide_key=library_key)
+    found = read_values(as_list(data), genes, kinds, keys, prediction_key=prediction_key)
+    drawn = _slides_to_draw(found, slides)
+    if kinds is None:
+        measured = any((name, MEASURED) in values.of for values, _ in drawn for name in genes)
+        kinds = [MEASURED, PREDICTED] if measured else [IMAGE, PREDICTED] if len(genes) == 1 else [PREDICTED]
+    cells, of_gene = _cells(genes, kinds)
+    bars = _color_bars(drawn, genes, kinds, cmap=cmap, limits=limits)
+    titles = given_titles(title, n_slides=len(drawn), n_panels=len(cells)) or [
+        with_slide(slide.name, [_title(values, slide, *cell) for cell in cells]) for values, slide in drawn
+    ]
 
-    alone = isinstance(sdata, AnnData) and "spatial" in sdata.uns and read_record(sdata, "prediction") is not None
-    if not alone and not isinstance(sdata, SpatialData):
-        msg = (
-            f"Expected a SpatialData object, found {type(sdata).__name__}: a table alone has no H&E to draw on. "
-            f"Put the prediction into the SpatialData that it belongs to: `sdata[{prediction_key!r}] = prediction`."
-        )
-        raise TypeError(msg)
-    prediction = sdata if isinstance(sdata, AnnData) else _prediction_table(sdata, prediction_key)
-    spots = resolve_slides(
-        sdata, table_key=table_key, image_key=image_key, um_per_px=um_per_px, library_key=library_key
-    )
-    table = spots.table[:, []] if alone else spots.table
-    measured = _find_gene(gene, prediction=prediction, measured=table, prediction_key=prediction_key)
-    predicted = _column(prediction, prediction.X, gene) if alone else _predicted_expression(prediction, gene, spots)
-    observed = np.full(len(predicted), np.nan)
-    if measured:
-        observed = _observed_expression(spots.table, gene, layer=layer)
-    chosen = _predicted_slides(choose_slides(spots.slides, slides), predicted, named=slides is not None)
-
-    provenance = (read_record(prediction, "prediction") or {}).get("provenance", {})
-    pictures = [read_picture(slide) for slide in chosen]
-    figure, axes = make_panels([picture.aspect for picture in pictures], n_panels=2, ax=ax)
-    rows = np.concatenate([slide.rows for slide in chosen])
-    norm, extend = _color_scale(np.concatenate([observed[rows], predicted[rows]]), vmin=vmin, vmax=vmax)
-    for slide, picture, (left, right) in zip(chosen, pictures, axes, strict=True):
-        of_slide, by_model = observed[slide.rows], predicted[slide.rows]
-        has_counts = np.isfinite(of_slide).any()
-        seen = " (in-sample)" if provenance.get(slide.name) == "in-sample" else ""
-        draw_picture(left, picture, title=f"{slide.name}\n{gene} {'observed' if has_counts else 'not measured'}")
-        draw_picture(right, picture, title=f"{gene} predicted{_correlation(by_model, of_slide)}{seen}")
-        if has_counts:
-            _draw_values(left, slide, of_slide, cmap=cmap, norm=norm)
-        _draw_values(right, slide, by_model, cmap=cmap, norm=norm)
-        draw_scale_bar(left, slide)
-    _draw_color_bar(figure, axes, cmap=cmap, norm=norm, extend=extend)
+    views = common_views([slide for _, slide in drawn])
+    width, height = views[0][1] - views[0][0]
+    # several genes: a scale for each, next to its panels
+    gutter = BAR_SPACE * len(_of_gene(bars, genes[0])) if len(genes) > 1 else 0.0
+    figure, axes = make_panels(titles, block=of_gene, aspect=height / width, ncols=ncols, gutter=gutter, ax=ax)
+    for (values, slide), view, of_slide in zip(drawn, views, axes, strict=True):
+        picture = read_picture(slide, view)
+        style = {"outlines": slide_outlines(values.source, slide), "size": size, "alpha": alpha}
+        for panel, (name, kind) in zip(of_slide, cells, strict=True):
+            draw_picture(panel, picture, img_alpha=1.0 if kind == IMAGE else img_alpha)
+            if kind == OUTSIDE:
+                _draw_outside(panel, values, slide, style=style)
+            elif kind != IMAGE:
+                bar = bars[name, WIDTH if kind == WIDTH else PREDICTED]
+                _draw_values(panel, values, slide, (name, kind), bar=bar, style=style)
+        draw_scale_bar(of_slide[0], slide)
+    blocks = [
+        (row[i * of_gene : (i + 1) * of_gene], name) for row in axes for i, name in enumerate(genes) if len(genes) > 1
+    ] or [(axes.ravel(), genes[0])]  # fmt: skip
+    for block, name in blocks:
+        add_color_bars(figure, list(block), _of_gene(bars, name), room=len(genes) == 1, own=ax is None)
     return finish(figure, axes, show=show, return_fig=return_fig, own_figure=ax is None)
 
 
-def _predicted_slides(slides: list[Slide], predicted: NDArray[np.float64], *, named: bool) -> list[Slide]:
-    has_prediction = [slide for slide in slides if np.isfinite(predicted[slide.rows]).any()]
-    if not has_prediction or (named and len(has_prediction) < len(slides)):
-        bare = [slide.name for slide in slides if slide not in has_prediction]
+def _kinds(panels: str | Sequence[str] | None, ax: object) -> list[str] | None:
+    """The panels that are asked for; one of the user's axes holds the prediction."""
+    if panels is None:
+        return [PREDICTED] if ax is not None and np.size(np.array(ax, dtype=object)) == 1 else None
+    return [panels] if isinstance(panels, str) else list(dict.fromkeys(panels))
+
+
+def _of_genes(given: Limit | Sequence[Limit], genes: Sequence[str], argument: str) -> dict[str, Limit]:
+    """An end of the colour scale of every gene."""
+    if given is None or isinstance(given, str) or not np.ndim(np.array(given, dtype=object)):
+        return dict.fromkeys(genes, given)  # type: ignore[arg-type]
+    of_each = list(given)  # type: ignore[arg-type]
+    if len(of_each) != len(genes):
+        msg = f"`{argument}` must hold one value for each of {len(genes)} genes, found {len(of_each)}."
+        raise ValueError(msg)
+    return dict(zip(genes, of_each, strict=True))
+
+
+def _cells(genes: Sequence[str], kinds: Sequence[str]) -> tuple[list[Cell], int]:
+    """Gene and kind of every panel of a slide, and how many panels stay together.
+
+    What is the same for all of several genes comes once, at the end.
+    """
+    of_gene = [kind for kind in kinds if kind not in OF_SLIDE]
+    if len(genes) == 1 or not of_gene:
+        return [(genes[0], kind) for kind in kinds], len(kinds)
+    of_slide = [(genes[0], kind) for kind in kinds if kind in OF_SLIDE]
+    return [(gene, kind) for gene in genes for kind in of_gene] + of_slide, len(of_gene)
+
+
+def _slides_to_draw(found: Sequence[Values], names: str | Sequence[str] | None) -> list[tuple[Values, Slide]]:
+    """The slides with a prediction, or those that are named, which must have one."""
+    of = [(values, slide) for values in found for slide in values.source.slides]
+    chosen = choose_slides([slide for _, slide in of], names)
+    at = [next(pair for pair in of if pair[1] is slide) for slide in chosen]
+    predicted = [
+        (values, slide) for values, slide in at
+        if any(np.isfinite(numbers[slide.rows]).any() for (_, kind), numbers in values.of.items() if kind == PREDICTED)
+    ]  # fmt: skip
+    if not predicted or (names is not None and len(predicted) < len(at)):
+        there = [slide.name for _, slide in predicted]
+        bare = [slide.name for slide in chosen if slide.name not in there]
         msg = (
             f"No prediction for {bare}. Call `stc.tl.predict_expression` on them first, or choose others with `slides`."
         )
         raise KeyError(msg)
-    return has_prediction
+    return predicted
 
 
-def _color_scale(values: NDArray[np.float64], *, vmin: float | None, vmax: float | None) -> tuple[Normalize, str]:
-    """The scale of all panels, and the ends beyond which there are values."""
-    from matplotlib.colors import Normalize
+def _color_bars(
+    drawn: Sequence[tuple[Values, Slide]],
+    genes: Sequence[str],
+    kinds: Sequence[str],
+    *,
+    cmap: str | Colormap,
+    limits: Mapping[str, Mapping[str, Limit]],
+) -> dict[Cell, ColorBar]:
+    """Colour scales over all slides: for every gene one of expression, and one of the width of its interval."""
 
-    values = values[np.isfinite(values)]
-    low, high = np.quantile(values, QUANTILES)
-    low, high = low if vmin is None else vmin, high if vmax is None else vmax
-    if high <= low and vmax is None:
-        high = values.max() if values.max() > low else low + 1.0
-    below, above = bool(values.min() < low), bool(values.max() > high)
-    return Normalize(low, high), {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+    def shown(gene: str, members: Sequence[str]) -> NDArray[np.float64]:
+        of = [
+            values.of[gene, kind][slide.rows] for values, slide in drawn for kind in members if (gene, kind) in values.of
+        ]  # fmt: skip
+        return np.concatenate(of) if of else np.zeros(0)
 
-
-def _correlation(predicted: NDArray[np.float64], observed: NDArray[np.float64]) -> str:
-    both = np.isfinite(predicted) & np.isfinite(observed)
-    if not both.any():
-        return ""
-    r = float(gene_correlation(*(values[both, None].astype(np.float32) for values in (predicted, observed)))[0])
-    return f", r = {r:.2f}" if np.isfinite(r) else ", r undefined"
-
-
-def _draw_values(ax: Axes, slide: Slide, values: NDArray[np.float64], *, cmap: Any, norm: Normalize) -> None:
-    known = np.isfinite(values)
-    draw_spots(ax, slide, known, array=values[known], cmap=cmap, norm=norm)
-
-
-def _draw_color_bar(figure: Figure, axes: NDArray[Any], *, cmap: Any, norm: Normalize, extend: str) -> None:
-    from matplotlib.cm import ScalarMappable
-
-    # as high as one row of panels, for any number of rows
-    n_rows = len({ax.get_subplotspec().rowspan.start for ax in axes.ravel() if ax.get_subplotspec() is not None})
-    bar = figure.colorbar(
-        ScalarMappable(norm, cmap),
-        ax=list(axes.ravel()),
-        label=UNIT,
-        extend=extend,
-        extendfrac=0.03,
-        shrink=0.7 / max(n_rows, 1) ** 0.8,
-        aspect=22,
-        pad=0.02,
-    )
-    bar.outline.set_visible(False)
-
-
-def _prediction_table(sdata: SpatialData, prediction_key: str) -> AnnData:
-    """The table of predictions."""
-    if prediction_key not in sdata.tables:
-        msg = (
-            f"No table {prediction_key!r} in the SpatialData object; its tables are {sorted(sdata.tables)}. "
-            "Call `stc.tl.predict_expression(sdata, model)` first, or give `prediction_key`."
-        )
-        raise KeyError(msg)
-    return sdata.tables[prediction_key]
-
-
-def _find_gene(gene: str, *, prediction: AnnData, measured: AnnData, prediction_key: str) -> bool:
-    """Whether the gene was measured too; raise unless it was predicted."""
-    if gene in prediction.var_names:
-        return gene in measured.var_names
-    where = f"not among the {prediction.n_vars} genes of the prediction `sdata[{prediction_key!r}]`"
-    if gene in measured.var_names:
-        where += " (it was measured, but is not modelled)"
-    else:
-        where += f", nor among the {measured.n_vars} measured genes of the table"
-    close = get_close_matches(gene, list(prediction.var_names), n=5)
-    # gene symbols of two species may differ only in their case
-    close = list(dict.fromkeys([name for name in prediction.var_names if name.lower() == gene.lower()] + close))
-    hint = f"Close matches: {close}." if close else f"The first of them: {list(prediction.var_names[:5])}."
-    msg = f"Gene {gene!r} is {where}. {hint}"
-    raise KeyError(msg)
-
-
-def _observed_expression(table: AnnData, gene: str, *, layer: str | None) -> NDArray[np.float64]:
-    """log1p(counts per 10 000) of every spot, by its full library; NaN in spots without a count."""
-    if layer is not None and layer not in table.layers:
-        msg = f"No layer {layer!r} in the table; its layers are {[name for name in table.layers if name is not None]}."
-        raise KeyError(msg)
-    matrix = table.X if layer is None else table.layers[layer]
-    if matrix is None:
-        msg = "The table has no `X`. Name the layer that holds raw counts with `layer`."
-        raise ValueError(msg)
-    total = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
-    counts = _column(table, matrix, gene)
-    for values in (counts, total):
-        if (values < 0).any() or (values % 1 != 0).any():
+    bars: dict[Cell, ColorBar] = {}
+    for gene in genes:
+        bounds = [kind for kind in kinds if kind in (LOWER, UPPER, WIDTH)]
+        if bounds and not np.isfinite(shown(gene, bounds)).any():
             msg = (
-                f"`{'X' if layer is None else f'layers[{layer!r}]'}` holds no raw counts: whole numbers, 0 or more. "
-                "Name the layer that does with `layer`."
+                f"`panels`: {gene} has no interval on {[slide.name for _, slide in drawn]} (`lower` and `upper` are NaN). "
+                "The intervals of a model of one donor hold for no other donor: train on slides of several donors."
             )
             raise ValueError(msg)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(total > 0, np.log1p(1e4 * counts / total), np.nan)
+        expression = [kind for kind in kinds if kind in EXPRESSION]
+        if expression:
+            ends = {end: of_genes[gene] for end, of_genes in limits.items()}
+            norm, extend = color_scale(shown(gene, expression), **ends)
+            bars[gene, PREDICTED] = ColorBar(norm, cmap, UNIT, extend)
+        if WIDTH in kinds:
+            norm, extend = color_scale(shown(gene, [WIDTH]))
+            bars[gene, WIDTH] = ColorBar(norm, WIDTH_CMAP, f"width, {UNIT}", extend)
+    return bars
 
 
-def _predicted_expression(prediction: AnnData, gene: str, spots: Sections) -> NDArray[np.float64]:
-    """Prediction for every spot of the measured table; NaN where there is none."""
-    _, region_key, instance_key = table_region_keys(prediction)
-    predicted = _column(prediction, prediction.X, gene)
-    rows = _spot_index(prediction, region_key, instance_key).get_indexer(
-        _spot_index(spots.table, str(spots.region_key), str(spots.instance_key))
-    )
-    return np.where(rows >= 0, predicted[rows], np.nan)
+def _of_gene(bars: Mapping[Cell, ColorBar], gene: str) -> list[ColorBar]:
+    return [bar for (name, _), bar in bars.items() if name == gene]
 
 
-def _spot_index(table: AnnData, region_key: str, instance_key: str) -> pd.MultiIndex:
-    return pd.MultiIndex.from_arrays([table.obs[region_key].astype(str), table.obs[instance_key]])
+def _draw_values(
+    ax: Axes, values: Values, slide: Slide, cell: Cell, *, bar: ColorBar, style: Mapping[str, Any]
+) -> None:
+    numbers = values.of[cell][slide.rows] if cell in values.of else np.full(len(slide.rows), np.nan)
+    known = np.isfinite(numbers)
+    # what was not measured is shown as the H&E alone
+    if known.any() or cell[1] != MEASURED:
+        draw_spots(ax, slide, known, array=numbers[known], cmap=bar.cmap, norm=bar.norm, **style)
 
 
-def _column(table: AnnData, matrix: Any, gene: str) -> NDArray[np.float64]:
-    position = table.var_names.get_loc(gene)
-    if not isinstance(position, int):
-        msg = f"Gene {gene!r} is in `var_names` more than once: call `adata.var_names_make_unique()`."
-        raise ValueError(msg)
-    column = matrix[:, [position]]
-    return np.asarray(column.toarray() if sparse.issparse(column) else column, dtype=np.float64).ravel()
+def _draw_outside(ax: Axes, values: Values, slide: Slide, *, style: Mapping[str, Any]) -> None:
+    outside = values.inside[slide.rows] == 0
+    draw_spots(ax, slide, outside, facecolors=OUTSIDE_COLOR, **style)
+
+
+def _title(values: Values, slide: Slide, gene: str, kind: str) -> str:
+    interval = f"{100 * values.level:g} % interval"
+    measured = values.of.get((gene, MEASURED), np.full(values.source.table.n_obs, np.nan))[slide.rows]
+    if kind == MEASURED:
+        return f"{gene} measured" if np.isfinite(measured).any() else f"{gene} not measured"
+    if kind == PREDICTED:
+        seen = " (in-sample)" if values.provenance.get(slide.name) == "in-sample" else ""
+        return f"{gene} predicted{_correlation(values.of[gene, PREDICTED][slide.rows], measured)}{seen}"
+    if kind == OUTSIDE:
+        inside = values.inside[slide.rows]
+        return f"Out of distribution: {int((inside == 0).sum())} of {len(inside)} spots"
+    none = kind != IMAGE and not np.isfinite(values.of[gene, kind][slide.rows]).any()
+    if none:
+        return f"{gene}: no interval"
+    return {
+        IMAGE: "H&E",
+        LOWER: f"{gene}, lower end of the {interval}",
+        UPPER: f"{gene}, upper end of the {interval}",
+        WIDTH: f"{gene}, width of the {interval}",
+    }[kind]
+
+
+def _correlation(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> str:
+    both = np.isfinite(predicted) & np.isfinite(measured)
+    if not both.any():
+        return ""
+    r = float(gene_correlation(*(values[both, None].astype(np.float32) for values in (predicted, measured)))[0])
+    return f", r = {r:.2f}" if np.isfinite(r) else ", r undefined"

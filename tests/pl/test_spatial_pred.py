@@ -357,7 +357,7 @@ def test_a_table_of_other_shapes_is_no_measurement(written: SpatialData):
 @pytest.mark.parametrize("images", [True, False], ids=["images", "no images"])
 def test_what_predict_expression_returns_for_an_anndata(model: Any, written: SpatialData, images: bool):
     adata = as_anndata(written, images=True)
-    predicted = stc.tl.predict_expression(adata, model, um_per_px=1.0)
+    predicted: Any = stc.tl.predict_expression(adata, model, um_per_px=1.0)
     if not images:
         del predicted.uns["spatial"]
     axes = spatial_pred(predicted, ["GENE1", "GENE2"], panels=["predicted", "width"], show=False)
@@ -393,7 +393,10 @@ def test_panels_of_the_interval(written: SpatialData):
     for kind, expected in {"lower": lower, "upper": upper, "width": upper - lower}.items():
         np.testing.assert_allclose(values(panel[kind]), expected, rtol=1e-5)
     n_out = int((~prediction.obs["stc_in_distribution"].to_numpy(bool)).sum())
-    assert panel["out_of_distribution"].get_title(loc="left").replace("\n", " ") == f"Out of distribution: {n_out} of 30 spots"
+    assert (
+        panel["out_of_distribution"].get_title(loc="left").replace("\n", " ")
+        == f"Out of distribution: {n_out} of 30 spots"
+    )
     assert not panel["image"].collections
     assert "lower end of the 90 % interval" in panel["lower"].get_title(loc="left").replace("\n", " ")
     shared = {filled(panel[kind])[0].get_clim() for kind in ("lower", "upper", "predicted", "measured")}

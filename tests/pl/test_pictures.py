@@ -200,7 +200,7 @@ def test_arguments_of_scanpy(sdata: SpatialData, kind: str):
         assert ax.get_title(loc="left") == "My title"
         assert ax.images[0].get_alpha() == 0.3
         assert {c.get_alpha() for c in spots_of(ax)} == {0.5}
-    width = [np.ptp(spots_of(ax)[0].get_paths()[0].vertices[:, 0]) for ax in (plain, axes[0, -1])]
+    width = [np.ptp(np.asarray(spots_of(ax)[0].get_paths()[0].vertices)[:, 0]) for ax in (plain, axes[0, -1])]
     assert width[1] == pytest.approx(2 * width[0])
     titles = [f"t{i}" for i in range(axes.size)]
     assert [ax.get_title(loc="left") for ax in draw(kind, sdata, title=titles).ravel()] == titles
@@ -229,7 +229,7 @@ def test_arguments_out_of_range(sdata: SpatialData, kind: str, given: dict[str, 
 def test_edges_are_thin(sdata: SpatialData, kind: str):
     for ax in draw(kind, sdata, img_alpha=1.0).ravel():
         (spots,) = spots_of(ax)
-        assert 0 < spots.get_linewidth()[0] <= 0.3
+        assert 0 < np.ravel(spots.get_linewidth())[0] <= 0.3
 
 
 @both
@@ -247,7 +247,7 @@ def test_polygons_are_drawn_as_they_are(sdata: SpatialData, kind: str):
     del sdata.shapes["donor1_a"]
     sdata.shapes["donor1_a"] = ShapesModel.parse(cells, transformations=get_transformation(circles, get_all=True))
     ax = draw(kind, sdata, slides="donor1_a", um_per_px=1.0)[0, -1]
-    drawn = [path.vertices[:-1] for path in spots_of(ax)[0].get_paths()]
+    drawn = [np.asarray(path.vertices)[:-1] for path in spots_of(ax)[0].get_paths()]
     assert len(drawn) == len(rings)
     for corners, ring in zip(drawn, rings, strict=True):
         np.testing.assert_allclose(sorted(map(tuple, corners)), sorted(map(tuple, ring)), atol=1e-6)

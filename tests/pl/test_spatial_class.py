@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from cycler import cycler
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
@@ -250,7 +251,7 @@ def test_groups(sdata: SpatialData, groups: Any):
         (["red", "lime"], ["#ff0000", "#00ff00", "#ff0000", "#00ff00"]),
         ({"tumour": "red", "elsewhere": "blue"}, ["#ff0000", *CLASS_COLORS[:3]]),
         ("tab10", ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728"]),
-        (plt.cycler(color=["red", "lime", "blue", "k"]), ["#ff0000", "#00ff00", "#0000ff", "#000000"]),
+        (cycler(color=["red", "lime", "blue", "k"]), ["#ff0000", "#00ff00", "#0000ff", "#000000"]),
     ],
     ids=["colors", "too few", "mapping", "colour map", "cycler"],
 )

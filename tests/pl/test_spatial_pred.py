@@ -357,7 +357,7 @@ def test_a_table_of_other_shapes_is_no_measurement(written: SpatialData):
 @pytest.mark.parametrize("images", [True, False], ids=["images", "no images"])
 def test_what_predict_expression_returns_for_an_anndata(model: Any, written: SpatialData, images: bool):
     adata = as_anndata(written, images=True)
-    predicted = stc.tl.predict_expression(adata, model, um_per_px=1.0)
+    predicted: Any = stc.tl.predict_expression(adata, model, um_per_px=1.0)
     if not images:
         del predicted.uns["spatial"]
     axes = spatial_pred(predicted, ["GENE1", "GENE2"], panels=["predicted", "width"], show=False)

@@ -13,7 +13,7 @@ import numpy as np
 from stcontrast.pl._colors import ink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -33,8 +33,10 @@ __all__ = [
     "choose_slides",
     "finish",
     "given_titles",
+    "legend_width",
     "make_panels",
     "one_panel",
+    "panel_legend",
     "with_slide",
 ]
 
@@ -362,6 +364,27 @@ def add_legend(
     legend = last.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), ncols=_columns(labels, 20), **style)
     if loc == "bottom margin" or _size_in(figure, legend)[0] > _width_in(last) / 2:
         last.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=_fitting(figure, legend, last), **style)
+
+
+def legend_width(names: Iterable[str]) -> float:
+    """Inches that a legend of these names takes next to its panel: not more than half of the smallest panel's width."""
+    longest = max((len(name) for name in names), default=0)
+    return float(min(0.35 + longest * FONT_SIZE * LETTER / 72, PANEL_IN[0] / 2))
+
+
+def panel_legend(ax: Axes, colors: Mapping[str, str], *, markers: Mapping[str, str]) -> None:
+    """Draw a legend of colours on the right of its own panel; long names are broken."""
+    from matplotlib.lines import Line2D
+
+    letters = max(round((legend_width(colors) - 0.35) * 72 / (FONT_SIZE * LETTER)), 8)
+    handles = [
+        Line2D([], [], marker=markers.get(name, "o"), linestyle="none", color=color, markersize=6, label=_shortened(name, letters))
+        for name, color in colors.items()
+    ]  # fmt: skip
+    ax.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=FONT_SIZE - 1,
+        labelcolor=ink(cast("Figure", ax.get_figure(root=True))), borderaxespad=0.0, handletextpad=0.2,
+    )  # fmt: skip
 
 
 def _place_legend(figure: Figure, axes: NDArray[Any], style: dict[str, Any], loc: str | None) -> None:

@@ -63,7 +63,7 @@ def visium(out: Path, sections: dict[str, str], *, real: bool = False) -> None:
             _smaller_copies([folder / "spatial"])
 
 
-def visium_hd(out: Path, sections: dict[str, str], *, side: int = 600) -> None:
+def visium_hd(out: Path, sections: dict[str, str], *, side: int = 420) -> None:
     """Folders of Visium HD with bins of 8 and 16 µm, of drawn sections."""
     tool = space_ranger(real=False)
     for seed, (name, section) in enumerate(sections.items()):

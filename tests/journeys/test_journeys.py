@@ -71,6 +71,7 @@ def check_prediction(table: AnnData, again: AnnData, *, n_obs: int) -> None:
     assert then == now
 
 
+@pytest.mark.slow
 def test_visium_with_the_scan(visium: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(visium)
     found = follow("Visium with the full-resolution scan")
@@ -118,6 +119,7 @@ def test_visium_as_anndata(visium: Path, monkeypatch: pytest.MonkeyPatch, caplog
     np.testing.assert_array_equal(found["joined"].obsm["X_image"], np.concatenate(apart))
 
 
+@pytest.mark.slow
 def test_visium_hd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     folders.visium_hd(tmp_path, {"HD1": "C4", "HD2": "C5"})

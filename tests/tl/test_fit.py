@@ -307,9 +307,7 @@ def test_slides_that_share_a_name_are_refused(toy):
 def test_genes_that_are_not_shared_are_refused(toy):
     one, two = (parts_of(copied(toy), f"donor{i}") for i in (1, 2))
     two["table"].var_names = [f"ENSG{i}" for i in range(40)]
-    with pytest.raises(
-        ValueError, match=r"The objects share 0 genes, and have 40 .* share a tenth of the genes of the smallest"
-    ):
+    with pytest.raises(ValueError, match=r"The objects share 0 genes.*Genes begin"):
         stc.tl.fit([one, two], batch_key="donor")
 
 

@@ -98,13 +98,13 @@ def inner_folds(spots: Spots, *, of: Literal["counts", "labels"] = "counts", max
     eligible = spots.measured if of == "counts" and spots.has_counts else spots.label >= 0
     rows = np.flatnonzero(eligible)
     if len(rows) < 2:
-        msg = f"{len(rows)} spots with counts or labels are too few to learn from: none could be held out."
+        msg = f"{len(rows)} spots with counts or labels are too few to learn from: no part of them can be held out to choose parameters."
         raise ValueError(msg)
     unit, group = _groups(spots, rows)
     n_folds = min(max_folds, len(np.unique(group[rows])))
     if unit == "block":
         logger.warning(
-            "Only one slide to learn from: choices and intervals rest on held-out blocks of that slide, "
+            "Only one slide to learn from: parameters and intervals are chosen on held-out parts of that slide, "
             "and say nothing about another donor."
         )
     folds = []
@@ -123,7 +123,7 @@ def _groups(spots: Spots, rows: NDArray[np.intp]) -> tuple[str, NDArray[np.int64
             return unit, codes
     n_blocks = min(N_BLOCKS, len(np.unique(spots.xy[rows], axis=0)))
     if n_blocks < 2:
-        msg = "All spots to learn from lie at one place: no block could be held out."
+        msg = "All spots to learn from lie at one place (check `obsm['spatial']` or the shapes): no part of the slide can be held out."
         raise ValueError(msg)
     blocks = KMeans(n_blocks, n_init=4, random_state=0).fit(spots.xy[rows])
     # spots of other slides belong to no block of this one

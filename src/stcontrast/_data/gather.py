@@ -150,10 +150,14 @@ def depth_of(source: Sections) -> NDArray[np.float64]:
     """Measured counts of every spot in `X` (n_spots,), for an oracle."""
     if source.table.n_vars == 0:
         msg = (
-            "The model is an oracle: it needs the measured depth of the spots it predicts, and the table has no genes."
+            "The model is an oracle: it needs the measured depth of the spots that it predicts, and the table "
+            "has no genes."
         )
         raise ValueError(msg)
-    logger.warning("The model is an oracle: it looks at the measured depth of the spots that it predicts.")
+    logger.warning(
+        "The model is an oracle: it looks at the measured depth of the spots that it predicts. Its "
+        "scores are an upper limit, not a prediction."
+    )
     return np.asarray(raw_counts(source.table, None).sum(axis=1), dtype=np.float64).ravel()
 
 
@@ -178,7 +182,7 @@ def stacked_column(tables: Sequence[AnnData], key: str, argument: str) -> NDArra
             msg = f"`{argument}`: no column {key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
             raise KeyError(msg)
         if n_empty := int(obs_column(table, key).isna().sum()):
-            msg = f"`{argument}`: column {key!r} of `obs` is empty for {n_empty} spots."
+            msg = f"`{argument}`: column {key!r} of `obs` is empty for {n_empty} spots. Fill it in, or remove these spots."
             raise ValueError(msg)
     return np.concatenate([names_of(obs_column(table, key)) for table in tables])
 

@@ -277,11 +277,14 @@ def _channel_names(array: Any) -> list[Any]:
 
 def _downsampling(finest: Any, level: Any) -> float | None:
     """Pixels of the finest level for one pixel of another; `None` where the axes differ."""
-    ratios = [finest.sizes[axis] / level.sizes[axis] for axis in ("x", "y")]
-    # A pyramid is made by whole factors; what is left over at the border (less than a pixel) is trimmed or padded.
-    whole = round(ratios[0])
-    if all(abs(finest.sizes[axis] - whole * level.sizes[axis]) < whole for axis in ("x", "y")):
-        return float(whole)
+    sizes = [(finest.sizes[axis], level.sizes[axis]) for axis in ("x", "y")]
+    ratios = [size / of_level for size, of_level in sizes]
+    # A pyramid is made by whole factors; what is left over (less than a pixel) is trimmed, or padded.
+    trimmed, padded = int(ratios[0]), int(np.ceil(ratios[0]))
+    if all(0 <= size - trimmed * of_level < trimmed for size, of_level in sizes):
+        return float(trimmed)
+    if all(0 <= padded * of_level - size < padded for size, of_level in sizes):
+        return float(padded)
     return ratios[0] if abs(ratios[0] / ratios[1] - 1) < ANISOTROPY else None
 
 

@@ -112,16 +112,18 @@ def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) 
         msg = f"Expected a SpatialData or an AnnData object, found {type(data).__name__}."
         raise TypeError(msg)
     names = [name for name, table in data.tables.items() if read_record(table, "prediction") is None]
-    if table_key is None:
-        if len(names) == 1:
-            return data.tables[names[0]]
-        table_key = "table"
-    if table_key not in data.tables:
+    if table_key is None and len(names) == 1:
+        return data.tables[names[0]]
+    if table_key is None and len(names) > 1 and "table" not in names:
+        msg = f"The SpatialData object has several tables, {sorted(names)}: name the one that holds the spots with `table_key`."
+        raise KeyError(msg)
+    if (table_key or "table") not in data.tables:
         msg = (
-            f"No table {table_key!r} in the SpatialData object; its tables are {sorted(data.tables)}. Give `table_key`."
+            f"No table {table_key or 'table'!r} in the SpatialData object; its tables are {sorted(data.tables)}. Name the one "
+            "that holds the spots with `table_key`."
         )
         raise KeyError(msg)
-    return data.tables[table_key]
+    return data.tables[table_key or "table"]
 
 
 def slide_names(
@@ -216,7 +218,10 @@ def resolve_slides(
         regions, region_key, instance_key = table_region_keys(table)
         absent = sorted(set(regions) - set(data.shapes) - set(data.labels))
         if absent:
-            msg = f"The table annotates shapes that are absent: {absent}. Shapes in the object: {sorted(data.shapes)}."
+            msg = (
+                f"The table annotates shapes that are absent: {absent}. Shapes in the object: {sorted(data.shapes)}. Add them, or "
+                "remove their rows from the table."
+            )
             raise KeyError(msg)
         of_row = obs_column(table, region_key).astype(str).to_numpy()
         in_file = slide_element(data)
@@ -282,7 +287,7 @@ def require_images(sections: Sections, fields_um: Iterable[float]) -> None:
         first = next(slide for slide in sections.slides if slide.um_per_px is None)
         msg = (
             f"µm per pixel is unknown for {unscaled}. {first.name!r}: {_of_lattice(first).source}. Give `um_per_px`: a number, "
-            "or a mapping from slide to number. On an array it is the distance between neighbouring spots in µm (Visium 100, "
+            "or a mapping from slide to number. The file of the scan often says it (OME-TIFF: PhysicalSizeX). On an array it is the distance between neighbouring spots in µm (Visium 100, "
             "legacy ST 200, Visium HD the side of the bins) divided by that distance in pixels "
             f"({spot_distance(middle_spots(first.centers)):.4g} here). Or give `spot_diameter_um`: how wide the shapes are in µm. Space "
             "Ranger writes Visium spots 65 µm wide, not 55."
@@ -401,8 +406,8 @@ def _scaled(slide: Slide, *, given: float | None, stored: PerSlide[float], spot_
     for other in known:
         if other.um_per_px is not None and _differ(scale.um_per_px, other.um_per_px):
             logger.warning(
-                "Slide %r: %.4g µm per pixel (%s), but %s gives %.4g. Crops are cut with %.4g. Check `um_per_px` and, of the "
-                "image that is read (%s), its resolution.", slide.name, scale.um_per_px, scale.source, other.source,
+                "Slide %r: %.4g µm per pixel (%s), but %s gives %.4g. Crops are cut with %.4g. Check `um_per_px`: it is "
+                "that of the image that is read (%s).", slide.name, scale.um_per_px, scale.source, other.source,
                 other.um_per_px, scale.um_per_px, "none" if slide.image is None else slide.image.name,
             )  # fmt: skip
     return replace(slide, um_per_px=scale.um_per_px, scale_derived=scale in known)
@@ -463,8 +468,8 @@ def _report_images(slides: Sequence[Slide], *, chosen: PerSlide[str]) -> None:
         inside = share_inside(slide.centers, (width, height))
         if inside < 1:
             logger.warning(
-                "Slide %r: %d of %d spots (%.2g %%) lie beyond its image %r (%d × %d pixels). Their crops show the slide "
-                "without tissue.", slide.name, round((1 - inside) * len(slide.centers)), len(slide.centers),
+                "Slide %r: %d of %d spots (%.2g %%) lie beyond its image %r (%d × %d pixels). What is beyond the "
+                "border gets the colour of the slide without tissue.", slide.name, round((1 - inside) * len(slide.centers)), len(slide.centers),
                 100 * (1 - inside), slide.image.name, width, height,
             )  # fmt: skip
         small = SMALL_COPY.search(slide.image.name)

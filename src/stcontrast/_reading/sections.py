@@ -317,7 +317,10 @@ def _stated_by_bins(table: AnnData, names: Sequence[str], width: float) -> Scale
 
 def no_positions(table: AnnData) -> str:
     """What to say where an AnnData object lacks the positions of its spots."""
-    return f"No `obsm['spatial']` in the AnnData object; its obsm holds {sorted(table.obsm)}."
+    return (
+        f"No `obsm['spatial']` in the AnnData object; its obsm holds {sorted(table.obsm)}. Put the centres of the spots there: x "
+        "and y in pixels of the full-resolution image."
+    )
 
 
 def element_slide(
@@ -343,7 +346,7 @@ def element_slide(
     shapes = sdata.shapes[shapes_name]
     if not shapes.index.is_unique:
         repeated = [str(i) for i in shapes.index[shapes.index.duplicated()].unique()[:5]]
-        msg = f"The index of shapes {name!r} holds some names more than once ({repeated}, ...): rows cannot be matched."
+        msg = f"The index of shapes {name!r} holds some names more than once ({repeated}, ...): rows of the table cannot be matched. Give every shape a name of its own."
         raise ValueError(msg)
     positions = _positions_of(obs_column(table, instance_key).to_numpy()[rows], shapes.index, name, instance_key)
     centers, diameter = shape_centers(shapes)
@@ -482,7 +485,8 @@ def _positions_of(instances: NDArray[Any], index: pd.Index, name: str, instance_
         msg = (
             f"{int(lost.sum())} rows of the table have no shape in {name!r} (`{instance_key}`: "
             f"{instances[lost][:5].tolist()}, ...); the shapes are indexed {index[:5].tolist()}, .... The ids of the "
-            f"table are of type {pd.Index(instances).inferred_type}, those of the shapes of type {index.inferred_type}."
+            f"table are of type {pd.Index(instances).inferred_type}, those of the shapes of type {index.inferred_type}. "
+            "Give both the same ids, or remove these rows."
         )
         raise ValueError(msg)
     return positions
@@ -492,5 +496,5 @@ def _check_finite(centers: NDArray[np.float64], name: str) -> None:
     """Raise where a spot has no position."""
     lost = int((~np.isfinite(centers)).any(axis=1).sum())
     if lost:
-        msg = f"{lost} spots of {name!r} have no finite position (an empty geometry, or NaN)."
+        msg = f"{lost} spots of {name!r} have no finite position (an empty geometry, or NaN): remove them."
         raise ValueError(msg)

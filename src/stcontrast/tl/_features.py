@@ -544,10 +544,13 @@ def _identity(record: Record) -> str:
 def _stack(parts: list[NDArray[np.float32]], slot: str) -> NDArray[np.float32]:
     widths = sorted({part.shape[1] for part in parts})
     if len(widths) > 1:
-        msg = f"The objects have different numbers of image features in `obsm[{slot!r}]`: {widths}."
+        msg = f"The objects have different numbers of image features in `obsm[{slot!r}]`: {widths}. Make all of them in the same way."
         raise ValueError(msg)
     features = np.concatenate(parts)
     if not np.isfinite(features).all():
-        msg = f"The image features in `obsm[{slot!r}]` hold values that are not finite."
+        msg = (
+            f"The image features in `obsm[{slot!r}]` hold values that are not finite (NaN or infinite). Remove these "
+            "spots, or make the features again."
+        )
         raise ValueError(msg)
     return features

@@ -244,11 +244,13 @@ def test_what_cannot_be_done_is_said_before_anything_is_written() -> None:
     refuse(ValueError, r"Images \['he'\] are not RGB", slide(disc()[..., :1]), image_key="he")
     refuse(ValueError, "in coordinate system 'there'", coordinate_system="there")
     refuse(ValueError, "stretches its pixels", slide(to={"a": Scale([1.0, 2.0], axes=("x", "y"))}))
-    refuse(ValueError, "`um_per_px` must be a positive number, .* found -1", um_per_px=-1)
+    refuse(
+        ValueError, "`um_per_px` must be a positive number, or a mapping from slide to number, found -1", um_per_px=-1
+    )
     refuse(KeyError, r"`um_per_px` must name each image once.*\['other'\]", um_per_px={"other": 1.0})
     refuse(ValueError, "`pitch_um` must be a finite number above 0", pitch_um=0)
-    refuse(ValueError, "`min_tissue` must be a finite number above 0 and of at most 1, found 50", min_tissue=50)
-    refuse(ValueError, "`geometry`", geometry="hex")
+    refuse(ValueError, "`min_tissue` must be a finite number above 0 and of at most 1", min_tissue=50)
+    refuse(ValueError, '"visium" or "square"', geometry="hex")
     refuse(ValueError, "names of their own", shapes_key="table")
     refuse(KeyError, '"detect", None or the name', tissue="mine")
     refuse(ValueError, "No spot of 55 µm lies on tissue.*2400 × 2400 µm", tissue=None, um_per_px=10, pitch_um=5000)

@@ -331,7 +331,7 @@ def test_one_s_own_slots_stay_and_ours_are_replaced(sdata: SpatialData):
     table = sdata["table"]
     table.obsm["X_pca"] = np.zeros((table.n_obs, 2))
     before = snapshot(sdata)
-    with pytest.raises(ValueError, match=r"`obsm\['X_pca'\]` holds something that this function has not written"):
+    with pytest.raises(ValueError, match=r"`obsm\['X_pca'\]` holds something that stcontrast has not written"):
         stc.tl.embed_genes(sdata, batch_key="donor", key_added="X_pca", **QUICK)
     assert snapshot(sdata) == before
     model = learn(sdata, batch_key="donor", key_added="mine", **QUICK)
@@ -352,16 +352,20 @@ def test_one_s_own_slots_stay_and_ours_are_replaced(sdata: SpatialData):
         ({"label_key": "blank"}, ValueError, "column 'blank' is empty in all spots with counts"),
         ({"batch_key": "blank"}, ValueError, "column 'blank' of `obs` is empty for 120 spots"),
         ({"genes": ["GENE_X"]}, KeyError, r"1 of `genes` are absent from the counts: \['GENE_X'\]"),
-        ({"genes": []}, KeyError, "0 of `genes` are absent"),
+        ({"genes": []}, ValueError, "`genes` must be a list of names"),
         ({"n_genes": 0}, ValueError, "`n_genes` must be a whole number of at least 1, found 0"),
         ({"n_latent": 0}, ValueError, "`n_latent` must be a whole number of at least 1"),
         ({"max_epochs": 0}, ValueError, "`max_epochs` must be a whole number of at least 1"),
-        ({"label_key": LABELS, "class_weight": -1.0}, ValueError, "class_weight is -1"),
+        (
+            {"label_key": LABELS, "class_weight": -1.0},
+            ValueError,
+            "`class_weight` must be a finite number of at least 0",
+        ),
         ({"table_key": "cells"}, KeyError, "No table 'cells'"),
         ({"model": "nowhere"}, FileNotFoundError, "No model in 'nowhere'"),
         ({"model": 3}, TypeError, "`model` must be a BatchAgnosticVAE, .* found int"),
         (
-            {"model": "x", "batch_key": "donor", "genes": []},
+            {"model": "x", "batch_key": "donor", "genes": ["GENE1"]},
             ValueError,
             r"\['batch_key', 'genes'\] only mean something",
         ),

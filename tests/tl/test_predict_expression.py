@@ -91,7 +91,7 @@ def test_the_user_s_elements_are_unchanged(unseen, model):
 def test_what_is_not_ours_is_not_overwritten(unseen, model, key):
     unseen["mine"] = unseen["table"].copy()
     before = snapshot(unseen)
-    with pytest.raises(ValueError, match=f"'{key}' is taken"):
+    with pytest.raises(ValueError, match=f"an element '{key}' already.*It is not replaced"):
         stc.tl.predict_expression(unseen, model, key_added=key, table_key="table")
     assert snapshot(unseen) == before
 

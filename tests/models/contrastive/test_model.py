@@ -318,7 +318,7 @@ def test_an_image_that_tells_a_tenth_of_the_coordinates_is_aligned(caplog):
         ({"n_hidden": 0}, "must be a whole number of at least 1"),
         ({"temperature": 0.0}, "must be a finite number above 0"),
         ({"target_temperature": -1.0}, "must be a finite number above 0"),
-        ({"learning_rate": 0.0}, "must be a finite number above 0"),
+        ({"learning_rate": -1.0}, "must be a finite number of at least 0"),
         ({"contrastive_weight": -1.0}, "must be a finite number of at least 0"),
         ({"weight_decay": -1.0}, "must be a finite number of at least 0"),
         ({"max_epochs": -1}, "`max_epochs` must be a whole number of at least 0"),

@@ -26,6 +26,8 @@ N_WINDOWS: Final = 8
 WINDOW_PX: Final = 32
 # what a record has for every slide
 OF_SLIDE: Final = ("um_per_px", "fingerprint", "windows", "spots")
+# relative; a scale that the user corrects differs by more
+SAME_SCALE: Final = 1e-3
 
 
 def evidence_of(slide: Slide, made_with: Mapping[str, Any], features: NDArray[np.float32]) -> dict[str, Any]:
@@ -61,10 +63,12 @@ def changed_since(
         return None
     reason = "it is not known what they were made of"
     for before in _entries(slide.name, record):
-        if before["um_per_px"] != slide.um_per_px:
+        then = replace(slide, um_per_px=before["um_per_px"])
+        # a scale that is derived from the spots has errors of rounding
+        if slide.um_per_px is None or not np.isclose(before["um_per_px"], slide.um_per_px, rtol=SAME_SCALE):
             now = "unknown" if slide.um_per_px is None else f"{slide.um_per_px:.4g}"
             reason = f"they were made at {before['um_per_px']:.4g} µm per pixel, now it is {now}"
-        elif print_of_slide(slide, made_with, before["windows"]) != before["fingerprint"]:
+        elif print_of_slide(then, made_with, before["windows"]) != before["fingerprint"]:
             reason = "its image has changed"
         else:
             known = np.isin(_prints_of_spots(features, slide.centers)[:, 1], before["spots"][:, 1])

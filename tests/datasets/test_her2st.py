@@ -304,6 +304,7 @@ def test_real_files_match_the_registry() -> None:
         assert git_blob((root / file.path).read_bytes()) == file.git_blob
 
 
+@pytest.mark.slow
 def test_real_sections_agree_with_the_files_they_come_from() -> None:
     root = require("her2st", "data", "ST-cnts", "D5.tsv.gz").parents[2]
     table = stc.datasets.her2st(["D5", "G2"], mirror=root)["table"]
@@ -333,6 +334,7 @@ def test_real_sections_agree_with_the_files_they_come_from() -> None:
         assert 0.68 < value < 0.70
 
 
+@pytest.mark.slow
 def test_a_real_image_has_tissue_under_the_spots() -> None:
     root = require("her2st", "data", "ST-imgs", "C", "C2").parents[3]
     sdata = stc.datasets.her2st("C2", mirror=root)

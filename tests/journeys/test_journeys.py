@@ -93,6 +93,7 @@ def test_visium_with_the_scan(visium: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert np.isfinite(found["new"]["stc_pred"].uns["moranI"]["I"]).all()
 
 
+@pytest.mark.slow
 def test_visium_hires_only(visium: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.chdir(visium)
     found = follow("Visium with the hires image only")
@@ -140,6 +141,7 @@ def test_visium_hd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pyte
     check_prediction(slide["pred_8um"], found["again"]["pred_8um"], n_obs=slide["square_008um"].n_obs)
 
 
+@pytest.mark.slow
 def test_xenium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     cells = {name: folders.xenium(tmp_path / name, seed=i)[1] for i, name in enumerate(["X1", "X2", "X3"])}

@@ -77,6 +77,7 @@ class Slow:
         return crops.mean(axis=(1, 2)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(client, tmp_path):
     import threading
 

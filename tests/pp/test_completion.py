@@ -47,6 +47,7 @@ def trained() -> Completer:
     return Completer(n_model=64, max_steps=300, batch_size=64, learning_rate=2e-3).fit(expression, slide, xy)
 
 
+@pytest.mark.slow
 def test_planted_programmes_are_recovered():
     truth, expression, slide, xy = planted()
     missing = expression == 0

@@ -21,6 +21,9 @@ __all__ = [
     "NAMES",
     "POSITIVE",
     "RULES",
+    "SEED",
+    "SHARE",
+    "TEXT",
     "Rule",
     "check_arguments",
     "check_fields",
@@ -92,6 +95,7 @@ def _is(value: Any, kind: type) -> bool:
 
 
 FLAG: Final = Rule("True or False", lambda value: isinstance(value, bool | np.bool_))
+TEXT: Final = Rule("a name", lambda value: isinstance(value, str))
 NAME: Final = Rule("a name (text)", lambda value: isinstance(value, str) and bool(value))
 SLOT: Final = Rule(
     "a name (text) without a slash, which no file could hold",
@@ -102,6 +106,7 @@ PATH: Final = Rule(
     "a path (text or `pathlib.Path`)", lambda value: isinstance(value, str | PathLike) and bool(str(value))
 )
 POSITIVE: Final = number(above=0)
+SHARE: Final = number(least=0, most=1)
 NOT_NEGATIVE: Final = number(least=0)
 SEED: Final = whole(0, 2**32 - 1)
 NAMES: Final = listed(NAME, what="a list of names, not empty")

@@ -9,6 +9,7 @@ from stcontrast._files.model_folder import (
     holds_model,
     read_folder,
     read_state,
+    unreadable,
     write_folder,
     write_state,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "read_folder",
     "read_state",
     "recover",
+    "unreadable",
     "write_folder",
     "write_state",
     "written_whole",

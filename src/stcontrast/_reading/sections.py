@@ -122,7 +122,7 @@ class Sections:
         The slides, in order of appearance.
     region_key, instance_key
         Columns of `obs` that name the shapes element of a row and its shape; `None` for an AnnData.
-    library_key
+    slide_key
         Column of `obs` that names the slides of an AnnData; `None` if it is one slide.
     """
 
@@ -131,7 +131,7 @@ class Sections:
     slides: list[Slide]
     region_key: str | None = None
     instance_key: str | None = None
-    library_key: str | None = None
+    slide_key: str | None = None
 
     @property
     def is_spatialdata(self) -> bool:

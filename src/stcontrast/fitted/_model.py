@@ -12,8 +12,7 @@ import numpy as np
 from stcontrast._arguments import check_arguments, checked, one_of
 from stcontrast._data.design import standardize_slides
 from stcontrast._data.spots import Prediction, Spots
-from stcontrast._files import content_hash, read_folder, write_folder
-from stcontrast._files.model_folder import unreadable
+from stcontrast._files import content_hash, read_folder, unreadable, write_folder
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 from stcontrast.fitted._calibration import Calibration

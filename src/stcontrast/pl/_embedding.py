@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from stcontrast._arguments import POSITIVE, SEED, Rule, checked, listed, number, whole
+from stcontrast._arguments import POSITIVE, SEED, SHARE, TEXT, checked, listed, whole
 from stcontrast._keys import CLASS, EMBEDDING
 from stcontrast._reading import as_list, obsm_array, resolve_table
 from stcontrast.pl._colors import CLASS_COLORS, CMAP, Palette, class_colors, class_names, color_scale, ink
@@ -36,13 +36,11 @@ __all__ = ["embedding"]
 SIDES: Final = {"image": "o", "gene": "^"}
 SIDE: Final = "side"
 UNKNOWN: Final = "#b0b0b0"
-NAMES: Final = listed(
-    Rule("", lambda value: isinstance(value, str)), what="the name of a column, or a list of names", alone=True
-)
+NAMES: Final = listed(TEXT, what="the name of a column, or a list of names", alone=True)
 
 
-@checked(key=Rule("a name", lambda v: isinstance(v, str)), color=NAMES, n_neighbors=whole(2), seed=SEED, size=POSITIVE,
-         alpha=number(least=0, most=1), ncols=whole(1))  # fmt: skip
+@checked(key=TEXT, color=NAMES, n_neighbors=whole(2), seed=SEED, size=POSITIVE,
+         alpha=SHARE, ncols=whole(1))  # fmt: skip
 def embedding(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,

@@ -83,11 +83,11 @@ class Grid(NamedTuple):
     height: float
 
 
-def choose_slides(slides: list[Slide], names: str | Sequence[str] | None) -> list[Slide]:
-    """The slides that are named, in that order; all by default."""
+def choose_slides[T](slides: list[tuple[T, Slide]], names: str | Sequence[str] | None) -> list[tuple[T, Slide]]:
+    """The slides that are named, in that order, each with what it belongs to; all by default."""
     if names is None:
         return slides
-    by_name = {slide.name: slide for slide in slides}
+    by_name = {slide.name: (of, slide) for of, slide in slides}
     wanted = [names] if isinstance(names, str) else list(names)
     absent = [name for name in wanted if name not in by_name]
     if absent or not wanted:
@@ -270,7 +270,7 @@ def one_panel(ax: Axes | None, *, size: tuple[float, float]) -> tuple[Figure, Ax
 
 
 def _make_room(figure: Figure, *, right: float = 0.0, below: float = 0.0) -> None:
-    """Enlarge a figure of ours; its axes keep their size in inches."""
+    """Enlarge a figure that we made; its axes keep their size in inches."""
     width, height = figure.get_size_inches()
     figure.set_size_inches(width + right, height + below)
     for ax in figure.axes:

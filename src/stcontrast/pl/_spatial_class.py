@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from stcontrast._arguments import FLAG, POSITIVE, Rule, checked, listed, number, one_of, whole
+from stcontrast._arguments import FLAG, POSITIVE, SHARE, TEXT, Rule, checked, listed, one_of, whole
 from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, as_list, obs_column, resolve_all, slide_outlines
 from stcontrast._records import read_record
@@ -40,10 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["spatial_class"]
 
-SHARE: Final = number(least=0, most=1)
-NAMES: Final = listed(
-    Rule("", lambda value: isinstance(value, str)), what="the name of a class, or a list of names", alone=True
-)
+NAMES: Final = listed(TEXT, what="the name of a class, or a list of names", alone=True)
 LIMIT: Final = Rule("a number, or a percentile such as 'p99'", is_limit)
 LEGEND_EDGE: Final = "#808080"
 # what the legend shows of the confidence
@@ -176,9 +173,7 @@ def spatial_class(  # noqa: PLR0913
     columns = [key] if label_key is None else [label_key, key]
     _check_columns(tables, key, label_key)
     sure = _confidence_key(tables, key, confidence)
-    of = [(source, slide) for source in sources for slide in source.slides]
-    chosen = choose_slides([slide for _, slide in of], slides)
-    drawn = [next(pair for pair in of if pair[1] is slide) for slide in chosen]
+    drawn = choose_slides([(source, slide) for source in sources for slide in source.slides], slides)
     are_classes = all(class_names(table, key) is not None for table in tables)
     colors = class_colors(tables, [key, *columns[:-1]], palette) if are_classes or label_key else {}
     wanted = _wanted(groups, colors)
@@ -187,7 +182,7 @@ def spatial_class(  # noqa: PLR0913
         for source, slide in drawn
     ]
 
-    views = common_views(chosen)
+    views = common_views([slide for _, slide in drawn])
     width, height = views[0][1] - views[0][0]
     numbers = None if are_classes else [obs_column(table, key).to_numpy(dtype=np.float64) for table in tables]
     bar = None if numbers is None else _color_bar(sources, drawn, numbers, cmap=cmap, key=key, vmin=vmin, vmax=vmax)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._arguments import POSITIVE, Rule, checked, listed, number, whole
+from stcontrast._arguments import POSITIVE, SHARE, TEXT, Rule, checked, listed, whole
 from stcontrast._keys import LOWER, PREDICTION_TABLE, UPPER
 from stcontrast._reading import Keys, as_list, slide_outlines
 from stcontrast.metrics import gene_correlation
@@ -51,10 +51,7 @@ __all__ = ["spatial_pred"]
 
 UNIT: Final = "log(1 + counts per 10 000)"
 OUTSIDE_COLOR: Final = "#d55e00"
-SHARE: Final = number(least=0, most=1)
-GENES: Final = listed(
-    Rule("", lambda value: isinstance(value, str)), what="the name of a gene, or a list of names", alone=True
-)
+GENES: Final = listed(TEXT, what="the name of a gene, or a list of names", alone=True)
 LIMIT: Final = listed(
     Rule("", lambda value: value is None or is_limit(value)),
     what="a number, a percentile such as 'p99', or a list with one of these for every gene",
@@ -260,16 +257,14 @@ def _cells(genes: Sequence[str], kinds: Sequence[str]) -> tuple[list[Cell], int]
 
 def _slides_to_draw(found: Sequence[Values], names: str | Sequence[str] | None) -> list[tuple[Values, Slide]]:
     """The slides with a prediction, or those that are named, which must have one."""
-    of = [(values, slide) for values in found for slide in values.source.slides]
-    chosen = choose_slides([slide for _, slide in of], names)
-    at = [next(pair for pair in of if pair[1] is slide) for slide in chosen]
+    at = choose_slides([(values, slide) for values in found for slide in values.source.slides], names)
     predicted = [
         (values, slide) for values, slide in at
         if any(np.isfinite(numbers[slide.rows]).any() for (_, kind), numbers in values.of.items() if kind == PREDICTED)
     ]  # fmt: skip
     if not predicted or (names is not None and len(predicted) < len(at)):
         there = [slide.name for _, slide in predicted]
-        bare = [slide.name for slide in chosen if slide.name not in there]
+        bare = [slide.name for _, slide in at if slide.name not in there]
         msg = (
             f"No prediction for {bare}. Call `stc.tl.predict_expression` on them first, or choose others with `slides`."
         )

@@ -385,10 +385,12 @@ def spot_distance_um(sources: Sequence[Sections]) -> float | None:
 def warn_of_spacing(sources: Sequence[Sections], model: Predictor) -> None:
     """Warn where spots lie much denser or sparser than those that the model was trained on."""
     trained = model.spec.get("spot_distance_um")
+    if trained is None:
+        return
     for source in sources:
         for slide in source.slides:
             here = spot_distance_um([replace(source, slides=[slide])])
-            if trained is None or here is None or max(here, trained) < OTHER_SPACING * min(here, trained):
+            if here is None or max(here, trained) < OTHER_SPACING * min(here, trained):
                 continue
             logger.warning(
                 "Slide %r: neighbouring spots are %.3g µm apart, and %.3g µm on the slides that the model was trained on. "

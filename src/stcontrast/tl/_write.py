@@ -145,8 +145,8 @@ def write_embedding(
     model
         The model.
     found
-        The sides (n_spots, d) by their default slots. Both sides belong to one model: a slot of ours for which there is
-        none is removed.
+        The sides (n_spots, d) by their default slots. Both sides belong to one model: a slot that we wrote and for which
+        there is nothing is removed.
     provenance
         In-sample or not, by slide.
     key_added
@@ -238,7 +238,7 @@ def prediction_frame(
 ) -> dict[str, Any]:
     """What a prediction table has in addition to its numbers: `obs`, `var`, `obsm` and `uns`."""
     images = _images_of(source)
-    named = (source.region_key, source.instance_key, source.library_key if images else None, donor_key)
+    named = (source.region_key, source.instance_key, source.slide_key if images else None, donor_key)
     carried = [key for key in named if key and key in source.table.obs]
     obs = pd.DataFrame({key: obs_column(source.table, key) for key in carried}, index=source.table.obs_names)
     obs[IN_DISTRIBUTION] = in_distribution

@@ -32,7 +32,7 @@ SAFE: Final = (
 
 MOST_BYTES: Final = 2**28
 UNREADABLE: Final = (
-    OSError, EOFError, BadZipFile, pickle.UnpicklingError, RuntimeError, NotImplementedError, ValueError, TypeError,
+    OSError, EOFError, BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, TypeError,
     AttributeError, LookupError, ImportError,
 )  # fmt: skip
 

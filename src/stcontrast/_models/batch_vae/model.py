@@ -318,10 +318,7 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         --------
         >>> model = BatchAgnosticVAE.load("model_dir")  # doctest: +SKIP
         """
-        checkpoint = Path(dir_path) / f"{prefix or ''}{SAVED_MODEL}"
-        # scvi-tools says how to convert what is older
-        if checkpoint.exists():
-            check_checkpoint(checkpoint)
+        _check_saved(Path(dir_path) / f"{prefix or ''}{SAVED_MODEL}")
         saved_adata = Path(dir_path) / f"{prefix or ''}{SAVED_ADATA}"
         data: AnnData | bool | None = adata
         if adata is None and not saved_adata.exists():
@@ -366,8 +363,6 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         >>> mapped = BatchAgnosticVAE.load_query_data(new, model)  # doctest: +SKIP
         >>> mapped.train(max_epochs=20)  # doctest: +SKIP
         """
-        if isinstance(reference_model, str | os.PathLike) and (Path(reference_model) / SAVED_MODEL).exists():
-            check_checkpoint(Path(reference_model) / SAVED_MODEL)
         with quiet_loggers(DOWNLOAD_LOGGER), _genes_are_checked():
             model: Self = super().load_query_data(adata, _as_path(reference_model), **kwargs)
         return model
@@ -407,8 +402,6 @@ class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroups
         --------
         >>> BatchAgnosticVAE.prepare_query_anndata(new, "model_dir")  # doctest: +SKIP
         """
-        if isinstance(reference_model, str | os.PathLike) and (Path(reference_model) / SAVED_MODEL).exists():
-            check_checkpoint(Path(reference_model) / SAVED_MODEL)
         with quiet_loggers(DOWNLOAD_LOGGER):
             return super().prepare_query_anndata(adata, _as_path(reference_model), return_reference_var_names, inplace)
 
@@ -422,7 +415,17 @@ def _genes_are_checked() -> Iterator[None]:
 
 
 def _as_path(reference: Any) -> Any:
-    return os.fspath(reference) if isinstance(reference, str | os.PathLike) else reference
+    """A trained model as it is; of the folder of one the path, after its checkpoint was found to run no code."""
+    if not isinstance(reference, str | os.PathLike):
+        return reference
+    _check_saved(Path(reference) / SAVED_MODEL)
+    return os.fspath(reference)
+
+
+def _check_saved(checkpoint: Path) -> None:
+    # of a checkpoint that is absent, scvi-tools says how to convert what is older
+    if checkpoint.exists():
+        check_checkpoint(checkpoint)
 
 
 def make_vae(

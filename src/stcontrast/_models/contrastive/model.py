@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from stcontrast._arguments import checked, one_of, whole
-from stcontrast._files import read_folder, write_folder
-from stcontrast._files.model_folder import unreadable
+from stcontrast._files import read_folder, unreadable, write_folder
 from stcontrast._models.contrastive.towers import TowerPair
 from stcontrast._models.contrastive.training import train_pairs
 from stcontrast._state import module_state, restore_module

@@ -180,12 +180,16 @@ class FitStore:
         features = {key: joblib.hash(np.ascontiguousarray(array)) for key, array in arrays.items()}
         sources = {method: _source_of(METHODS[method]) for method in dict.fromkeys(fit.method for fit in fits)}
         self._paths: dict[Fit, Path] = {}
+        # one for every row of the comparison: a part that a method brings may have to be read
+        self._made: dict[str, Method] = {}
         for fit in fits:
             if sources[fit.method] is None:
                 continue
+            if fit.name not in self._made:
+                self._made[fit.name] = get_method(fit.method, seed=fit.fit_spec.seed, options=fit.fit_spec.options)
+            # the method as it is made: a part that it brings is known by its content, not by its path
+            made = self._made[fit.name]
             try:
-                # the method as it is made: a part that it brings is known by its content, not by its path
-                made = get_method(fit.method, seed=fit.fit_spec.seed, options=fit.fit_spec.options)
                 parts = (
                     FORMAT, VERSION, spots, features[id(fit.features)], fit.blocks, fit.method, sources[fit.method],
                     replace(fit.fit_spec, options=None), made.spec, made.brought, fit.train_rows, fit.test_rows,
@@ -225,8 +229,7 @@ class FitStore:
         path = self._paths.get(fit)
         if path is None:
             return
-        given = fit.fit_spec.options or {}
-        spec = get_method(fit.method, options=given).spec
+        given, spec = fit.fit_spec.options or {}, self._made[fit.name].spec
         about = {
             "method": fit.method,
             "options": repr({name: spec[name] for name in given}),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import pytest
 
 import stcontrast as stc
 from stcontrast._data.folds import inner_folds
+from stcontrast._files import content_hash
 from stcontrast.fitted import Predictor
 from stcontrast.methods._base import METHODS
 from stcontrast.methods.baselines import Knn, Ridge
@@ -150,6 +152,18 @@ def test_the_place_of_encoder_weights_is_not_saved(model, tmp_path):
     assert found == encoder | {"weights": "mine.pth"}
     with pytest.raises(ValueError, match=r"give `encoder=stc\.pp\.TimmEncoder\('resnet18', weights=\.\.\.\)`"):
         encoder_from_spec(found, allow_download=again.allow_download)
+
+
+@pytest.mark.parametrize("weights", ["/etc/passwd", "//server/share", "../mine.pth", "folder/mine.pth", r"\\server\a", 7])
+def test_a_path_to_weights_in_a_saved_spec_is_refused(model, tmp_path, weights):
+    model.save(tmp_path / "model")
+    head = json.loads((tmp_path / "model" / "model.json").read_text())
+    del head["sha256"]
+    head["spec"]["image_features"] = [{"encoder": {"kind": "timm", "name": "resnet18", "weights": weights}}]
+    # by somebody who knows the format
+    (tmp_path / "model" / "model.json").write_text(json.dumps(head | {"sha256": content_hash([head])}))
+    with pytest.raises(ValueError, match=r"image_features\.0\.encoder: .*not the name of a file"):
+        stc.models.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", sorted(QUICK))

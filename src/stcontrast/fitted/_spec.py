@@ -35,6 +35,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _no_place(encoder: dict[str, Any]) -> dict[str, Any]:
+    """Whether the file of an encoder's weights is a name without a folder, as :func:`portable` writes it."""
+    weights = encoder.get("weights") or ""
+    if not isinstance(weights, str) or Path(weights).name != weights or "\\" in weights:
+        msg = f"the weights {str(weights)[:100]!r} are not the name of a file"
+        raise ValueError(msg)
+    return encoder
+
+
 type Names = Annotated[list[str], AfterValidator(_distinct)]
 type Options = Annotated[dict[str, Any], AfterValidator(_plain)]
 
@@ -44,7 +53,7 @@ class _Block(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    encoder: Options
+    encoder: Annotated[Options, AfterValidator(_no_place)]
 
 
 class _Spec(BaseModel):

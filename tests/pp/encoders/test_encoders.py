@@ -141,9 +141,13 @@ def test_weights_that_do_not_fit_are_refused(saved: Path, tmp_path: Path) -> Non
         small(weights=path)
 
 
+BROKEN = [b"not weights at all, by no means", b"root:x:0:0:root:/root:/bin/bash", b"", b"PK", b"q" * 50, bytes(range(256))]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=lambda content: repr(content[:12]))
 @pytest.mark.parametrize("file", ["w.safetensors", "w.pth"])
-def test_a_broken_file_is_refused(file: str, tmp_path: Path) -> None:
-    (tmp_path / file).write_bytes(b"not weights at all, by no means")
+def test_a_broken_file_is_refused(file: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(content)
     with pytest.raises(ValueError, match="cannot be read"):
         small(weights=tmp_path / file)
 

@@ -126,7 +126,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
 
     try:
         state = load_state_dict(str(path), use_ema=False)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, AttributeError, LookupError, TypeError) as error:
         msg = f"The weights at {str(path)!r} cannot be read: {error}"
         raise ValueError(msg) from error
     return state

@@ -154,7 +154,9 @@ def test_the_place_of_encoder_weights_is_not_saved(model, tmp_path):
         encoder_from_spec(found, allow_download=again.allow_download)
 
 
-@pytest.mark.parametrize("weights", ["/etc/passwd", "//server/share", "../mine.pth", "folder/mine.pth", r"\\server\a", 7])
+@pytest.mark.parametrize(
+    "weights", ["/etc/passwd", "//server/share", "../mine.pth", "folder/mine.pth", r"\\server\a", 7]
+)
 def test_a_path_to_weights_in_a_saved_spec_is_refused(model, tmp_path, weights):
     model.save(tmp_path / "model")
     head = json.loads((tmp_path / "model" / "model.json").read_text())

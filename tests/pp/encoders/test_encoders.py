@@ -141,7 +141,14 @@ def test_weights_that_do_not_fit_are_refused(saved: Path, tmp_path: Path) -> Non
         small(weights=path)
 
 
-BROKEN = [b"not weights at all, by no means", b"root:x:0:0:root:/root:/bin/bash", b"", b"PK", b"q" * 50, bytes(range(256))]
+BROKEN = [
+    b"not weights at all, by no means",
+    b"root:x:0:0:root:/root:/bin/bash",
+    b"",
+    b"PK",
+    b"q" * 50,
+    bytes(range(256)),
+]
 
 
 @pytest.mark.parametrize("content", BROKEN, ids=lambda content: repr(content[:12]))

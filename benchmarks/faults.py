@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py [--kills 200] [--parts model store cross_validate features]
 
-Each part runs in a process of its own that is killed again and again. After every kill: is what was there before still
+The work runs in a process of its own that is killed again and again. After every kill: is what was there before still
 there (lost), is something half taken for whole (half accepted), and does the same call finish the work with the result
 of a run that was never killed (resumed). Prints a row a part; all but the last column must be 0.
 """
@@ -10,6 +10,8 @@ of a run that was never killed (resumed). Prints a row a part; all but the last 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,24 +54,42 @@ for i in range(10**6):
     sdata.write_element("table", overwrite=True)
 """,
 }
-HEAD = """
-import sys, warnings
+# imports once, and forks a process for each kill
+WORKER = """
+import os, sys, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
+import spatialdata, torch
 import stcontrast as stc
+stc.pp, stc.tl, stc.models, stc.datasets
 stc.settings.progress = False
 folder = Path(sys.argv[1])
+for work in iter(sys.stdin.readline, ""):
+    process = os.fork()
+    if process == 0:
+        exec(eval(work))
+        os._exit(0)
+    print(process, flush=True)
+    os.waitpid(process, 0)
+    print("ended", flush=True)
 """
 
 
-def killed(part: str, folder: Path, delay: float) -> None:
+def killed(worker: subprocess.Popen[str], part: str, delay: float) -> None:
     """Start the work, wait until it works, and kill it."""
-    command = [sys.executable, "-c", HEAD + WORK[part], str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(delay)
-        process.kill()
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(repr(WORK[part]) + "\n")
+    worker.stdin.flush()
+    lines = []
+    while "again" not in lines:
+        lines.append(worker.stdout.readline().strip())
+        assert lines[-1] != "ended", f"the work of {part!r} failed"
+    process = next(int(line) for line in lines if line.isdigit())
+    time.sleep(delay)
+    os.kill(process, signal.SIGKILL)
+    while worker.stdout.readline().strip() != "ended":
+        pass
 
 
 def look(part: str, folder: Path, reference) -> dict[str, int]:
@@ -139,6 +159,10 @@ def main():
         folder = Path(name)
         train = stc.datasets.toy(n_donors=2, n_spots=60, n_genes=20)
         stc.tl.fit(train, batch_key="donor", method="ridge").save(folder / "start")
+        worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True,
+        )  # fmt: skip
         for part in arguments.parts:
             reference = None
             if part == "store":
@@ -157,7 +181,7 @@ def main():
             rng = np.random.default_rng(0)
             total = {"lost": 0, "half accepted": 0, "not resumed": 0}
             for i in range(arguments.kills):
-                killed(part, folder, rng.uniform(0, longest[part]))
+                killed(worker, part, rng.uniform(0, longest[part]))
                 for kind, count in look(part, folder, reference).items():
                     total[kind] += count
                 for path in [*folder.glob("fits*"), *folder.glob("features*")]:
@@ -165,6 +189,7 @@ def main():
                 print(f"\r{part}: {i + 1} of {arguments.kills} {total}", end="", file=sys.stderr, flush=True)
             print(file=sys.stderr)
             rows.append({"part": part, "kills": arguments.kills, **total})
+        worker.kill()
     print(pd.DataFrame(rows).to_string(index=False))
 
 

@@ -3,13 +3,25 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
+import sys
 import warnings
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from stcontrast._training import one_thread, quiet_loggers, quiet_training, seeded
+from stcontrast._training import (
+    check_loss,
+    fit_quietly,
+    interruptible,
+    one_thread,
+    quiet_loggers,
+    quiet_training,
+    seeded,
+)
 
 
 def test_levels_are_restored_also_after_an_error():
@@ -113,3 +125,46 @@ def test_threads_are_put_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+class Interrupting(pl.Callback):
+    """Presses Ctrl-C in the second epoch."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+
+
+class Slope(pl.LightningModule):
+    """One weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        return (self.weight * batch).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_ctrl_c_ends_the_training_and_not_the_session(capfd):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit_quietly(Slope(), DataLoader(torch.ones(4)), max_epochs=5, callbacks=[Interrupting()], accelerator="cpu")
+    # the next Ctrl-C works too
+    assert signal.getsignal(signal.SIGINT) is before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_that_means_to_exit_exits():
+    with pytest.raises(SystemExit), interruptible():
+        sys.exit(3)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_no_number_is_said(loss):
+    with pytest.raises(FloatingPointError, match=rf"of the net is {loss} in epoch 7: .*lower the learning rate"):
+        check_loss(loss, of="net", at="epoch 7")
+    check_loss(1e30, of="net", at="epoch 7")

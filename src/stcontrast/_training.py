@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
+import signal
+import threading
 import warnings
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     import lightning.pytorch as pl
 
-__all__ = ["fit_quietly", "one_thread", "quiet_loggers", "quiet_training", "seeded"]
+__all__ = ["check_loss", "fit_quietly", "interruptible", "one_thread", "quiet_loggers", "quiet_training", "seeded"]
 
 TRAINING_LOGGERS: Final = ("lightning.pytorch", "lightning.fabric")
 # What Lightning, torch and scvi-tools warn of although it is intended: loaders without workers, no validation without
@@ -128,6 +131,57 @@ def quiet_loggers(*names: str, level: int = logging.WARNING) -> Iterator[None]:
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the training inside a ``with`` block, and nothing else.
+
+    Lightning answers Ctrl-C by ending the process, and leaves it deaf to any further Ctrl-C.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the training was interrupted.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+def check_loss(loss: float, *, of: str, at: str, advice: str = "lower the learning rate") -> None:
+    """Stop a training whose loss is no number: its weights are worth nothing.
+
+    Parameters
+    ----------
+    loss
+        The loss.
+    of
+        What is trained.
+    at
+        The epoch or step, counted from 1.
+    advice
+        What the user can do.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite.
+    """
+    if not math.isfinite(loss):
+        msg = f"The loss of the {of} is {loss} in {at}: look for extreme values in the data, or {advice}."
+        raise FloatingPointError(msg)
+
+
+@contextmanager
 def quiet_training(seed: int | None = None, *, single_thread: bool = True) -> Iterator[None]:
     """Train inside a ``with`` block: on one thread, without Lightning's tips and warnings about intended behaviour.
 
@@ -147,6 +201,8 @@ def quiet_training(seed: int | None = None, *, single_thread: bool = True) -> It
             stack.enter_context(seeded(seed))
         if single_thread:
             stack.enter_context(one_thread())
+        stack.enter_context(interruptible())
+        # "Detected KeyboardInterrupt" is no news to who pressed Ctrl-C
         stack.enter_context(quiet_loggers(*TRAINING_LOGGERS))
         stack.enter_context(warnings.catch_warnings())
         for message, category in NOT_FOR_USERS:

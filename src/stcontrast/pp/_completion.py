@@ -13,7 +13,7 @@ from torch import nn
 from stcontrast._data.design import TIES
 from stcontrast._progress import progress
 from stcontrast._slides import rows_by_slide
-from stcontrast._training import one_thread, seeded
+from stcontrast._training import check_loss, one_thread, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,6 +112,7 @@ class Completer:
         for step in progress(range(1, self.max_steps + 1), description="completion", unit="step"):
             rows = next(batches)
             loss = spots.loss(network, rows, self._draw(spots, rows), device)
+            check_loss(float(loss.detach()), of="completion", at=f"step {step}")
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 from typing import Any
 
 import numpy as np
@@ -270,3 +271,21 @@ def test_spots_of_a_trained_batch_stay_in_it():
 def test_without_a_list_of_batches_nothing_moves():
     batch = make_batch([3, 1])
     assert make_plan(None)._in_trained_batches(batch) is batch
+
+
+@pytest.mark.parametrize("learning_rate", [1e6, 1e30], ids=["loss", "parameters"])
+def test_a_loss_that_is_no_number_stops_the_training_and_leaves_no_model(learning_rate: float):
+    model = make_model("AB")
+    with pytest.raises(FloatingPointError, match=r"loss of the gene VAE is (nan|inf) in epoch \d+: "):
+        model.train(max_epochs=5, learning_rate=learning_rate)
+    assert not model.is_trained_
+
+
+def test_ctrl_c_leaves_no_model(monkeypatch: pytest.MonkeyPatch):
+    model = make_model("AB")
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(HeldOutBatchPlan, "on_train_epoch_end", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        model.train(max_epochs=5)
+    assert not model.is_trained_
+    assert signal.getsignal(signal.SIGINT) is before

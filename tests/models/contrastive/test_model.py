@@ -358,3 +358,9 @@ def test_no_epochs_leave_the_towers_untrained():
     image = pairs()["image"]
     np.testing.assert_array_equal(model.embed_image(image), untouched.embed_image(image))
     np.testing.assert_allclose(np.linalg.norm(model.embed_image(image), axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("learning_rate", [100.0, 1e30])
+def test_a_loss_that_is_no_number_stops_the_training(learning_rate):
+    with pytest.raises(FloatingPointError, match=r"loss of the contrastive network is (nan|inf) in epoch \d+: "):
+        small(learning_rate=learning_rate).train(**pairs())

@@ -224,3 +224,37 @@ def test_options_that_cannot_be_hashed_are_refused_before_any_fit(again, fits, m
     with pytest.raises(TypeError, match=r"the options of 'own', .* cannot be hashed"):
         again(methods={"own": {"function": lambda x: x}})
     assert fits == []
+
+
+@pytest.mark.parametrize("error", [MemoryError, FloatingPointError], ids=lambda error: error.__name__)
+def test_a_fit_without_memory_or_with_a_lost_training_is_its_own_failure(again, monkeypatch, error):
+    def fails(self, data, folds):
+        raise error
+
+    monkeypatch.setattr(Mean, "fit", fails)
+    cv, fitted = again()
+    assert fitted == ["mean"] * 3 + ["ridge"] * 3
+    assert set(cv.failures["method"]) == {"mean"}
+    assert all(error.__name__ in text for text in cv.failures["error"])
+    assert set(cv.scores["method"]) == {"ridge", "ceiling"}
+
+
+def test_ctrl_c_keeps_the_fits_that_are_finished(again, monkeypatch, tmp_path):
+    fit, n_fits = Ridge.fit, []
+
+    def interrupted(self, data, folds):
+        n_fits.append(0)
+        if len(n_fits) == 3:
+            raise KeyboardInterrupt
+        return fit(self, data, folds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ridge, "fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            again()
+    finished = len(list((tmp_path / "there" / "fits").iterdir()))
+    assert finished >= 2
+    cv, fitted = again()
+    assert len(fitted) == 6 - finished
+    assert len(cv.failures) == 0
+    assert set(cv.scores["method"]) == {*METHODS_COMPARED, "ceiling"}

@@ -19,7 +19,7 @@ from stcontrast._arguments import check_arguments
 from stcontrast._models.batch_vae.counts import has_no_counts
 from stcontrast._models.batch_vae.minibatches import MinibatchSplitter
 from stcontrast._settings import settings
-from stcontrast._training import quiet_training
+from stcontrast._training import check_loss, quiet_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,7 +147,13 @@ class HeldOutBatchPlan(TrainingPlan):
         """Mean loss of the training spots of a minibatch."""
         if "kl_weight" in self.loss_kwargs:
             self.loss_kwargs["kl_weight"] = self.kl_weight
-        _, _, losses = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        try:
+            _, _, losses = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        except ValueError as error:
+            # torch's distributions look at their parameters before there is a loss
+            if "found invalid values" in str(error):
+                check_loss(math.nan, of="gene VAE", at=f"epoch {self.current_epoch + 1}")
+            raise
         self._add(losses, "train")
         return losses.loss
 
@@ -184,6 +190,7 @@ class HeldOutBatchPlan(TrainingPlan):
     def _log_sums(self, mode: str) -> None:
         sums = self._sums[mode]
         n_spots = sums["n"]
+        check_loss(float(sums["loss"]), of="gene VAE", at=f"epoch {self.current_epoch + 1}")
         values = {
             "train_loss" if mode == "train" else "validation_loss": sums["loss"] / n_spots,
             f"elbo_{mode}": (sums["reconstruction"] + sums["kl_local"]) / n_spots,
@@ -192,9 +199,6 @@ class HeldOutBatchPlan(TrainingPlan):
         }
         self.log_dict(values, batch_size=n_spots, sync_dist=self.use_sync_dist)
         sums.clear()
-
-
-logger = logging.getLogger(__name__)
 
 
 def default_max_epochs(n_spots: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, IterableDataset
 
-from stcontrast._training import fit_quietly, one_thread
+from stcontrast._training import check_loss, fit_quietly, one_thread
 from stcontrast.nn import warn_at_chance
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ class _Training(pl.LightningModule):
         chance = self.module.contrast.chance(self.table, rows)
         self.seen.append({name: float(part.detach()) for name, part in parts.items()} | {"chance": chance})
         weights = self.module.weights
-        return torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
+        total = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
+        check_loss(float(total.detach()), of="contrastive network", at=f"epoch {self.current_epoch + 1}")
+        return total
 
     def on_train_epoch_end(self) -> None:
         """Record the mean losses of the epoch."""

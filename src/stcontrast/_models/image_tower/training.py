@@ -19,7 +19,7 @@ from torch import Tensor
 from stcontrast._models.image_tower.batches import SpotBatches, crop_loader, mixed_seed
 from stcontrast._models.image_tower.encoder import write_weights
 from stcontrast._models.image_tower.module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
-from stcontrast._training import fit_quietly, quiet_training
+from stcontrast._training import check_loss, fit_quietly, quiet_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -234,13 +234,11 @@ class TowerTraining(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             parts = self.heads.losses(whole, batch)
             total = self.heads.total(parts)
-        if not bool(torch.isfinite(total)):
-            msg = (
-                f"The loss of the image tower is {float(total.detach())} in epoch {self.current_epoch + 1}: use a "
-                f"lower `learning_rate` than {self.options.learning_rate:g}, or another `precision` than "
-                f"{self.options.precision!r}."
-            )
-            raise FloatingPointError(msg)
+        rate, precision = self.options.learning_rate, self.options.precision
+        check_loss(
+            float(total.detach()), of="image tower", at=f"epoch {self.current_epoch + 1}",
+            advice=f"use a lower `learning_rate` than {rate:g}, or another `precision` than {precision!r}",
+        )  # fmt: skip
         self.manual_backward(total)
         self._seen.append(
             {**{name: float(part.detach()) for name, part in parts.items()}, "loss": float(total.detach())}

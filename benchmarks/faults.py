@@ -107,6 +107,7 @@ def killed(context: ForkServerContext, part: str, folder: Path, delay: float) ->
     process.start()
     here.recv()
     time.sleep(delay)
+    assert process.is_alive(), "the work failed"
     process.kill()
     process.join()
 
@@ -179,7 +180,7 @@ def main():
                 killed(context, part, folder, rng.uniform(0, LONGEST[part]))
                 for kind, count in look(part, folder, expected).items():
                     total[kind] += count
-                for path in [*folder.glob("fits*"), *folder.glob("features*")]:
+                for path in [*folder.glob("fits*"), *folder.glob("features*"), *folder.glob("store.zarr")]:
                     shutil.rmtree(path)
                 print(f"\r{part}: {i + 1} of {arguments.kills} {total}", end="", file=sys.stderr, flush=True)
             print(file=sys.stderr)

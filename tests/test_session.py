@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 def session() -> dict[str, Any]:
     """What belongs to the user's session."""
+    # the first question for the backend chooses it
+    backend = mpl.get_backend()
     return {
+        "backend": backend,
         "random": hash(random.getstate()),
         "numpy": joblib.hash(np.random.get_state()),  # noqa: NPY002
         "torch": joblib.hash(torch.get_rng_state().numpy()),
@@ -46,8 +49,7 @@ def session() -> dict[str, Any]:
         **{f"threads of {pool['filepath']}": pool["num_threads"] for pool in threadpool_info()},
         "filters": list(warnings.filters),
         "showwarning": warnings.showwarning,
-        "rcParams": {name: repr(value) for name, value in dict.items(mpl.rcParams)},
-        "backend": mpl.get_backend(),
+        **{f"rcParams[{name}]": repr(value) for name, value in dict.items(mpl.rcParams)},
         "figures": plt.get_fignums(),
         "levels": {name: logging.getLogger(name).level for name in ("", "stcontrast", "scvi", "lightning.pytorch", "anndata")},
         "handlers": {name: list(logging.getLogger(name).handlers) for name in ("", "stcontrast")},
@@ -59,7 +61,6 @@ def session() -> dict[str, Any]:
         "pandas": (pd.get_option("display.max_rows"), pd.get_option("display.precision"), pd.get_option("compute.use_numexpr")),
         "scvi": (scvi.settings.seed, scvi.settings.batch_size, scvi.settings.verbosity),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
-        "start method": torch.multiprocessing.get_start_method(allow_none=True),
         "settings": repr(stc.settings),
     }  # fmt: skip
 
@@ -74,7 +75,7 @@ def content(sdata: SpatialData) -> dict[str, str]:
         found |= {f"{slot}[{name}]": value for name, value in getattr(table, slot).items()}
     found |= {f"shapes[{name}]": shapes.to_wkb() for name, shapes in sdata.shapes.items()}
     found |= {f"images[{name}]": image["scale0"].image.data.compute() for name, image in sdata.images.items()}
-    found |= {f"tables[{name}]": other.X for name, other in sdata.tables.items() if name != "table"}
+    found |= {f"tables[{name}]": np.asarray(other.X) for name, other in sdata.tables.items() if name != "table"}
     return {name: joblib.hash(value) for name, value in found.items()}
 
 
@@ -138,7 +139,7 @@ STEPS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "image_features": (lambda world: stc.pp.image_features(world["sdata"]), {"obsm[X_image]", "uns[stcontrast]"}),
     "crops": (lambda world: stc.pp.crops(world["sdata"], field_um=100.0, size_px=16), set()),
     "complete": (lambda world: stc.pp.complete(world["sdata"], max_steps=2), {"layers[stc_completed]", "uns[stcontrast]"}),
-    "fit": (fit, {"obsm[X_stc_image]", "obsm[X_stc_gene]", "tables[stc_pred]", "uns[stcontrast]"}),
+    "fit": (fit, {"obsm[X_stc_image]", "obsm[X_stc_gene]", "obsm[X_stc_vae]", "tables[stc_pred]", "uns[stcontrast]"}),
     "save and load": (saved, set()),
     "predict_expression": (
         called(lambda sdata, model: stc.tl.predict_expression(sdata, model)), {"tables[stc_pred]", "uns[stcontrast]"},
@@ -156,7 +157,7 @@ STEPS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "similar": (similar, set()),
     "VAE": (vae, set()),
     "cross_validate": (cross_validate, set()),
-    "pl.spatial_pred": (picture(stc.pl.spatial_pred, "0", panels=["predicted", "interval"]), set()),
+    "pl.spatial_pred": (picture(stc.pl.spatial_pred, "GENE1", panels=["predicted", "width"]), set()),
     "pl.spatial_class": (picture(stc.pl.spatial_class), set()),
     "pl.embedding": (picture(stc.pl.embedding), set()),
     "pl.cv_summary": (picture(stc.pl.cv_summary, "cv"), set()),
@@ -166,6 +167,7 @@ STEPS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_session_and_the_user_s_data_stay_as_they_are(world, subtests):
     for name, (step, written) in STEPS.items():
         before, given = session(), content(world["sdata"])

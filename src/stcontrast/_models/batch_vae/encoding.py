@@ -256,7 +256,8 @@ class EncodingMixin:
         mean, variance = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
         was_training = self.module.training
         self.module.eval()
-        with one_thread():
+        # a sample is drawn beside the mean, and dropped
+        with one_thread(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             for start in range(0, n_spots, size):
                 rows = slice(start, start + size)
                 block = counts[rows]

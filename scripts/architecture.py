@@ -56,7 +56,7 @@ SAYS = {
     "metrics": "scores",
     "_training": "seeds, threads, Lightning",
     "_files": "atomic writes, hashes, stores",
-    "_progress": "progress bars",
+    "_progress": "stages: bars, lines in the log",
     "_records": "how a slot was made",
     "_slides": "rows of every slide",
     "_state": "what fitting sets, as arrays",

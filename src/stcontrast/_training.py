@@ -9,19 +9,31 @@ import signal
 import threading
 import warnings
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
-from stcontrast._settings import settings
+from stcontrast._progress import stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import lightning.pytorch as pl
 
-__all__ = ["check_loss", "fit_quietly", "interruptible", "one_thread", "quiet_loggers", "quiet_training", "seeded"]
+    from stcontrast._progress import Stage
+
+__all__ = [
+    "check_loss",
+    "counting",
+    "fit_quietly",
+    "interruptible",
+    "one_thread",
+    "quiet_loggers",
+    "quiet_training",
+    "seeded",
+]
 
 TRAINING_LOGGERS: Final = ("lightning.pytorch", "lightning.fabric")
 # What Lightning, torch and scvi-tools warn of although it is intended: loaders without workers, no validation without
@@ -210,11 +222,44 @@ def quiet_training(seed: int | None = None, *, single_thread: bool = True) -> It
         yield
 
 
+def counting(here: Stage) -> pl.Callback:
+    """A callback of Lightning that counts the batches of a training, or its epochs where their length is unknown."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    return LambdaCallback(
+        on_train_start=partial(_expect, here),
+        on_train_batch_end=partial(_count_batch, here),
+        on_train_epoch_end=partial(_count_epoch, here),
+    )
+
+
+def _expect(here: Stage, trainer: Any, module: Any) -> None:
+    if _counts_batches(trainer) and trainer.max_epochs:
+        n = int(trainer.num_training_batches)
+        here.expect(trainer.max_epochs * n, initial=trainer.current_epoch * n, unit="batches")
+
+
+def _count_batch(here: Stage, trainer: Any, *_: Any) -> None:
+    if _counts_batches(trainer):
+        here.update()
+
+
+def _count_epoch(here: Stage, trainer: Any, module: Any) -> None:
+    # of several processes only the one that started them shows what is being done
+    if not _counts_batches(trainer) and trainer.world_size == 1:
+        here.update()
+
+
+def _counts_batches(trainer: Any) -> bool:
+    return bool(trainer.world_size == 1 and np.isfinite(trainer.num_training_batches))
+
+
 def fit_quietly(
     module: pl.LightningModule,
     training: Any,
     held_out: Any = None,
     *,
+    name: str,
     seed: int | None = None,
     single_thread: bool = True,
     resume_from: Any = None,
@@ -228,13 +273,14 @@ def fit_quietly(
         What is trained.
     training, held_out
         Loaders of batches to train on and, if any, to validate on.
+    name
+        Name of the training, for who waits for it.
     seed, single_thread
         As in :func:`quiet_training`.
     resume_from
         Checkpoint to resume from, if any.
     **trainer
-        Arguments of :class:`lightning.pytorch.Trainer`. By default nothing is logged or written to disk, and
-        ``settings.progress`` decides about the progress bar.
+        Arguments of :class:`lightning.pytorch.Trainer`. By default nothing is logged or written to disk.
     """
     import lightning.pytorch as pl
 
@@ -242,10 +288,12 @@ def fit_quietly(
         "logger": False,
         "enable_checkpointing": False,
         "enable_model_summary": False,
-        "enable_progress_bar": settings.progress,
+        "enable_progress_bar": False,
         "num_sanity_val_steps": 0,
     }
-    with quiet_training(seed, single_thread=single_thread):
+    n_epochs = trainer.get("max_epochs")
+    with quiet_training(seed, single_thread=single_thread), stage(name, total=n_epochs, unit="epochs") as here:
         module.train()
+        trainer["callbacks"] = [*trainer.get("callbacks", []), counting(here)]
         pl.Trainer(**defaults | trainer).fit(module, training, held_out, ckpt_path=resume_from)
     module.cpu().eval()

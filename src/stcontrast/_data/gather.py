@@ -12,6 +12,7 @@ from scipy import sparse
 
 from stcontrast._data.genes import lost_genes
 from stcontrast._data.spots import Spots
+from stcontrast._progress import stage
 from stcontrast._reading import are_numbers, look_alike, names_of, obs_column, raw_counts, shared_genes
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ SHARE_OF_NAMES: Final = 0.5
 SHARE_OF_NUMBERS: Final = 0.1
 
 
+@stage("reading counts")
 def gather(sources: Sequence[Sections], keys: Keys, *, gene_side: Sequence[Sections] = ()) -> Spots:
     """All spots of all objects. Each slide gives what it has: counts, labels or both.
 

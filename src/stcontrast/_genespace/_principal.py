@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from stcontrast._progress import stage
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 
@@ -38,6 +39,7 @@ class PrincipalSpace(Learns):
         self.scale: NDArray[np.float32] = self.mean
         self.axes: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
 
+    @stage("gene space")
     def fit(self, spots: Spots) -> Self:
         """Find the axes of the measured spots, with an image or without."""
         n_genes = spots.n_genes

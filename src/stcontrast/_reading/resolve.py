@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stcontrast._keys import UNS
+from stcontrast._progress import stage
 from stcontrast._reading.columns import obs_column
 from stcontrast._reading.elements import share_inside
 from stcontrast._reading.scale import (
@@ -315,6 +316,7 @@ def _check_field(slide: Slide, field_um: float) -> None:
     raise ValueError(msg)
 
 
+@stage("reading slides")
 def resolve_all(
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData], keys: Keys | Sequence[Keys]
 ) -> list[Sections]:

@@ -105,13 +105,13 @@ def her2st(
     ['C']
     """
     from spatialdata import SpatialData
-    from tqdm.auto import tqdm
 
+    from stcontrast._progress import shows_progress, steps
     from stcontrast._settings import settings
 
     registry = read_registry("her2st.tsv")
     chosen = _choose(sections, registry)
-    show = settings.progress if progress is None else progress
+    show = shows_progress() if progress is None else progress
     source = str(mirror or settings.data_mirror or _SOURCE)
     cache = settings.data_dir / "her2st"
     located = {s: _locate(s, registry, source=source, cache=cache, progress=show) for s in chosen}
@@ -120,7 +120,7 @@ def her2st(
     shapes: dict[str, Any] = {}
     tables: list[AnnData] = []
     um_per_px: dict[str, float] = {}
-    for section, paths in tqdm(located.items(), desc="Reading her2st", unit="section", disable=not show):
+    for section, paths in steps(located.items(), "reading her2st", unit="sections"):
         table = _read_table(section, paths)
         pitch = _pitch_px(table)
         um_per_px[section] = _PITCH_UM / pitch

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import numpy as np
 
 from stcontrast._data.spots import Prediction
-from stcontrast._progress import progress
-from stcontrast._settings import settings
+from stcontrast._progress import parts_of, stage
 from stcontrast._state import Learns
 from stcontrast.metrics import mean_slide_correlation
 
@@ -45,8 +44,6 @@ class Method(Learns, ABC):
     """Neighbours whose image features (their mean and extremes) are added to a spot's own, unless the user says otherwise."""
     uses_color: ClassVar[bool] = False
     """Whether it looks at plain colour statistics instead of the image features."""
-    slow: ClassVar[bool] = False
-    """Whether a fit takes long enough to show how far it is."""
     spotwise: ClassVar[bool] = False
     """Whether it predicts a spot from its own row of the design alone, so that a slide can be predicted in parts."""
     learns_from_gene_side: ClassVar[bool] = False
@@ -100,10 +97,9 @@ class Method(Learns, ABC):
     def predict_out_of_fold(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
         """Predict every spot by a fit without its group."""
         found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
-        for fold in _shown(folds) if self.slow else folds:
+        for fold in parts_of(folds, "fold"):
             part, unseen = type(self)(**self.spec), fold.unseen(depth=self.oracle)
-            with settings.override(progress=False):
-                part.fit_parts(fold.training)
+            part.fit_parts(fold.training)
             if fold.has_counts:
                 found.expression[fold.held_out] = part.predict_expression(unseen)
             if fold.has_labels:
@@ -194,9 +190,10 @@ class ChosenOnFolds(Method):
     def fit(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
         """Choose on the inner folds, then fit on all training spots."""
         parts: list[ChosenOnFolds] = []
-        for fold in folds:
+        for fold in parts_of(folds, "fold"):
             parts.append(type(self)(**self.spec))
-            parts[-1].fit_parts(fold.training)
+            with stage(f"method {self.name}"):
+                parts[-1].fit_parts(fold.training)
         unseen = [fold.unseen(depth=self.oracle) for fold in folds]
         found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
         with_counts = [i for i, fold in enumerate(folds) if fold.has_counts]
@@ -255,8 +252,3 @@ def get_method(name: str, *, seed: int = 0, options: Mapping[str, Any] | None = 
         msg = f"Unknown options {unknown} of the method {name!r}. Valid options are {sorted(known)}."
         raise ValueError(msg)
     return method(seed=int(seed), **given)
-
-
-def _shown(folds: Sequence[Fold]) -> Any:
-    """The folds with a progress bar."""
-    return progress(folds, description=f"held-out {folds[0].unit}s", unit="fit")

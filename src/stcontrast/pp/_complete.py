@@ -11,6 +11,7 @@ from stcontrast._arguments import checked
 from stcontrast._data.gather import stack_positions, stack_tables
 from stcontrast._data.genes import choose_genes, log_normalize_sparse
 from stcontrast._keys import COMPLETED
+from stcontrast._progress import stage
 from stcontrast._reading import Keys, raw_counts, resolve_all
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._completion import Completer
@@ -28,6 +29,7 @@ USE: Final = "Completed values are smooth and easy to predict: for training targ
 
 
 @checked()
+@stage("complete", whole=True)
 def complete(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from torch import nn
 
 from stcontrast._data.design import TIES
-from stcontrast._progress import progress
+from stcontrast._progress import steps
 from stcontrast._slides import rows_by_slide
 from stcontrast._training import check_loss, one_thread, seeded
 
@@ -109,7 +109,7 @@ class Completer:
         batches = _batches(taught, self.batch_size)
         best, best_step, state = np.inf, 0, network.state_dict()
         self.losses = []
-        for step in progress(range(1, self.max_steps + 1), description="completion", unit="step"):
+        for step in steps(range(1, self.max_steps + 1), "completion", unit="steps"):
             rows = next(batches)
             loss = spots.loss(network, rows, self._draw(spots, rows), device)
             check_loss(float(loss.detach()), of="completion", at=f"step {step}")

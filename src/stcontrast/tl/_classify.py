@@ -9,6 +9,7 @@ import pandas as pd
 from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import depth_of
 from stcontrast._keys import CLASS
+from stcontrast._progress import stage
 from stcontrast._reading import Keys, resolve_all
 from stcontrast._records import write_record
 from stcontrast.fitted import as_model
@@ -29,6 +30,7 @@ __all__ = ["classify"]
 
 
 @checked(standardize=one_of("slide", "training"))
+@stage("classify", whole=True)
 def classify(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from stcontrast._arguments import FLAG, checked, one_of
 from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES
+from stcontrast._progress import stage
 from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes, why_few_genes
 from stcontrast.fitted import as_model
 from stcontrast.tl._features import chosen_encoders, features_for, plan_features
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 @checked(standardize=one_of("slide", "training"), genes=FLAG)
+@stage("embed", whole=True)
 def embed(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],

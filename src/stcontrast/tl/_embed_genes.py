@@ -9,6 +9,7 @@ from stcontrast._arguments import checked
 from stcontrast._genespace import CLASS_WEIGHT
 from stcontrast._keys import VAE_LATENT
 from stcontrast._models.batch_vae import fit_vae
+from stcontrast._progress import stage
 from stcontrast._reading import as_list, resolve_table
 from stcontrast._records import write_record
 from stcontrast.tl._gene_encoder import (
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @checked()
+@stage("embed_genes", whole=True)
 def embed_genes(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,

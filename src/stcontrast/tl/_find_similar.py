@@ -9,6 +9,7 @@ import pandas as pd
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._keys import IMAGE_EMBEDDING
+from stcontrast._progress import stage
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
 from stcontrast.tl._embed import embeddings_of
@@ -30,6 +31,7 @@ __all__ = ["find_similar"]
 
 
 @checked(standardize=one_of("slide", "training"), by=one_of("image", "gene"))
+@stage("find_similar", whole=True)
 def find_similar(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],

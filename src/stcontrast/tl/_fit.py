@@ -11,6 +11,7 @@ import numpy as np
 from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import gather
 from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, PREDICTION_TABLE, VAE_LATENT
+from stcontrast._progress import stage
 from stcontrast._reading import Keys, resolve_all, split_gene_side
 from stcontrast._records import write_record
 from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, genes_to_model
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 @checked(standardize=one_of("slide", "none"))
+@stage("fit", whole=True)
 def fit(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,

@@ -11,6 +11,7 @@ import numpy as np
 from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import depth_of
 from stcontrast._keys import PREDICTION_TABLE
+from stcontrast._progress import stage
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
 from stcontrast.tl._features import chosen_encoders, features_for, plan_features, with_recorded_scale
@@ -38,6 +39,7 @@ __all__ = ["predict_expression"]
 
 
 @checked(standardize=one_of("slide", "training"))
+@stage("predict_expression", whole=True)
 def predict_expression(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     model: Predictor | str | PathLike[str],

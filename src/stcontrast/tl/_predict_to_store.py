@@ -12,7 +12,7 @@ from stcontrast._data.design import SlideMoments, set_out, surroundings
 from stcontrast._data.spots import Spots
 from stcontrast._files import ResumableStore, RowsFile, content_hash, written_whole
 from stcontrast._keys import LOWER, UPPER
-from stcontrast._progress import progress
+from stcontrast._progress import stage
 from stcontrast._reading import names_of, obs_column
 from stcontrast._slides import rows_by_slide
 from stcontrast.pp._features import FeatureSpec, encode_slides, print_of_slide, window_places
@@ -137,8 +137,9 @@ def _encode(source: Sections, store: ResumableStore, spec: FeatureSpec, number: 
 
     total, initial = len(done) * n_fields, int(done.sum()) * n_fields
     try:
-        with progress(total=total, initial=initial, description="image features", unit="crop") as bar:
+        with stage("features", total=total, initial=initial, unit="crops") as bar:
             for code, positions, values in encode_slides(remaining, spec):
+                bar.rename(f"features, slide {remaining[code].name}")
                 waiting.append((remaining[code].rows[positions], values))
                 bar.update(len(positions) * n_fields)
                 if sum(len(rows) for rows, _ in waiting) >= UNWRITTEN:
@@ -181,7 +182,7 @@ def _predict(
     ]
     group = zarr.open_group(table, mode="r+", use_consolidated=False)
     arrays: dict[str, Any] = {"X": group["X"], LOWER: group[f"layers/{LOWER}"], UPPER: group[f"layers/{UPPER}"]}
-    with progress(total=n_spots, initial=int(done.sum()) * size, description="predictions", unit="spot") as bar:
+    with stage("predictions", total=n_spots, initial=int(done.sum()) * size, unit="spots") as bar:
         for part in np.flatnonzero(~done).tolist():
             rows = np.arange(part * size, min((part + 1) * size, n_spots))
             blocks: dict[str, NDArray[np.float32]] = {

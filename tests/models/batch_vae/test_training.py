@@ -162,15 +162,6 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]):
     assert printed.err == ""
 
 
-def test_the_settings_decide_about_the_progress_bar(capfd: pytest.CaptureFixture[str]):
-    from stcontrast import settings
-
-    model = make_model()
-    settings.progress = True
-    model.train(max_epochs=2)
-    assert "Epoch 2/2" in "".join(capfd.readouterr())
-
-
 def test_small_networks_are_trained_on_one_thread():
     model = make_model("AB")
     n_threads: list[int] = []

@@ -18,8 +18,8 @@ from scvi.train import TrainingPlan
 from stcontrast._arguments import check_arguments
 from stcontrast._models.batch_vae.counts import has_no_counts
 from stcontrast._models.batch_vae.minibatches import MinibatchSplitter
-from stcontrast._settings import settings
-from stcontrast._training import check_loss, quiet_training
+from stcontrast._progress import stage
+from stcontrast._training import check_loss, counting, quiet_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -328,7 +328,7 @@ class HeldOutGroupsMixin:
         if len(validation):
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
             callbacks += [stopper] if early_stopping else []
-        defaults = {"enable_progress_bar": settings.progress, "log_every_n_steps": 1}
+        counted = trainer_kwargs.pop("enable_progress_bar", True)
         indexing = [train, validation, np.arange(0)]
         data: dict[str, Any] = {"datasplitter_kwargs": {"external_indexing": indexing, "thin_to": tuple(thin_to)}}
         if datamodule is not None:
@@ -336,14 +336,15 @@ class HeldOutGroupsMixin:
             data = {"datamodule": datamodule}
         # scvi-tools leaves a trained module in evaluation mode, and Lightning does not change the mode
         self.module.train()
-        with quiet_training(seed):
+        with quiet_training(seed), stage("gene space (VAE)", total=max_epochs, unit="epochs") as here:
+            callbacks += [counting(here)] if counted else []
             super().train(  # type: ignore[misc]
                 max_epochs,
                 batch_size=batch_size,
                 **data,
                 plan_kwargs=plan_kwargs,
                 callbacks=callbacks,
-                **defaults | trainer_kwargs,
+                **{"enable_progress_bar": False, "log_every_n_steps": 1} | trainer_kwargs,
             )
         # a precision of "64-true" or "bf16-true" converts the weights; counts are encoded as float32
         self.module.float()

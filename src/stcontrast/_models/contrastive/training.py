@@ -127,7 +127,7 @@ def train_pairs(
     """
     training = _Training(module, table, optimizer, average_from=max_epochs // 2 if average else None)
     epochs = _Epochs(module, table, batch_size)
-    fit_quietly(training, DataLoader(epochs, batch_size=None), max_epochs=max_epochs)
+    fit_quietly(training, DataLoader(epochs, batch_size=None), name="contrastive network", max_epochs=max_epochs)
     # Lightning's own objects refer to one another, and would keep the spots until they are collected
     del training.table, epochs.table
     history = pd.DataFrame(training.rows)

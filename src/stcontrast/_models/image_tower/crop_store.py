@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stcontrast._files import content_hash
-from stcontrast._progress import progress
+from stcontrast._progress import stage
 from stcontrast.pp._crops import iter_batches
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class CropStore:
         n_spots = sum(spots.table.n_obs for spots in parts)
         store = cls(n_spots, len(fields), size_px)
         try:
-            with progress(total=n_spots * len(fields), description="crops", unit="crop") as bar:
+            with stage("crops", total=n_spots * len(fields), unit="crops") as bar:
                 start = 0
                 for spots in parts:
                     for slide in spots.slides:

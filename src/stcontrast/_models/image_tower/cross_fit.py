@@ -19,7 +19,7 @@ from stcontrast._models.image_tower.batches import TowerTargets
 from stcontrast._models.image_tower.encoder import TunedEncoder, weights_sha256, write_weights
 from stcontrast._models.image_tower.module import ImageTower
 from stcontrast._models.image_tower.training import Task, epoch_file, train_tower
-from stcontrast._progress import progress
+from stcontrast._progress import parts_of, stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,12 +122,8 @@ def cross_fit(
             # the other processes of a training on several devices are part of the first one's work
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 stack.enter_context(ResumableStore(parent, description, argument="checkpoint_dir"))
-        bar = progress(
-            [name for name in tasks if name != "final"],
-            description=f"towers without held-out {folds[0].unit}s",
-            unit="tower",
-        )
-        losses = {name: _trained(name, tasks[name], base, options, folder=parent / name) for name in bar}
+        of_folds = parts_of([name for name in tasks if name != "final"], "fold")
+        losses = {name: _trained(name, tasks[name], base, options, folder=parent / name) for name in of_folds}
         epoch = _best_epoch(list(losses.values())) if options.stop == "held-out" else None
         losses["final"] = _trained("final", tasks["final"], base, options, folder=parent / "final", last_epoch=epoch)
         of_fold = [_tuned(base, parent / name, epoch) for name in tasks if name != "final"]
@@ -137,9 +133,11 @@ def cross_fit(
 def encode(encoder: TunedEncoder, crops: CropRows) -> NDArray[np.float32]:
     """Features (n_spots, n_fields × n_features) of all crops; the features of the fields are concatenated."""
     parts = []
-    for batch in crops.batches():
-        n, n_fields, *shape = batch.shape
-        parts.append(encoder(batch.reshape(n * n_fields, *shape)).reshape(n, -1))
+    with stage("features of the fine-tuned encoder", total=len(crops), unit="spots") as bar:
+        for batch in crops.batches():
+            n, n_fields, *shape = batch.shape
+            parts.append(encoder(batch.reshape(n * n_fields, *shape)).reshape(n, -1))
+            bar.update(n)
     return np.concatenate(parts)
 
 

@@ -359,7 +359,7 @@ def train_tower(
             watched = crop_loader(task.crops, task.targets, task.held_out)
         training = crop_loader(task.crops, task.targets, batches, num_workers=options.num_workers)
         fit_quietly(
-            module, training, watched, single_thread=False, resume_from=checkpoint,
+            module, training, watched, name="fine-tuning", single_thread=False, resume_from=checkpoint,
             max_epochs=options.epochs if last_epoch is None else last_epoch, accelerator=options.accelerator,
             devices=options.devices, strategy=options.strategy, precision=options.precision, callbacks=callbacks,
             enable_checkpointing=folder is not None, use_distributed_sampler=False,

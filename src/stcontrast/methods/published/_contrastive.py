@@ -123,7 +123,6 @@ class ContrastiveMethod(Method):
     n_neighbors: ClassVar[int] = 0
     n_nearest: ClassVar[int] = 1
     """Nearest spots, the spot included, that its towers look at."""
-    slow: ClassVar[bool] = True
     regresses: ClassVar[bool] = False
     """Whether the towers have a regression of their own, which ``decoder="regression"`` then is."""
     decoders: ClassVar[tuple[str, ...]] = ("retrieval", "regression")

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
 from stcontrast._genespace import PrincipalSpace, VaeSpace
+from stcontrast._progress import stage
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns, State, fitted, module_state
 from stcontrast.methods._linear import RidgePath, Scaler
@@ -91,7 +92,8 @@ class ImageToGene(Learns):
         deviation = coordinates.std(axis=0) + np.float32(1e-6)
         scaled = self.scaler.fit(paired).scaled(paired)
         learnt = replace(paired, target=coordinates)
-        self.linear = RidgePath().fit(scaled, learnt)
+        with stage("ridge regression"):
+            self.linear = RidgePath().fit(scaled, learnt)
         standardized = coordinates / deviation
         self.model = ContrastiveModel(scaled.shape[1], coordinates.shape[1], seed=self.seed, **self.contrast)
         self.model.train(scaled, standardized, slide=paired.slide)

@@ -16,8 +16,7 @@ from stcontrast._data.spots import Prediction
 from stcontrast._files import content_hash
 from stcontrast._genespace import VaeSpace
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, VAE_LATENT
-from stcontrast._progress import progress
-from stcontrast._settings import settings
+from stcontrast._progress import parts_of, stage
 from stcontrast._state import module_state
 from stcontrast.methods._base import Method
 from stcontrast.methods.stcontrast._image_to_gene import MEMBERS, ImageToGene
@@ -167,11 +166,12 @@ class Stcontrast(Method):
             embedding = self._fit_expression(spots, folds, found)
         if spots.has_labels:
             by_label = _folds_of_labels(spots, folds)
-            found.proba, self.subtypes.weights, self.subtypes.self_training = choose_on_folds(
-                spots, embedding, by_label, seed=self.seed
-            )
-            self.class_unit = by_label[0].unit if by_label else "nothing: too few labels to hold any out"
-            self.subtypes.fit(spots, embedding)
+            with stage("subtypes"):
+                found.proba, self.subtypes.weights, self.subtypes.self_training = choose_on_folds(
+                    spots, embedding, by_label, seed=self.seed
+                )
+                self.class_unit = by_label[0].unit if by_label else "nothing: too few labels to hold any out"
+                self.subtypes.fit(spots, embedding)
         return found
 
     def _fit_expression(self, spots: Spots, folds: Sequence[Fold], found: Prediction) -> NDArray[np.float32]:
@@ -181,10 +181,9 @@ class Stcontrast(Method):
         unit = folds[0].unit if folds else "nothing"
         n_donors = len(np.unique(spots.donor[spots.measured])) if unit == "donor" else 1
         stacked, slopes, fits = StackedWeights(PRIOR), CalibrationSlope(), []
-        for fold in progress(folds, description=f"held-out {unit}s", unit="fit"):
+        for fold in parts_of(folds, "fold"):
             part = self._fresh_parts()
-            with settings.override(progress=False):
-                part.fit(fold.training)
+            part.fit(fold.training)
             predicted = part.predict(fold.unseen())
             # as measured: targets of the fold are completed in its training spots alone
             held_out = fold.spots.take(fold.held_out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from stcontrast._arguments import POSITIVE, checked
-from stcontrast._progress import progress
+from stcontrast._progress import stage
 from stcontrast._reading import require_images, resolve_slides
 from stcontrast.pp._crops.reader import iter_crops
 
@@ -100,7 +100,7 @@ def crops(
     )
     require_images(spots, [field_um])
     cut = np.empty((spots.table.n_obs, size_px, size_px, 3), dtype=np.uint8)
-    with progress(total=spots.table.n_obs, description="crops", unit="spot") as bar:
+    with stage("crops", total=spots.table.n_obs, unit="spots") as bar:
         for slide in spots.slides:
             if slide.image is None or slide.um_per_px is None:  # require_images has refused these
                 continue

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from stcontrast._arguments import check_arguments, checked
 from stcontrast._keys import IMAGE_FEATURES
-from stcontrast._progress import progress
+from stcontrast._progress import of_part, stage
 from stcontrast._reading import obsm_array, require_images, resolve_slides
 from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import resolve_encoders
@@ -42,6 +43,7 @@ UNKNOWN: Final = ("callable",)
 
 
 @checked()
+@stage("image features", whole=True)
 def image_features(  # noqa: PLR0913
     data: SpatialData | AnnData,
     *,
@@ -196,7 +198,7 @@ def encode_spots(
     Features (n_spots, n), block after block, and the record.
     """
     known = [] if there is None or record is None else split_blocks(np.asarray(there), record)
-    parts, records = zip(*(_encode_block(sections, spec, known) for spec in specs), strict=True)
+    parts, records = zip(*_encode_blocks(sections, specs, known), strict=True)
     return (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)), join_records(records)
 
 
@@ -237,6 +239,14 @@ def join_records(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _encode_blocks(
+    sections: Sections, specs: Sequence[FeatureSpec], known: Sequence[tuple[NDArray[Any], Mapping[str, Any]]]
+) -> Iterator[tuple[NDArray[np.float32], dict[str, Any]]]:
+    for spec in specs:
+        with of_part(str(spec.encoder.spec["name"])) if len(specs) > 1 else nullcontext():
+            yield _encode_block(sections, spec, known)
+
+
 def _encode_block(
     sections: Sections, spec: FeatureSpec, known: Sequence[tuple[NDArray[Any], Mapping[str, Any]]]
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -257,8 +267,10 @@ def _encode_block(
         logger.info("Image features of %d slides are reused: nothing has changed.", len(reused))
     n_fields = len(spec.fields_um)
     total = sum(len(slide.rows) for slide in to_do) * n_fields
-    with progress(total=total, description="image features", unit="crop") as bar:
+    first = f"features, slide {to_do[0].name}" if to_do else "features, which are there"
+    with stage(first, total=total, unit="crops") as bar:
         for code, rows, part in encode_slides(to_do, spec):
+            bar.rename(f"features, slide {to_do[code].name}")
             if features is None:
                 features = np.empty((sections.table.n_obs, part.shape[1]), dtype=np.float32)
             if part.shape[1] != features.shape[1]:

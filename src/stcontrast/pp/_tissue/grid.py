@@ -11,6 +11,7 @@ import numpy as np
 
 from stcontrast._arguments import checked
 from stcontrast._keys import UNS
+from stcontrast._progress import stage
 from stcontrast._reading import (
     affine_matrix,
     check_square_pixels,
@@ -54,6 +55,7 @@ FEWEST_PX: Final = 2.0
 
 
 @checked()
+@stage("tissue", whole=True)
 def tissue_grid(  # noqa: PLR0913
     sdata: SpatialData,
     *,

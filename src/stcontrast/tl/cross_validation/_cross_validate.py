@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupKFold
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import gather
-from stcontrast._progress import progress
+from stcontrast._progress import duration, stage
 from stcontrast._reading import Keys, resolve_all, split_gene_side
 from stcontrast.fitted._fit import FitSpec, check_genes, genes_to_model
 from stcontrast.methods._base import get_method
@@ -26,6 +26,7 @@ from stcontrast.tl._features import check_slots, color_features, features_to_fit
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl.cross_validation._fits import Fit, FitStore, check_directory
 from stcontrast.tl.cross_validation._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
+from stcontrast.tl.cross_validation._pace import Pace
 from stcontrast.tl.cross_validation._parallel import count_processes, run_fits
 from stcontrast.tl.cross_validation._result import CrossValidation
 from stcontrast.tl.cross_validation._scoring import CLASSES, SCORES, score_fold
@@ -53,6 +54,7 @@ METHODS: Final = ("stcontrast", "ridge", "color", "mean")
 
 
 @checked(standardize=one_of("slide", "none"))
+@stage("cross_validate", whole=True)
 def cross_validate(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
@@ -287,9 +289,16 @@ def _fit_all(
     if waiting and n_processes > 1:
         logger.info("%d fits in %d processes.", len(waiting), n_processes)
     failed: dict[Fit, Exception] = {}
-    with progress(total=len(fits), description="cross-validation", unit="fit") as bar:
-        bar.update(len(predicted))
-        for fit, outcome in run_fits(waiting, n_processes):
+    pace = Pace(waiting, n_processes)
+    with stage("fits", total=len(fits), initial=len(predicted), unit="fits", remaining=pace.remaining) as bar:
+
+        def begin(fit: Fit) -> None:
+            pace.begin(fit)
+            bar.say(pace.running())
+
+        for fit, outcome in run_fits(waiting, n_processes, on_start=begin):
+            seconds = pace.end(fit)
+            bar.say(pace.running())
             if isinstance(outcome, Exception):
                 logger.error(
                     "%s failed with %s held out: %s", fit.name, ", ".join(fit.donors), outcome, exc_info=outcome
@@ -300,6 +309,11 @@ def _fit_all(
                 if store is not None:
                     store.write(fit, outcome)
             bar.update()
+            left = pace.remaining()
+            logger.info(
+                "Fit %d of %d: %s without %s took %s%s.", bar.n, len(fits), fit.name, ", ".join(fit.donors),
+                duration(seconds), "" if left is None else f"; about {duration(left)} left",
+            )  # fmt: skip
     if not predicted:
         raise next(failed[fit] for fit in fits if fit in failed)
     rows = [(fit.name, ", ".join(fit.donors), f"{type(error).__name__}: {error}") for fit, error in failed.items()]

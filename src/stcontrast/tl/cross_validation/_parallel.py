@@ -18,7 +18,7 @@ from stcontrast.methods._base import METHODS
 from stcontrast.tl.cross_validation._fits import fit_and_predict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from stcontrast.methods import Method
     from stcontrast.tl.cross_validation._fits import Fit, OutOfFold
@@ -73,7 +73,9 @@ def available_memory() -> int:
     return max(available, 0)
 
 
-def run_fits(fits: Sequence[Fit], n_processes: int) -> Iterator[tuple[Fit, OutOfFold | Exception]]:
+def run_fits(
+    fits: Sequence[Fit], n_processes: int, *, on_start: Callable[[Fit], None] = lambda _: None
+) -> Iterator[tuple[Fit, OutOfFold | Exception]]:
     """Do all fits, in any order.
 
     Parameters
@@ -82,6 +84,8 @@ def run_fits(fits: Sequence[Fit], n_processes: int) -> Iterator[tuple[Fit, OutOf
         The fits.
     n_processes
         How many at once; with 1 they are done in this process. The backend is that of ``joblib.parallel_config``.
+    on_start
+        Called with every fit that begins, in this process.
 
     Yields
     ------
@@ -89,13 +93,14 @@ def run_fits(fits: Sequence[Fit], n_processes: int) -> Iterator[tuple[Fit, OutOf
     """
     if n_processes == 1:
         for fit in fits:
+            on_start(fit)
             yield fit, _attempt(fit)
         return
     waiting = dict(enumerate(fits))
     while waiting and n_processes > 1:
         started: list[int] = []
         try:
-            for number, outcome in _in_processes(waiting, n_processes, started):
+            for number, outcome in _in_processes(waiting, n_processes, started, on_start):
                 yield waiting.pop(number), outcome
         # each backend has its own error for a worker that died; one of the fits that had started is the reason
         except Exception as error:  # noqa: BLE001
@@ -108,17 +113,20 @@ def run_fits(fits: Sequence[Fit], n_processes: int) -> Iterator[tuple[Fit, OutOf
             )  # fmt: skip
             for number in suspects:
                 fit = waiting.pop(number)
+                on_start(fit)
                 yield fit, _alone(fit)
     for fit in waiting.values():
+        on_start(fit)
         yield fit, _alone(fit)
 
 
 def _in_processes(
-    waiting: dict[int, Fit], n_processes: int, started: list[int]
+    waiting: dict[int, Fit], n_processes: int, started: list[int], on_start: Callable[[Fit], None] = lambda _: None
 ) -> Iterator[tuple[int, OutOfFold | Exception]]:
     def tasks() -> Iterator[Any]:
         for number, fit in list(waiting.items()):
             started.append(number)
+            on_start(fit)
             yield delayed(_in_worker)(number, fit, dict(METHODS))
 
     # one batch a fit, and none handed over before a process is free: what a dying process takes with it is known

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from scipy.spatial import cKDTree
-from sklearn.decomposition import PCA
-from sklearn.metrics import f1_score
 
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
@@ -94,6 +92,8 @@ class Calibration(Learns):
             scores["held_out_r"] = mean_slide_correlation(found.expression, spots.observed, spots.slide)
         labelled = np.flatnonzero(np.isfinite(found.proba).all(axis=1) & (spots.label >= 0))
         if spots.n_classes and len(labelled):
+            from sklearn.metrics import f1_score
+
             guess = found.proba[labelled].argmax(axis=1)
             scores["held_out_macro_f1"] = float(f1_score(spots.label[labelled], guess, average="macro"))
         # where an encoder was fine-tuned without a fold's held-out rows, the fold has features of its own
@@ -175,6 +175,8 @@ class InDistribution(Learns):
         return self
 
     def _project(self, features: NDArray[np.float32]) -> Self:
+        from sklearn.decomposition import PCA
+
         self.center, scale = features.mean(axis=0), features.std(axis=0)
         flat = scale < 1e-6 * np.maximum(np.abs(self.center), 1e-6)
         self.scale = np.where(flat, 1.0, scale).astype(np.float32)

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.utils.extmath import randomized_svd
 
 from stcontrast._state import Learns, fitted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.linear_model import LogisticRegression
 
     from stcontrast._data.spots import Spots
 
@@ -111,6 +110,8 @@ class RidgePath(Learns):
             values, vectors = np.linalg.eigh(gram)
             variance, rotation = values[::-1][:n_components].clip(0), vectors[:, ::-1][:, :n_components]
         else:
+            from sklearn.utils.extmath import randomized_svd
+
             # in place: another copy of a wide table costs more than all else
             scaled = image[rows].astype(np.float32)
             scaled -= center.astype(np.float32)
@@ -162,6 +163,8 @@ class LinearClassifier(Learns):
         present = np.unique(y)
         fit = None
         if len(present) > 1:
+            from sklearn.linear_model import LogisticRegression
+
             fit = LogisticRegression(C=self.strength, max_iter=1000).fit((x - center) / scale, y)
         coefficients, offsets = of_every_class(fit, present, n_columns=x.shape[1], n_classes=spots.n_classes)
         self.arrays = {"center": center, "scale": scale, "weights": coefficients, "offsets": offsets}

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
-from sklearn.utils.extmath import randomized_svd
 
 from stcontrast._genespace import PrincipalSpace, VaeSpace
 from stcontrast._slides import rows_by_slide
@@ -83,6 +82,8 @@ class ImageToGene(Learns):
 
     def fit(self, spots: Spots) -> None:
         """Fit the gene space on all counts, those of the gene side too, and the rest on spots with image and counts."""
+        from sklearn.utils.extmath import randomized_svd
+
         from stcontrast._models.contrastive import ContrastiveModel
 
         self.space.fit(spots.with_counts())

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from stcontrast._state import Learns, fitted
 from stcontrast.methods._linear import Scaler, of_every_class
@@ -71,6 +69,8 @@ class Subtypes(Learns):
 
     def fit(self, spots: Spots, embedding: NDArray[np.float32] | None) -> None:
         """Fit on training spots, with their joint embedding (n_spots, d) where there were counts to learn it from."""
+        from sklearn.decomposition import PCA
+
         self.scaler.fit(spots)
         blocks = [self.scaler.scaled(spots), *([] if embedding is None else [embedding])]
         self.arrays = {"n_classes": np.array(spots.n_classes)}
@@ -154,6 +154,8 @@ def _discriminant(
     x: NDArray[np.float32], y: NDArray[np.int64], n_classes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coefficients (n_axes, n_classes) and intercepts (n_classes,) of the logits; minus infinity for an absent class."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
     present = np.unique(y)
     fit = None
     # a class of two spots at least is needed to know of any spread

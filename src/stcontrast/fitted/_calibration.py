@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 from scipy.spatial import cKDTree
 
+from stcontrast._data.design import column_parts
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 from stcontrast.metrics import gene_correlation, mean_slide_correlation
@@ -177,7 +178,9 @@ class InDistribution(Learns):
     def _project(self, features: NDArray[np.float32]) -> Self:
         from sklearn.decomposition import PCA
 
-        self.center, scale = features.mean(axis=0), features.std(axis=0)
+        self.center, scale = np.empty((2, features.shape[1]), dtype=np.float32)
+        for part in column_parts(*features.shape):
+            self.center[part], scale[part] = features[:, part].mean(axis=0), features[:, part].std(axis=0)
         flat = scale < 1e-6 * np.maximum(np.abs(self.center), 1e-6)
         self.scale = np.where(flat, 1.0, scale).astype(np.float32)
         scaled = (_thinned(features, MAX_PROJECTED) - self.center) / self.scale

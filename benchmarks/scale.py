@@ -1,10 +1,13 @@
-"""What a fit of the default method costs, in CPU seconds and memory, by the number of spots: synthetic spots of 8 donors.
+"""What a study costs in CPU seconds and memory, by the number of spots: synthetic spots of 8 donors.
 
-    python benchmarks/scale.py [--spots 2000 10000 40000] [--features 252] [--method stcontrast]
+    python benchmarks/scale.py imports
+    python benchmarks/scale.py fit [--spots 2000 10000 40000] [--features 252] [--method stcontrast]
 
-Each size runs in a process of its own, on one thread. Printed are the CPU seconds of the fit, its memory above what the
-process held before the fit (peak), in kB a spot, and the exponent of the CPU seconds between the smallest and the largest
-size.
+``imports``: CPU seconds of the import of every part of the package, beyond numpy and anndata, and memory of the process.
+
+``fit``: each size runs in a process of its own, on one thread. Printed are the CPU seconds of the fit, its memory above
+what the process held before the fit (peak), in kB a spot, and the exponent of the CPU seconds between the smallest and
+the largest size.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ def synthetic(n_spots, n_features):
     )  # fmt: skip
 
 
-def run_one(n_spots, n_features, method):
+def one_fit(n_spots, n_features, method):
     """In a process of its own: one fit."""
     import numpy as np
     import torch
@@ -82,33 +85,71 @@ def run_one(n_spots, n_features, method):
     print(json.dumps(found))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spots", nargs="+", type=int, default=[2000, 10000, 40000])
-    parser.add_argument("--features", type=int, default=252)
-    parser.add_argument("--method", default="stcontrast")
-    parser.add_argument("--run", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.run:
-        run_one(arguments.run, arguments.features, arguments.method)
-        return
+IMPORTED = """
+import json, resource, time
+import numpy, anndata
+before = time.process_time()
+import stcontrast.{part}
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({{"part": "{part}", "CPU s": time.process_time() - before, "MB": peak / 1024}}))
+"""
+
+
+def imports(_):
+    """CPU seconds of an import: the least of three processes each."""
+    rows = []
+    for part in ("pp", "tl", "pl", "methods", "metrics", "models", "datasets"):
+        runs = [in_process(["-c", IMPORTED.format(part=part)]) for _ in range(3)]
+        rows.append(min(runs, key=lambda run: run["CPU s"]))
+    show(rows)
+
+
+def fit(arguments):
+    """Cost of a fit by the number of spots."""
     import numpy as np
-    import pandas as pd
 
     rows = []
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     for n_spots in arguments.spots:
-        command = [sys.executable, __file__, "--run", str(n_spots), "--features", str(arguments.features)]
-        command += ["--method", arguments.method]
-        done = subprocess.run(command, env=os.environ | threads, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        command = [__file__, "one-fit", "--spots", str(n_spots), "--features", str(arguments.features)]
+        rows.append(in_process([*command, "--method", arguments.method]))
         print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
-    print(table.round(2).to_string(index=False))
+    table = show(rows)
     if len(rows) > 1:
         ends = table.iloc[[0, -1]]
         exponent = np.diff(np.log(ends["CPU s"]))[0] / np.diff(np.log(ends["spots"]))[0]
         print(f"CPU seconds grow with the number of spots to the power {exponent:.2f}")
+
+
+def in_process(arguments):
+    """What a process of its own, on one thread, prints last."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, env=os.environ | threads, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def show(rows):
+    """Print a table."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    print(table.round(2).to_string(index=False))
+    return table
+
+
+def main():
+    parts = {
+        "imports": imports,
+        "fit": fit,
+        "one-fit": lambda given: one_fit(given.spots[0], given.features, given.method),
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--spots", nargs="+", type=int, default=[2000, 10000, 40000])
+    parser.add_argument("--features", type=int, default=252)
+    parser.add_argument("--method", default="stcontrast")
+    arguments = parser.parse_args()
+    parts[arguments.part](arguments)
 
 
 if __name__ == "__main__":

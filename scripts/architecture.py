@@ -36,7 +36,8 @@ ROWS = (
     ("_reading", "", "datasets"),
     ("metrics", "_training", "_files"),
     ("_progress", "_records", "_slides"),
-    ("_keys", "_arguments", "_settings", "_state"),
+    ("_state", "_lazy"),
+    ("_keys", "_arguments", "_settings"),
 )
 ROW = {part: i for i, parts in enumerate(ROWS) for part in parts if part}
 SAYS = {
@@ -63,6 +64,7 @@ SAYS = {
     "_arguments": "what arguments may be",
     "_keys": "names of slots",
     "_settings": "settings",
+    "_lazy": "imports that wait",
 }
 # what becomes of the data, from the slides up to the user
 DATA = {

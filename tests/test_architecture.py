@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scripts.architecture import between_parts, circles, draw, imports, upward
+from scripts.architecture import ROWS, between_parts, circles, draw, imports, upward
 
 PICTURE = Path(__file__).parents[1] / "docs" / "_static" / "architecture.svg"
 MADE_UP = {
@@ -42,6 +42,11 @@ def test_the_committed_picture_is_the_current_one():
     assert PICTURE.read_text(encoding="utf-8") == draw(imports()), (
         "The picture is out of date: python scripts/architecture.py --draw docs/_static/architecture.svg"
     )
+
+
+def test_every_part_is_in_the_picture():
+    # it is three boxes wide
+    assert max(map(len, ROWS)) <= 3
 
 
 def test_imports_are_read_from_the_code(made_up):

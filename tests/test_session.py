@@ -109,7 +109,8 @@ def vae(world: dict[str, Any]) -> None:
 
 def similar(world: dict[str, Any]) -> None:
     found = stc.tl.find_similar(world["sdata"], world["model"], spots=[0, 1], k=3)
-    plt.close(stc.pl.similar(found, world["sdata"], world["sdata"], n=2, show=False)[0, 0].figure)
+    stc.pl.similar(found, world["sdata"], world["sdata"], n=2, show=False)
+    plt.close("all")
 
 
 def saved(world: dict[str, Any]) -> None:
@@ -135,7 +136,7 @@ def called(function: Callable[..., Any], **kwargs: Any) -> Callable[[dict[str, A
 
 
 # in the order of a user's work; what each writes of the user's objects
-STEPS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
+STEPS: dict[str, tuple[Callable[[dict[str, Any]], Any], set[str]]] = {
     "image_features": (lambda world: stc.pp.image_features(world["sdata"]), {"obsm[X_image]", "uns[stcontrast]"}),
     "crops": (lambda world: stc.pp.crops(world["sdata"], field_um=100.0, size_px=16), set()),
     "complete": (lambda world: stc.pp.complete(world["sdata"], max_steps=2), {"layers[stc_completed]", "uns[stcontrast]"}),

@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import torch
 
 from stcontrast._progress import stage
 
@@ -80,6 +79,8 @@ def seeded(seed: int) -> Iterator[None]:
     >>> bool((first == second).all())
     True
     """
+    import torch
+
     if not 0 <= seed < 2**32:
         msg = f"seed is {seed}; it must lie between 0 and 2**32 - 1."
         raise ValueError(msg)
@@ -108,6 +109,8 @@ def one_thread() -> Iterator[None]:
     ------
     None
     """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -21,6 +21,7 @@ __all__ = [
     "Standardize",
     "block_of_column",
     "build_design",
+    "column_parts",
     "neighbor_means",
     "neighbor_ranges",
     "set_out",
@@ -36,6 +37,8 @@ TIES: Final = 12
 RING: Final = 6
 # the neighbours' extremes double the table: only for blocks of few features
 MAX_RANGED: Final = 1024
+# numbers that are copied at once in double precision
+MOST_AT_ONCE: Final = 2**22
 
 
 def neighbor_means(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_neighbors: int) -> NDArray[np.float32]:
@@ -146,9 +149,16 @@ def build_design(
 def standardize_slides(design: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float32]:
     """A design (n_spots, n_design) with zero mean and unit deviation within every slide, changed in place."""
     for rows in rows_by_slide(slide):
-        part = design[rows]
-        design[rows] = SlideMoments.of(part).standardized(part)
+        for part in column_parts(len(rows), design.shape[1]):
+            here = design[rows, part]
+            design[rows, part] = SlideMoments.of(here).standardized(here)
     return design
+
+
+def column_parts(n_rows: int, n_columns: int) -> list[slice]:
+    """Columns to compute with at once, so that a copy of a table (n_rows, n_columns) in double precision stays small."""
+    width = max(MOST_AT_ONCE // max(n_rows, 1), 16)
+    return [slice(start, start + width) for start in range(0, n_columns, width)]
 
 
 def block_of_column(blocks: Sequence[int], n_neighbors: int) -> NDArray[np.intp]:
@@ -235,10 +245,12 @@ class SlideMoments:
     @classmethod
     def of(cls, block: NDArray[np.floating]) -> Self:
         """Those of spots (n, n_columns)."""
-        exact = block.astype(np.float64)
-        mean = exact.mean(axis=0)
-        largest = np.maximum(exact.max(axis=0), -exact.min(axis=0))
-        return cls(len(exact), mean, exact.var(axis=0) * len(exact), largest)
+        found = cls(len(block), *np.zeros((3, block.shape[1])))
+        for part in column_parts(*block.shape):
+            exact = block[:, part].astype(np.float64)
+            found.mean[part], found.squares[part] = exact.mean(axis=0), exact.var(axis=0) * len(exact)
+            found.largest[part] = np.maximum(exact.max(axis=0), -exact.min(axis=0))
+        return found
 
     def merged(self, other: Self) -> Self:
         """Those of both (Chan et al. 1979)."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.model_selection import GroupKFold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,6 +93,8 @@ def inner_folds(spots: Spots, *, of: Literal["counts", "labels"] = "counts", max
     ValueError
         If there are fewer than two spots to learn from, or all at one place.
     """
+    from sklearn.model_selection import GroupKFold
+
     eligible = spots.measured if of == "counts" and spots.has_counts else spots.label >= 0
     rows = np.flatnonzero(eligible)
     if len(rows) < 2:
@@ -117,6 +117,8 @@ def inner_folds(spots: Spots, *, of: Literal["counts", "labels"] = "counts", max
 
 def _groups(spots: Spots, rows: NDArray[np.intp]) -> tuple[str, NDArray[np.int64]]:
     """The unit, and the group of every spot, eligible or not; groups are formed over `rows`."""
+    from sklearn.cluster import KMeans
+
     donor = np.unique(spots.donor, return_inverse=True)[1].astype(np.int64)
     for unit, codes in (("donor", donor), ("slide", spots.slide)):
         if len(np.unique(codes[rows])) > 1:

@@ -17,6 +17,8 @@ __all__ = ["choose_genes", "log_normalize", "log_normalize_sparse", "lost_genes"
 
 # counts that a slide has to expect of a gene before their absence means anything (e^-20 by chance)
 FEWEST_EXPECTED: Final = 20
+# entries of dense expression at once
+MOST_AT_ONCE: Final = 2**22
 
 
 def log_normalize(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -109,12 +111,16 @@ def choose_genes(
     Positions of the genes, most variable first. Fewer than `n_genes` where fewer are well expressed.
     """
     # (the mean of a sparse matrix sums reciprocals, and misses the threshold by a rounding error)
-    seen = np.asarray((counts > 0).sum(axis=0)).ravel() / counts.shape[0]
+    seen = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / counts.shape[0]
     eligible = np.flatnonzero(seen >= min_fraction)
-    expression = log_normalize(counts[:, eligible], total)
     variance = np.zeros(len(eligible))
     for rows in rows_by_slide(slide):
-        variance += len(rows) / len(slide) * expression[rows].var(axis=0, dtype=np.float64)
+        # never all genes of all spots at once, dense
+        expression = log_normalize_sparse(counts[rows][:, eligible], total[rows]).tocsc()
+        width = max(MOST_AT_ONCE // len(rows), 16)
+        for start in range(0, len(eligible), width):
+            part = expression[:, start : start + width].toarray(order="C")
+            variance[start : start + width] += len(rows) / len(slide) * part.var(axis=0, dtype=np.float64)
     # ties are settled by the order of the genes, so that the choice does not depend on the sort
     order = np.argsort(-variance, kind="stable")
     chosen = order[variance[order] > 0][:n_genes]

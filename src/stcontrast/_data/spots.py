@@ -137,7 +137,9 @@ class Spots:
         return np.sqrt(share / np.bincount(block)[block]).astype(np.float32)
 
     def take(self, rows: NDArray[np.intp]) -> Self:
-        """Some of the spots, in this order."""
+        """Some of the spots, in this order; all of them in order share the arrays."""
+        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
+            return self
         parts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in SHARED}
         taken = {name: part[rows] for name, part in parts.items() if name != "target"}
         # most often the target is what was measured, and one array serves for both

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from scipy.spatial import cKDTree
-from sklearn.decomposition import PCA
-from sklearn.metrics import f1_score
 
+from stcontrast._data.design import column_parts
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 from stcontrast.metrics import gene_correlation, mean_slide_correlation
@@ -94,6 +93,8 @@ class Calibration(Learns):
             scores["held_out_r"] = mean_slide_correlation(found.expression, spots.observed, spots.slide)
         labelled = np.flatnonzero(np.isfinite(found.proba).all(axis=1) & (spots.label >= 0))
         if spots.n_classes and len(labelled):
+            from sklearn.metrics import f1_score
+
             guess = found.proba[labelled].argmax(axis=1)
             scores["held_out_macro_f1"] = float(f1_score(spots.label[labelled], guess, average="macro"))
         # where an encoder was fine-tuned without a fold's held-out rows, the fold has features of its own
@@ -175,7 +176,11 @@ class InDistribution(Learns):
         return self
 
     def _project(self, features: NDArray[np.float32]) -> Self:
-        self.center, scale = features.mean(axis=0), features.std(axis=0)
+        from sklearn.decomposition import PCA
+
+        self.center, scale = np.empty((2, features.shape[1]), dtype=np.float32)
+        for part in column_parts(*features.shape):
+            self.center[part], scale[part] = features[:, part].mean(axis=0), features[:, part].std(axis=0)
         flat = scale < 1e-6 * np.maximum(np.abs(self.center), 1e-6)
         self.scale = np.where(flat, 1.0, scale).astype(np.float32)
         scaled = (_thinned(features, MAX_PROJECTED) - self.center) / self.scale

@@ -227,7 +227,7 @@ def _columns(spots: Spots, fit_spec: FitSpec) -> NDArray[np.intp]:
         check_genes(spots, fit_spec.genes)
         columns = np.array([position[gene] for gene in dict.fromkeys(fit_spec.genes)], dtype=np.intp)
     else:
-        counts: sparse.csr_matrix = spots.counts[measured]
+        counts: sparse.csr_matrix = spots.counts if spots.measured.all() else spots.counts[measured]
         columns = choose_genes(counts, spots.depth[measured], spots.slide[measured], n_genes=fit_spec.n_genes)
     there = set(columns.tolist())
     more = [position[gene] for gene in dict.fromkeys(fit_spec.more_genes) if position[gene] not in there]

@@ -226,6 +226,22 @@ class Predictor(Learns):
             self.unseen_spots(features, slide=slide, xy=xy, depth=depth, standardize=standardize, names=names)
         )
 
+    def predict_classes(
+        self,
+        features: NDArray[np.float32],
+        *,
+        slide: NDArray[np.int64],
+        xy: NDArray[np.float64],
+        depth: NDArray[np.float64] | None = None,
+        standardize: StandardizeBy = "slide",
+        names: Sequence[str] = (),
+    ) -> NDArray[np.float32]:
+        """Probability of every class (n_spots, n_classes) alone; parameters and errors as of :meth:`predict`."""
+        self.require_classes()
+        return self.method.predict_proba(
+            self.unseen_spots(features, slide=slide, xy=xy, depth=depth, standardize=standardize, names=names)
+        )
+
     def predict_spots(self, spots: Spots) -> Prediction:
         """Predict spots that have features and a design."""
         found = Prediction.empty(len(spots), n_genes=len(self.genes), n_classes=len(self.classes))

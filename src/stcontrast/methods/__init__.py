@@ -5,11 +5,19 @@ The classes of the methods that come with the package are private: name a method
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from stcontrast._data.folds import Fold
 from stcontrast._data.spots import Prediction, Spots
+from stcontrast._lazy import lazily
 from stcontrast.methods import baselines, published, stcontrast
 from stcontrast.methods._base import Method
 from stcontrast.methods.published import ContrastiveMethod, ContrastiveOptions
-from stcontrast.nn._pairs import PairModule
+
+if TYPE_CHECKING:
+    from stcontrast.nn import PairModule
 
 __all__ = ["ContrastiveMethod", "ContrastiveOptions", "Fold", "Method", "PairModule", "Prediction", "Spots"]
+
+# (torch takes seconds to import)
+__getattr__, __dir__ = lazily(__name__, {"PairModule": "stcontrast.nn"}, __all__)

@@ -194,7 +194,6 @@ class ChosenOnFolds(Method):
             parts.append(type(self)(**self.spec))
             with stage(f"method {self.name}"):
                 parts[-1].fit_parts(fold.training)
-        unseen = [fold.unseen(depth=self.oracle) for fold in folds]
         found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
         with_counts = [i for i, fold in enumerate(folds) if fold.has_counts]
         with_labels = [i for i, fold in enumerate(folds) if fold.has_labels]
@@ -204,7 +203,7 @@ class ChosenOnFolds(Method):
             tried = np.full_like(found.expression, np.nan)
             for i in with_counts:
                 setattr(parts[i], of_expression, value)
-                tried[folds[i].held_out] = parts[i].predict_expression(unseen[i])
+                tried[folds[i].held_out] = parts[i].predict_expression(folds[i].unseen(depth=self.oracle))
             score = mean_slide_correlation(tried, spots.observed, spots.slide)
             if score > best:
                 best, found.expression = score, tried
@@ -215,7 +214,7 @@ class ChosenOnFolds(Method):
             for i in with_labels:
                 for name in of_classes:
                     setattr(parts[i], name, value)
-                tried[folds[i].held_out] = parts[i].predict_proba(unseen[i])
+                tried[folds[i].held_out] = parts[i].predict_proba(folds[i].unseen(depth=self.oracle))
             rows = np.flatnonzero(np.isfinite(tried).all(axis=1) & (spots.label >= 0))
             score = self.class_score(tried[rows], spots.label[rows]) if of_classes and len(rows) else 0.0
             if score > best:

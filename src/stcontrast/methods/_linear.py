@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.utils.extmath import randomized_svd
 
+from stcontrast._data.design import column_parts
 from stcontrast._state import Learns, fitted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.linear_model import LogisticRegression
 
     from stcontrast._data.spots import Spots
 
@@ -23,13 +23,15 @@ PENALTIES: Final = tuple(float(value) for value in np.logspace(0, 5, 11))
 MAX_COMPONENTS: Final = 256
 # columns up to which a covariance is diagonalised rather than approximated
 MAX_EXACT: Final = 1024
-CHUNK: Final = 4096
+CHUNK: Final = 1024
 
 
 def standardizer(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and deviation of every column (n_columns,); a constant column keeps its scale."""
-    deviation = values.std(axis=0)
-    return values.mean(axis=0), np.where(deviation < 1e-6, 1.0, deviation).astype(np.float32)
+    center, deviation = np.empty((2, values.shape[1]), dtype=np.float32)
+    for part in column_parts(*values.shape):
+        center[part], deviation[part] = values[:, part].mean(axis=0), values[:, part].std(axis=0)
+    return center, np.where(deviation < 1e-6, np.float32(1.0), deviation)
 
 
 class Scaler(Learns):
@@ -53,9 +55,10 @@ class Scaler(Learns):
         self.factor = spots.column_weights / scale
         return self
 
-    def scaled(self, spots: Spots) -> NDArray[np.float32]:
-        """Design (n_spots, n_design), standardised."""
-        scaled = (spots.design - self.center) * self.factor
+    def scaled(self, spots: Spots, rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+        """Design (n_spots, n_design), standardised; of all spots, or of some rows."""
+        scaled = (spots.design if rows is None else spots.design[rows]) - self.center
+        scaled *= self.factor
         if self.unit:
             length = np.linalg.norm(scaled, axis=1, keepdims=True)
             scaled *= np.float32(np.sqrt(scaled.shape[1])) / np.maximum(length, np.float32(1e-6))
@@ -111,13 +114,16 @@ class RidgePath(Learns):
             values, vectors = np.linalg.eigh(gram)
             variance, rotation = values[::-1][:n_components].clip(0), vectors[:, ::-1][:, :n_components]
         else:
+            from sklearn.utils.extmath import randomized_svd
+
             # in place: another copy of a wide table costs more than all else
-            scaled = image[rows].astype(np.float32)
-            scaled -= center.astype(np.float32)
-            scaled /= scale.astype(np.float32)
-            _, values, right = randomized_svd(scaled, n_components, random_state=0)
+            wide = image[rows]
+            wide -= center.astype(np.float32)
+            wide /= scale.astype(np.float32)
+            _, values, right = randomized_svd(wide, n_components, random_state=0)
             variance, rotation = values.astype(np.float64) ** 2, right.T.astype(np.float64)
-            product += scaled.T @ (spots.target[rows] - of_spot[rows])
+            for at in _chunks(np.arange(len(rows))):
+                product += wide[at].T @ (spots.target[rows[at]] - of_spot[rows[at]])
         self.arrays = {
             "center": center, "scale": scale, "rotation": rotation, "variance": variance,
             "covariance": rotation.T @ product, "mean": mean.astype(np.float64),
@@ -155,14 +161,21 @@ class LinearClassifier(Learns):
         """Fit on the annotated spots of `spots`; parameters as those of :meth:`RidgePath.fit`."""
         rows = spots.label >= 0
         x, y = image[rows].astype(np.float64), spots.label[rows]
-        center, scale = x.mean(axis=0), x.std(axis=0)
+        center, scale = np.empty((2, x.shape[1]))
+        for part in column_parts(*x.shape):
+            center[part], scale[part] = x[:, part].mean(axis=0), x[:, part].std(axis=0)
         scale[scale < 1e-8] = 1.0
         if weights is not None:
             scale = scale / weights
+        # in place: a copy in double precision is twice the features
+        x -= center
+        x /= scale
         present = np.unique(y)
         fit = None
         if len(present) > 1:
-            fit = LogisticRegression(C=self.strength, max_iter=1000).fit((x - center) / scale, y)
+            from sklearn.linear_model import LogisticRegression
+
+            fit = LogisticRegression(C=self.strength, max_iter=1000).fit(x, y)
         coefficients, offsets = of_every_class(fit, present, n_columns=x.shape[1], n_classes=spots.n_classes)
         self.arrays = {"center": center, "scale": scale, "weights": coefficients, "offsets": offsets}
         return self
@@ -170,8 +183,9 @@ class LinearClassifier(Learns):
     def predict_proba(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""
         a = fitted(self.arrays or None, needs="labels")
-        logits = ((image - a["center"]) / a["scale"]) @ a["weights"] + a["offsets"]
-        proba: NDArray[np.float32] = softmax(logits, axis=1).astype(np.float32)
+        proba = np.empty((len(image), len(a["offsets"])), dtype=np.float32)
+        for part in _chunks(np.arange(len(image))):
+            proba[part] = softmax(((image[part] - a["center"]) / a["scale"]) @ a["weights"] + a["offsets"], axis=1)
         return proba
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.stats import rankdata
 
 from stcontrast._slides import rows_by_slide
 
@@ -111,6 +110,8 @@ def gene_rank_correlation(predicted: NDArray[np.float32], observed: NDArray[np.f
     -------
     Correlations (n_genes,), with 0 and NaN as in :func:`gene_correlation`.
     """
+    from scipy.stats import rankdata
+
     return gene_correlation(
         rankdata(predicted, axis=0).astype(np.float32), rankdata(observed, axis=0).astype(np.float32)
     )

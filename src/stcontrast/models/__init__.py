@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stcontrast._lazy import lazily
 
 if TYPE_CHECKING:
     from stcontrast._models.batch_vae import BatchAgnosticVAE, BatchAgnosticVAEModule, SpotsOnDisk
@@ -39,14 +40,4 @@ __all__ = [
     "load",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # torch and scvi take seconds to import: a model's module is imported when the model is asked for (PEP 562).
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    msg = f"module 'stcontrast.models' has no attribute {name!r}"
-    raise AttributeError(msg)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES, __all__)

@@ -1,32 +1,65 @@
-"""The parts that methods are composed of: encoders of one modality, pairs of towers, losses."""
+"""The parts that methods are composed of: encoders of one modality, pairs of towers, losses.
+
+What is made of torch is imported when it is asked for; names of options are there at once.
+"""
 
 from __future__ import annotations
 
-from stcontrast.nn._losses import (
-    LOSSES,
-    Loss,
-    contrastive_loss,
-    fused_nce,
-    info_nce,
-    sigmoid_loss,
-    similarity_target_loss,
-    soft_target_loss,
-    warn_at_chance,
-)
-from stcontrast.nn._pairs import Contrast, HeadPair, Negatives, PairModule, SpotTable, Targets
-from stcontrast.nn._towers import (
-    CrossEncoder,
-    HypergraphConvolution,
-    HypergraphEncoder,
-    ProjectionHead,
-    SpotTransformer,
-    hyperedges,
-)
+from typing import TYPE_CHECKING
+
+from stcontrast._lazy import lazily
+from stcontrast.nn._choices import LOSSES, Loss, Negatives, Targets, Variant
+
+if TYPE_CHECKING:
+    from stcontrast.nn._dual_scale import DualScalePair
+    from stcontrast.nn._losses import (
+        contrastive_loss,
+        fused_nce,
+        info_nce,
+        sigmoid_loss,
+        similarity_target_loss,
+        soft_target_loss,
+        warn_at_chance,
+    )
+    from stcontrast.nn._pairs import Contrast, HeadPair, PairModule, SpotTable
+    from stcontrast.nn._slide_pair import SlidePair
+    from stcontrast.nn._towers import (
+        CrossEncoder,
+        HypergraphConvolution,
+        HypergraphEncoder,
+        ProjectionHead,
+        SpotTransformer,
+        hyperedges,
+    )
+
+_OF_TORCH = {
+    "_dual_scale": ("DualScalePair",),
+    "_losses": (
+        "contrastive_loss",
+        "fused_nce",
+        "info_nce",
+        "sigmoid_loss",
+        "similarity_target_loss",
+        "soft_target_loss",
+        "warn_at_chance",
+    ),
+    "_pairs": ("Contrast", "HeadPair", "PairModule", "SpotTable"),
+    "_slide_pair": ("SlidePair",),
+    "_towers": (
+        "CrossEncoder",
+        "HypergraphConvolution",
+        "HypergraphEncoder",
+        "ProjectionHead",
+        "SpotTransformer",
+        "hyperedges",
+    ),
+}
 
 __all__ = [
     "LOSSES",
     "Contrast",
     "CrossEncoder",
+    "DualScalePair",
     "HeadPair",
     "HypergraphConvolution",
     "HypergraphEncoder",
@@ -34,9 +67,11 @@ __all__ = [
     "Negatives",
     "PairModule",
     "ProjectionHead",
+    "SlidePair",
     "SpotTable",
     "SpotTransformer",
     "Targets",
+    "Variant",
     "contrastive_loss",
     "fused_nce",
     "hyperedges",
@@ -46,3 +81,7 @@ __all__ = [
     "soft_target_loss",
     "warn_at_chance",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__, {name: f"{__name__}.{module}" for module, names in _OF_TORCH.items() for name in names}, __all__
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stcontrast.nn._choices import Loss
+
 __all__ = [
-    "LOSSES",
-    "Loss",
     "contrastive_loss",
     "fused_nce",
     "info_nce",
@@ -26,10 +26,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-type Loss = Literal["info_nce", "similarity_target", "soft_target", "sigmoid"]
-
-LOSSES: Final = ("soft_target", "info_nce", "similarity_target", "sigmoid")
 
 # a loss this close to that of chance has not told a single pair apart
 CHANCE_MARGIN: Final = 0.02

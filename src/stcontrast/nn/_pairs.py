@@ -6,13 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import torch
 from torch import Tensor, nn
 
 from stcontrast._data.lattice import lattice_coordinates, nearest_spots
-from stcontrast.nn._losses import Loss, contrastive_loss, soft_targets
+from stcontrast.nn._losses import contrastive_loss, soft_targets
 from stcontrast.nn._towers import ProjectionHead
 
 if TYPE_CHECKING:
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Contrast", "HeadPair", "Negatives", "PairModule", "SpotTable", "Targets"]
+    from stcontrast.nn._choices import Loss, Negatives, Targets
 
-type Negatives = Literal["all", "within-slide", "exclude-neighbours"]
-type Targets = Literal["embedding", "input"]
+__all__ = ["Contrast", "HeadPair", "PairModule", "SpotTable"]
 
 # between the neighbours on a square (√2) or hexagonal lattice (1), and the next ring (√3)
 NEIGHBOUR_PITCHES: Final = 1.6

@@ -14,7 +14,6 @@ from stcontrast._keys import COMPLETED
 from stcontrast._progress import stage
 from stcontrast._reading import Keys, raw_counts, resolve_all
 from stcontrast._records import read_record, write_record
-from stcontrast.pp._completion import Completer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,6 +106,8 @@ def complete(  # noqa: PLR0913
     ----------
     Mejía et al. 2024 (SpaCKLE, arXiv 2407.13027).
     """
+    from stcontrast.pp._completion import Completer
+
     completer = Completer(max_steps=max_steps, seed=seed)
     sources = resolve_all(data, Keys(table_key=table_key, slide_key=library_key))
     tables = [source.table for source in sources]

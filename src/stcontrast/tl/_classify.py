@@ -114,14 +114,14 @@ def classify(  # noqa: PLR0913
         features = features_for(source, model, blocks)
         slide, xy = source.slide_and_xy()
         depth = depth_of(source) if model.method.oracle else None
-        proba = model.predict(
+        proba = model.predict_classes(
             features,
             slide=slide,
             xy=xy,
             depth=depth,
             standardize=standardize,
             names=[item.name for item in source.slides],
-        ).proba
+        )
         table = source.table
         codes = proba.argmax(axis=1)
         table.obs[key_added] = pd.Categorical.from_codes(codes, categories=pd.Index(model.classes))

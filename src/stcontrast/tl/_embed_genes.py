@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from stcontrast._arguments import checked
 from stcontrast._genespace import CLASS_WEIGHT
 from stcontrast._keys import VAE_LATENT
-from stcontrast._models.batch_vae import fit_vae
 from stcontrast._progress import stage
 from stcontrast._reading import as_list, resolve_table
 from stcontrast._records import write_record
@@ -154,6 +153,8 @@ def embed_genes(  # noqa: PLR0913
             spots, tables, batch_key=batch_key, validation_key=validation_key, library_key=library_key
         )
         classes = [*spots.classes, None]
+        from stcontrast._models.batch_vae import fit_vae
+
         vae = fit_vae(
             adata, batch_key=batch_column, labels=[classes[i] for i in spots.label[spots.measured]],
             labels_key=label_key or LABEL, class_weight=class_weight, n_latent=n_latent, max_epochs=max_epochs,

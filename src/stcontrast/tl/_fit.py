@@ -269,12 +269,17 @@ def _write_predictions(
 ) -> None:
     if not model.has_expression:
         return
-    prediction = model.predict(spots.features, slide=spots.slide, xy=spots.xy, depth=spots.depth, names=spots.slides)
     start = 0
     for source in sources:
         stop = start + source.table.n_obs
         if source.is_spatialdata:
-            rows = np.arange(start, stop)
+            # object by object: the predictions of all of them need not fit in memory at once
+            here = slice(start, stop)
+            prediction = model.predict(
+                spots.features[here], slide=spots.slide[here], xy=spots.xy[here], depth=spots.depth[here],
+                names=spots.slides,
+            )  # fmt: skip
+            rows = np.arange(source.table.n_obs)
             provenance = {slide.name: "in-sample" for slide in source.slides}
             table = prediction_table(source, model, prediction, rows, provenance=provenance, donor_key=donor_key)
             source.write_table(PREDICTION_TABLE, table)

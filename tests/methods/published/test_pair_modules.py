@@ -9,12 +9,12 @@ import pytest
 import torch
 from scipy.special import erf
 
-from stcontrast.methods.published._mclstexp import SlidePair
-from stcontrast.methods.published._nh2st import DualScalePair
 from stcontrast.nn import (
     Contrast,
+    DualScalePair,
     HeadPair,
     PairModule,
+    SlidePair,
     SpotTable,
     fused_nce,
     hyperedges,

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from stcontrast._arguments import checked, number
 from stcontrast._state import fitted
@@ -57,6 +55,8 @@ class Mlp(Method):
 
     def fit_parts(self, spots: Spots) -> None:
         """Train both networks."""
+        from sklearn.neural_network import MLPClassifier, MLPRegressor
+
         scaled = self.scaler.fit(spots).scaled(spots)
         options = {
             "hidden_layer_sizes": (self.n_hidden,), "alpha": self.penalty, "max_iter": self.max_epochs,
@@ -101,6 +101,8 @@ class Mlp(Method):
 
 def _trained(network: Any, x: NDArray[np.float32], y: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Weights and offsets of a network that was trained."""
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         # the length of the training is fixed, not waited for
         warnings.filterwarnings("ignore", category=ConvergenceWarning)

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.nn import (
-    HeadPair,
-    Loss,
-)
+from stcontrast.nn import Loss  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:
     from stcontrast.nn import PairModule
@@ -43,6 +40,8 @@ class Bleep(ContrastiveMethod):
 
     def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:
         """Two projection heads."""
+        from stcontrast.nn import HeadPair
+
         del n_targets
         options = self.options
         return HeadPair(

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAliasType, get_args, get_type_hints
 
 import numpy as np
-import torch
 
 from stcontrast._arguments import check_fields, whole
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
@@ -18,7 +17,7 @@ from stcontrast.methods._base import Method
 from stcontrast.methods._linear import LinearClassifier, standardizer
 from stcontrast.methods._retrieval import Distance, Neighbors, Weighting, combine, retrieve
 from stcontrast.methods.published._decoders import Decoder, RegressionDecoder, RetrievalDecoder
-from stcontrast.nn import Contrast, Loss, Negatives, PairModule, SpotTable, Targets
+from stcontrast.nn import Loss, Negatives, Targets  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from stcontrast._data.spots import Spots
+    from stcontrast.nn import Contrast, PairModule, SpotTable
 
 __all__ = ["ContrastiveMethod", "ContrastiveOptions"]
 
@@ -159,6 +159,8 @@ class ContrastiveMethod(Method):
 
     def contrast(self) -> Contrast:
         """The contrastive loss that the options ask for."""
+        from stcontrast.nn import Contrast
+
         options = self.options
         return Contrast(
             loss=options.loss,
@@ -172,6 +174,8 @@ class ContrastiveMethod(Method):
 
     def optimizer(self, module: PairModule) -> tuple[Optimizer, LRScheduler | None]:
         """Optimiser and schedule (steps are epochs) of the towers; AdamW by default."""
+        import torch
+
         options = self.options
         # a temperature that is learnt is no weight: nothing draws it to 1
         of_contrast = list(module.contrast.parameters())
@@ -282,6 +286,8 @@ class ContrastiveMethod(Method):
     def _table(
         self, spots: Spots, *, gene: NDArray[np.float32] | None = None, target: NDArray[np.float32] | None = None
     ) -> SpotTable:
+        from stcontrast.nn import SpotTable
+
         scaled = (spots.design - self.arrays["center"]) / self.arrays["scale"]
         return SpotTable.of(scaled, spots.slide, spots.xy, n_nearest=self.n_nearest, gene=gene, target=target)
 

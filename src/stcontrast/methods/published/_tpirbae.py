@@ -10,14 +10,13 @@ from stcontrast._keys import VAE_LATENT
 from stcontrast.methods._linear import standardizer
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods.published._decoders import Decoder, LatentDecoder
-from stcontrast.nn import HeadPair
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from stcontrast._data.spots import Spots
-    from stcontrast.nn._pairs import PairModule
+    from stcontrast.nn import PairModule
 
 __all__ = ["Tpirbae", "TpirbaeOptions"]
 
@@ -60,6 +59,8 @@ class Tpirbae(ContrastiveMethod):
 
     def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:
         """Two projection heads."""
+        from stcontrast.nn import HeadPair
+
         del n_targets
         options = self.options
         return HeadPair(

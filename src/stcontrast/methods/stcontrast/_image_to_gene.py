@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
-from sklearn.utils.extmath import randomized_svd
 
 from stcontrast._genespace import PrincipalSpace, VaeSpace
 from stcontrast._progress import stage
@@ -34,6 +33,8 @@ TEMPERATURE: Final = 0.05
 N_FEATURE_AXES: Final = 64
 # spots that are kept to retrieve from: more would make the cost quadratic
 MAX_BANK: Final = 20_000
+# spots whose features are scaled at once to be embedded
+SPOTS_AT_ONCE: Final = 8192
 
 
 class ImageToGene(Learns):
@@ -84,6 +85,8 @@ class ImageToGene(Learns):
 
     def fit(self, spots: Spots) -> None:
         """Fit the gene space on all counts, those of the gene side too, and the rest on spots with image and counts."""
+        from sklearn.utils.extmath import randomized_svd
+
         from stcontrast._models.contrastive import ContrastiveModel
 
         self.space.fit(spots.with_counts())
@@ -137,7 +140,11 @@ class ImageToGene(Learns):
 
     def embed_image(self, spots: Spots) -> NDArray[np.float32]:
         """Joint embedding of the image side (n_spots, n_embedding), unit length."""
-        return fitted(self.model, needs="counts").embed_image(self.scaler.scaled(spots))
+        model, found = fitted(self.model, needs="counts"), []
+        for start in range(0, len(spots), SPOTS_AT_ONCE):
+            part = np.arange(start, min(start + SPOTS_AT_ONCE, len(spots)))
+            found.append(model.embed_image(self.scaler.scaled(spots, part)))
+        return np.concatenate(found)
 
     def embed_genes(self, spots: Spots) -> NDArray[np.float32]:
         """Joint embedding of the gene side (n_measured, n_embedding), unit length."""

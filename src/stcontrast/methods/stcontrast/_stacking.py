@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.optimize import nnls
 
 from stcontrast._slides import rows_by_slide
 
@@ -64,6 +63,8 @@ class StackedWeights:
 
     def found(self, *, n_donors: int, without: int | None = None) -> dict[str, float]:
         """The weights; `without` leaves out a fold, to weigh the predictions of that fold."""
+        from scipy.optimize import nnls
+
         sums = [part for i, part in enumerate(self.sums) if i != without]
         if n_donors < FEWEST_DONORS or not sums:
             return dict(self.prior)

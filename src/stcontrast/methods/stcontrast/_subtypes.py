@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from stcontrast._state import Learns, fitted
 from stcontrast.methods._linear import Scaler, of_every_class
@@ -37,6 +35,7 @@ N_ROUNDS: Final = 4
 LEAST_UNLABELLED: Final = 0.1
 # held-out labels that are needed to decide against self-training
 FEWEST_LABELS: Final = 100
+SPOTS_AT_ONCE: Final = 8192
 
 
 class Subtypes(Learns):
@@ -71,17 +70,21 @@ class Subtypes(Learns):
 
     def fit(self, spots: Spots, embedding: NDArray[np.float32] | None) -> None:
         """Fit on training spots, with their joint embedding (n_spots, d) where there were counts to learn it from."""
+        from sklearn.decomposition import PCA
+
         self.scaler.fit(spots)
         blocks = [self.scaler.scaled(spots), *([] if embedding is None else [embedding])]
         self.arrays = {"n_classes": np.array(spots.n_classes)}
         for i, block in enumerate(blocks):
             center = block.mean(axis=0)
-            spread = np.sqrt(((block - center) ** 2).sum(axis=1).mean())
+            squares = [((block[part] - center) ** 2).sum(axis=1) for part in _parts(len(block))]
+            spread = np.sqrt(np.concatenate(squares).mean())
             self.arrays |= {f"center{i}": center, f"spread{i}": np.maximum(spread, np.float32(1e-6))}
         # the features alone are the first block, both together the second
         for i in range(len(blocks)):
             joined = self._joined(blocks[: i + 1])
-            pca = PCA(min(N_AXES, *joined.shape), random_state=0).fit(joined)
+            pca = PCA(min(N_AXES, *joined.shape), copy=False, random_state=0).fit(joined)
+            del joined
             self.arrays[f"axes{i}"] = pca.components_.T.astype(np.float32)
         views, label = self._views(blocks), spots.label
         if self.self_training:
@@ -98,13 +101,26 @@ class Subtypes(Learns):
         return self._each(self._views([self.scaler.scaled(spots), *([] if embedding is None else [embedding])]))
 
     def _joined(self, blocks: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        a = self.arrays
-        parts = [(block - a[f"center{i}"]) / a[f"spread{i}"] for i, block in enumerate(blocks)]
-        return np.concatenate(parts, axis=1)
+        a, start = self.arrays, 0
+        joined = np.empty((len(blocks[0]), sum(block.shape[1] for block in blocks)), dtype=np.float32)
+        for i, block in enumerate(blocks):
+            columns = joined[:, start : start + block.shape[1]]
+            np.subtract(block, a[f"center{i}"], out=columns)
+            columns /= a[f"spread{i}"]
+            start += block.shape[1]
+        return joined
 
     def _views(self, blocks: Sequence[NDArray[np.float32]]) -> Views:
         """Principal axes (n_spots, n_axes) by suffix of the classifiers: of both blocks, and of the features alone."""
-        axes = [self._joined(blocks[: i + 1]) @ self.arrays[f"axes{i}"] for i in range(len(blocks))]
+        axes = [
+            np.concatenate(
+                [
+                    self._joined([block[part] for block in blocks[: i + 1]]) @ self.arrays[f"axes{i}"]
+                    for part in _parts(len(blocks[0]))
+                ]
+            )
+            for i in range(len(blocks))
+        ]
         # without an embedding there are the features alone, and nothing to fit twice
         return {"": axes[-1], " of features": axes[0]} if len(axes) > 1 else {"": axes[0]}
 
@@ -146,6 +162,11 @@ class Subtypes(Learns):
         return found
 
 
+def _parts(n_spots: int) -> list[slice]:
+    """Spots to compute with at once."""
+    return [slice(start, start + SPOTS_AT_ONCE) for start in range(0, max(n_spots, 1), SPOTS_AT_ONCE)]
+
+
 def _rows(views: Views, rows: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
     return {of: x[rows] for of, x in views.items()}
 
@@ -154,6 +175,8 @@ def _discriminant(
     x: NDArray[np.float32], y: NDArray[np.int64], n_classes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coefficients (n_axes, n_classes) and intercepts (n_classes,) of the logits; minus infinity for an absent class."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
     present = np.unique(y)
     fit = None
     # a class of two spots at least is needed to know of any spread

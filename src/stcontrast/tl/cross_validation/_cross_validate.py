@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupKFold
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import gather
@@ -360,6 +359,8 @@ def _compared(methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[
 
 
 def _donor_folds(spots: Spots, n_folds: int | None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    from sklearn.model_selection import GroupKFold
+
     donors = np.unique(spots.donor)
     if len(donors) < 2:
         msg = (

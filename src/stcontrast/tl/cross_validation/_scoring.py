@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import f1_score
 
 from stcontrast._data.genes import log_normalize
 from stcontrast._slides import rows_by_slide
@@ -151,6 +150,8 @@ def _score_classes(
     """Each donor with annotated spots, true and predicted classes of these, and scores."""
     if out_of_fold.proba is None:
         return
+    from sklearn.metrics import f1_score
+
     label, donors = spots.label[test_rows], spots.donor[test_rows]
     known = label >= 0
     names = np.array([*spots.classes, ""], dtype=np.str_)[label]

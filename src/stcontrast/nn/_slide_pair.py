@@ -1,0 +1,94 @@
+"""The towers of mclSTExp: a Transformer over the spots of a slide for the genes, a head for the image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from stcontrast._data.lattice import sequences
+from stcontrast.nn._pairs import Contrast, PairModule, SpotTable
+from stcontrast.nn._towers import ProjectionHead, SpotTransformer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SlidePair"]
+
+
+class SlidePair(PairModule):
+    """A Transformer over the spots of one slide for the genes, a projection head for the image.
+
+    The spots of a slide are one sequence, whatever else is in the batch; a slide longer than `max_sequence` is
+    halved until its parts are not. A batch is made of whole sequences.
+
+    Parameters
+    ----------
+    contrast
+        The loss.
+    n_image, n_gene
+        Numbers of inputs.
+    n_embedding, dropout
+        Of both heads.
+    n_layers, n_heads, n_per_head
+        Of the Transformer.
+    max_sequence
+        Most spots that attend to one another.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        contrast: Contrast,
+        *,
+        n_image: int,
+        n_gene: int,
+        n_embedding: int,
+        dropout: float,
+        n_layers: int = 2,
+        n_heads: int = 8,
+        n_per_head: int = 64,
+        max_sequence: int = 4096,
+    ) -> None:
+        super().__init__(contrast)
+        self.max_sequence = max_sequence
+        self.transformer = SpotTransformer(n_gene, n_layers=n_layers, n_heads=n_heads, n_per_head=n_per_head)
+        self.gene_head = ProjectionHead(n_gene, n_embedding, dropout=dropout)
+        self.image_head = ProjectionHead(n_image, n_embedding, dropout=dropout)
+
+    def embed_image(self, table: SpotTable, rows: Tensor) -> Tensor:
+        """Image embedding (n, d)."""
+        embedding: Tensor = self.image_head(table.image[rows])
+        return embedding
+
+    def embed_genes(self, table: SpotTable, rows: Tensor) -> Tensor:
+        """Gene embedding (n, d): every spot has attended to the whole of its sequence, and to that alone."""
+        asked = torch.zeros(len(table), dtype=torch.bool, device=rows.device)
+        asked[rows] = True
+        parts = [part for part in self._sequences(table) if bool(asked[part].any())]
+        informed = torch.cat([self.transformer(table.gene[part], table.lattice[part]) for part in parts])
+        place = torch.empty(len(table), dtype=torch.int64, device=rows.device)
+        place[torch.cat(parts)] = torch.arange(len(informed), device=rows.device)
+        embedding: Tensor = self.gene_head(informed[place[rows]])
+        return embedding
+
+    def batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
+        """Whole sequences, shuffled and joined until a batch is full."""
+        parts = self._sequences(table)
+        return _joined([parts[i] for i in torch.randperm(len(parts)).tolist()], batch_size)
+
+    def evaluation_batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
+        """Whole sequences, in order."""
+        return _joined(self._sequences(table), batch_size)
+
+    def _sequences(self, table: SpotTable) -> list[Tensor]:
+        parts = sequences(table.lattice.cpu().numpy(), table.slide.cpu().numpy(), max_length=self.max_sequence)
+        return [torch.as_tensor(part, device=table.slide.device) for part in parts]
+
+
+def _joined(parts: list[Tensor], batch_size: int) -> list[Tensor]:
+    batches: list[list[Tensor]] = [[]]
+    for part in parts:
+        if sum(map(len, batches[-1])) >= batch_size:
+            batches.append([])
+        batches[-1].append(part)
+    return [torch.cat(batch) for batch in batches]

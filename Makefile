@@ -35,7 +35,7 @@ types: install ## check types
 	$(BIN)/mypy $(ARGS)
 
 docs: install ## build the documentation into docs/_build/html; a warning is an error
-	rm -rf docs/generated # pages of names that are gone
+	rm -rf docs/api/generated # pages of names that are gone
 	$(BIN)/sphinx-build -M html docs docs/_build -W --keep-going $(ARGS)
 
 lock: ## compile requirements.lock anew; ARGS=--upgrade for newer versions
@@ -43,6 +43,6 @@ lock: ## compile requirements.lock anew; ARGS=--upgrade for newer versions
 		--python-version 3.12 pyproject.toml --group dev -o requirements.lock $(ARGS)
 
 clean: ## remove caches and everything that was built, but not .venv
-	rm -rf build dist demo-output benchmark-output docs/_build docs/generated docs/jupyter_execute
+	rm -rf build dist demo-output benchmark-output docs/_build docs/api/generated docs/jupyter_execute
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find src tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

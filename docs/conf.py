@@ -73,6 +73,10 @@ nb_execution_mode = "off"
 nb_output_stderr = "remove"
 nb_merge_streams = True
 
+# Formulas are MathML, which browsers draw by themselves: no style sheet and no font from elsewhere.
+katex_options = "output: 'mathml', throwOnError: true"
+katex_css_path = "katex-math.css"
+
 # -- Links -------------------------------------------------------------------------------------------------------------
 
 other_projects = {
@@ -131,7 +135,15 @@ nitpick_ignore_regex = [
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
-html_theme_options = {"path_to_docs": "docs/"}
+html_logo = "_static/logo.svg"
+html_favicon = "_static/logo.svg"
+# the sidebar has a search already
+html_theme_options: dict[str, object] = {
+    "path_to_docs": "docs/",
+    "navbar_persistent": [],
+    "show_navbar_depth": 1,
+    "logo": {"text": project, "alt_text": ""},
+}
 if repository_url:
     html_theme_options |= {"repository_url": repository_url, "use_repository_button": True}
 ogp_site_url = os.environ.get("READTHEDOCS_CANONICAL_URL", "")

@@ -36,7 +36,7 @@ ROWS = (
     ("_reading", "", "datasets"),
     ("metrics", "_training", "_files"),
     ("_progress", "_records", "_slides"),
-    ("_state", "_lazy"),
+    ("_state", "_lazy", "_cluster"),
     ("_keys", "_arguments", "_settings"),
 )
 ROW = {part: i for i, parts in enumerate(ROWS) for part in parts if part}
@@ -65,6 +65,7 @@ SAYS = {
     "_keys": "names of slots",
     "_settings": "settings",
     "_lazy": "imports that wait",
+    "_cluster": "workers of a dask cluster",
 }
 # what becomes of the data, from the slides up to the user
 DATA = {

@@ -152,7 +152,14 @@ class Slope(pl.LightningModule):
 def test_ctrl_c_ends_the_training_and_not_the_session(capfd):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        fit_quietly(Slope(), DataLoader(torch.ones(4)), name="slope", max_epochs=5, callbacks=[Interrupting()], accelerator="cpu")
+        fit_quietly(
+            Slope(),
+            DataLoader(torch.ones(4)),
+            name="slope",
+            max_epochs=5,
+            callbacks=[Interrupting()],
+            accelerator="cpu",
+        )
     # the next Ctrl-C works too
     assert signal.getsignal(signal.SIGINT) is before
     assert capfd.readouterr() == ("", "")

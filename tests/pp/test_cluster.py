@@ -12,6 +12,7 @@ import pytest
 import spatialdata
 
 import stcontrast as stc
+from stcontrast._cluster import running_client
 from stcontrast.pp._features import cluster as _cluster
 
 distributed = pytest.importorskip("distributed", reason="distributed is not installed")
@@ -53,7 +54,7 @@ def test_the_numbers_are_those_of_one_process(expected, client, stored, tmp_path
     if stored:
         sdata.write(tmp_path / "toy.zarr")
         sdata = spatialdata.read_zarr(tmp_path / "toy.zarr")
-    assert _cluster.running_client() is client
+    assert running_client() is client
     stc.pp.image_features(sdata, field_um=(50, 200))
     np.testing.assert_allclose(sdata["table"].obsm["X_image"], expected, atol=1e-6)
 
@@ -171,4 +172,4 @@ def test_without_a_client_there_is_none(monkeypatch):
     import sys
 
     monkeypatch.delitem(sys.modules, "distributed")
-    assert _cluster.running_client() is None
+    assert running_client() is None

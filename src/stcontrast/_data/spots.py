@@ -97,6 +97,13 @@ class Spots:
     def __len__(self) -> int:
         return len(self.slide)
 
+    def __sizeof__(self) -> int:
+        # dask looks at it: what is large is sent to a cluster once, and not with every task
+        arrays = [getattr(self, item.name) for item in fields(self) if item.name not in (*SHARED, "counts")]
+        counts = (self.counts.data, self.counts.indices, self.counts.indptr)
+        gene_side = 0 if self.gene_side is None else self.gene_side.__sizeof__()
+        return sum(array.nbytes for array in (*arrays, *counts)) + gene_side
+
     @cached_property
     def measured(self) -> NDArray[np.bool_]:
         """Whether a spot has counts (n_spots,)."""

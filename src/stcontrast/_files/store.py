@@ -110,9 +110,9 @@ class ResumableStore:
         shutil.rmtree(self.folder, ignore_errors=os.name == "nt")
 
     def flags(self, name: str, size: int) -> NDArray[np.bool_]:
-        """Saved flags (size,), or all False where none were saved."""
+        """Saved flags (size,), or all False where none were saved, or so many that they count something else."""
         saved = self.load(name)
-        return np.zeros(size, dtype=bool) if saved is None else saved
+        return np.zeros(size, dtype=bool) if saved is None or len(saved) != size else saved
 
 
 def _one_writer(folder: Path, argument: str) -> FileLock:

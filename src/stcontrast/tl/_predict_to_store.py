@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from stcontrast._cluster import running_client, spread
 from stcontrast._data.design import SlideMoments, set_out, surroundings
 from stcontrast._data.spots import Spots
 from stcontrast._files import ResumableStore, RowsFile, content_hash, written_whole
@@ -15,16 +18,18 @@ from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import stage
 from stcontrast._reading import names_of, obs_column
 from stcontrast._slides import rows_by_slide
+from stcontrast._training import one_thread
 from stcontrast.pp._features import FeatureSpec, encode_slides, print_of_slide, window_places
 from stcontrast.tl._write import interval_holds, prediction_frame, provenance_of, warn_of_intervals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from stcontrast._data.spots import Prediction
     from stcontrast._reading import Sections, Slide
     from stcontrast.fitted import Predictor, StandardizeBy
     from stcontrast.fitted._moments import TrainingMoments
@@ -173,27 +178,32 @@ def _predict(
         logger.warning(
             "The method %r looks at a slide as a whole: memory grows with the spots of a slide.", model.method.name
         )
-    size = CHUNK if model.method.spotwise else n_spots
-    done, known = store.flags("predicted", -(-n_spots // size)), store.flags("known", n_spots)
-    slide, xy = source.slide_and_xy()
+    slide, _ = source.slide_and_xy()
+    rows_of_part = (
+        [np.arange(start, min(start + CHUNK, n_spots)) for start in range(0, n_spots, CHUNK)]
+        if model.method.spotwise
+        else rows_by_slide(slide)
+    )
+    done, known = store.flags("predicted", len(rows_of_part)), store.flags("known", n_spots)
     designs = [
         _SlideDesign(model, store, features, code, item, standardize=standardize)
         for code, item in enumerate(source.slides)
     ]
+    parts = (
+        (part, [designs[slide[here[0]]].piece(here) for here in rows_by_slide(slide, rows_of_part[part])])
+        for part in np.flatnonzero(~done).tolist()
+    )
     group = zarr.open_group(table, mode="r+", use_consolidated=False)
     arrays: dict[str, Any] = {"X": group["X"], LOWER: group[f"layers/{LOWER}"], UPPER: group[f"layers/{UPPER}"]}
-    with stage("predictions", total=n_spots, initial=int(done.sum()) * size, unit="spots") as bar:
-        for part in np.flatnonzero(~done).tolist():
-            rows = np.arange(part * size, min((part + 1) * size, n_spots))
+    initial = sum(len(rows_of_part[part]) for part in np.flatnonzero(done))
+    with stage("predictions", total=n_spots, initial=initial, unit="spots") as bar:
+        for part, pieces in _on_parts(_predicted, model, parts):
+            rows = rows_of_part[part]
             blocks: dict[str, NDArray[np.float32]] = {
                 name: np.empty((len(rows), n_genes), dtype=np.float32) for name in ("X", LOWER, UPPER)
             }
-            for here in rows_by_slide(slide[rows]):
+            for here, found in zip(rows_by_slide(slide[rows]), pieces, strict=True):
                 of_slide = rows[here]
-                design = designs[slide[of_slide[0]]].of(of_slide)
-                known_here = {"features": np.asarray(features[of_slide]), "design": design}
-                spots = Spots.of(slide[of_slide], xy[of_slide], blocks=model.spec["blocks"], **known_here)
-                found = model.predict_spots(spots)
                 known[of_slide] = found.in_distribution
                 if not interval_holds(model, provenance[source.slides[slide[of_slide[0]]].name]):
                     found.half_width = np.full_like(found.half_width, np.nan)
@@ -202,15 +212,73 @@ def _predict(
             for start in range(0, len(rows), CHUNK):
                 # chunk by chunk: a chunk is written whole or not at all
                 for name, values in blocks.items():
-                    arrays[name][rows[start] : rows[start] + CHUNK] = values[start : start + CHUNK]
+                    arrays[name].set_orthogonal_selection(
+                        (rows[start : start + CHUNK], slice(None)), values[start : start + CHUNK]
+                    )
             done[part] = True
             store.save("known", known)
             store.save("predicted", done)
             bar.update(len(rows))
 
 
+def _on_parts[Part, Result](
+    function: Callable[[Predictor, Part], Result], model: Predictor, parts: Iterable[tuple[int, Part]]
+) -> Iterator[tuple[int, Result]]:
+    """Results of a function of the model and a part, by number: of a running dask client's workers, or made here."""
+    client = running_client()
+    if client is not None:
+        yield from spread(client, function, model, parts)
+        return
+    for number, part in parts:
+        yield number, function(model, part)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Spots of a slide that are predicted together, and what their design rests on.
+
+    Attributes
+    ----------
+    features, centers
+        Of these spots and those around them (n_area, n_features) and (n_area, 2).
+    own
+        Positions of these spots among them (n,).
+    moments
+        What standardises the design, if anything does.
+    """
+
+    features: NDArray[np.float32]
+    centers: NDArray[np.float64]
+    own: NDArray[np.intp]
+    moments: SlideMoments | TrainingMoments | None
+
+    def design(self, model: Predictor) -> NDArray[np.float32]:
+        """Design (n, n_columns), standardised if there are moments."""
+        n_neighbors = int(model.spec["n_neighbors"])
+        block = set_out(self.features, self.centers, blocks=model.spec["blocks"], n_neighbors=n_neighbors)[self.own]
+        return block if self.moments is None else self.moments.standardized(block)
+
+
+def _predicted(model: Predictor, pieces: Sequence[_Piece]) -> list[Prediction]:
+    """Predictions of pieces, each of one slide."""
+    found = []
+    # the last bits depend on the number of threads, and must not depend on where the piece is predicted
+    with threadpool_limits(1), one_thread():
+        for piece in pieces:
+            known = {"features": piece.features[piece.own], "design": piece.design(model)}
+            of_slide = np.zeros(len(piece.own), dtype=np.int64)
+            spots = Spots.of(of_slide, piece.centers[piece.own], blocks=model.spec["blocks"], **known)
+            found.append(model.predict_spots(spots))
+    return found
+
+
+def _moments(model: Predictor, piece: _Piece) -> SlideMoments:
+    """Mean and deviation of the design of a piece."""
+    return SlideMoments.of(piece.design(model))
+
+
 class _SlideDesign:
-    """The design of some spots of a slide at a time, standardised within the whole of it, or as the training slides."""
+    """What the design of some spots of a slide at a time is made of; it is standardised within the whole of it, or as the training slides."""
 
     def __init__(
         self,
@@ -225,7 +293,7 @@ class _SlideDesign:
         from scipy.spatial import cKDTree
 
         self._features, self._slide = features, slide
-        self._n_neighbors, self._blocks = int(model.spec["n_neighbors"]), model.spec["blocks"]
+        self._n_neighbors = int(model.spec["n_neighbors"])
         self._tree = cKDTree(slide.centers)
         # from a row of the table to a spot of the slide
         self._by_row = np.argsort(slide.rows)
@@ -233,36 +301,34 @@ class _SlideDesign:
         if model.spec["standardize"] == "slide" and standardize == "training":
             self._moments = model.moments
         elif model.spec["standardize"] == "slide":
-            self._moments = moments = self._gathered(store, code)
-            deviation = np.sqrt(moments.squares[: sum(self._blocks)] / moments.n)
+            self._moments = moments = self._gathered(model, store, code)
+            deviation = np.sqrt(moments.squares[: sum(model.spec["blocks"])] / moments.n)
             model.moments.warn_of_part(repr(slide.name), moments.n, deviation)
 
-    def of(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Design (n, n_columns) of rows of the table that are spots of the slide."""
-        block = self._set_out(self._by_row[np.searchsorted(self._slide.rows, rows, sorter=self._by_row)])
-        return block if self._moments is None else self._moments.standardized(block)
+    def piece(self, rows: NDArray[np.intp]) -> _Piece:
+        """Rows of the table that are spots of the slide, in ascending order."""
+        return self._piece(self._by_row[np.searchsorted(self._slide.rows, rows, sorter=self._by_row)])
 
-    def _set_out(self, spots: NDArray[np.intp]) -> NDArray[np.float32]:
+    def _piece(self, spots: NDArray[np.intp]) -> _Piece:
         area = surroundings(self._tree, spots, n_neighbors=self._n_neighbors)
         features = np.asarray(self._features[self._slide.rows[area]], dtype=np.float32)
-        centers = self._slide.centers[area]
-        block = set_out(features, centers, blocks=self._blocks, n_neighbors=self._n_neighbors)
-        return block[np.searchsorted(area, spots)]
+        return _Piece(features, self._slide.centers[area], np.searchsorted(area, spots), self._moments)
 
-    def _gathered(self, store: ResumableStore, code: int) -> SlideMoments:
+    def _gathered(self, model: Predictor, store: ResumableStore, code: int) -> SlideMoments:
         """Mean and deviation over all spots of the slide, in one walk over it."""
         kept = store.load(f"moments{code}")
         if kept is not None:
             return SlideMoments(int(kept[0, 0]), *kept[1:])
-        # neighbours lie together: what a part needs beyond its own spots is little
-        order = np.lexsort((self._slide.centers[:, 0], self._slide.centers[:, 1]))
-        moments = None
-        for start in range(0, len(order), CHUNK):
-            part = SlideMoments.of(self._set_out(np.sort(order[start : start + CHUNK])))
-            moments = part if moments is None else moments.merged(part)
-        if moments is None:
+        if not len(self._slide.centers):
             msg = f"Slide {self._slide.name!r} has no spots."
             raise ValueError(msg)
+        # neighbours lie together: what a part needs beyond its own spots is little
+        order = np.lexsort((self._slide.centers[:, 0], self._slide.centers[:, 1]))
+        starts = range(0, len(order), CHUNK)
+        pieces = ((i, self._piece(np.sort(order[start : start + CHUNK]))) for i, start in enumerate(starts))
+        found = dict(_on_parts(_moments, model, pieces))
+        # in one order, whatever came first
+        moments = reduce(SlideMoments.merged, [found[i] for i in range(len(starts))])
         n = np.full_like(moments.mean, moments.n)
         store.save(f"moments{code}", np.stack([n, moments.mean, moments.squares, moments.largest]))
         return moments

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast._cluster import ATTEMPTS, loaded, n_workers
 from stcontrast.pp._features.encoding import encode_centers
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from stcontrast._reading import Slide
     from stcontrast.pp._features.encoding import FeatureSpec
 
-__all__ = ["encode_on_cluster", "running_client"]
+__all__ = ["encode_on_cluster"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,28 +26,8 @@ logger = logging.getLogger(__name__)
 MAX_SHARD: Final = 2048
 MIN_SHARD: Final = 128
 SHARDS_A_WORKER: Final = 4
-# how often images are sent to the workers if all workers with a copy die
-ATTEMPTS: Final = 3
 
 type Shard = tuple[int, NDArray[np.intp]]
-
-
-def running_client() -> Any:
-    """The dask client that the user has started in this process, or `None`."""
-    # looking for a client must not import distributed
-    if "distributed" not in sys.modules:
-        return None
-    from distributed import default_client, get_worker
-
-    try:
-        get_worker()
-    except ValueError:
-        try:
-            return default_client()
-        except ValueError:
-            return None
-    # this process is a worker: its shard is not split again
-    return None
 
 
 def encode_on_cluster(
@@ -70,9 +49,8 @@ def encode_on_cluster(
     ------
     Position of a slide, of some of its spots (n,), and their features, as they come.
     """
-    n_workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
     n_spots = sum(len(slide.centers) for slide in slides)
-    size = int(np.clip(np.ceil(n_spots / (n_workers * SHARDS_A_WORKER)), MIN_SHARD, MAX_SHARD))
+    size = int(np.clip(np.ceil(n_spots / (n_workers(client) * SHARDS_A_WORKER)), MIN_SHARD, MAX_SHARD))
     shards: list[Shard] = []
     for code, slide in enumerate(slides):
         order = np.lexsort((slide.centers[:, 0], slide.centers[:, 1]))
@@ -120,16 +98,8 @@ def _encode_shards(
 
 
 def _encode_shard(image: bytes, centers: NDArray[np.float64], um_per_px: float, spec: bytes) -> NDArray[np.float32]:
-    parts = list(encode_centers(_loaded(image), centers, um_per_px, _loaded(spec)))
+    parts = list(encode_centers(loaded(image), centers, um_per_px, loaded(spec)))
     features = np.concatenate([part for _, part in parts])
     ordered = np.empty_like(features)
     ordered[np.concatenate([rows for rows, _ in parts])] = features
     return ordered
-
-
-@lru_cache(maxsize=8)
-def _loaded(pickled: bytes) -> Any:
-    """An object from its bytes, once for all shards: an encoder may take seconds to load."""
-    from distributed.protocol.pickle import loads
-
-    return loads(pickled)

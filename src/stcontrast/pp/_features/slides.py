@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stcontrast._arguments import check_arguments, checked
+from stcontrast._cluster import running_client
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._progress import of_part, stage
 from stcontrast._reading import obsm_array, require_images, resolve_slides
@@ -306,7 +307,7 @@ def encode_slides(
     """
     for slide in slides:
         _warn_if_enlarged(slide, spec)
-    client = cluster.running_client()
+    client = running_client()
     if client is not None:
         yield from cluster.encode_on_cluster(client, slides, spec)
         return

@@ -26,7 +26,7 @@ from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl.cross_validation._fits import Fit, FitStore, check_directory
 from stcontrast.tl.cross_validation._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
 from stcontrast.tl.cross_validation._pace import Pace
-from stcontrast.tl.cross_validation._parallel import count_processes, run_fits
+from stcontrast.tl.cross_validation._parallel import count_processes, on_cluster, run_fits
 from stcontrast.tl.cross_validation._result import CrossValidation
 from stcontrast.tl.cross_validation._scoring import CLASSES, SCORES, score_fold
 
@@ -128,8 +128,9 @@ def cross_validate(  # noqa: PLR0913
         Number of fits at once, each in a process with one thread. The numbers do not depend on it. 1 means this process.
         The default is the smallest of the number of fits, cores, and shares of the free memory (1.5 GiB plus six times
         features and expression). It is 1 where spots × (features + genes) are below a million, because a process takes
-        seconds to start. The processes are joblib's: ``joblib.parallel_config`` chooses another backend. With a backend
-        of threads, fits take turns. If a process dies, its fit is repeated alone; if it dies again, the fit has failed.
+        seconds to start. The processes are joblib's: ``joblib.parallel_config`` chooses another backend. Where a dask
+        ``Client`` runs, they are its workers, and the default is the number of their threads. With a backend of threads,
+        fits take turns. If a process dies, its fit is repeated alone; if it dies again, the fit has failed.
     directory
         Folder to keep the predictions of every finished fit in. A repeated call does only the fits that are missing. A
         fit is recognised by data, held-out donors, method, options, seed, and version of the package. A method of your
@@ -217,7 +218,8 @@ def cross_validate(  # noqa: PLR0913
         if tuning is not None:
             fits = _tuned(fits, tuning, sources, uses_color, Path(folder))
         every = [fit for fits_of_fold in fits for fit in fits_of_fold]
-        predicted, failures = _fit_all(every, n_jobs=n_jobs, store=None if path is None else FitStore(path, every))
+        with on_cluster():
+            predicted, failures = _fit_all(every, n_jobs=n_jobs, store=None if path is None else FitStore(path, every))
     rows, tables = [], []
     for fits_of_fold, sets_of_fold in zip(fits, sets_of_folds, strict=True):
         genes_to_score = list(chain.from_iterable(sets_of_fold.values()))

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from stcontrast._data.spots import Spots
 from stcontrast._files import written_whole
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
 from stcontrast._records import VERSION
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
     from stcontrast.fitted._fit import FitSpec
 
 __all__ = ["Fit", "FitStore", "OutOfFold", "check_directory", "fit_and_predict"]
@@ -80,6 +80,11 @@ class Fit:
     def blocks(self) -> tuple[int, ...]:
         """Widths of the blocks of its features."""
         return block_widths(self.made_by)
+
+    def alone(self) -> Fit:
+        """The fit without its spots and features, which many fits share."""
+        nothing = np.zeros((0, 0), dtype=np.float32)
+        return replace(self, spots=Spots.of(np.zeros(0, dtype=np.int64), np.zeros((0, 2))), features=nothing)
 
     @property
     def n_values(self) -> int:

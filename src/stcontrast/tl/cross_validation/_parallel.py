@@ -8,22 +8,31 @@ import pickle
 import threading
 import traceback
 from concurrent.futures import BrokenExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, cpu_count, delayed, effective_n_jobs, parallel_config
+from joblib.parallel import get_active_backend
 
+from stcontrast._cluster import running_client
 from stcontrast.methods._base import METHODS
 from stcontrast.tl.cross_validation._fits import fit_and_predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from stcontrast._data.spots import Spots
     from stcontrast.methods import Method
     from stcontrast.tl.cross_validation._fits import Fit, OutOfFold
 
-__all__ = ["count_processes", "run_fits"]
+__all__ = ["count_processes", "on_cluster", "run_fits"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +45,20 @@ GPU_BYTES: Final = 2**31
 CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 # the seeds of random numbers belong to a process: where the backend has threads, they take turns
 ONE_FIT: Final = threading.Lock()
+
+
+def on_cluster() -> AbstractContextManager[object]:
+    """Inside it, fits go to the dask client that the user has started; nothing changes where there is none.
+
+    A backend that the user has chosen stays.
+    """
+    backend, _ = get_active_backend()
+    client = running_client()
+    # joblib's own default
+    if client is None or type(backend).__name__ != "LokyBackend":
+        return nullcontext()
+    context: AbstractContextManager[object] = parallel_config(backend="dask", client=client)
+    return context
 
 
 def count_processes(n_jobs: int | None, fits: Sequence[Fit]) -> int:
@@ -51,7 +74,8 @@ def count_processes(n_jobs: int | None, fits: Sequence[Fit]) -> int:
     Returns
     -------
     With `n_jobs`, that many. Otherwise 1 if the fits are small or this is a child process already, else as many as
-    there are fits, cores and estimated shares of the free memory (of the GPU too, if there is one).
+    there are fits, cores and estimated shares of the free memory (of the GPU too, if there is one); on a dask cluster as
+    many as there are fits and threads of workers.
     """
     if n_jobs is not None:
         # one fit alone gets a process too: whoever asks for processes wants to survive a process that dies
@@ -59,6 +83,8 @@ def count_processes(n_jobs: int | None, fits: Sequence[Fit]) -> int:
     n_values = max((fit.n_values for fit in fits), default=0)
     if n_values < SMALL or multiprocessing.parent_process() is not None:
         return 1
+    if type(get_active_backend()[0]).__name__ == "DaskDistributedBackend":
+        return max(1, min(len(fits), effective_n_jobs(-1)))
     bytes_per_fit = LIBRARY_BYTES + COPIES * 4 * n_values
     return max(1, min(len(fits), cpu_count(), available_memory() // bytes_per_fit, _places_on_gpu()))
 
@@ -127,7 +153,8 @@ def _in_processes(
         for number, fit in list(waiting.items()):
             started.append(number)
             on_start(fit)
-            yield delayed(_in_worker)(number, fit, dict(METHODS))
+            # spots and features apart from the rest: what many fits share is sent once
+            yield delayed(_in_worker)(number, fit.alone(), fit.spots, fit.features, dict(METHODS))
 
     # one batch a fit, and none handed over before a process is free: what a dying process takes with it is known
     parallel = Parallel(
@@ -164,10 +191,12 @@ def _attempt(fit: Fit) -> OutOfFold | Exception:
         return error
 
 
-def _in_worker(number: int, fit: Fit, registered: dict[str, type[Method]]) -> tuple[int, OutOfFold | Exception]:
+def _in_worker(
+    number: int, fit: Fit, spots: Spots, features: NDArray[np.float32], registered: dict[str, type[Method]]
+) -> tuple[int, OutOfFold | Exception]:
     # a worker knows a user's own class only once it has been sent
     METHODS.update(registered)
-    outcome = _attempt(fit)
+    outcome = _attempt(replace(fit, spots=spots, features=features))
     return number, _sendable(outcome) if isinstance(outcome, Exception) else outcome
 
 

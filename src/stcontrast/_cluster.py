@@ -1,0 +1,120 @@
+"""Work that is distributed to the workers of a dask cluster."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["ATTEMPTS", "loaded", "n_workers", "running_client", "spread"]
+
+logger = logging.getLogger(__name__)
+
+# how often data are sent to the workers if all workers with a copy die
+ATTEMPTS: Final = 3
+# tasks for every worker that are sent before the first of them is done
+AHEAD: Final = 2
+
+
+def running_client() -> Any:
+    """The dask client that the user has started in this process, or `None`."""
+    # looking for a client must not import distributed
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client, get_worker
+
+    try:
+        get_worker()
+    except ValueError:
+        try:
+            return default_client()
+        except ValueError:
+            return None
+    # this process is a worker: its part is not split again
+    return None
+
+
+def n_workers(client: Any) -> int:
+    """Number of workers of a client, one at least."""
+    return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+
+
+def spread[Key, Part, Result](
+    client: Any, function: Callable[[Any, Part], Result], common: Any, parts: Iterable[tuple[Key, Part]]
+) -> Iterator[tuple[Key, Result]]:
+    """Call a function on every part, on the workers of a cluster.
+
+    A part is made, sent and fetched while others are at work; two for every worker are on their way at most, so that
+    memory is bounded here and there. The part of a worker that dies is sent to another one.
+
+    Parameters
+    ----------
+    client
+        A :class:`distributed.Client`.
+    function
+        Function of `common` and a part, at the top level of a module.
+    common
+        What all calls need; sent once.
+    parts
+        Parts to call it on, each with a key.
+
+    Yields
+    ------
+    The key of a part and its result, as they come.
+    """
+    from distributed import as_completed
+    from distributed.protocol.pickle import dumps
+
+    waiting, done = iter(parts), as_completed()
+    at_work: dict[Any, tuple[Key, Part, int]] = {}
+    # pickled, because dask would compute lazy arrays inside
+    pickled = dumps(common)
+    shared = client.scatter(pickled, broadcast=True, hash=False)
+
+    def send(key: Key, part: Part, attempt: int) -> None:
+        there = client.scatter(dumps(part), hash=False)
+        future = client.submit(_call, function, shared, there, pure=False, retries=1)
+        at_work[future] = key, part, attempt
+        done.add(future)
+
+    def send_next() -> None:
+        for key, part in waiting:
+            send(key, part, 1)
+            return
+
+    try:
+        for _ in range(AHEAD * n_workers(client)):
+            send_next()
+        for future in done:
+            key, part, attempt = at_work.pop(future)
+            if future.status not in {"cancelled", "lost"}:
+                result = future.result()
+                send_next()
+                yield key, result
+            elif attempt < ATTEMPTS:
+                logger.warning("The cluster has lost a part with a worker: it is sent again.")
+                shared = client.scatter(pickled, broadcast=True, hash=False)
+                send(key, part, attempt + 1)
+            else:
+                msg = f"The cluster has lost a part {ATTEMPTS} times: do its workers have enough memory?"
+                raise RuntimeError(msg)
+    finally:
+        client.cancel(list(at_work))
+
+
+def _call[Part, Result](function: Callable[[Any, Part], Result], common: bytes, part: bytes) -> Result:
+    from distributed.protocol.pickle import loads
+
+    return function(loaded(common), loads(part))
+
+
+@lru_cache(maxsize=8)
+def loaded(pickled: bytes) -> Any:
+    """An object from its bytes, once for all parts: an encoder or a model may take seconds to load."""
+    from distributed.protocol.pickle import loads
+
+    return loads(pickled)

@@ -13,7 +13,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Affine, Identity, Scale, Sequence, Translation, set_transformation
 
 from stcontrast._reading import image_from_array, image_of_element, images_over, rgb_size, shape_centers
-from stcontrast._reading.elements import why_no_image
+from stcontrast._reading.elements import OF_FILE, why_no_image
 from tests.synthetic import circles, image, picture, points, polygons
 
 if TYPE_CHECKING:
@@ -334,7 +334,9 @@ def test_levels_begin_where_spatialdata_begins_them(sizes: tuple[int, int], stor
 
 
 def test_levels_of_a_file_begin_at_its_corner() -> None:
-    slide = image_of_element(tree((101, 205), (50, 102), (25, 51)), "he", of_file=True)
+    element = tree((101, 205), (50, 102), (25, 51))
+    element.attrs[OF_FILE] = True
+    slide = image_of_element(element, "he")
     assert [slide.origin(level) for level in range(3)] == [(0.0, 0.0)] * 3
 
 

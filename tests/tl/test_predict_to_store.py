@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import stcontrast as stc
+from stcontrast.pp._features import on_disk as _on_disk
 from stcontrast.tl import _predict_to_store
 from tests.tl.conftest import copied
 from tests.tl.toy import parts_of
@@ -30,7 +31,7 @@ def ridge(toy):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(_predict_to_store, "CHUNK", 16)
-    monkeypatch.setattr(_predict_to_store, "UNWRITTEN", 16)
+    monkeypatch.setattr(_on_disk, "UNWRITTEN", 16)
 
 
 def without_features(toy, *donors: str):
@@ -186,9 +187,9 @@ import sys, time
 import spatialdata
 import stcontrast as stc
 from stcontrast.pp._features import encoding as _encoding
-from stcontrast.tl import _predict_to_store
+from stcontrast.pp._features import on_disk as _on_disk
 
-_predict_to_store.UNWRITTEN, _encoding.BATCH = 8, 4
+_on_disk.UNWRITTEN, _encoding.BATCH = 8, 4
 folder = sys.argv[1]
 inner = stc.pp.ColorEncoder.__call__
 

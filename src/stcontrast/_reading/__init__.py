@@ -31,6 +31,7 @@ from stcontrast._reading.scale import find_lattice, middle_spots, positive_numbe
 from stcontrast._reading.sections import Sections, Slide, slide_outlines, table_region_keys
 from stcontrast._reading.wsi import (
     add_tile_table,
+    open_slide,
     slide_element,
     slide_image,
     slide_name,
@@ -62,6 +63,7 @@ __all__ = [
     "obs_column",
     "obsm_array",
     "on_disk",
+    "open_slide",
     "positive_number",
     "raw_counts",
     "require_images",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "OF_FILE",
     "Placement",
     "SlideImage",
     "affine_matrix",
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 # an image lies under a slide if it holds the centre of nearly every spot (some lie at the border)
 COVERAGE: Final = 0.95
+# attribute of an element whose levels are those of a file of a scanner
+OF_FILE: Final = "of_file"
 # pixels of an H&E scan are square; a transformation that stretches one axis is a mistake
 ANISOTROPY: Final = 0.02
 
@@ -204,16 +207,18 @@ def _finest(found: list[Placement], slide: str) -> Placement:
     return best
 
 
-def image_of_element(element: Any, name: str, *, of_file: bool = False) -> SlideImage:
+def image_of_element(element: Any, name: str) -> SlideImage:
     """An image element, single- or multiscale, as a pyramid of lazy RGB arrays.
 
     Parameters
     ----------
     element, name
         The element and its name.
-    of_file
-        Whether its levels are those of a scanner's file, which begin where the finest begins. SpatialData halves an odd
-        number of rows or columns without the first one: its levels begin later, by up to a pixel of their own.
+
+    Notes
+    -----
+    The levels of a scanner's file (:data:`OF_FILE` in the attributes) begin where the finest begins. SpatialData halves
+    an odd number of rows or columns without the first one: its levels begin later, by up to a pixel of their own.
     """
     from spatialdata import get_pyramid_levels
     from xarray import DataTree
@@ -230,7 +235,9 @@ def image_of_element(element: Any, name: str, *, of_file: bool = False) -> Slide
     colors = [level[:3] if channels == [0, 1, 2] else level[channels] for level in lazy]
     downsampling = tuple(factor or 1.0 for _, factor in usable)
     origins = [
-        (0.0, 0.0) if of_file else (_left_out(arrays[0], array, factor, "x"), _left_out(arrays[0], array, factor, "y"))
+        (0.0, 0.0)
+        if element.attrs.get(OF_FILE)
+        else (_left_out(arrays[0], array, factor, "x"), _left_out(arrays[0], array, factor, "y"))
         for (array, _), factor in zip(usable, downsampling, strict=True)
     ]
     return SlideImage(name, as_bytes(colors, name), downsampling, tuple(origins))

@@ -393,7 +393,7 @@ def element_slide(
         rows,
         found.to_pixels(centers),
         width,
-        image_of_element(images[found.name], found.name, of_file=found.name in in_file),
+        image_of_element(images[found.name], found.name),
         None,
         found.coordinate_system,
         stated,

@@ -6,14 +6,16 @@ the finest level, in the coordinate system "global".
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import sys
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._reading.elements import image_of_element
+from stcontrast._reading.elements import OF_FILE, image_of_element
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +23,16 @@ if TYPE_CHECKING:
 
     from stcontrast._reading.elements import SlideImage
 
-__all__ = ["add_tile_table", "is_wsi", "slide_element", "slide_image", "slide_name", "slide_um_per_px", "tiles_alone"]
+__all__ = [
+    "add_tile_table",
+    "is_wsi",
+    "open_slide",
+    "slide_element",
+    "slide_image",
+    "slide_name",
+    "slide_um_per_px",
+    "tiles_alone",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +83,9 @@ def slide_element(sdata: SpatialData) -> dict[str, Any]:
             "back, or open it where it is now with `wsidata.open_wsi`."
         )
         raise FileNotFoundError(msg)
-    return {Path(sdata.reader.file).name: to_datatree(sdata.reader, chunks=(TILE_PX, TILE_PX))}
+    tree = to_datatree(sdata.reader, chunks=(TILE_PX, TILE_PX))
+    tree.attrs[OF_FILE] = True
+    return {Path(sdata.reader.file).name: tree}
 
 
 def slide_image(sdata: SpatialData) -> SlideImage | None:
@@ -84,7 +97,7 @@ def slide_image(sdata: SpatialData) -> SlideImage | None:
         If the file is no longer there.
     """
     for name, element in slide_element(sdata).items():
-        return image_of_element(element, name, of_file=True)
+        return image_of_element(element, name)
     return None
 
 
@@ -145,3 +158,43 @@ def add_tile_table(wsi: SpatialData, key: str, tile_key: str, values: NDArray[np
     from wsidata.io import add_features
 
     add_features(wsi, key=key, tile_key=tile_key, features=values, uns={})
+
+
+def open_slide(slide: str | PathLike[str] | SpatialData) -> SpatialData:
+    """A whole-slide file as a WSIData; one that is open is handed on.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If wsidata is not installed.
+    TypeError
+        If it is neither a file nor a WSIData whose slide is a file.
+    ValueError
+        If no reader can open it.
+    """
+    if not isinstance(slide, str | PathLike):
+        if is_wsi(slide) and slide_element(slide):
+            return slide
+        msg = (
+            f"Expected the path of a slide file or a WSIData (`wsidata.open_wsi`), found {type(slide).__name__}. A "
+            "SpatialData with images takes `stc.pp.tissue_grid`, then `stc.tl.predict_expression` and `stc.tl.classify`."
+        )
+        raise TypeError(msg)
+    path = Path(slide)
+    if not path.exists():
+        msg = f"No slide file at {str(path)!r}."
+        raise FileNotFoundError(msg)
+    if importlib.util.find_spec("wsidata") is None:
+        msg = 'Slide files are opened by wsidata, which is not installed: `pip install "stcontrast[wsi]"`.'
+        raise ImportError(msg)
+    from wsidata import open_wsi
+
+    try:
+        wsi: SpatialData = open_wsi(str(path), store=None)
+    # every reader has errors of its own
+    except Exception as error:
+        msg = f"{str(path)!r} cannot be read as a slide ({type(error).__name__}: {error})."
+        raise ValueError(msg) from error
+    return wsi

@@ -8,6 +8,7 @@ from stcontrast.tl._embed_genes import embed_genes
 from stcontrast.tl._find_similar import find_similar
 from stcontrast.tl._fit import fit
 from stcontrast.tl._predict_expression import predict_expression
+from stcontrast.tl._predict_slide import predict_slide
 from stcontrast.tl.cross_validation import CrossValidation, cross_validate
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "find_similar",
     "fit",
     "predict_expression",
+    "predict_slide",
 ]

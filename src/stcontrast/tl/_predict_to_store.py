@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,13 +13,13 @@ from threadpoolctl import threadpool_limits
 from stcontrast._cluster import running_client, spread
 from stcontrast._data.design import SlideMoments, set_out, surroundings
 from stcontrast._data.spots import Spots
-from stcontrast._files import ResumableStore, RowsFile, content_hash, written_whole
+from stcontrast._files import ResumableStore, content_hash, written_whole
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import stage
 from stcontrast._reading import names_of, obs_column
 from stcontrast._slides import rows_by_slide
 from stcontrast._training import one_thread
-from stcontrast.pp._features import FeatureSpec, encode_slides, print_of_slide, window_places
+from stcontrast.pp._features import FeatureSpec, encode_on_disk, print_of_slide, window_places
 from stcontrast.tl._write import interval_holds, prediction_frame, provenance_of, warn_of_intervals
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ logger = logging.getLogger(__name__)
 TABLE: Final = "table.zarr"
 # spots that are predicted at once, and written as one chunk
 CHUNK: Final = 2048
-# encoded spots that may be lost when the process dies
-UNWRITTEN: Final = 2048
 
 
 def predict_to_store(
@@ -97,7 +95,7 @@ def predict_to_store(
         if store.resumed:
             logger.info("Continuing the prediction in %s.", store.folder)
         parts = [
-            _encode(source, store, block, number) if isinstance(block, FeatureSpec) else block
+            encode_on_disk(source, store, block, number) if isinstance(block, FeatureSpec) else block
             for number, block in enumerate(blocks)
         ]
         features: Any = parts[0] if len(parts) == 1 else _Blocks(parts)
@@ -121,41 +119,6 @@ class _Blocks:
 
     def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         return np.concatenate([np.asarray(part[rows], dtype=np.float32) for part in self._parts], axis=1)
-
-
-def _encode(source: Sections, store: ResumableStore, spec: FeatureSpec, number: int) -> Any:
-    """A block of image features of all spots, on disk; those that are there are not made again."""
-    file = RowsFile(store.folder / f"features{number}.npy", n_rows=source.table.n_obs)
-    done = store.flags(f"encoded{number}", source.table.n_obs)
-    n_fields = len(spec.fields_um)
-    remaining = [_some_spots(slide, ~done[slide.rows]) for slide in source.slides]
-    remaining = [slide for slide in remaining if len(slide.rows)]
-    waiting: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
-
-    def write() -> None:
-        if waiting:
-            rows, values = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
-            file.write(rows, values)
-            done[rows] = True
-            store.save(f"encoded{number}", done)
-            waiting.clear()
-
-    total, initial = len(done) * n_fields, int(done.sum()) * n_fields
-    try:
-        with stage("features", total=total, initial=initial, unit="crops") as bar:
-            for code, positions, values in encode_slides(remaining, spec):
-                bar.rename(f"features, slide {remaining[code].name}")
-                waiting.append((remaining[code].rows[positions], values))
-                bar.update(len(positions) * n_fields)
-                if sum(len(rows) for rows, _ in waiting) >= UNWRITTEN:
-                    write()
-    finally:
-        write()
-    return file
-
-
-def _some_spots(slide: Slide, chosen: NDArray[np.bool_]) -> Slide:
-    return replace(slide, rows=slide.rows[chosen], centers=slide.centers[chosen])
 
 
 def _predict(

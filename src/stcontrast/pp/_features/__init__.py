@@ -15,6 +15,7 @@ from stcontrast.pp._features.evidence import (
     print_of_slide,
     window_places,
 )
+from stcontrast.pp._features.on_disk import encode_on_disk
 from stcontrast.pp._features.slides import (
     DEFAULT_FIELDS_UM,
     encode_slides,
@@ -23,6 +24,7 @@ from stcontrast.pp._features.slides import (
     is_ours,
     join_records,
     parse_fields,
+    record_of,
     split_blocks,
 )
 
@@ -32,6 +34,7 @@ __all__ = [
     "at_recorded_scale",
     "changed_since",
     "encode_centers",
+    "encode_on_disk",
     "encode_slides",
     "encode_spots",
     "feature_spec",
@@ -42,6 +45,7 @@ __all__ = [
     "parse_fields",
     "prefetched",
     "print_of_slide",
+    "record_of",
     "split_blocks",
     "window_places",
 ]

@@ -32,7 +32,16 @@ if TYPE_CHECKING:
     from stcontrast.pp._encoders import AnyEncoder
     from stcontrast.pp._stain import StainNormalizer
 
-__all__ = ["encode_slides", "encode_spots", "image_features", "is_ours", "join_records", "parse_fields", "split_blocks"]
+__all__ = [
+    "encode_slides",
+    "encode_spots",
+    "image_features",
+    "is_ours",
+    "join_records",
+    "parse_fields",
+    "record_of",
+    "split_blocks",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -284,9 +293,14 @@ def _encode_block(
             bar.update(len(rows) * n_fields)
     if features is None:  # cannot happen: reading refuses a table without spots
         features = np.empty((0, 0), dtype=np.float32)
+    return features, record_of(sections, spec, features)
+
+
+def record_of(sections: Sections, spec: FeatureSpec, features: NDArray[np.float32]) -> dict[str, Any]:
+    """What made a block of features (n_spots, n_features) of all slides, and what tells that it still fits them."""
     evidence = {slide.name: evidence_of(slide, spec.record, features[slide.rows]) for slide in sections.slides}
     by_slide = {key: {name: of_slide[key] for name, of_slide in evidence.items()} for key in OF_SLIDE}
-    return features, spec.record | {"n_features": features.shape[1], **by_slide}
+    return spec.record | {"n_features": features.shape[1], **by_slide}
 
 
 def encode_slides(

@@ -188,7 +188,7 @@ def tissue_grid(  # noqa: PLR0913
 
     grids = []
     for image in images:
-        slide = image_of_element(seen.images[image], image, of_file=seen is not sdata)
+        slide = image_of_element(seen.images[image], image)
         pitch, diameter = pitch_um / scales[image], spot_diameter_um / scales[image]
         height, width = slide.levels[0].shape[1:]
         lattice = lattice_points(width, height, pitch=pitch, geometry=geometry)

@@ -64,7 +64,7 @@ def test_panels_that_share_few_genes_are_said(
     "Genes",
     "A gene has no count on one slide and is well expressed on others (an outer join filled with zeros)",
     "warning",
-    "genes have no count at all",
+    "genes some have no count at all on a slide",
 )
 @pytest.mark.parametrize("use", USES)
 def test_zeros_of_an_outer_join_are_named_by_slide(
@@ -73,11 +73,12 @@ def test_zeros_of_an_outer_join_are_named_by_slide(
     renamed(objects[1], ["0", "1", "2", "x", "y", "z"])
     joined = ad.concat(objects, join="outer", fill_value=0)
     USES[use](joined)
-    assert "Slide 's1': 3 of 9 genes have no count at all, and are well expressed on other slides" in caplog.text
-    assert "['3', '4', '5']" in caplog.text
+    assert "Of 9 genes some have no count at all on a slide, and are well expressed on other slides" in caplog.text
+    assert "slide 's1': 3, e.g. ['3', '4', '5']" in caplog.text
     # the genes that only the second has are absent from both others
     for name in ("s0", "s2"):
-        assert f"Slide '{name}': 3 of 9 genes have no count at all" in caplog.text
+        assert f"slide '{name}': 3, e.g." in caplog.text
+    assert caplog.text.count("no count at all") == 1
     caplog.clear()
     USES[use](ad.concat(objects, join="inner"))
     assert "no count at all" not in caplog.text

@@ -137,15 +137,26 @@ def stack_tables(
         counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")), depth=np.concatenate(depth), label=label,
         classes=classes, **known,
     )  # fmt: skip
-    for code, columns in lost_genes(spots.counts, spots.depth, slide).items():
-        logger.warning(
-            "%s: %d of %d genes have no count at all, and are well expressed on other slides, e.g. %s. Were tables with "
-            "different genes joined (`join='outer'` fills the gaps with zeros)? The zeros would be learnt as measured: give "
-            "the objects as a list, or join them with `join='inner'`.",
-            f"Slide {spots.slides[code]!r}" if len(spots.slides) > code else f"Slide {code + 1}",
-            len(columns), len(genes), [genes[i] for i in columns[:5]],
-        )  # fmt: skip
+    _warn_of_lost_genes(spots)
     return spots
+
+
+def _warn_of_lost_genes(spots: Spots) -> None:
+    lost = sorted(lost_genes(spots.counts, spots.depth, spots.slide).items(), key=lambda item: -len(item[1]))
+    if not lost:
+        return
+    named = ", ".join(
+        f"slide {spots.slides[code]!r}: {len(columns)}, e.g. {[str(spots.genes[i]) for i in columns[:5]]}"
+        if len(spots.slides) > code
+        else f"slide {code + 1}: {len(columns)}"
+        for code, columns in lost[:5]
+    )
+    logger.warning(
+        "Of %d genes some have no count at all on a slide, and are well expressed on other slides (%s%s). Were tables with "
+        "different genes joined (`join='outer'` fills the gaps with zeros)? The zeros would be learnt as measured: give the "
+        "objects as a list, or join them with `join='inner'`. One or two genes may be absent in a donor.",
+        len(spots.genes), named, f", and {len(lost) - 5} further slides" if len(lost) > 5 else "",
+    )  # fmt: skip
 
 
 def depth_of(source: Sections) -> NDArray[np.float64]:

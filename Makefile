@@ -17,7 +17,7 @@ install: ## make or update .venv with the package and its development tools
 	@scripts/setup-env.sh
 
 demo: install ## fit, predict, classify and cross-validate on toy data, into demo-output/
-	$(BIN)/stcontrast demo --out demo-output $(ARGS)
+	$(BIN)/stcontrast demo --out demo-output --overwrite $(ARGS)
 
 test: install ## run the tests that take seconds and need neither network nor GPU, in as many processes as cores
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal \

@@ -55,7 +55,7 @@ def test_evaluate_prints_a_row_per_method_and_writes_every_score(stores, tmp_pat
     result = run("evaluate", stores / "train.zarr", "--label-key", "subtype", "--methods", "ridge, mean", "--out", csv)
     assert result.exit_code == 0, result.output
     assert all(name in result.output for name in ("ridge", "mean"))
-    assert "stcontrast" not in result.output
+    assert "color" not in result.output
     scores = pd.read_csv(csv)
     assert set(scores["donor"]) == {"donor1", "donor2"}
     assert {"pearson", "spearman", "rmse", "macro_f1", "calibration_error"} <= set(scores["metric"])
@@ -127,3 +127,167 @@ def test_an_existing_model_is_not_replaced(stores, tmp_path):
     result = run("fit", stores / "train.zarr", "--model", tmp_path / "model")
     assert result.exit_code == 1
     assert "exists" in result.output
+    assert "--overwrite" in result.output
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    assert before == ["model"]
+
+
+@pytest.fixture(scope="module")
+def ridge(stores):
+    """A saved model."""
+    train = spatialdata.read_zarr(stores / "train.zarr")
+    model = stc.tl.fit(train, donor_key="donor", label_key="subtype", method="ridge", encoder="color", field_um=100)
+    model.save(stores / "ridge")
+    return stores / "ridge"
+
+
+@pytest.mark.parametrize("command", ["features", "grid", "fit", "predict", "classify", "evaluate", "similar"])
+def test_overwrite_means_the_same_everywhere(command, stores, ridge, tmp_path):
+    new, model = stores / "new.zarr", ["--model", ridge]
+    if command == "grid":
+        image = spatialdata.read_zarr(new)["donor1_a_he"]
+        new = tmp_path / "images.zarr"
+        spatialdata.SpatialData(images={"he": image}).write(new)
+    # `similar` needs a joint embedding
+    if command == "similar":
+        train = spatialdata.read_zarr(stores / "train.zarr")
+        stc.tl.fit(train, donor_key="donor", options={"max_epochs": 2}, encoder="color", field_um=100).save(
+            tmp_path / "joint"
+        )
+        model = ["--model", tmp_path / "joint"]
+    out = tmp_path / ("out.csv" if command in ("evaluate", "similar") else "out.zarr")
+    arguments = {
+        "features": ["features", new, "--out", out, "--encoder", "color", "--field-um", 100],
+        "grid": ["grid", new, "--out", out, "--um-per-px", 1],
+        "fit": ["fit", stores / "train.zarr", "--model", out, "--method", "mean", "--encoder", "color"],
+        "predict": ["predict", new, *model, "--out", out, "--no-figure"],
+        "classify": ["classify", new, *model, "--out", out],
+        "evaluate": ["evaluate", stores / "train.zarr", "--methods", "mean", "--out", out],
+        "similar": ["similar", new, *model, "--out", out, "--k", 2],
+    }[command]
+    assert run(*arguments).exit_code == 0
+    first = out.stat().st_mtime_ns
+    refused = run(*arguments)
+    assert refused.exit_code == 1
+    assert "--overwrite" in refused.output
+    assert out.stat().st_mtime_ns == first
+    again = run(*arguments, "--overwrite")
+    assert again.exit_code == 0, again.output
+    assert out.stat().st_mtime_ns != first
+
+
+def test_a_result_is_not_written_over_its_input(stores, ridge):
+    for arguments in (
+        ("predict", stores / "new.zarr", "--model", ridge),
+        ("classify", stores / "new.zarr", "--model", ridge),
+        ("features", stores / "new.zarr"),
+    ):
+        result = run(*arguments, "--out", stores / "new.zarr", "--overwrite")
+        assert result.exit_code == 1
+        assert "is an input" in result.output
+
+
+def test_h5ad_in_and_out(stores, tmp_path, ridge):
+    import anndata
+
+    sdata = spatialdata.read_zarr(stores / "train.zarr")
+    stc.pp.image_features(sdata, encoder="color", field_um=100)
+    table = sdata["table"]
+    del table.uns["spatialdata_attrs"]
+    table.obsm["mine"] = table.obsm["X_image"]
+    table.write_h5ad(tmp_path / "train.h5ad")
+    model, out = tmp_path / "model", tmp_path / "out.h5ad"
+    fitted = run(
+        "fit", tmp_path / "train.h5ad", "--model", model, "--use-rep", "mine", "--label-key", "subtype",
+        "--library-key", "region", "--method", "ridge", "--n-genes", 10,
+    )  # fmt: skip
+    assert fitted.exit_code == 0, fitted.output
+    done = run("predict", tmp_path / "train.h5ad", "--model", model, "--out", out, "--library-key", "region")
+    assert done.exit_code == 0, done.output
+    found = anndata.read_h5ad(out)
+    assert found.shape == (80, 10)
+    assert found.obs["stc_class"].notna().all()
+    wrong = run("predict", tmp_path / "train.h5ad", "--model", model, "--out", tmp_path / "out.zarr")
+    assert wrong.exit_code == 1
+    assert "result in .h5ad" in wrong.output
+
+
+def test_several_stores_go_into_a_folder(stores, ridge, tmp_path):
+    out = tmp_path / "results"
+    slides = [stores / "new.zarr", stores / "train.zarr"]
+    done = run("predict", *slides, "--model", ridge, "--out", out, "--no-figure")
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in out.iterdir()) == ["new.zarr", "train.zarr"]
+    assert "folder" in run("predict", *slides, "--model", ridge, "--out", tmp_path / "a.zarr").output
+
+
+def test_options_reach_the_method(stores, tmp_path):
+    train = stores / "train.zarr"
+    fit = ("fit", train, "--model", tmp_path / "model", "--encoder", "color", "--field-um", 100, "--method", "mlp")
+    wrong = run(*fit, "--option", "depth=3")
+    assert wrong.exit_code == 1
+    assert "Unknown options ['depth']" in wrong.output
+    assert run(*fit, "--option", "depth").exit_code == 1
+    genes = tmp_path / "genes.txt"
+    genes.write_text("GENE1\nGENE2\n")
+    right = run(*fit[:-1], "knn", "--option", '{"k": 3}', "--genes", genes, "--donor-key", "donor", "--seed", 4)
+    assert right.exit_code == 0, right.output
+    spec = stc.models.load(tmp_path / "model").spec
+    assert (spec["genes"], spec["seed"], spec["method"]) == (["GENE1", "GENE2"], 4, "knn")
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_verbose_may_stand_anywhere(place, stores, caplog):
+    words = ["-v", "info", stores / "new.zarr"] if place == "before" else ["info", stores / "new.zarr", "-v"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert logging.getLogger("stcontrast").level == logging.INFO
+
+
+def test_info_of_models_and_stores(stores, ridge):
+    of_model, of_store = run("info", ridge).output, run("info", stores / "new.zarr").output
+    assert "method ridge" in of_model
+    assert "30: GENE1" in of_model
+    assert "40 in 1 slides" in of_store
+    assert "1 µm per pixel" in of_store
+
+
+def test_version():
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"stcontrast {stc.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("fit",), ("fit", "a.zarr"), ("predict", "a.zarr", "--nonsense"), ("nothing",), ("info", "a", "b")]
+)
+def test_wrong_usage_is_exit_code_2(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_an_interrupted_command_is_exit_code_130(stores, tmp_path, monkeypatch):
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stc.tl, "fit", interrupted)
+    result = run("fit", stores / "train.zarr", "--model", tmp_path / "m")
+    assert result.exit_code == 130
+    assert result.output.strip() == "Interrupted."
+
+
+def test_a_slide_file_is_predicted_in_one_command(stores, ridge, tmp_path):
+    import numpy as np
+
+    from tests.slide_files import halved, write_slide
+
+    pytest.importorskip("wsidata")
+    image = spatialdata.read_zarr(stores / "new.zarr")["donor1_a_he"]
+    picture = np.moveaxis(image["scale0"]["image"].to_numpy(), 0, -1)
+    slide = write_slide(tmp_path / "slide.tif", [picture, halved(picture)], um_per_px=1.0)
+    result = run("predict", slide, "--model", ridge, "--out", tmp_path / "result.zarr")
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["result.zarr", "result_classes.png", "result_expression.png", "slide.tif"]
+    mixed = run("predict", slide, stores / "new.zarr", "--model", ridge, "--out", tmp_path / "more.zarr")
+    assert "two calls" in mixed.output

@@ -280,6 +280,7 @@ def test_a_killed_process_goes_on(files, model, tmp_path: Path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
 def test_a_section_that_has_h_and_e_only(tmp_path: Path):
     """A section of a patient of which others are measured, from its picture."""
     from PIL import Image

@@ -1,157 +1,414 @@
-"""The command line: ``stcontrast demo | fit | predict | evaluate``."""
+"""The command line: ``stcontrast demo | features | grid | fit | predict | classify | evaluate | similar | info``."""
 
 from __future__ import annotations
 
-import dis
-import logging
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from stcontrast.cli._files import check_out, listed, options, outputs, read, slide_files, write
+from stcontrast.cli._group import Group, set_up_log
 
+if TYPE_CHECKING:
+    from anndata import AnnData
     from spatialdata import SpatialData
 
 __all__ = ["app"]
 
-PACKAGE: Final = Path(__file__).parents[1]
-UNEXPECTED: Final = "stcontrast did not expect this error. Please report it with this traceback."
-
 app = typer.Typer(
+    cls=Group,
     help="Expression and tissue subtypes from H&E, learnt from your own spatial transcriptomics.",
+    epilog=(
+        "\b\nA typical order, from slides with counts to predictions on new slides:\n"
+        "  stcontrast evaluate train.zarr --donor-key donor\n"
+        "  stcontrast fit train.zarr --model model_dir --donor-key donor\n"
+        "  stcontrast predict slide.svs --model model_dir --out result.zarr\n\n"
+        "\b\nSlides are SpatialData stores (.zarr) or AnnData (.h5ad). `stcontrast COMMAND --help` has an example.\n"
+        "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
-Store = Annotated[Path, typer.Argument(help="SpatialData store (.zarr).")]
-DonorKey = Annotated[str, typer.Option(help="Column of obs with patient or animal.")]
+Slides = Annotated[list[Path], typer.Argument(help="SpatialData stores (.zarr) or AnnData (.h5ad).")]
+Store = Annotated[Path, typer.Argument(help="SpatialData store (.zarr) or AnnData (.h5ad).")]
+ModelFolder = Annotated[Path, typer.Option(help="Folder of a saved model.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what lies where the result goes.")]
+DonorKey = Annotated[
+    str | None, typer.Option(help="Column of obs with patient or animal (for fit: 'donor' where that is there).")
+]
+BatchKey = Annotated[str | None, typer.Option(help="Column of obs with the batch that the gene model is blind to.")]
 LabelKey = Annotated[str | None, typer.Option(help="Column of obs with the annotated subtype.")]
+Layer = Annotated[str | None, typer.Option(help="Layer with raw counts; X by default.")]
 TableKey = Annotated[str | None, typer.Option(help="Table that holds the spots; the only one by default.")]
-UmPerPx = Annotated[float | None, typer.Option(help="µm per pixel, where it cannot be derived from the spots.")]
+ImageKey = Annotated[str | None, typer.Option(help="Image to use, where several lie under the spots.")]
+LibraryKey = Annotated[str | None, typer.Option(help="Column of obs that names the slides of an AnnData.")]
+UmPerPx = Annotated[float | None, typer.Option(help="µm per pixel, where it cannot be derived.")]
+Encoder = Annotated[
+    list[str] | None, typer.Option(help="Image encoder (texture, color, a timm name, ...); again for several.")
+]
+FieldUm = Annotated[list[float] | None, typer.Option(help="Side of the crops in µm; again for several.")]
+UseRep = Annotated[list[str] | None, typer.Option(help="Slot of obsm with features to learn from; again for several.")]
+NGenes = Annotated[int, typer.Option(help="Genes to model at most.")]
+Genes = Annotated[
+    str | None, typer.Option(help="Genes to model: names separated by commas, or a file with one a line.")
+]
+Standardize = Annotated[
+    Literal["slide", "training"], typer.Option(help="By what image features are standardised; training for a part of a slide.")
+]  # fmt: skip
+Tower = Annotated[Literal["frozen", "finetune"], typer.Option(help="Whether the encoder is fine-tuned.")]
+TowerOption = Annotated[
+    list[str] | None, typer.Option(help="Option of fine-tuning, KEY=VALUE or JSON; again for more.")
+]
+Complete = Annotated[bool, typer.Option("--complete", help="Fill zeros of the training spots first.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
+def _version(*, asked: bool) -> None:
+    if asked:
+        from stcontrast import __version__
+
+        typer.echo(f"stcontrast {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def main(*, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is being done.")] = False) -> None:
-    """Set up logging for the command line."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("stcontrast").setLevel(logging.INFO if verbose else logging.WARNING)
+def main(
+    *,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log what is being done. May stand anywhere.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=lambda value: _version(asked=value)
+        ),
+    ] = False,
+) -> None:
+    set_up_log(verbose=verbose)
 
 
-@app.command()
+@app.command(epilog="\b\nExample:\n  stcontrast demo --out demo-output --overwrite")
 def demo(
     *,
     data: Annotated[
         str | None, typer.Option(help="SpatialData store, or 'her2st'; synthetic slides by default.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for table, figures, model and store.")] = Path("demo-output"),
-    donor_key: DonorKey = "donor",
+    donor_key: Annotated[str, typer.Option(help="Column of obs with patient or animal.")] = "donor",
     label_key: LabelKey = "subtype",
     sections: Annotated[str, typer.Option(help="her2st: sections, separated by commas.")] = "C2,C3,C4,C5,C6",
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Hold out one donor: fit, predict its expression and subtypes from its H&E, cross-validate."""
-    from stcontrast.cli._demo import run_demo
+    from stcontrast.cli._demo import WRITTEN, run_demo
 
-    with _errors_for_the_user():
-        sdata = _demo_data(data, sections=sections, seed=seed)
-        typer.echo(run_demo(sdata, out, donor_key=donor_key, label_key=label_key, seed=seed))
+    for name in WRITTEN:
+        if (out / name).exists():
+            check_out(out / name, overwrite=overwrite)
+    sdata = _demo_data(data, sections=sections, seed=seed)
+    typer.echo(run_demo(sdata, out, donor_key=donor_key, label_key=label_key, seed=seed))
+    typer.echo(f"Next: stcontrast fit YOUR_SLIDES.zarr --model model_dir --donor-key donor (look at {out}/ first)")
 
 
-@app.command()
-def fit(
-    stores: Annotated[list[Path], typer.Argument(help="SpatialData stores (.zarr) to learn from.")],
+@app.command(epilog="\b\nExample:\n  stcontrast grid images.zarr --out spots.zarr --um-per-px 1.0")
+def grid(  # noqa: PLR0913
+    store: Annotated[Path, typer.Argument(help="SpatialData store (.zarr) with H&E images and no spots.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Store to write: the images, and spots over their tissue.")],
+    image_key: Annotated[list[str] | None, typer.Option(help="Image; again for several; all RGB images by default.")] = None,
+    um_per_px: Annotated[float | None, typer.Option(help="µm per pixel of the finest level.")] = None,
+    pitch_um: Annotated[float, typer.Option(help="Distance between neighbouring spots in µm.")] = 100.0,
+    spot_diameter_um: Annotated[float, typer.Option(help="Diameter of the spots in µm.")] = 55.0,
+    geometry: Annotated[Literal["visium", "square"], typer.Option(help="Circles on Visium's lattice, or squares.")] = "visium",
+    min_tissue: Annotated[float, typer.Option(help="Share of a spot that lies on tissue, at least.")] = 0.5,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Lay spots over the tissue of images. (A slide file needs no grid: `stcontrast predict slide.svs` lays one.)"""
+    import stcontrast as stc
+
+    [target] = outputs([store], out, overwrite=overwrite)
+    sdata = _spatialdata(store)
+    stc.pp.tissue_grid(
+        sdata, image_key=image_key, um_per_px=um_per_px, pitch_um=pitch_um, spot_diameter_um=spot_diameter_um,
+        geometry=geometry, min_tissue=min_tissue,
+    )  # fmt: skip
+    write(sdata, target)
+    typer.echo(f"{sdata['table'].n_obs} spots on tissue, written to {target}")
+    typer.echo(f"Next: stcontrast predict {target} --model MODEL --out result.zarr")
+
+
+@app.command(
+    epilog="\b\nExample:\n  stcontrast features train.zarr --out features.zarr --encoder color --field-um 100 --field-um 200"
+)
+def features(  # noqa: PLR0913
+    slides: Slides,
+    *,
+    out: Annotated[Path, typer.Option(help="Result: for one input a store or file, for several a folder.")],
+    encoder: Encoder = None,
+    field_um: FieldUm = None,
+    key_added: Annotated[str, typer.Option(help="Slot of obsm to write.")] = "X_image",
+    stain: Annotated[str | None, typer.Option(help="Stain normalisation, such as macenko; none by default.")] = None,
+    table_key: TableKey = None,
+    image_key: ImageKey = None,
+    library_key: LibraryKey = None,
+    um_per_px: UmPerPx = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make image features of every spot, to learn from or to look at. (`fit` and `predict` make those they need.)"""
+    import stcontrast as stc
+
+    targets = outputs(slides, out, overwrite=overwrite)
+    given: dict[str, Any] = {"encoder": _one_or_several(encoder), "field_um": field_um}
+    for path, target in zip(slides, targets, strict=True):
+        data = read(path)
+        stc.pp.image_features(
+            data, key_added=key_added, stain=stain, table_key=table_key, image_key=image_key, library_key=library_key,
+            um_per_px=um_per_px, **{name: value for name, value in given.items() if value},
+        )  # fmt: skip
+        write(data, target)
+        shape = _table(data, table_key).obsm[key_added].shape
+        typer.echo(f"{shape[1]} features of {shape[0]} spots, written to {target}")
+    typer.echo(f"Next: stcontrast fit {' '.join(map(str, targets))} --model model_dir --donor-key donor")
+
+
+@app.command(
+    epilog="\b\nExample:\n  stcontrast fit train.zarr --model model_dir --donor-key donor --label-key subtype --option max_epochs=20"
+)
+def fit(  # noqa: PLR0913
+    slides: Slides,
     *,
     model: Annotated[Path, typer.Option(help="Folder to save the model in.")],
-    batch_key: Annotated[
-        str, typer.Option(help="Column of obs with the batch, which the encoder of the gene model does not see.")
-    ] = "donor",
+    batch_key: BatchKey = None,
+    donor_key: DonorKey = None,
     label_key: LabelKey = None,
-    method: Annotated[str, typer.Option(help="Method.")] = "stcontrast",
+    method: Annotated[str, typer.Option(help="stcontrast, ridge, bleep, mclstexp, nh2st, tpirbae, knn, mlp, ...")] = "stcontrast",
+    option: Annotated[list[str] | None, typer.Option(help="Option of the method, KEY=VALUE or JSON; again for more.")] = None,
+    encoder: Encoder = None,
+    field_um: FieldUm = None,
+    use_rep: UseRep = None,
+    n_genes: NGenes = 1000,
+    genes: Genes = None,
+    n_neighbors: Annotated[int | None, typer.Option(help="Nearest spots whose features are added.")] = None,
+    standardize: Annotated[Literal["slide", "none"], typer.Option(help="How image features are standardised.")] = "slide",
+    layer: Layer = None,
     table_key: TableKey = None,
+    image_key: ImageKey = None,
+    library_key: LibraryKey = None,
     um_per_px: UmPerPx = None,
+    complete: Complete = False,
+    image_tower: Tower = "frozen",
+    tower_option: TowerOption = None,
     seed: Seed = 0,
-) -> None:
-    """Learn from slides and save the model. The stores are not changed."""
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Learn from slides and save the model. The slides are not changed."""
     import stcontrast as stc
 
-    with _errors_for_the_user():
-        _refuse_existing(model)
-        fitted = stc.tl.fit(
-            [_read(store) for store in stores], batch_key=batch_key, label_key=label_key, method=method,
-            table_key=table_key, um_per_px=um_per_px, seed=seed,
-        )  # fmt: skip
-        fitted.save(model)
+    check_out(model, overwrite=overwrite, inputs=slides)
+    data = [read(path) for path in slides]
+    if donor_key is None and batch_key is None and all("donor" in _columns(item) for item in data):
+        donor_key = "donor"
+    fitted = stc.tl.fit(
+        data, batch_key=batch_key, donor_key=donor_key, label_key=label_key, method=method, layer=layer,
+        options=options(option or [], name="--option"), encoder=_one_or_several(encoder), field_um=field_um or None,
+        use_rep=use_rep or None, n_genes=n_genes, genes=listed(genes), n_neighbors=n_neighbors,
+        standardize=standardize, table_key=table_key, image_key=image_key, library_key=library_key,
+        um_per_px=um_per_px, complete=complete, image_tower=image_tower,
+        tower_options=options(tower_option or [], name="--tower-option"), seed=seed,
+    )  # fmt: skip
+    fitted.save(model, overwrite=overwrite)
     for score in ("held_out_r", "held_out_macro_f1"):
         if score in fitted.spec:
-            typer.echo(
-                f"{score} (held-out {fitted.spec['held_out_unit']}s of the training data): {fitted.spec[score]:.3f}"
-            )
+            unit = fitted.spec["held_out_unit"]
+            typer.echo(f"{score} (held-out {unit}s of the training data): {fitted.spec[score]:.3f}")
     typer.echo(f"Model saved in {model}")
+    typer.echo(f"Next: stcontrast predict NEW_SLIDE --model {model} --out result.zarr")
 
 
-@app.command()
-def predict(
-    store: Store,
+@app.command(
+    epilog=(
+        "\b\nExamples:\n"
+        "  stcontrast predict slide.tiff --model model_dir --out result.zarr\n"
+        "  stcontrast predict new.zarr --model model_dir --out predicted.zarr --donor-key donor"
+    )
+)
+def predict(  # noqa: PLR0913
+    slides: Annotated[list[Path], typer.Argument(help="Slide files (svs, ndpi, tiff, ...), stores (.zarr) or AnnData (.h5ad).")],
     *,
-    model: Annotated[Path, typer.Option(help="Folder of a saved model.")],
-    out: Annotated[Path, typer.Option(help="Store to write: slides with predictions.")],
-    donor_key: Annotated[
-        str | None,
-        typer.Option(help="Column of obs with patient or animal, to record whether the model was trained on it."),
-    ] = None,
+    model: ModelFolder,
+    out: Annotated[Path, typer.Option(help="Result: a store or file; for several stores a folder.")],
+    donor_key: DonorKey = None,
+    standardize: Standardize = "slide",
     table_key: TableKey = None,
+    image_key: ImageKey = None,
+    library_key: LibraryKey = None,
     um_per_px: UmPerPx = None,
-) -> None:
-    """Predict expression and subtype of a store's slides into a new store."""
+    pitch_um: Annotated[float | None, typer.Option(help="Slide files: distance between spots in µm.")] = None,
+    gene: Annotated[str | None, typer.Option(help="Gene of the figure; by default the one that is predicted best.")] = None,
+    figure: Annotated[bool, typer.Option(help="Draw expression and classes of a store, next to the result.")] = True,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Predict expression and subtype. A call on slide files that was broken off goes on when it is repeated."""
     import stcontrast as stc
 
-    with _errors_for_the_user():
-        _refuse_existing(out)
-        fitted = stc.models.load(model)
-        sdata = _read(store)
-        where: dict[str, Any] = {"donor_key": donor_key, "table_key": table_key, "um_per_px": um_per_px}
-        if fitted.has_expression:
-            stc.tl.predict_expression(sdata, fitted, **where)
+    if slide_files(slides):
+        check_out(out, overwrite=overwrite, inputs=slides)
+        result = stc.tl.predict_slide(
+            slides, model, out=out, um_per_px=um_per_px, pitch_um=pitch_um, standardize=standardize, overwrite=overwrite
+        )
+        _say_predicted(result, out, gene=gene, figure=figure)
+        return
+    targets = outputs(slides, out, overwrite=overwrite)
+    fitted = stc.models.load(model)
+    where: dict[str, Any] = {
+        "donor_key": donor_key, "standardize": standardize, "table_key": table_key, "image_key": image_key,
+        "library_key": library_key, "um_per_px": um_per_px,
+    }  # fmt: skip
+    for path, target in zip(slides, targets, strict=True):
+        data = read(path)
+        found = stc.tl.predict_expression(data, fitted, **where) if fitted.has_expression else None
         if fitted.classes:
-            stc.tl.classify(sdata, fitted, **where)
-        sdata.write(out)
-    typer.echo(f"Written to {out}")
+            stc.tl.classify(data, fitted, **where)
+        result = data if found is None else _with_classes(found, data)
+        write(result, target)
+        _say_predicted(result, target, gene=gene, figure=figure)
 
 
-@app.command()
-def evaluate(  # noqa: PLR0913
-    stores: Annotated[list[Path], typer.Argument(help="SpatialData stores (.zarr).")],
+@app.command(epilog="\b\nExample:\n  stcontrast classify new.zarr --model model_dir --out classified.zarr")
+def classify(  # noqa: PLR0913
+    slides: Slides,
     *,
-    donor_key: DonorKey = "donor",
+    model: ModelFolder,
+    out: Annotated[Path, typer.Option(help="Result: for one input a store or file, for several a folder.")],
+    key_added: Annotated[str, typer.Option(help="Column of obs to write.")] = "stc_class",
+    donor_key: DonorKey = None,
+    standardize: Standardize = "slide",
+    table_key: TableKey = None,
+    image_key: ImageKey = None,
+    library_key: LibraryKey = None,
+    um_per_px: UmPerPx = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Name the tissue subtype of every spot."""
+    import stcontrast as stc
+
+    targets = outputs(slides, out, overwrite=overwrite)
+    fitted = stc.models.load(model)
+    for path, target in zip(slides, targets, strict=True):
+        data = read(path)
+        stc.tl.classify(
+            data, fitted, key_added=key_added, donor_key=donor_key, standardize=standardize, table_key=table_key,
+            image_key=image_key, library_key=library_key, um_per_px=um_per_px,
+        )  # fmt: skip
+        write(data, target)
+        typer.echo(_table(data, table_key).obs[key_added].value_counts().to_string())
+        typer.echo(f"obs[{key_added!r}] written to {target}")
+    typer.echo(f"Next: in Python, stc.pl.spatial_class(spatialdata.read_zarr('{targets[0]}'))")
+
+
+@app.command(
+    epilog="\b\nExample:\n  stcontrast evaluate train.zarr --donor-key donor --methods ridge,mean --out scores.csv"
+)
+def evaluate(  # noqa: PLR0913
+    slides: Slides,
+    *,
+    donor_key: Annotated[str, typer.Option(help="Column of obs with patient or animal: what is held out.")] = "donor",
+    batch_key: BatchKey = None,
     label_key: LabelKey = None,
     methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "stcontrast,ridge,color,mean",
+    option: Annotated[list[str] | None, typer.Option(help='Options of the methods as JSON: {"stcontrast": {"max_epochs": 20}}.')] = None,
     out: Annotated[Path | None, typer.Option(help="CSV file for every score.")] = None,
+    n_folds: Annotated[int | None, typer.Option(help="Folds of donors; one donor at a time by default.")] = None,
+    encoder: Encoder = None,
+    field_um: FieldUm = None,
+    use_rep: UseRep = None,
+    n_genes: NGenes = 1000,
+    genes: Genes = None,
+    layer: Layer = None,
     table_key: TableKey = None,
+    image_key: ImageKey = None,
+    library_key: LibraryKey = None,
     um_per_px: UmPerPx = None,
+    complete: Complete = False,
+    image_tower: Tower = "frozen",
+    tower_option: TowerOption = None,
     n_jobs: Annotated[int | None, typer.Option(help="Processes to fit in; by cores and memory by default.")] = None,
-    directory: Annotated[Path | None, typer.Option(help="Folder for finished fits, to resume from.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="Folder for finished fits, to go on from.")] = None,
     seed: Seed = 0,
-) -> None:
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
     """Hold out donors in turn, and print the scores of the methods."""
     import stcontrast as stc
 
-    with _errors_for_the_user():
-        if out is not None and not out.parent.is_dir():
-            msg = f"No folder {str(out.parent)!r} for the scores."
-            raise FileNotFoundError(msg)
-        cv = stc.tl.cross_validate(
-            [_read(store) for store in stores], donor_key=donor_key, label_key=label_key, table_key=table_key,
-            methods=[name.strip() for name in methods.split(",")],
-            um_per_px=um_per_px, n_jobs=n_jobs, directory=directory, seed=seed,
-        )  # fmt: skip
+    if out is not None:
+        check_out(out, overwrite=overwrite, inputs=slides)
+    of_method = options(option or [], name="--option") or {}
+    names = listed(methods) or []
+    if unknown := sorted(set(of_method) - set(names)):
+        msg = f"--option names {unknown}, which are not among the methods {names}."
+        raise ValueError(msg)
+    cv = stc.tl.cross_validate(
+        [read(path) for path in slides], donor_key=donor_key, batch_key=batch_key, label_key=label_key, layer=layer,
+        methods={name: of_method.get(name, {}) for name in names}, n_folds=n_folds, encoder=_one_or_several(encoder),
+        field_um=field_um or None, use_rep=use_rep or None, n_genes=n_genes, genes=listed(genes), table_key=table_key,
+        image_key=image_key, library_key=library_key, um_per_px=um_per_px, complete=complete, image_tower=image_tower,
+        tower_options=options(tower_option or [], name="--tower-option"), n_jobs=n_jobs, directory=directory, seed=seed,
+    )  # fmt: skip
     typer.echo(cv.summary().round(3).to_string())
     if out is not None:
         cv.scores.to_csv(out, index=False)
+        typer.echo(f"Every score written to {out}")
+    typer.echo(f"Next: stcontrast fit {' '.join(map(str, slides))} --model model_dir --donor-key {donor_key}")
+
+
+@app.command(epilog="\b\nExample:\n  stcontrast similar new.zarr --model model_dir --out matches.csv --k 3")
+def similar(  # noqa: PLR0913
+    slide: Store,
+    *,
+    model: ModelFolder,
+    out: Annotated[Path, typer.Option(help="CSV file for the matches.")],
+    spots: Annotated[str | None, typer.Option(help="Names of spots separated by commas, or a file with one a line; all by default.")] = None,
+    k: Annotated[int, typer.Option(help="Training spots to find for each.")] = 20,
+    by: Annotated[Literal["image", "gene"], typer.Option(help="Spots that look alike, or that express what the image suggests.")] = "image",
+    standardize: Standardize = "slide",
+    table_key: TableKey = None,
+    image_key: ImageKey = None,
+    library_key: LibraryKey = None,
+    um_per_px: UmPerPx = None,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Find the measured training spots that look like the spots of a slide."""
+    import stcontrast as stc
+
+    check_out(out, overwrite=overwrite, inputs=[slide])
+    matches = stc.tl.find_similar(
+        read(slide), stc.models.load(model), spots=listed(spots), k=k, by=by, standardize=standardize,
+        table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px,
+    )  # fmt: skip
+    matches.to_csv(out, index=False)
+    typer.echo(f"{len(matches)} matches of {matches['query'].nunique()} spots written to {out}")
+    typer.echo("Next: in Python, stc.pl.similar shows the crops of a spot and its matches.")
+
+
+@app.command(epilog="\b\nExamples:\n  stcontrast info model_dir\n  stcontrast info train.zarr")
+def info(
+    path: Annotated[Path, typer.Argument(help="Folder of a saved model, store (.zarr) or AnnData (.h5ad).")],
+    *,
+    table_key: TableKey = None,
+) -> None:
+    """Say what a model or a store holds."""
+    from stcontrast._files import holds_model
+    from stcontrast.cli._info import about_model, about_slides
+
+    if path.is_dir() and holds_model(path):
+        typer.echo(about_model(path))
+    else:
+        typer.echo(about_slides(read(path), table_key=table_key))
 
 
 def _demo_data(data: str | None, *, sections: str, seed: int) -> SpatialData:
@@ -164,55 +421,61 @@ def _demo_data(data: str | None, *, sections: str, seed: int) -> SpatialData:
     if not Path(data).exists():
         msg = f"No store at {data!r}; `--data` takes a SpatialData store or 'her2st'."
         raise FileNotFoundError(msg)
-    return _read(Path(data))
+    return _spatialdata(Path(data))
 
 
-def _read(store: Path) -> SpatialData:
-    import spatialdata
-    from zarr.errors import GroupNotFoundError
+def _spatialdata(path: Path) -> SpatialData:
+    from spatialdata import SpatialData as Container
 
-    if not store.exists():
-        msg = f"No store at {str(store)!r}."
-        raise FileNotFoundError(msg)
-    try:
-        return spatialdata.read_zarr(store)
-    except GroupNotFoundError as error:
-        msg = f"{str(store)!r} is not a SpatialData store: no zarr group was found in it. Give a folder that SpatialData wrote."
-        raise ValueError(msg) from error
+    data = read(path)
+    if not isinstance(data, Container):
+        msg = f"{str(path)!r} has no images of its own: a SpatialData store (.zarr) is needed."
+        raise TypeError(msg)
+    return data
 
 
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        msg = f"{str(path)!r} exists; name another or remove it."
-        raise FileExistsError(msg)
+def _table(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
+    from stcontrast._reading import resolve_table
+
+    return resolve_table(data, table_key=table_key)
 
 
-@contextmanager
-def _errors_for_the_user() -> Iterator[None]:
-    """Print an error that the package raised on purpose as one line; any other keeps its traceback."""
-    try:
-        yield
-    except Exception as error:
-        if not _raised_on_purpose(error):
-            error.add_note(UNEXPECTED)
-            raise
-        # a KeyError shows its message in quotes
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        typer.echo(f"Error: {' '.join(text.split())}", err=True)
-        raise typer.Exit(1) from error
+def _columns(data: SpatialData | AnnData) -> set[str]:
+    from anndata import AnnData
+
+    tables = [data] if isinstance(data, AnnData) else list(data.tables.values())
+    return {str(column) for table in tables for column in table.obs}
 
 
-def _raised_on_purpose(error: Exception) -> bool:
-    """Whether a `raise` statement in the package's own code made the error.
+def _one_or_several(names: list[str] | None) -> str | list[str] | None:
+    return None if not names else names[0] if len(names) == 1 else names
 
-    A missing key of a dict, or an error inside another package, is not raised by such a statement. An AttributeError is
-    how a module says that it lacks a name, which is no mistake of the user.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or isinstance(error, AttributeError):
-        return False
-    code = trace.tb_frame.f_code
-    raised = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    return raised and Path(code.co_filename).is_relative_to(PACKAGE)
+
+def _with_classes(predicted: AnnData, data: Any) -> AnnData:
+    """The prediction of an AnnData, with the classes that were written to it."""
+    for column in (name for name in ("stc_class", "stc_class_confidence") if name in data.obs):
+        predicted.obs[column] = data.obs[column]
+    return predicted
+
+
+def _say_predicted(result: Any, path: Path, *, gene: str | None, figure: bool) -> None:
+    from anndata import AnnData
+
+    from stcontrast._keys import CLASS, PREDICTION_TABLE
+    from stcontrast.cli._figures import draw_results
+
+    if isinstance(result, AnnData):
+        typer.echo(f"{result.n_vars} genes of {result.n_obs} spots, written to {path}")
+        typer.echo(f"Next: in Python, scanpy.read_h5ad('{path}')")
+        return
+    said = []
+    if PREDICTION_TABLE in result.tables:
+        table = result.tables[PREDICTION_TABLE]
+        said.append(f"{table.n_vars} genes of {table.n_obs} spots")
+    if any(CLASS in table.obs for table in result.tables.values()):
+        said.append("a class of every spot")
+    typer.echo(f"{' and '.join(said)}, written to {path}")
+    if figure:
+        for drawn in draw_results(result, path, gene=gene):
+            typer.echo(f"Figure: {drawn}")
+    typer.echo(f"Next: in Python, stc.pl.spatial_pred(spatialdata.read_zarr('{path}'), GENE)")

@@ -6,8 +6,9 @@ import logging
 import shutil
 from typing import TYPE_CHECKING
 
-from stcontrast._keys import CLASS, HELD_OUT_R, PREDICTION_TABLE
+from stcontrast._keys import CLASS, PREDICTION_TABLE
 from stcontrast._reading import resolve_slides, resolve_table, table_region_keys
+from stcontrast.cli._figures import best_gene, without_window
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from stcontrast.tl import CrossValidation
 
-__all__ = ["run_demo"]
+__all__ = ["WRITTEN", "run_demo"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def run_demo(sdata: SpatialData, out: Path, *, donor_key: str, label_key: str | 
     test.write(out / "held-out.zarr")
     summary = _summary(cv, unit)
     summary.to_csv(out / "summary.csv")
-    _figures(test, model_gene=_best_gene(test), label_key=label_key, out=out)
+    _figures(test, model_gene=best_gene(test), label_key=label_key, out=out)
     lines = [
         f"Held out: {unit} {held_out}, predicted from its H&E alone by a model of the others.",
         f"Every {unit} held out in turn ({cv.scores['donor'].nunique()}), mean over {unit}s:",
@@ -131,11 +132,6 @@ def _without_counts(sdata: SpatialData) -> SpatialData:
     return Container(images=dict(sdata.images.items()), shapes=dict(sdata.shapes.items()), tables={"table": bare})
 
 
-def _best_gene(sdata: SpatialData) -> str:
-    """The gene with the highest correlation on held-out training donors: chosen without the test donor."""
-    return str(sdata.tables[PREDICTION_TABLE].var[HELD_OUT_R].idxmax())
-
-
 def _summary(cv: CrossValidation, unit: str) -> pd.DataFrame:
     summary = cv.summary()
     names = {"pearson": "mean per-gene r", "macro_f1": "macro-F1", "rmse": "RMSE"}
@@ -153,23 +149,17 @@ def _summary(cv: CrossValidation, unit: str) -> pd.DataFrame:
 
 
 def _figures(sdata: SpatialData, *, model_gene: str, label_key: str | None, out: Path) -> None:
-    from matplotlib import pyplot as plt
     from matplotlib.figure import Figure
 
     import stcontrast as stc
 
-    backend = plt.get_backend()
-    plt.switch_backend("Agg")
-    try:
+    with without_window():
         figures = {"expression.png": stc.pl.spatial_pred(sdata, model_gene, return_fig=True)}
         if label_key and CLASS in resolve_table(sdata).obs:
             figures["subtypes.png"] = stc.pl.spatial_class(sdata, label_key=label_key, return_fig=True)
         for name, figure in figures.items():
             if isinstance(figure, Figure):
                 figure.savefig(out / name, dpi=150)
-    finally:
-        plt.close("all")
-        plt.switch_backend(backend)
 
 
 def _remove(path: Path) -> None:

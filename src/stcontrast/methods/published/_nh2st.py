@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
+from stcontrast.methods.published._schedule import Schedule
 from stcontrast.nn import Variant  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class Nh2st(ContrastiveMethod):
     name: ClassVar[str] = "nh2st"
     reference: ClassVar[str] = "Qu et al. 2025 (NH²ST, arXiv 2506.23827)"
     options_type: ClassVar[type[ContrastiveOptions]] = Nh2stOptions
+    published: ClassVar[Schedule | None] = Schedule(
+        data="the README; steps for the 11 548 spots of her2st", n_spots=11548, n_slides=32, batch_size=8, max_epochs=200,
+        n_steps=288600, optimizer="Adam, rate × 0.9 every 50 epochs", learning_rate=5e-4, weight_decay=0.0,
+        end="20 epochs without a higher r on the test fold",
+    )  # fmt: skip
     n_nearest: ClassVar[int] = 9
     regresses: ClassVar[bool] = True
     options: Nh2stOptions

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,8 @@ PAGE = Path(__file__).parents[1] / "docs/methods/schedules.md"
 # other data sets to say the steps for: spots and slides
 SIZES = {"4 slides of 183 spots (her2st C2–C5)": (732, 4), "4 slides of 4 000 spots": (16000, 4)}
 FEW = 4
+# options that come with a schedule of their own
+OTHER_OPTIONS: dict[str, list[dict[str, Any]]] = {"nh2st": [{"variant": "code"}]}
 HEAD = """# Schedules
 
 How long and how fast every published method is trained: where it was published, and here with the default options. The
@@ -46,15 +48,19 @@ class Steps(NamedTuple):
     batch: str
 
 
-def trained_methods() -> list[type[ContrastiveMethod]]:
-    """Methods whose towers are trained."""
-    found = [METHODS[name] for name in sorted(METHODS)]
-    return [kind for kind in found if issubclass(kind, ContrastiveMethod)]
+def trained_methods() -> dict[str, ContrastiveMethod]:
+    """Methods whose networks are trained by steps, with their default options, and those with a schedule of their own."""
+    kinds = [METHODS[name] for name in sorted(METHODS)]
+    return {
+        ", ".join([kind.name, *(f'`{key}="{value}"`' for key, value in options.items())]): kind(**options)
+        for kind in kinds
+        if issubclass(kind, ContrastiveMethod)
+        for options in ({}, *OTHER_OPTIONS.get(kind.name, ()))
+    }
 
 
-def steps(kind: type[ContrastiveMethod], n_spots: int, n_slides: int) -> Steps:
-    """Steps of a method with its default options: those that its module makes."""
-    method = kind()
+def steps(method: ContrastiveMethod, n_spots: int, n_slides: int) -> Steps:
+    """Steps of a method: those that its module makes."""
     module = method.build(n_image=FEW, n_gene=FEW, n_targets=FEW)
     slide = np.sort(np.arange(n_spots) % n_slides)
     nowhere = np.zeros((n_spots, FEW), dtype=np.float32)
@@ -64,9 +70,8 @@ def steps(kind: type[ContrastiveMethod], n_spots: int, n_slides: int) -> Steps:
     return Steps(len(sizes), len(sizes) * method.options.max_epochs, str(few) if few == many else f"{few}–{many}")
 
 
-def optimiser(kind: type[ContrastiveMethod]) -> tuple[str, float, float, str]:
+def optimiser(method: ContrastiveMethod) -> tuple[str, float, float, str]:
     """Name, rate, weight decay and schedule of the rate of a method's optimiser."""
-    method = kind()
     made, schedule = method.optimizer(method.build(n_image=FEW, n_gene=FEW, n_targets=FEW))
     group = made.param_groups[0]
     return type(made).__name__, group["lr"], group["weight_decay"], _falls(schedule)
@@ -75,10 +80,10 @@ def optimiser(kind: type[ContrastiveMethod]) -> tuple[str, float, float, str]:
 def page() -> str:
     """The page in Markdown."""
     parts = [HEAD]
-    for method in trained_methods():
+    for title, method in trained_methods().items():
         there, (name, rate, decay, falls) = method.published, optimiser(method)
-        options = method().options
-        parts.append(f"\n## {method.name}\n\n{method.reference}.\n\n")
+        options = method.options
+        parts.append(f"\n## {title}\n\n{method.reference}.\n\n")
         parts.append("| | published | here |\n| --- | --- | --- |\n")
         n_spots, n_slides = (there.n_spots, there.n_slides) if there else next(iter(SIZES.values()))
         here = steps(method, n_spots, n_slides)

@@ -51,7 +51,7 @@ ROWS = {
     "bleep, targets from inputs": {"method": "bleep", "targets": "input"},
     "mclstexp": {},
     "nh2st (paper)": {"method": "nh2st"},
-    "nh2st (code)": {"method": "nh2st", "variant": "code"},
+    "nh2st (code)": {"method": "nh2st", "variant": "code", "batch_size": 64, "max_epochs": 50},
     "tpirbae": {},
     "tpirbae, similarity targets": {"method": "tpirbae", "loss": "similarity_target", "targets": "input"},
     "tpirbae, guided": {"method": "tpirbae", "guided": True},

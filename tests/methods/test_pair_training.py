@@ -51,6 +51,24 @@ def test_it_is_the_same_as_a_plain_loop(table):
         torch.testing.assert_close(plain.state_dict()[name], value, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("max_steps", [1, 4, 7])
+def test_a_number_of_steps_instead_of_epochs(table, max_steps):
+    taken = []
+
+    class Counted(torch.optim.SGD):
+        def step(self, *args, **kwargs):
+            taken.append(1)
+            return super().step(*args, **kwargs)
+
+    def counted(module):
+        return Counted(module.parameters(), lr=1e-2), None
+
+    # three steps an epoch
+    history = train_pairs(made(), table, batch_size=16, max_epochs=50, max_steps=max_steps, optimizer=counted)
+    assert len(taken) == max_steps
+    assert len(history) == -(-max_steps // 3)
+
+
 def test_weights_of_the_losses(table):
     class Weighted(HeadPair):
         weights = {"contrastive": 0.0}  # noqa: RUF012

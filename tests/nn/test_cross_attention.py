@@ -43,11 +43,9 @@ def linear(x: np.ndarray, layer: torch.nn.Linear) -> np.ndarray:
     return x @ array(layer.weight).T + array(layer.bias)
 
 
-def plain_attention(query: np.ndarray, context: np.ndarray, attention: torch.nn.MultiheadAttention) -> np.ndarray:
-    weight, bias = array(attention.in_proj_weight), array(attention.in_proj_bias)
+def plain_attention(query: np.ndarray, context: np.ndarray, block: Any) -> np.ndarray:
     q, k, v = (
-        x @ weight[i * N_MODEL : (i + 1) * N_MODEL].T + bias[i * N_MODEL : (i + 1) * N_MODEL]
-        for i, x in enumerate((query, context, context))
+        x @ array(part.weight).T for part, x in ((block.query, query), (block.key, context), (block.value, context))
     )
     width = N_MODEL // N_HEADS
     attended = np.zeros_like(q)
@@ -55,14 +53,14 @@ def plain_attention(query: np.ndarray, context: np.ndarray, attention: torch.nn.
         own = slice(head * width, (head + 1) * width)
         odds = np.exp(q[:, own] @ k[:, own].T / math.sqrt(width))
         attended[:, own] = odds / odds.sum(axis=1, keepdims=True) @ v[:, own]
-    return linear(attended, attention.out_proj)
+    return linear(attended, block.output[0])
 
 
 def plain(module: CrossEncoder, query: np.ndarray, context: np.ndarray) -> np.ndarray:
     blocks: Any = module.blocks
     for block in blocks:
-        normed = layer_norm(query, block.query_norm), layer_norm(context, block.context_norm)
-        query = query + plain_attention(*normed, block.attention)
+        normed = (layer_norm(tokens, block.attention_norm) for tokens in (query, context))
+        query = query + plain_attention(*normed, block)
         norm, first, _, _, second, _ = block.feed_forward
         hidden = linear(layer_norm(query, norm), first)
         query = query + linear(hidden * (1 + erf(hidden / math.sqrt(2))) / 2, second)
@@ -83,13 +81,11 @@ def test_one_token_of_context_leaves_attention_no_choice():
     """The softmax of one logit is 1: what attention adds is a linear map of the context, whatever the query."""
     (block,) = make().blocks
     query, context = tokens(3, 1), tokens(3, 1, seed=1)
-    attended = [block.attention(q, context, context, need_weights=False)[0] for q in (query, 5 - query)]
+    attended = [block.attended(q, context) for q in (query, 5 - query)]
     torch.testing.assert_close(attended[0], attended[1])
-    attention = block.attention
-    value = context @ attention.in_proj_weight[2 * N_MODEL :].T + attention.in_proj_bias[2 * N_MODEL :]
-    torch.testing.assert_close(attended[0], attention.out_proj(value))
+    torch.testing.assert_close(attended[0], block.output(context @ block.value.weight.T))
     two = torch.cat([context, tokens(3, 1, seed=2)], dim=1)
-    choices = [block.attention(q, two, two, need_weights=False)[0] for q in (query, 5 - query)]
+    choices = [block.attended(q, two) for q in (query, 5 - query)]
     assert float((choices[0] - choices[1]).detach().abs().max()) > 1e-3
 
 
@@ -113,10 +109,23 @@ def test_dropout_acts_in_training_only():
         assert not torch.equal(module(query, context), module(query, context))
 
 
+def test_dropout_is_on_the_output_of_attention_and_not_on_its_weights():
+    """Dropout of a weight would scale what a head finds; of the output, it zeroes single numbers of it."""
+    (block,) = make(dropout=0.5).train().blocks
+    query, context = tokens(50, 1), tokens(50, 4, seed=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = block.attended(query, context)
+    expected = 2 * block.eval().attended(query, context)
+    kept = found != 0
+    torch.testing.assert_close(found[kept], expected[kept])
+    assert 0.3 < float(kept.double().mean()) < 0.7
+
+
 @pytest.mark.parametrize(("n_layers", "mlp_ratio"), [(1, 1.0), (2, 2.0)])
 def test_number_of_parameters(n_layers, mlp_ratio):
     d, hidden = N_MODEL, int(mlp_ratio * N_MODEL)
-    attention = 4 * (d * d + d)
+    attention = 4 * d * d + d
     feed_forward = 2 * d + (d * hidden + hidden) + (hidden * d + d)
-    expected = n_layers * (2 * 2 * d + attention + feed_forward) + 2 * d
+    expected = n_layers * (2 * d + attention + feed_forward) + 2 * d
     assert sum(p.numel() for p in make(n_layers, mlp_ratio).parameters()) == expected

@@ -120,3 +120,17 @@ def test_nodes_that_are_the_same_stay_the_same():
     module, node = encoder(), normal(5)
     out = module(node.expand(1, 9, 5), hyperedges(normal(1, 9, 6)))
     torch.testing.assert_close(out, out[:, :1].expand_as(out))
+
+
+@given(n_input=st.integers(1, 40), n_output=st.integers(1, 40))
+def test_weights_start_as_glorot_s(n_input, n_output):
+    layer = HypergraphConvolution(n_input, n_output)
+    bound = math.sqrt(6 / (n_input + n_output))
+    assert float(layer.linear.weight.detach().abs().max()) <= bound
+    assert not layer.bias.detach().any()
+
+
+def test_weights_start_wider_than_a_linear_layer_s():
+    weight = HypergraphConvolution(400, 100).linear.weight.detach()
+    # uniform up to b: deviation b / √3
+    assert float(weight.std()) == pytest.approx(math.sqrt(2 / 500), rel=0.02)

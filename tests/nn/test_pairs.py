@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stcontrast.nn import (
@@ -16,6 +18,7 @@ from stcontrast.nn import (
     sigmoid_loss,
     similarity_target_loss,
     soft_target_loss,
+    steps_of_epoch,
 )
 
 
@@ -184,8 +187,11 @@ def test_a_table_of_images_alone_with_neighbours():
     assert table.near.tolist() == [[0, 1], [1, 0], [2, 1]]
 
 
-@pytest.mark.parametrize(("batch_size", "lengths"), [(4, [4, 4, 4]), (5, [5, 5]), (12, [12]), (13, [12]), (99, [12])])
-def test_training_batches_are_full(batch_size, lengths):
+@pytest.mark.parametrize(
+    ("batch_size", "lengths"),
+    [(4, [4, 4, 4]), (5, [4, 4, 4]), (7, [6, 6]), (11, [11]), (12, [12]), (13, [12]), (99, [12])],
+)
+def test_training_batches_are_full_or_as_equal_as_can_be(batch_size, lengths):
     parts = Towers(Contrast()).batches(two_squares(), batch_size)
     assert [len(part) for part in parts] == lengths
     rows = torch.cat(parts).tolist()
@@ -193,11 +199,20 @@ def test_training_batches_are_full(batch_size, lengths):
     assert set(rows) <= set(range(12))
 
 
+@given(n_spots=st.integers(1, 5000), batch_size=st.integers(1, 600))
+def test_few_spots_are_left_out_of_an_epoch_and_no_batch_is_more_than_full(n_spots, batch_size):
+    n_steps = steps_of_epoch(n_spots, batch_size)
+    left_out = n_spots - n_steps * batch_size
+    # equal parts of all, or full batches and few spots left over
+    assert n_spots <= n_steps * batch_size or 0 < left_out <= n_spots / 10
+    assert n_steps in (n_spots // batch_size, -(-n_spots // batch_size))
+
+
 def test_training_batches_are_shuffled_and_leave_out_others_each_time():
     module = Towers(Contrast())
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        seen = [torch.cat(module.batches(two_squares(), 5)).tolist() for _ in range(30)]
+        seen = [torch.cat(module.batches(two_squares(), 11)).tolist() for _ in range(30)]
     assert len(set(map(tuple, seen))) == 30
     assert set().union(*seen) == set(range(12))
 

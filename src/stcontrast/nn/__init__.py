@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         soft_target_loss,
         warn_at_chance,
     )
-    from stcontrast.nn._pairs import Contrast, HeadPair, PairModule, SpotTable
+    from stcontrast.nn._pairs import Contrast, HeadPair, PairModule, SpotTable, steps_of_epoch
     from stcontrast.nn._slide_pair import SlidePair
     from stcontrast.nn._towers import (
         CrossEncoder,
@@ -43,7 +43,7 @@ _OF_TORCH = {
         "soft_target_loss",
         "warn_at_chance",
     ),
-    "_pairs": ("Contrast", "HeadPair", "PairModule", "SpotTable"),
+    "_pairs": ("Contrast", "HeadPair", "PairModule", "SpotTable", "steps_of_epoch"),
     "_slide_pair": ("SlidePair",),
     "_towers": (
         "CrossEncoder",
@@ -79,6 +79,7 @@ __all__ = [
     "sigmoid_loss",
     "similarity_target_loss",
     "soft_target_loss",
+    "steps_of_epoch",
     "warn_at_chance",
 ]
 

@@ -23,11 +23,29 @@ if TYPE_CHECKING:
 
     from stcontrast.nn._choices import Loss, Negatives, Targets
 
-__all__ = ["Contrast", "HeadPair", "PairModule", "SpotTable"]
+__all__ = ["Contrast", "HeadPair", "PairModule", "SpotTable", "steps_of_epoch"]
 
 # between the neighbours on a square (√2) or hexagonal lattice (1), and the next ring (√3)
 NEIGHBOUR_PITCHES: Final = 1.6
 MAX_INVERSE_TEMPERATURE: Final = 100.0
+
+
+# as published, an incomplete batch is left out of an epoch, but not if that is more than a tenth of the spots
+MOST_LEFT_OUT: Final = 0.1
+
+
+def steps_of_epoch(n_spots: int, batch_size: int) -> int:
+    """Steps of a pass through some spots: full batches, where few spots are left over; otherwise equal parts of all.
+
+    Parameters
+    ----------
+    n_spots
+        Spots to train on.
+    batch_size
+        Spots in a full batch.
+    """
+    full, left = divmod(n_spots, batch_size)
+    return full if full and left <= MOST_LEFT_OUT * n_spots else full + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +244,12 @@ class PairModule(nn.Module, ABC):
         return None
 
     def batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
-        """Rows of the batches of an epoch, in random order. Only full batches, because the loss depends on the size."""
+        """Rows of the batches of an epoch, in random order; see :func:`steps_of_epoch`."""
         order = torch.randperm(len(table))
-        parts = list(order.split(batch_size))  # type: ignore[no-untyped-call]
-        return parts[:-1] if len(parts) > 1 and len(parts[-1]) < batch_size else parts
+        n_steps = steps_of_epoch(len(table), batch_size)
+        if n_steps * batch_size <= len(table):
+            return list(order[: n_steps * batch_size].split(batch_size))  # type: ignore[no-untyped-call]
+        return list(order.tensor_split(n_steps))
 
     def evaluation_batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
         """Rows of all spots, in order, in batches of at most `batch_size`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stcontrast._data.lattice import sequences
-from stcontrast.nn._pairs import Contrast, PairModule, SpotTable
+from stcontrast.nn._pairs import Contrast, PairModule, SpotTable, steps_of_epoch
 from stcontrast.nn._towers import ProjectionHead, SpotTransformer
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ __all__ = ["SlidePair"]
 class SlidePair(PairModule):
     """A Transformer over the spots of one slide for the genes, a projection head for the image.
 
-    The spots of a slide are one sequence, whatever else is in the batch; a slide longer than `max_sequence` is
-    halved until its parts are not. A batch is made of whole sequences.
+    A step of the training takes a random part of the spots of one slide, which attend to one another: a sample of what
+    a spot attends to afterwards, all the spots of its slide. A slide longer than `max_sequence` is halved until its
+    parts are not.
 
     Parameters
     ----------
@@ -71,10 +72,25 @@ class SlidePair(PairModule):
         embedding: Tensor = self.gene_head(informed[place[rows]])
         return embedding
 
+    def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
+        """The contrast, the spots of the batch that lie on one slide attending to one another alone."""
+        together = [rows[table.slide[rows] == code] for code in torch.unique(table.slide[rows])]
+        informed = torch.cat([self.transformer(table.gene[part], table.lattice[part]) for part in together])
+        order = torch.cat(together)
+        return {"contrastive": self.contrast(self.gene_head(informed), self.embed_image(table, order), table, order)}
+
     def batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
-        """Whole sequences, shuffled and joined until a batch is full."""
-        parts = self._sequences(table)
-        return _joined([parts[i] for i in torch.randperm(len(parts)).tolist()], batch_size)
+        """Random parts of every slide, in random order: as many as batches of `batch_size` make, at least one a slide."""
+        slides = [torch.where(table.slide == code)[0] for code in torch.unique(table.slide)]
+        sizes = [len(rows) for rows in slides]
+        batch_size = min(batch_size, self.max_sequence)
+        shares = _shares(sizes, max(len(sizes), steps_of_epoch(len(table), batch_size)))
+        parts = [
+            part
+            for rows, n_parts in zip(slides, shares, strict=True)
+            for part in rows[torch.randperm(len(rows), device=rows.device)].tensor_split(n_parts)
+        ]
+        return [parts[i] for i in torch.randperm(len(parts)).tolist()]
 
     def evaluation_batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
         """Whole sequences, in order."""
@@ -83,6 +99,14 @@ class SlidePair(PairModule):
     def _sequences(self, table: SpotTable) -> list[Tensor]:
         parts = sequences(table.lattice.cpu().numpy(), table.slide.cpu().numpy(), max_length=self.max_sequence)
         return [torch.as_tensor(part, device=table.slide.device) for part in parts]
+
+
+def _shares(sizes: list[int], n_parts: int) -> list[int]:
+    """Parts of every slide, together `n_parts`: the next goes to the slide whose parts are largest."""
+    shares = [1] * len(sizes)
+    for _ in range(n_parts - len(sizes)):
+        shares[max(range(len(sizes)), key=lambda i: sizes[i] / shares[i])] += 1
+    return shares
 
 
 def _joined(parts: list[Tensor], batch_size: int) -> list[Tensor]:

@@ -60,24 +60,35 @@ class _CrossBlock(nn.Module):
     def __init__(self, n_model: int, *, n_heads: int, mlp_ratio: float, dropout: float) -> None:
         super().__init__()
         hidden = int(mlp_ratio * n_model)
-        self.query_norm = nn.LayerNorm(n_model)
-        self.context_norm = nn.LayerNorm(n_model)
-        self.attention = nn.MultiheadAttention(n_model, n_heads, dropout=dropout, batch_first=True)
+        self.n_heads = n_heads
+        self.attention_norm = nn.LayerNorm(n_model)
+        self.query = nn.Linear(n_model, n_model, bias=False)
+        self.key = nn.Linear(n_model, n_model, bias=False)
+        self.value = nn.Linear(n_model, n_model, bias=False)
+        self.output = nn.Sequential(nn.Linear(n_model, n_model), nn.Dropout(dropout))
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(n_model), nn.Linear(n_model, hidden), nn.GELU(), nn.Dropout(dropout),
             nn.Linear(hidden, n_model), nn.Dropout(dropout),
         )  # fmt: skip
 
     def forward(self, query: Tensor, context: Tensor) -> Tensor:
-        context = self.context_norm(context)
-        attended = self.attention(self.query_norm(query), context, context, need_weights=False)[0]
-        query = query + attended
+        query = query + self.attended(self.attention_norm(query), self.attention_norm(context))
         out: Tensor = query + self.feed_forward(query)
         return out
+
+    def attended(self, query: Tensor, context: Tensor) -> Tensor:
+        """What the queries (n, n_query, n_model) find in the context (n, n_context, n_model), both normed."""
+        inputs = self.query(query), self.key(context), self.value(context)
+        heads = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in inputs)
+        found: Tensor = self.output(functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        return found
 
 
 class CrossEncoder(nn.Module):
     """Pre-norm cross-attention and feed-forward with residuals, and a layer norm at the end.
+
+    One layer norm of a block serves query and context; queries, keys and values have no bias; dropout acts on the output
+    of the attention and in the feed-forward, not on the weights of the attention.
 
     Parameters
     ----------
@@ -88,11 +99,11 @@ class CrossEncoder(nn.Module):
     mlp_ratio
         Width of the feed-forward, in model dimensions.
     dropout
-        Dropout in attention and feed-forward.
+        Dropout of both outputs, and in the feed-forward.
 
     References
     ----------
-    Qu et al. 2025 (NH²ST).
+    Qu et al. 2025 (NH²ST), as in the published code.
     """
 
     def __init__(
@@ -220,7 +231,7 @@ def hyperedges(features: Tensor, *, n_similar: int = 3) -> Tensor:
 class HypergraphConvolution(nn.Module):
     r"""One step along the hyperedges: :math:`D^{-1} H B^{-1} H^\top X \Theta + b`.
 
-    D contains the degrees of the nodes, B those of the hyperedges.
+    D contains the degrees of the nodes, B those of the hyperedges. The weights start as Glorot's, uniform.
 
     Parameters
     ----------
@@ -235,6 +246,7 @@ class HypergraphConvolution(nn.Module):
     def __init__(self, n_input: int, n_output: int) -> None:
         super().__init__()
         self.linear = nn.Linear(n_input, n_output, bias=False)
+        nn.init.xavier_uniform_(self.linear.weight)
         self.bias = nn.Parameter(torch.zeros(n_output))
 
     def forward(self, nodes: Tensor, incidence: Tensor) -> Tensor:

@@ -209,7 +209,7 @@ def test_a_warning_where_nothing_is_aligned(rate, warned, caplog):
     if not warned:
         options |= {"temperature": 0.1}
     made("bleep", **options).fit_parts(training_data())
-    assert ("within 2 % of ln(16)" in caplog.text) == warned
+    assert ("within 2 % of ln(15)" in caplog.text) == warned
 
 
 def test_the_session_s_random_numbers_are_left_alone():
@@ -229,6 +229,7 @@ def test_the_session_s_random_numbers_are_left_alone():
         ("bleep", {"weights": "heavy"}, "Unknown weights 'heavy'"),
         ("mclstexp", {"weights": "heavy"}, "Unknown weights 'heavy'"),
         ("bleep", {"decoder": "vae"}, "has no decoder 'vae'. Valid options are 'retrieval', 'regression'"),
+        ("bleep", {"max_steps": 0}, "`max_steps` must be a whole number of at least 1, found 0"),
         ("bleep", {"k": 0}, "`k` must be a whole number of at least 1, found 0"),
         ("bleep", {"temperature": 0.0}, "`temperature` must be a finite number above 0"),
         ("bleep", {"dropout": 1.0}, "`dropout` must be a finite number of at least 0 and below 1"),

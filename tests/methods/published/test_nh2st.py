@@ -32,6 +32,20 @@ def test_the_published_configuration():
     assert (options.learning_rate, options.decoder, options.variant) == (5e-4, "regression", "paper")
 
 
+def test_the_code_is_trained_as_published():
+    assert (Nh2st(variant="code").options.batch_size, Nh2st(variant="code").options.max_epochs) == (8, 200)
+    given = Nh2st(variant="code", batch_size=16, max_epochs=3).options
+    assert (given.batch_size, given.max_epochs) == (16, 3)
+    assert (Nh2st().options.batch_size, Nh2st().options.max_epochs) == (64, 50)
+    adam, schedule = Nh2st(variant="code").optimizer(Nh2st().build(n_image=3, n_gene=2, n_targets=2))
+    rates = []
+    for _ in range(101):
+        rates.append(adam.param_groups[0]["lr"])
+        adam.step()
+        schedule.step()
+    np.testing.assert_allclose([rates[0], rates[49], rates[50], rates[100]], [5e-4, 5e-4, 4.5e-4, 4.05e-4])
+
+
 def test_it_can_retrieve_too():
     data = training_data()
     method = Nh2st(**CONTRASTIVE["nh2st"], decoder="retrieval", k=10)

@@ -101,6 +101,7 @@ def train_pairs(
     batch_size: int,
     max_epochs: int,
     optimizer: Callable[[PairModule], tuple[Optimizer, LRScheduler | None]],
+    max_steps: int | None = None,
     average: bool = False,
 ) -> pd.DataFrame:
     """Train two towers in place, without seeding.
@@ -115,6 +116,8 @@ def train_pairs(
         Spots in a batch.
     max_epochs
         Passes through the spots.
+    max_steps
+        Steps of the optimiser, instead of a number of passes.
     optimizer
         Makes the optimiser and the schedule (or `None`) of a module.
     average
@@ -127,7 +130,10 @@ def train_pairs(
     """
     training = _Training(module, table, optimizer, average_from=max_epochs // 2 if average else None)
     epochs = _Epochs(module, table, batch_size)
-    fit_quietly(training, DataLoader(epochs, batch_size=None), name="contrastive network", max_epochs=max_epochs)
+    limits: dict[str, Any] = {"max_epochs": max_epochs}
+    if max_steps is not None:
+        limits = {"max_epochs": -(-max_steps // len(module.batches(table, batch_size))), "max_steps": max_steps}
+    fit_quietly(training, DataLoader(epochs, batch_size=None), name="contrastive network", **limits)
     # Lightning's own objects refer to one another, and would keep the spots until they are collected
     del training.table, epochs.table
     history = pd.DataFrame(training.rows)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
+from stcontrast.methods.published._schedule import Schedule
 from stcontrast.nn import Loss  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class Bleep(ContrastiveMethod):
     name: ClassVar[str] = "bleep"
     reference: ClassVar[str] = "Xie et al. 2023 (BLEEP, arXiv 2306.01859)"
     options_type: ClassVar[type[ContrastiveOptions]] = BleepOptions
+    published: ClassVar[Schedule | None] = Schedule(
+        data="liver, four fifths of the spots of three sections", n_spots=5593, n_slides=3, batch_size=512, max_epochs=150,
+        n_steps=1500, optimizer="AdamW", learning_rate=1e-3, weight_decay=1e-3, end="lowest loss on a fifth of the spots",
+    )  # fmt: skip
 
     def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:
         """Two projection heads."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from stcontrast._data.spots import Spots
+    from stcontrast.methods.published._schedule import Schedule
     from stcontrast.nn import Contrast, PairModule, SpotTable
 
 __all__ = ["ContrastiveMethod", "ContrastiveOptions"]
@@ -67,6 +68,8 @@ class ContrastiveOptions:
         spots (``"knn"``).
     learning_rate, weight_decay, batch_size, max_epochs
         Of the training.
+    max_steps
+        Steps of the training, instead of `max_epochs` passes through the spots.
     """
 
     n_embedding: int = 256
@@ -90,6 +93,7 @@ class ContrastiveOptions:
     weight_decay: float = 1e-3
     batch_size: int = 128
     max_epochs: int = 50
+    max_steps: int | None = None
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -126,6 +130,8 @@ class ContrastiveMethod(Method):
     regresses: ClassVar[bool] = False
     """Whether the towers have a regression of their own, which ``decoder="regression"`` then is."""
     decoders: ClassVar[tuple[str, ...]] = ("retrieval", "regression")
+    published: ClassVar[Schedule | None] = None
+    """How it is trained where it was published, if that is known."""
     learnt: ClassVar[tuple[str, ...]] = ("arrays", "decoder", "probe")
 
     def __init__(self, *, seed: int = 0, **options: Any) -> None:
@@ -217,7 +223,7 @@ class ContrastiveMethod(Method):
                 module = self.build(**sizes)
                 self.history = train_pairs(
                     module, table, batch_size=self.options.batch_size, max_epochs=self.options.max_epochs,
-                    optimizer=self.optimizer,
+                    max_steps=self.options.max_steps, optimizer=self.optimizer,
                 )  # fmt: skip
             self.module = module
             self.arrays["sizes"] = np.array(list(sizes.values()))

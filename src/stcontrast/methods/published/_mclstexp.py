@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from stcontrast.methods._retrieval import Weighting  # noqa: TC001 (read at run time, to check options)
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
+from stcontrast.methods.published._schedule import Schedule
 
 if TYPE_CHECKING:
     from stcontrast.nn import PairModule
@@ -23,7 +24,7 @@ class MclstexpOptions(ContrastiveOptions):
     n_layers, n_heads, n_per_head
         Of the Transformer.
     max_sequence
-        Most spots that attend to one another; longer slides are cut into halves, again and again.
+        Most spots that attend to one another, once it is trained; longer slides are cut into halves, again and again.
     """
 
     dropout: float = 0.0
@@ -42,7 +43,8 @@ class MclstexpOptions(ContrastiveOptions):
 class Mclstexp(ContrastiveMethod):
     """Multi-modal contrastive learning with a Transformer over spots.
 
-    Expression plus learnt positions go through a Transformer over the spots of their slide, then a projection head;
+    Expression plus learnt positions go through a Transformer over the spots of their slide (in a step of the training,
+    over a random part of them), then a projection head;
     image features through another. InfoNCE on embeddings as they are, temperature 1. A prediction is the mean of the
     200 training spots nearest by cosine, weighted by 1 / d² of the embeddings. The image side of a spot that is
     predicted sees neither genes nor other spots.
@@ -51,6 +53,10 @@ class Mclstexp(ContrastiveMethod):
     name: ClassVar[str] = "mclstexp"
     reference: ClassVar[str] = "Min et al. 2024 (mclSTExp, Briefings in Bioinformatics bbae551)"
     options_type: ClassVar[type[ContrastiveOptions]] = MclstexpOptions
+    published: ClassVar[Schedule | None] = Schedule(
+        data="her2st, 32 sections", n_spots=11548, n_slides=32, batch_size=128, max_epochs=90, n_steps=8100,
+        optimizer="Adam", learning_rate=1e-4, weight_decay=1e-3, end="the last epoch",
+    )  # fmt: skip
     options: MclstexpOptions
 
     def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
+from stcontrast.methods.published._schedule import Schedule
 from stcontrast.nn import Variant  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Nh2stOptions(ContrastiveOptions):
     Parameters
     ----------
     variant
-        ``"paper"`` or ``"code"``.
+        ``"paper"`` or ``"code"``; the latter has batches of 8 and 200 epochs by default, as published.
     n_layers, n_heads
         Of the cross-attention.
     query_weight, neighbor_weight
@@ -63,9 +64,18 @@ class Nh2st(ContrastiveMethod):
     name: ClassVar[str] = "nh2st"
     reference: ClassVar[str] = "Qu et al. 2025 (NH²ST, arXiv 2506.23827)"
     options_type: ClassVar[type[ContrastiveOptions]] = Nh2stOptions
+    published: ClassVar[Schedule] = Schedule(
+        data="the README; steps for the 11 548 spots of her2st", n_spots=11548, n_slides=32, batch_size=8, max_epochs=200,
+        n_steps=288600, optimizer="Adam, rate × 0.9 every 50 epochs", learning_rate=5e-4, weight_decay=0.0,
+        end="20 epochs without a higher r on the test fold",
+    )  # fmt: skip
     n_nearest: ClassVar[int] = 9
     regresses: ClassVar[bool] = True
     options: Nh2stOptions
+
+    def __init__(self, *, seed: int = 0, **options: Any) -> None:
+        published = {"batch_size": self.published.batch_size, "max_epochs": self.published.max_epochs}
+        super().__init__(seed=seed, **((published if options.get("variant") == "code" else {}) | options))
 
     def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:
         """Both branches of both modalities."""

@@ -244,7 +244,7 @@ class PairModule(nn.Module, ABC):
         return None
 
     def batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
-        """Rows of the batches of an epoch, in random order; see :func:`steps_of_epoch`."""
+        """Rows of the batches of an epoch, in random order; see ``steps_of_epoch``."""
         order = torch.randperm(len(table))
         n_steps = steps_of_epoch(len(table), batch_size)
         if n_steps * batch_size <= len(table):

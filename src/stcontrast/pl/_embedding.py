@@ -146,7 +146,7 @@ def embedding(  # noqa: PLR0913
                 fill = {"c": [(of_names or {}).get(value, UNKNOWN) for value in values[rows]]}
             if len(rows):
                 panel.scatter(*xy[rows].T, marker=marker, label=kind, **fill, **style)
-        _frame(panel)
+        _frame(panel, kinds=set(side.tolist()))
         if bar is not None:
             add_color_bars(figure, [panel], [bar], room=False, own=ax is None)
         else:
@@ -242,9 +242,10 @@ def _title(name: str) -> str:
     return "Predicted class" if name == CLASS else name.replace("_", " ")
 
 
-def _frame(ax: Axes) -> None:
+def _frame(ax: Axes, *, kinds: set[str]) -> None:
     color = ink(ax.figure)  # type: ignore[arg-type]
     ax.set(xticks=[], yticks=[], facecolor="none")
-    ax.set_xlabel("UMAP 1 →, UMAP 2 ↑", fontsize=8, color=color, loc="left")
+    drawn = "\ndots: image, triangles: genes" if len(kinds) > 1 else ""
+    ax.set_xlabel(f"UMAP 1 →, UMAP 2 ↑{drawn}", fontsize=8, color=color, loc="left")
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(color)

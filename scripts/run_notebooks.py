@@ -1,0 +1,52 @@
+"""Execute the notebooks of the documentation in place, with small pictures.
+
+    python scripts/run_notebooks.py [docs/notebooks/first_steps.ipynb ...]
+
+Pictures are reduced to 256 colours, and what changes from run to run (times of cells, kernel) is left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+NOTEBOOKS = Path(__file__).parents[1] / "docs" / "notebooks"
+
+
+def executed(path: Path) -> Any:
+    """A notebook with the output of its cells; an error in a cell is raised."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=1200, kernel_name="python3", record_timing=False)
+    client.execute(cwd=str(path.parent))
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                data["image/png"] = smaller(data["image/png"])
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
+    return notebook
+
+
+def smaller(png: str) -> str:
+    """A PNG (base64) with 256 colours."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def main() -> None:
+    """Execute the notebooks that are named, or all."""
+    for path in [Path(name) for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("*.ipynb")):
+        nbformat.write(executed(path), path)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,22 +9,28 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
-from stcontrast._arguments import check_arguments, checked, one_of
+from stcontrast._arguments import NAME, check_arguments, checked, one_of
 from stcontrast._data.design import standardize_slides
 from stcontrast._data.spots import Prediction, Spots
 from stcontrast._files import content_hash, read_folder, unreadable, write_folder
+from stcontrast._keys import PREDICTION_TABLE
+from stcontrast._reading import Keys
+from stcontrast._report import check_page, write_page
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 from stcontrast.fitted._calibration import Calibration
 from stcontrast.fitted._moments import StandardizeBy, TrainingMoments
+from stcontrast.fitted._report import model_content
 from stcontrast.fitted._spec import check_spec, portable
 from stcontrast.methods._base import METHODS, Method
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
+    from anndata import AnnData
     from numpy.typing import NDArray
+    from spatialdata import SpatialData
 
     from stcontrast._data.folds import Fold
     from stcontrast._models.image_tower import TunedEncoder
@@ -338,6 +344,63 @@ class Predictor(Learns):
             directory, KIND, portable(self.spec), self.state(), overwrite=overwrite,
             more=None if tower is None else lambda folder: tower.save(folder / TOWER),
         )  # fmt: skip
+
+    @checked(title=NAME)
+    def report(  # noqa: PLR0913
+        self,
+        path: str | Path,
+        data: SpatialData | AnnData | Sequence[SpatialData | AnnData] | None = None,
+        *,
+        title: str | None = None,
+        prediction_key: str = PREDICTION_TABLE,
+        table_key: str | None = None,
+        layer: str | None = None,
+        image_key: str | Mapping[str, str] | None = None,
+        um_per_px: float | Mapping[str, float] | None = None,
+        library_key: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write a report: one web page with everything in it, which a browser opens without a network.
+
+        It has what the model was trained on and what was held out, a table of genes to search and sort that says which of
+        them can be trusted and by what rule, and, with `data`, maps of observed and predicted expression. The report of a
+        cross-validation (:meth:`stcontrast.tl.CrossValidation.report`) knows more of new donors.
+
+        Parameters
+        ----------
+        path
+            The page to write; its name ends in ``.html``.
+        data
+            One object or a list of them, with predictions of this model.
+        title
+            Title of the page.
+        prediction_key, table_key, layer, image_key, um_per_px, library_key
+            As in :func:`stcontrast.pl.spatial_pred`.
+        overwrite
+            Replace a file that is there.
+
+        Raises
+        ------
+        ValueError
+            If the name of the page does not end in ``.html``, or a prediction was made by another model.
+        FileExistsError
+            If something is there and `overwrite` is off.
+        KeyError
+            If an object has no prediction.
+
+        Examples
+        --------
+        >>> model.report("report.html", data=sdata)  # doctest: +SKIP
+        """
+        place = check_page(path, overwrite=overwrite)
+        keys = Keys(table_key=table_key, layer=layer, image_key=image_key, um_per_px=um_per_px, slide_key=library_key)
+        if data is not None:
+            self.require_expression()
+        content = model_content(
+            self.spec, self.calibration, self.model_id, data, title=title or "Model", prediction_key=prediction_key,
+            keys=keys,
+        )  # fmt: skip
+        write_page(place, content)
 
 
 @checked()

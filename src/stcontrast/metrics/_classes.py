@@ -7,9 +7,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["calibration_error"]
+__all__ = ["calibration_bins", "calibration_error"]
+
+
+def calibration_bins(confidence: NDArray[np.float64], right: NDArray[np.bool_], *, n_bins: int = 10) -> pd.DataFrame:
+    """Mean confidence, accuracy and number of spots of every bin of confidence that has spots: a reliability diagram.
+
+    Parameters
+    ----------
+    confidence
+        Probability of the predicted class (n_spots,).
+    right
+        Whether the predicted class is the true one (n_spots,).
+    n_bins
+        Number of bins, of equal width.
+
+    Returns
+    -------
+    A row for every bin, with the columns confidence, accuracy, n_spots.
+    """
+    import pandas as pd
+
+    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    spots = pd.DataFrame({"confidence": confidence, "accuracy": right.astype(np.float64)}).groupby(bins)
+    return spots.mean().assign(n_spots=spots.size())
 
 
 def calibration_error(proba: NDArray[np.float32], label: NDArray[np.int64], *, n_bins: int = 10) -> float:
@@ -41,9 +65,6 @@ def calibration_error(proba: NDArray[np.float32], label: NDArray[np.int64], *, n
     """
     confidence = np.asarray(proba, dtype=np.float64).max(axis=1)
     right = np.asarray(proba).argmax(axis=1) == label
-    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
-    error = 0.0
-    for code in np.unique(bins):
-        here = bins == code
-        error += here.mean() * abs(right[here].mean() - confidence[here].mean())
-    return round(float(error), 12)
+    bins = calibration_bins(confidence, right, n_bins=n_bins)
+    share = bins["n_spots"] / len(confidence)
+    return round(float((share * (bins["accuracy"] - bins["confidence"]).abs()).sum()), 12)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
-import pandas as pd
 
-from stcontrast.metrics import calibration_error
+from stcontrast.metrics._classes import calibration_bins, calibration_error
 from stcontrast.pl._colors import COLORS
 from stcontrast.pl._layout import finish, one_panel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
@@ -221,9 +221,6 @@ def _curve(table: pd.DataFrame, n_bins: int) -> tuple[pd.DataFrame, float]:
     """Mean confidence, accuracy and number of spots of every bin, and the expected calibration error."""
     confidence = table["confidence"].to_numpy(dtype=np.float32).astype(np.float64)
     right = (table["true"] == table["predicted"]).to_numpy()
-    # the bins of `calibration_error`
-    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
-    spots = pd.DataFrame({"confidence": confidence, "accuracy": right.astype(np.float64)}).groupby(bins)
     # only the largest probability enters
     error = calibration_error(confidence[:, None].astype(np.float32), np.where(right, 0, -1), n_bins=n_bins)
-    return spots.mean().assign(n_spots=spots.size()), error
+    return calibration_bins(confidence, right, n_bins=n_bins), error

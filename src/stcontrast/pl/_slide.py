@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-import dask.array as da
 import numpy as np
 
 from stcontrast._reading import spot_distance
 from stcontrast.pl._colors import ink
-from stcontrast.pp._crops import pick_level
+from stcontrast.pp._crops import shrunk_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,20 +112,8 @@ def read_picture(slide: Slide, view: View | None = None, *, max_px: int = PICTUR
     if slide.image is None:
         return Picture(low, high, None, (low[0], high[0], high[1], low[1]))
 
-    level = pick_level(slide.image, float((high - low).max()) / max_px)
-    factor, pixels = slide.image.downsampling[level], slide.image.levels[level]
-    origin = np.array(slide.image.origin(level))
-    limit = np.array(pixels.shape[:0:-1])
-    x0, y0 = np.clip(np.floor((low - origin) / factor).astype(int), 0, limit)
-    x1, y1 = np.clip(np.ceil((high - origin) / factor).astype(int), 0, limit)
-    block = pixels[:, y0:y1, x0:x1]
-    step = int(np.ceil(max(block.shape[1:]) / max_px))
-    # chunk by chunk: a scan of gigabytes is never in memory as a whole
-    coarse = da.coarsen(np.mean, block, {1: step, 2: step}, trim_excess=True) if step > 1 else block
-    shown = np.moveaxis(np.rint(np.asarray(coarse)).astype(np.uint8), 0, -1)
-    height, width = shown.shape[:2]
-    left, top = origin + factor * np.array([x0, y0])
-    return Picture(low, high, shown, (left, left + width * step * factor, top + height * step * factor, top))
+    pixels, extent = shrunk_image(slide.image, low, high, max_px=max_px)
+    return Picture(low, high, pixels, extent)
 
 
 def draw_picture(ax: Axes, picture: Picture, *, img_alpha: float = 1.0) -> None:

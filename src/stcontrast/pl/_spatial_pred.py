@@ -8,6 +8,18 @@ import numpy as np
 
 from stcontrast._arguments import POSITIVE, SHARE, TEXT, Rule, checked, listed, whole
 from stcontrast._keys import LOWER, PREDICTION_TABLE, UPPER
+from stcontrast._predictions import (
+    EXPRESSION,
+    IMAGE,
+    MEASURED,
+    OF_SLIDE,
+    OUTSIDE,
+    PANELS,
+    PREDICTED,
+    WIDTH,
+    Values,
+    read_values,
+)
 from stcontrast._reading import Keys, as_list, slide_outlines
 from stcontrast.metrics import gene_correlation
 from stcontrast.pl._colors import CMAP, WIDTH_CMAP, Limit, color_scale, is_limit
@@ -20,18 +32,6 @@ from stcontrast.pl._layout import (
     given_titles,
     make_panels,
     with_slide,
-)
-from stcontrast.pl._predictions import (
-    EXPRESSION,
-    IMAGE,
-    MEASURED,
-    OF_SLIDE,
-    OUTSIDE,
-    PANELS,
-    PREDICTED,
-    WIDTH,
-    Values,
-    read_values,
 )
 from stcontrast.pl._slide import common_views, draw_picture, draw_scale_bar, draw_spots, read_picture
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import gather
+from stcontrast._data.genes import log_normalize
 from stcontrast._progress import duration, stage
 from stcontrast._reading import Keys, resolve_all, split_gene_side
 from stcontrast.fitted._fit import FitSpec, check_genes, genes_to_model
@@ -227,13 +228,16 @@ def cross_validate(  # noqa: PLR0913
         more_rows, more_tables = score_fold(spots, fits_of_fold[0].test_rows, genes_to_score, here)
         rows += more_rows
         tables += more_tables
+    predictions = _prediction_table(every, predicted)
     return CrossValidation(
         methods=list(compared),
         scores=pd.DataFrame(rows, columns=list(SCORES)),
         classes=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(CLASSES)),
         failures=failures,
-        _predictions=_prediction_table(every, predicted),
+        _predictions=predictions,
         _sets=tuple((fits[i][0].donors, sets_of_fold) for i, sets_of_fold in enumerate(sets_of_folds)),
+        _measured=None if predictions is None else _measured(every[0].spots, every, predicted, predictions),
+        _outside=_outside(every, predicted),
     )
 
 
@@ -335,7 +339,7 @@ def _prediction_table(fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold]) -
     spots = fits[0].spots
     modelled = set.intersection(*(set(names) for _, names, _ in found))
     genes = pd.Index([gene for gene in found[0][1] if gene in modelled])
-    rows = np.unique(np.concatenate([fit.test_rows for fit, _, _ in found]))
+    rows = _predicted_rows(fits, predicted)
     layers: dict[str, NDArray[np.float32]] = {}
     for fit, names, expression in found:
         layer = layers.setdefault(fit.name, np.full((len(rows), len(genes)), np.nan, dtype=np.float32))
@@ -349,6 +353,35 @@ def _prediction_table(fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold]) -
     return AnnData(
         first.copy(), obs=obs, var=pd.DataFrame(index=genes), layers=layers, obsm={"spatial": spots.xy[rows]}
     )
+
+
+def _predicted_rows(fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold]) -> NDArray[np.intp]:
+    """Held-out spots with expression, in the order of the table of predictions."""
+    found = [fit.test_rows for fit in fits if fit in predicted and predicted[fit].expression is not None]
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.intp)
+
+
+def _measured(
+    spots: Spots, fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold], predictions: AnnData
+) -> NDArray[np.float32]:
+    """What was measured, in the shape of the predictions; NaN where nothing was."""
+    rows = _predicted_rows(fits, predicted)
+    columns = pd.Index(spots.genes).get_indexer(predictions.var_names)
+    measured = np.full(predictions.shape, np.nan, dtype=np.float32)
+    there = spots.measured[rows]
+    measured[there] = log_normalize(spots.counts[rows[there]][:, columns], spots.depth[rows[there]])
+    return measured
+
+
+def _outside(fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold]) -> pd.DataFrame | None:
+    """Whether each spot of the predictions is out of distribution, a column for every method; NaN where it failed."""
+    rows = _predicted_rows(fits, predicted)
+    table = pd.DataFrame(index=rows)
+    for fit in fits:
+        if fit in predicted and (inside := predicted[fit].inside) is not None:
+            kept = np.isin(fit.test_rows, rows)
+            table.loc[fit.test_rows[kept], fit.name] = 1.0 - inside[kept]
+    return table if len(rows) and len(table.columns) else None
 
 
 def _compared(methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:

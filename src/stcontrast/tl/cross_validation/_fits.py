@@ -38,7 +38,7 @@ __all__ = ["Fit", "FitStore", "OutOfFold", "check_directory", "fit_and_predict"]
 logger = logging.getLogger(__name__)
 
 PACKAGE: Final = Method.__module__.partition(".")[0]
-FORMAT: Final = 5
+FORMAT: Final = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +108,8 @@ class OutOfFold:
         Half the width of every gene's interval (n_genes,), or `None`.
     image, gene
         Embeddings (n_test, k) in a space that both share, or `None`.
+    inside
+        Whether the spots look like those that it was trained on (n_test,), or `None`.
     """
 
     genes: list[str]
@@ -117,6 +119,7 @@ class OutOfFold:
     half_width: NDArray[np.float32] | None
     image: NDArray[np.float32] | None
     gene: NDArray[np.float32] | None
+    inside: NDArray[np.bool_] | None = None
 
 
 ARRAYS: Final = tuple(field.name for field in fields(OutOfFold) if field.name not in ("genes", "classes"))
@@ -142,7 +145,7 @@ def fit_and_predict(fit: Fit) -> OutOfFold:
         image = gene = None
     expression, half_width = (found.expression, found.half_width) if model.has_expression else (None, None)
     proba = found.proba if model.classes else None
-    return OutOfFold(model.genes, model.classes, expression, proba, half_width, image, gene)
+    return OutOfFold(model.genes, model.classes, expression, proba, half_width, image, gene, found.in_distribution)
 
 
 def check_directory(directory: str | Path) -> Path:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
 from stcontrast._arguments import NAME, checked
+from stcontrast._reading import Keys, resolve_all
+from stcontrast._report import check_page, write_page
+from stcontrast.tl.cross_validation._report import cv_content
 from stcontrast.tl.cross_validation._scoring import CEILING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
 
 __all__ = ["CrossValidation"]
 
@@ -61,6 +67,10 @@ class CrossValidation:
     _predictions: AnnData | None = field(repr=False)
     _sets: tuple[tuple[list[str], dict[str, list[str]]], ...] = field(repr=False)
     """Held-out donors of every fold, and its gene sets."""
+    _measured: NDArray[np.float32] | None = field(default=None, repr=False)
+    """What was measured, in the shape of the predictions."""
+    _outside: pd.DataFrame | None = field(default=None, repr=False)
+    """Whether each spot of the predictions is out of distribution, by method."""
 
     @property
     def predictions(self) -> AnnData:
@@ -181,6 +191,68 @@ class CrossValidation:
     def to_csv(self, path: str | Path) -> None:
         """Write :attr:`scores` as a table of comma-separated values."""
         self.scores.to_csv(path, index=False)
+
+    @checked(method=NAME, title=NAME)
+    def report(  # noqa: PLR0913
+        self,
+        path: str | Path,
+        *,
+        data: SpatialData | AnnData | Sequence[SpatialData | AnnData] | None = None,
+        method: str | None = None,
+        title: str | None = None,
+        image_key: str | Mapping[str, str] | None = None,
+        library_key: str | None = None,
+        table_key: str | None = None,
+        um_per_px: float | Mapping[str, float] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write a report: one web page with everything in it, which a browser opens without a network.
+
+        It has what was held out, the methods with intervals, a table of genes to search and sort that says which of them
+        can be trusted and by what rule, maps of observed and predicted expression, and classes with their calibration.
+
+        Parameters
+        ----------
+        path
+            The page to write; its name ends in ``.html``.
+        data
+            What was cross-validated, to show the H&E under the maps. Without it the maps have no H&E.
+        method
+            Method whose genes, maps and classes are shown; the first by default.
+        title
+            Title of the page.
+        image_key, library_key, table_key, um_per_px
+            As in :func:`stcontrast.pp.crops`.
+        overwrite
+            Replace a file that is there.
+
+        Raises
+        ------
+        ValueError
+            If the name of the page does not end in ``.html``.
+        FileExistsError
+            If something is there and `overwrite` is off.
+        KeyError
+            If the method was not run, or none of the slides is in `data`.
+
+        Examples
+        --------
+        >>> cv.report("report.html", data=sdata)  # doctest: +SKIP
+        """
+        place = check_page(path, overwrite=overwrite)
+        if method is not None and method not in self.methods:
+            msg = f"`method`: {method!r} was not run; these were: {self.methods}."
+            raise KeyError(msg)
+        slides: dict[str, Any] = {}
+        if data is not None:
+            keys = Keys(image_key=image_key, slide_key=library_key, table_key=table_key, um_per_px=um_per_px)
+            slides = {slide.name: slide for source in resolve_all(data, keys) for slide in source.slides}
+            scored = set(self.scores["slide"]) - {""}
+            if scored and not scored & slides.keys():
+                msg = f"`data`: none of the slides {sorted(scored)[:5]} of the cross-validation; found {sorted(slides)[:5]}."
+                raise KeyError(msg)
+        content = cv_content(self, method=method or self.methods[0], title=title or "Cross-validation", slides=slides)
+        write_page(place, content)
 
     def _per_donor(self, gene_set: str | None) -> pd.DataFrame:
         scores = self.scores_of(gene_set)

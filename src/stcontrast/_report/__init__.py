@@ -1,0 +1,9 @@
+"""A report: one HTML page with everything in it, for a browser without a network."""
+
+from __future__ import annotations
+
+from stcontrast._report.maps import SlideNumbers, slide_maps
+from stcontrast._report.page import check_page, write_page
+from stcontrast._report.trust import RULE, RULE_WITHOUT_FOLDS, judged
+
+__all__ = ["RULE", "RULE_WITHOUT_FOLDS", "SlideNumbers", "check_page", "judged", "slide_maps", "write_page"]

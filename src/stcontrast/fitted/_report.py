@@ -1,0 +1,207 @@
+"""What the report of a fitted model says, as plain values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from stcontrast._keys import CLASS
+from stcontrast._predictions import MEASURED, PREDICTED, read_values
+from stcontrast._reading import Keys, as_list, obs_column
+from stcontrast._records import VERSION, read_record
+from stcontrast._report import RULE_WITHOUT_FOLDS, SlideNumbers, judged, slide_maps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from stcontrast._predictions import Values
+    from stcontrast._reading import Slide
+    from stcontrast.fitted._calibration import Calibration
+
+__all__ = ["model_content"]
+
+# genes whose numbers are read for the maps
+MAX_GENES: Final = 48
+PROVENANCE: Final = {
+    "in-sample": "the model was trained on this slide: r says nothing of new slides",
+    "in-donor": "another slide of a donor that the model was trained on",
+    "out-of-donor": "of a donor that the model has not seen",
+    "unknown-donor": "nobody said whether the model has seen the donor",
+}
+
+
+def model_content(
+    spec: Mapping[str, Any],
+    calibration: Calibration,
+    model_id: str,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData] | None,
+    *,
+    title: str,
+    prediction_key: str,
+    keys: Keys,
+) -> dict[str, Any]:
+    """Values for the template.
+
+    Parameters
+    ----------
+    spec, calibration, model_id
+        The model.
+    data
+        Objects with predictions of the model; `None` for the model alone.
+    title
+        Title of the page.
+    prediction_key
+        Table of predictions of a SpatialData.
+    keys
+        Where things lie in the objects.
+
+    Raises
+    ------
+    KeyError
+        If an object has no prediction.
+    ValueError
+        If a prediction was made by another model.
+    """
+    r = pd.Series(calibration.held_out_r, index=spec["genes"], dtype=np.float64)
+    width = pd.Series(2.0 * calibration.half_width, index=spec["genes"], dtype=np.float64)
+    genes = judged(pd.DataFrame({"r": r, "width": width})).sort_values("r", ascending=False, kind="stable")
+    found: list[Values] = []
+    if data is not None:
+        found = read_values(as_list(data), list(genes.index[:MAX_GENES]), None, keys, prediction_key=prediction_key)
+        _check_made_by(model_id, as_list(data), prediction_key)
+    return {
+        "title": title,
+        "subtitle": f"The method “{spec['method']}”, model {model_id}.",
+        "version": VERSION,
+        "card": _card(spec),
+        "methods": None,
+        "genes": _gene_table(spec, genes) if spec["genes"] else None,
+        "maps": _maps(found, list(genes.index[:MAX_GENES])),
+        "classes": _classes(spec),
+        "slides": _slides(found) if found else None,
+    }
+
+
+def _check_made_by(model_id: str, objects: Sequence[Any], prediction_key: str) -> None:
+    for item in objects:
+        table = item.tables[prediction_key] if hasattr(item, "tables") else item
+        made_by = (read_record(table, "prediction") or {}).get("model_id", model_id)
+        if made_by != model_id:
+            msg = (
+                f"`data`: the prediction was made by the model {made_by}, and this is the model {model_id}. Call "
+                "`stc.tl.predict_expression(data, model)` first."
+            )
+            raise ValueError(msg)
+
+
+def _card(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    encoders = [str(block["encoder"]["name"]) for block in spec["image_features"]]
+    unit, level = spec["held_out_unit"], spec["interval"]
+    rests = {
+        "donor": "Scores and intervals come from donors that were held out within the training data.",
+        "slide": "Scores and intervals come from held-out slides of one donor. They say nothing of another donor.",
+    }.get(
+        unit,
+        f"Scores and intervals come from held-out {unit}s of the training slides. They say nothing of another donor.",
+    )
+    card = [
+        ("Method", str(spec["method"])),
+        ("Trained on donors", f"{len(spec['donors'])}: {', '.join(spec['donors'])}"),
+        ("Trained on slides", f"{len(spec['slides'])}: {', '.join(spec['slides'])}"),
+        ("Held out for the scores", f"one {unit} after another. {rests}"),
+        ("Image features", " and ".join(encoders) + f"; {sum(spec['blocks'])} a spot"),
+        ("Genes", f"{len(spec['genes'])}, in {spec['units']}"),
+        ("Classes", ", ".join(spec["classes"]) or "none"),
+        ("Interval", f"{level:.0%}, of the same width for all spots of a gene"),
+        ("Seed", str(spec["seed"])),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in spec["versions"].items())),
+    ]
+    if spec["gene_side"]:
+        card.insert(3, ("Counts of further slides", ", ".join(spec["gene_side"])))
+    if spec["oracle"]:
+        card.insert(1, ("Warning", "The method looks at the measured depth: it is a yardstick, not a prediction."))
+    names = {"held_out_r": "Mean r on held-out data", "held_out_macro_f1": "Macro F1 on held-out data"}
+    card += [(text, f"{spec[name]:.2f}".replace("-", "−")) for name, text in names.items() if name in spec]
+    if weights := _weights(spec):
+        card.append(("Weights of its parts", weights))
+    return card
+
+
+def _weights(spec: Mapping[str, Any]) -> str:
+    """What the weights of a method of several members are, where it says so."""
+    weights = spec.get("weights")
+    if not isinstance(weights, dict):
+        return ""
+    return ", ".join(f"{name} {value:.2f}" for name, value in weights.items() if isinstance(value, int | float))
+
+
+def _gene_table(spec: Mapping[str, Any], genes: pd.DataFrame) -> dict[str, Any]:
+    def known(value: float) -> float | None:
+        return float(value) if np.isfinite(value) else None
+
+    rows = [[str(gene), known(row["r"]), known(row["width"]), row["trust"]] for gene, row in genes.iterrows()]
+    columns = [("gene", False), ("r, held out", True), ("width of the interval", False), ("trust", False)]
+    unit = spec["held_out_unit"]
+    return {
+        "rows": rows,
+        "columns": [{"name": name, "sorted": by} for name, by in columns],
+        "note": f"r is the Pearson correlation within a slide, on held-out {unit}s. Choose a column's name to sort by it.",
+        "rule": RULE_WITHOUT_FOLDS
+        + ("" if unit == "donor" else " The model was trained on one donor: r says nothing of another donor."),
+    }
+
+
+def _maps(found: Sequence[Values], genes: list[str]) -> dict[str, Any] | None:
+    numbers = [_numbers(values, slide, genes) for values in found for slide in values.source.slides]
+    return slide_maps(numbers, genes)
+
+
+def _numbers(values: Values, slide: Slide, genes: Sequence[str]) -> SlideNumbers:
+    def read(kind: str) -> Any:
+        nothing = np.full(len(slide.rows), np.nan)
+        columns = [values.of[gene, kind][slide.rows] if (gene, kind) in values.of else nothing for gene in genes]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    inside = values.inside[slide.rows]
+    note = PROVENANCE.get(str(values.provenance.get(slide.name)), PROVENANCE["unknown-donor"])
+    outside = inside == 0 if np.isfinite(inside).any() else None
+    return SlideNumbers(slide.name, note, slide.centers, read(PREDICTED), read(MEASURED), outside, slide)
+
+
+def _classes(spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not spec["classes"]:
+        return None
+    score = spec.get("held_out_macro_f1")
+    known = "no annotated spot was held out" if score is None else f"macro F1 {score:.2f} on held-out data"
+    note = (
+        f"{len(spec['classes'])} classes: {', '.join(spec['classes'])}; {known}. Confusion and calibration need a "
+        "cross-validation: its own report has them."
+    )
+    return {"note": note, "confusion": None, "calibration": None, "error": None}
+
+
+def _slides(found: Sequence[Values]) -> dict[str, Any]:
+    rows = []
+    for values in found:
+        table = values.source.table
+        classes = obs_column(table, CLASS) if CLASS in table.obs else None
+        for slide in values.source.slides:
+            inside = values.inside[slide.rows]
+            inside = inside[np.isfinite(inside)]
+            share = f"{(inside == 0).mean():.1%}" if len(inside) else "–"
+            shares = "–"
+            if classes is not None:
+                counted = classes.iloc[slide.rows].value_counts(normalize=True)
+                shares = ", ".join(f"{name} {value:.0%}" for name, value in counted.items() if value > 0)
+            note = PROVENANCE.get(str(values.provenance.get(slide.name)), PROVENANCE["unknown-donor"])
+            rows.append([slide.name, str(len(slide.rows)), note, share, shares])
+    return {
+        "columns": ["slide", "spots", "what the model knows", "out of distribution", "predicted classes"],
+        "rows": rows,
+        "note": "“Out of distribution”: the share of spots whose image does not look like those that the model was trained on.",
+    }

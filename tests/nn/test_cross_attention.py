@@ -59,8 +59,8 @@ def plain_attention(query: np.ndarray, context: np.ndarray, block: Any) -> np.nd
 def plain(module: CrossEncoder, query: np.ndarray, context: np.ndarray) -> np.ndarray:
     blocks: Any = module.blocks
     for block in blocks:
-        normed = (layer_norm(tokens, block.attention_norm) for tokens in (query, context))
-        query = query + plain_attention(*normed, block)
+        asking, asked = (layer_norm(tokens, block.attention_norm) for tokens in (query, context))
+        query = query + plain_attention(asking, asked, block)
         norm, first, _, _, second, _ = block.feed_forward
         hidden = linear(layer_norm(query, norm), first)
         query = query + linear(hidden * (1 + erf(hidden / math.sqrt(2))) / 2, second)

@@ -52,6 +52,8 @@ ROWS = {
     "mclstexp": {},
     "nh2st (paper)": {"method": "nh2st"},
     "nh2st (code)": {"method": "nh2st", "variant": "code", "batch_size": 64, "max_epochs": 50},
+    "triplex": {},
+    "deepspot": {},
     "tpirbae": {},
     "tpirbae, similarity targets": {"method": "tpirbae", "loss": "similarity_target", "targets": "input"},
     "tpirbae, guided": {"method": "tpirbae", "guided": True},

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stcontrast.methods import ContrastiveMethod
 from stcontrast.methods._base import METHODS
+from stcontrast.methods.published._trained import TrainedMethod
 from stcontrast.nn import SpotTable
 
 PAGE = Path(__file__).parents[1] / "docs/methods/schedules.md"
@@ -48,18 +48,18 @@ class Steps(NamedTuple):
     batch: str
 
 
-def trained_methods() -> dict[str, ContrastiveMethod]:
+def trained_methods() -> dict[str, TrainedMethod]:
     """Methods whose networks are trained by steps, with their default options, and those with a schedule of their own."""
     kinds = [METHODS[name] for name in sorted(METHODS)]
     return {
         ", ".join([kind.name, *(f'`{key}="{value}"`' for key, value in options.items())]): kind(**options)
         for kind in kinds
-        if issubclass(kind, ContrastiveMethod)
+        if issubclass(kind, TrainedMethod)
         for options in ({}, *OTHER_OPTIONS.get(kind.name, ()))
     }
 
 
-def steps(method: ContrastiveMethod, n_spots: int, n_slides: int) -> Steps:
+def steps(method: TrainedMethod, n_spots: int, n_slides: int) -> Steps:
     """Steps of a method: those that its module makes."""
     module = method.build(n_image=FEW, n_gene=FEW, n_targets=FEW)
     slide = np.sort(np.arange(n_spots) % n_slides)
@@ -70,7 +70,7 @@ def steps(method: ContrastiveMethod, n_spots: int, n_slides: int) -> Steps:
     return Steps(len(sizes), len(sizes) * method.options.max_epochs, str(few) if few == many else f"{few}–{many}")
 
 
-def optimiser(method: ContrastiveMethod) -> tuple[str, float, float, str]:
+def optimiser(method: TrainedMethod) -> tuple[str, float, float, str]:
     """Name, rate, weight decay and schedule of the rate of a method's optimiser."""
     made, schedule = method.optimizer(method.build(n_image=FEW, n_gene=FEW, n_targets=FEW))
     group = made.param_groups[0]
@@ -92,15 +92,15 @@ def page() -> str:
             ("data", there and there.data, "yours"),
             ("batch", there and there.batch_size, f"{options.batch_size}; {here.batch} at {size}"),
             ("epochs", there and there.max_epochs, options.max_epochs),
-            (f"steps an epoch at {size}", there and there.n_steps // there.max_epochs, here.epoch),
+            (f"steps an epoch at {size}", there and there.n_spots // there.batch_size, here.epoch),
             (f"steps at {size}", there and there.n_steps, here.all),
             ("optimiser", there and there.optimizer, name),
             ("learning rate", there and f"{there.learning_rate:g}", f"{rate:g}{falls}"),
-            ("weight decay", there and f"{there.weight_decay:g}", f"{decay:g}"),
+            ("weight decay", there and there.weight_decay, f"{decay:g}"),
             ("ends with", there and there.end, "the last epoch"),
         ]
         for label, published, ours in rows:
-            parts.append(f"| {label} | {'not published' if published is None else published} | {ours} |\n")
+            parts.append(f"| {label} | {'not known' if published is None else published} | {ours} |\n")
         others = [f"{label}: {steps(method, *size).all}" for label, size in SIZES.items()]
         parts.append(f"\nSteps here at other sizes: {'; '.join(others)}.\n")
     return "".join(parts)

@@ -7,7 +7,7 @@ from stcontrast.methods.stcontrast import Stcontrast
 
 
 def test_methods_by_name():
-    published = {"tpirbae", "mclstexp", "nh2st", "bleep"}
+    published = {"tpirbae", "mclstexp", "nh2st", "bleep", "triplex", "deepspot"}
     assert published | {"stcontrast", "ridge", "color", "mean", "depth", "knn", "kernel", "mlp"} <= set(METHODS)
     assert get_method("ridge", seed=3).spec == {"penalty": 300.0, "seed": 3}
     method = get_method("stcontrast", options={"max_epochs": 7, "loss": "similarity_target"})
@@ -23,7 +23,7 @@ def test_the_spec_makes_the_same_method_again():
 
 
 def test_an_unknown_method_is_refused_with_a_list_of_methods():
-    with pytest.raises(ValueError, match=r"Unknown method 'lasso'. Valid options are \['bleep', 'color', 'depth'"):
+    with pytest.raises(ValueError, match=r"Unknown method 'lasso'. Valid options are \['bleep', 'color', 'deepspot'"):
         get_method("lasso")
 
 

@@ -11,6 +11,7 @@ from stcontrast._lazy import lazily
 from stcontrast.nn._choices import LOSSES, Loss, Negatives, Targets, Variant
 
 if TYPE_CHECKING:
+    from stcontrast.nn._deep_sets import DeepSets
     from stcontrast.nn._dual_scale import DualScalePair
     from stcontrast.nn._losses import (
         contrastive_loss,
@@ -21,8 +22,17 @@ if TYPE_CHECKING:
         soft_target_loss,
         warn_at_chance,
     )
-    from stcontrast.nn._pairs import Contrast, HeadPair, PairModule, SpotTable, steps_of_epoch
+    from stcontrast.nn._pairs import (
+        Contrast,
+        HeadPair,
+        PairModule,
+        SpotModule,
+        SpotTable,
+        slide_batches,
+        steps_of_epoch,
+    )
     from stcontrast.nn._slide_pair import SlidePair
+    from stcontrast.nn._three_views import OffsetAttention, ThreeViews
     from stcontrast.nn._towers import (
         CrossEncoder,
         HypergraphConvolution,
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
     )
 
 _OF_TORCH = {
+    "_deep_sets": ("DeepSets",),
     "_dual_scale": ("DualScalePair",),
     "_losses": (
         "contrastive_loss",
@@ -43,8 +54,9 @@ _OF_TORCH = {
         "soft_target_loss",
         "warn_at_chance",
     ),
-    "_pairs": ("Contrast", "HeadPair", "PairModule", "SpotTable", "steps_of_epoch"),
+    "_pairs": ("Contrast", "HeadPair", "PairModule", "SpotModule", "SpotTable", "slide_batches", "steps_of_epoch"),
     "_slide_pair": ("SlidePair",),
+    "_three_views": ("OffsetAttention", "ThreeViews"),
     "_towers": (
         "CrossEncoder",
         "HypergraphConvolution",
@@ -59,18 +71,22 @@ __all__ = [
     "LOSSES",
     "Contrast",
     "CrossEncoder",
+    "DeepSets",
     "DualScalePair",
     "HeadPair",
     "HypergraphConvolution",
     "HypergraphEncoder",
     "Loss",
     "Negatives",
+    "OffsetAttention",
     "PairModule",
     "ProjectionHead",
     "SlidePair",
+    "SpotModule",
     "SpotTable",
     "SpotTransformer",
     "Targets",
+    "ThreeViews",
     "Variant",
     "contrastive_loss",
     "fused_nce",
@@ -78,6 +94,7 @@ __all__ = [
     "info_nce",
     "sigmoid_loss",
     "similarity_target_loss",
+    "slide_batches",
     "soft_target_loss",
     "steps_of_epoch",
     "warn_at_chance",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from stcontrast.nn._choices import Loss, Negatives, Targets
 
-__all__ = ["Contrast", "HeadPair", "PairModule", "SpotTable", "steps_of_epoch"]
+__all__ = ["Contrast", "HeadPair", "PairModule", "SpotModule", "SpotTable", "slide_batches", "steps_of_epoch"]
 
 # between the neighbours on a square (√2) or hexagonal lattice (1), and the next ring (√3)
 NEIGHBOUR_PITCHES: Final = 1.6
@@ -46,6 +46,27 @@ def steps_of_epoch(n_spots: int, batch_size: int) -> int:
     """
     full, left = divmod(n_spots, batch_size)
     return full if full and left <= MOST_LEFT_OUT * n_spots else full + 1
+
+
+def slide_batches(table: SpotTable, batch_size: int) -> list[Tensor]:
+    """Random parts of every slide, in random order: as many as batches of `batch_size` make, at least one a slide."""
+    slides = [torch.where(table.slide == code)[0] for code in torch.unique(table.slide)]
+    sizes = [len(rows) for rows in slides]
+    shares = _shares(sizes, max(len(sizes), steps_of_epoch(len(table), batch_size)))
+    parts = [
+        part
+        for rows, n_parts in zip(slides, shares, strict=True)
+        for part in rows[torch.randperm(len(rows), device=rows.device)].tensor_split(n_parts)
+    ]
+    return [parts[i] for i in torch.randperm(len(parts)).tolist()]
+
+
+def _shares(sizes: list[int], n_parts: int) -> list[int]:
+    """Parts of every slide, together `n_parts`: the next goes to the slide whose parts are largest."""
+    shares = [1] * len(sizes)
+    for _ in range(n_parts - len(sizes)):
+        shares[max(range(len(sizes)), key=lambda i: sizes[i] / shares[i])] += 1
+    return shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,37 +227,18 @@ class Contrast(nn.Module):
         )  # fmt: skip
 
 
-class PairModule(nn.Module, ABC):
-    """Two towers and a loss: what a contrastive method trains.
+class SpotModule(nn.Module, ABC):
+    """A network over the spots of a table, and a loss: what a method trains step by step.
 
-    A subclass embeds the images and genes of the spots `rows` of a table of tensors. It may add losses, a regression
-    of its own, and its own batches.
-
-    Parameters
-    ----------
-    contrast
-        The contrastive loss.
+    A subclass gives the parts of its loss. It may add a regression of its own, and its own batches.
     """
 
     weights: Mapping[str, float] = MappingProxyType({})
     """Weights of the parts of the loss, by name; 1 by default."""
 
-    def __init__(self, contrast: Contrast) -> None:
-        super().__init__()
-        self.contrast = contrast
-
     @abstractmethod
-    def embed_image(self, table: SpotTable, rows: Tensor) -> Tensor:
-        """Image embedding (n, d)."""
-
-    @abstractmethod
-    def embed_genes(self, table: SpotTable, rows: Tensor) -> Tensor:
-        """Gene embedding (n, d)."""
-
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
         """Parts of the loss on a batch, by name; training minimises their weighted sum."""
-        gene, image = self.embed_genes(table, rows), self.embed_image(table, rows)
-        return {"contrastive": self.contrast(gene, image, table, rows)}
 
     def regress(self, table: SpotTable, rows: Tensor) -> Tensor | None:
         """Expression predicted from the image (n, n_targets), for a method with its own regression."""
@@ -254,6 +256,36 @@ class PairModule(nn.Module, ABC):
     def evaluation_batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
         """Rows of all spots, in order, in batches of at most `batch_size`."""
         return list(torch.arange(len(table)).split(batch_size))  # type: ignore[no-untyped-call]
+
+
+class PairModule(SpotModule):
+    """Two towers and a contrast: what a contrastive method trains.
+
+    A subclass embeds the images and genes of the spots `rows` of a table of tensors. It may add losses, a regression
+    of its own, and its own batches.
+
+    Parameters
+    ----------
+    contrast
+        The contrastive loss.
+    """
+
+    def __init__(self, contrast: Contrast) -> None:
+        super().__init__()
+        self.contrast = contrast
+
+    @abstractmethod
+    def embed_image(self, table: SpotTable, rows: Tensor) -> Tensor:
+        """Image embedding (n, d)."""
+
+    @abstractmethod
+    def embed_genes(self, table: SpotTable, rows: Tensor) -> Tensor:
+        """Gene embedding (n, d)."""
+
+    def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
+        """Parts of the loss on a batch, by name; training minimises their weighted sum."""
+        gene, image = self.embed_genes(table, rows), self.embed_image(table, rows)
+        return {"contrastive": self.contrast(gene, image, table, rows)}
 
 
 class HeadPair(PairModule):

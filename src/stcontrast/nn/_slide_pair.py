@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stcontrast._data.lattice import sequences
-from stcontrast.nn._pairs import Contrast, PairModule, SpotTable, steps_of_epoch
+from stcontrast.nn._pairs import Contrast, PairModule, SpotTable, slide_batches
 from stcontrast.nn._towers import ProjectionHead, SpotTransformer
 
 if TYPE_CHECKING:
@@ -81,16 +81,7 @@ class SlidePair(PairModule):
 
     def batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
         """Random parts of every slide, in random order: as many as batches of `batch_size` make, at least one a slide."""
-        slides = [torch.where(table.slide == code)[0] for code in torch.unique(table.slide)]
-        sizes = [len(rows) for rows in slides]
-        batch_size = min(batch_size, self.max_sequence)
-        shares = _shares(sizes, max(len(sizes), steps_of_epoch(len(table), batch_size)))
-        parts = [
-            part
-            for rows, n_parts in zip(slides, shares, strict=True)
-            for part in rows[torch.randperm(len(rows), device=rows.device)].tensor_split(n_parts)
-        ]
-        return [parts[i] for i in torch.randperm(len(parts)).tolist()]
+        return slide_batches(table, min(batch_size, self.max_sequence))
 
     def evaluation_batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
         """Whole sequences, in order."""
@@ -99,14 +90,6 @@ class SlidePair(PairModule):
     def _sequences(self, table: SpotTable) -> list[Tensor]:
         parts = sequences(table.lattice.cpu().numpy(), table.slide.cpu().numpy(), max_length=self.max_sequence)
         return [torch.as_tensor(part, device=table.slide.device) for part in parts]
-
-
-def _shares(sizes: list[int], n_parts: int) -> list[int]:
-    """Parts of every slide, together `n_parts`: the next goes to the slide whose parts are largest."""
-    shares = [1] * len(sizes)
-    for _ in range(n_parts - len(sizes)):
-        shares[max(range(len(sizes)), key=lambda i: sizes[i] / shares[i])] += 1
-    return shares
 
 
 def _joined(parts: list[Tensor], batch_size: int) -> list[Tensor]:

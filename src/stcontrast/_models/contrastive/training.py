@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, IterableDataset
 
 from stcontrast._training import check_loss, fit_quietly, one_thread
-from stcontrast.nn import warn_at_chance
+from stcontrast.nn import PairModule, warn_at_chance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from stcontrast.nn import PairModule, SpotTable
+    from stcontrast.nn import SpotModule, SpotTable
 
 __all__ = ["embed_pairs", "train_pairs"]
 
@@ -30,7 +30,7 @@ EMBEDDED_AT_ONCE = 4096
 class _Epochs(IterableDataset[Any]):
     """Rows of the batches, drawn anew in every epoch."""
 
-    def __init__(self, module: PairModule, table: SpotTable, batch_size: int) -> None:
+    def __init__(self, module: SpotModule, table: SpotTable, batch_size: int) -> None:
         self.module = module
         self.table = table
         self.batch_size = batch_size
@@ -40,17 +40,19 @@ class _Epochs(IterableDataset[Any]):
 
 
 class _Training(pl.LightningModule):
-    """The training loop of a :class:`~stcontrast.nn.PairModule`."""
+    """The training loop of a :class:`~stcontrast.nn.SpotModule`."""
 
     def __init__(
         self,
-        module: PairModule,
+        module: SpotModule,
         table: SpotTable,
-        optimizer: Callable[[PairModule], tuple[Optimizer, LRScheduler | None]],
+        optimizer: Callable[[Any], tuple[Optimizer, LRScheduler | None]],
         *,
         average_from: int | None,
+        name: str,
     ) -> None:
         super().__init__()
+        self.name = name
         self.average_from = average_from
         # not a submodule: it is no part of what is trained
         self.averaged: list[AveragedModel] = []
@@ -67,11 +69,13 @@ class _Training(pl.LightningModule):
     def training_step(self, rows: Tensor) -> Tensor:
         """Loss of a batch."""
         parts = self.module.losses(self.table, rows)
-        chance = self.module.contrast.chance(self.table, rows)
-        self.seen.append({name: float(part.detach()) for name, part in parts.items()} | {"chance": chance})
+        seen = {name: float(part.detach()) for name, part in parts.items()}
+        if isinstance(self.module, PairModule):
+            seen["chance"] = self.module.contrast.chance(self.table, rows)
+        self.seen.append(seen)
         weights = self.module.weights
         total = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
-        check_loss(float(total.detach()), of="contrastive network", at=f"epoch {self.current_epoch + 1}")
+        check_loss(float(total.detach()), of=self.name, at=f"epoch {self.current_epoch + 1}")
         return total
 
     def on_train_epoch_end(self) -> None:
@@ -95,14 +99,15 @@ class _Training(pl.LightningModule):
 
 
 def train_pairs(
-    module: PairModule,
+    module: SpotModule,
     table: SpotTable,
     *,
     batch_size: int,
     max_epochs: int,
-    optimizer: Callable[[PairModule], tuple[Optimizer, LRScheduler | None]],
+    optimizer: Callable[[Any], tuple[Optimizer, LRScheduler | None]],
     max_steps: int | None = None,
     average: bool = False,
+    name: str = "contrastive network",
 ) -> pd.DataFrame:
     """Train two towers in place, without seeding.
 
@@ -123,28 +128,30 @@ def train_pairs(
     average
         End with the mean of the weights after every epoch of the second half: less of a draw of random numbers
         (Izmailov et al. 2018).
+    name
+        Name of the network, for who waits for it.
 
     Returns
     -------
     Losses, one row per epoch. A warning says if the contrast stays at chance.
     """
-    training = _Training(module, table, optimizer, average_from=max_epochs // 2 if average else None)
+    training = _Training(module, table, optimizer, average_from=max_epochs // 2 if average else None, name=name)
     epochs = _Epochs(module, table, batch_size)
     limits: dict[str, Any] = {"max_epochs": max_epochs}
     if max_steps is not None:
         limits = {"max_epochs": -(-max_steps // len(module.batches(table, batch_size))), "max_steps": max_steps}
-    fit_quietly(training, DataLoader(epochs, batch_size=None), name="contrastive network", **limits)
+    fit_quietly(training, DataLoader(epochs, batch_size=None), name=name, **limits)
     # Lightning's own objects refer to one another, and would keep the spots until they are collected
     del training.table, epochs.table
     history = pd.DataFrame(training.rows)
-    if "contrastive" in history:
+    if "contrastive" in history and isinstance(module, PairModule):
         least = [module.contrast.least(table, rows) for rows in module.batches(table, batch_size)]
         chance = float(history["chance"].iloc[-1])
         warn_at_chance(history["contrastive"].tolist(), chance, least=sum(least) / len(least))
     return history
 
 
-def embed_pairs(module: PairModule, table: SpotTable, embed: Callable[[SpotTable, Tensor], Tensor | None]) -> Tensor:
+def embed_pairs(module: SpotModule, table: SpotTable, embed: Callable[[SpotTable, Tensor], Tensor | None]) -> Tensor:
     """Apply a method of the module to all spots, in evaluation mode; rows in the order of the table."""
     module.eval()
     out: Tensor | None = None

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAliasType, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from stcontrast._arguments import check_fields, whole
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
-from stcontrast._state import State, fitted, module_state, restore_module
-from stcontrast._training import seeded
-from stcontrast.methods._base import Method
-from stcontrast.methods._linear import LinearClassifier, standardizer
+from stcontrast._state import fitted
+from stcontrast.methods._linear import LinearClassifier
 from stcontrast.methods._retrieval import Distance, Neighbors, Weighting, combine, retrieve
 from stcontrast.methods.published._decoders import Decoder, RegressionDecoder, RetrievalDecoder
+from stcontrast.methods.published._trained import TrainedMethod, check_choices
 from stcontrast.nn import Loss, Negatives, Targets  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
 
     from stcontrast._data.spots import Spots
-    from stcontrast.methods.published._schedule import Schedule
-    from stcontrast.nn import Contrast, PairModule, SpotTable
+    from stcontrast.nn import Contrast, PairModule
 
 __all__ = ["ContrastiveMethod", "ContrastiveOptions"]
 
@@ -96,19 +91,12 @@ class ContrastiveOptions:
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for item in fields(self):
-            kind = hints[item.name]
-            valid = get_args(kind.__value__ if isinstance(kind, TypeAliasType) else kind)
-            value = getattr(self, item.name)
-            if valid and value not in valid and type(None) not in valid:
-                msg = f"Unknown {item.name} {value!r}. Valid options are {', '.join(map(repr, valid))}."
-                raise ValueError(msg)
+        check_choices(self)
         # a batch of one has nothing to be told apart from
         check_fields(self, batch_size=whole(2))
 
 
-class ContrastiveMethod(Method):
+class ContrastiveMethod(TrainedMethod):
     """Two towers trained by a contrast, a decoder, a probe.
 
     A subclass sets `name` and `options_type`, and builds its towers in :meth:`build`; what else is its own (the gene
@@ -124,40 +112,21 @@ class ContrastiveMethod(Method):
     """
 
     options_type: ClassVar[type[ContrastiveOptions]] = ContrastiveOptions
-    n_neighbors: ClassVar[int] = 0
-    n_nearest: ClassVar[int] = 1
-    """Nearest spots, the spot included, that its towers look at."""
     regresses: ClassVar[bool] = False
     """Whether the towers have a regression of their own, which ``decoder="regression"`` then is."""
     decoders: ClassVar[tuple[str, ...]] = ("retrieval", "regression")
-    published: ClassVar[Schedule | None] = None
-    """How it is trained where it was published, if that is known."""
     learnt: ClassVar[tuple[str, ...]] = ("arrays", "decoder", "probe")
 
     def __init__(self, *, seed: int = 0, **options: Any) -> None:
-        super().__init__(seed=seed)
-        self.options = self.options_type(**options)
+        super().__init__(seed=seed, **options)
         if self.options.decoder not in self.decoders:
             msg = (
                 f"The method {self.name!r} has no decoder {self.options.decoder!r}. "
                 f"Valid options are {', '.join(map(repr, self.decoders))}."
             )
             raise ValueError(msg)
-        self.module: PairModule | None = None
         self.decoder = self.make_decoder()
         self.probe = LinearClassifier()
-        self.arrays: dict[str, NDArray[Any]] = {}
-        self.history: pd.DataFrame | None = None
-
-    @classmethod
-    def option_names(cls) -> set[str]:
-        """Its options, without the seed."""
-        return {item.name for item in fields(cls.options_type)}
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """Arguments that make the same method again."""
-        return {**asdict(self.options), "seed": self.seed}
 
     @abstractmethod
     def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:
@@ -178,17 +147,6 @@ class ContrastiveMethod(Method):
             target_temperature=options.target_temperature,
         )
 
-    def optimizer(self, module: PairModule) -> tuple[Optimizer, LRScheduler | None]:
-        """Optimiser and schedule (steps are epochs) of the towers; AdamW by default."""
-        import torch
-
-        options = self.options
-        # a temperature that is learnt is no weight: nothing draws it to 1
-        of_contrast = list(module.contrast.parameters())
-        weights = [weight for name, weight in module.named_parameters() if not name.startswith("contrast.")]
-        groups: list[dict[str, Any]] = [{"params": weights}, {"params": of_contrast, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay), None
-
     def make_decoder(self) -> Decoder:
         """The decoder that the options ask for, not fitted."""
         options = self.options
@@ -207,26 +165,15 @@ class ContrastiveMethod(Method):
 
     def fit_parts(self, spots: Spots) -> None:
         """Train the towers, then decoder and probe on their embeddings."""
-        from stcontrast._models.contrastive import train_pairs
-
-        center, scale = standardizer(spots.design)
-        self.arrays = {"center": center, "scale": scale}
-        self.module, self.probe = None, LinearClassifier()
+        self.scale_to(spots)
+        self.probe = LinearClassifier()
         if spots.has_counts:
             measured = spots.take(np.flatnonzero(spots.measured))
             mean, of_spot = measured.slide_means()
             self.arrays["mean"] = mean
             self.fit_genes(measured)
             table = self._table(measured, gene=self.gene_input(measured), target=measured.target - of_spot)
-            sizes = {"n_image": table.image.shape[1], "n_gene": table.gene.shape[1], "n_targets": measured.n_genes}
-            with seeded(self.seed):
-                module = self.build(**sizes)
-                self.history = train_pairs(
-                    module, table, batch_size=self.options.batch_size, max_epochs=self.options.max_epochs,
-                    max_steps=self.options.max_steps, optimizer=self.optimizer,
-                )  # fmt: skip
-            self.module = module
-            self.arrays["sizes"] = np.array(list(sizes.values()))
+            self.train(table)
             if not self._own_regression:
                 self.decoder.fit(self._image(measured), self._apply(table, "embed_genes"), measured)
         elif spots.has_labels:
@@ -272,44 +219,14 @@ class ContrastiveMethod(Method):
             found[GENE_EMBEDDING] = spots.spread(_unit(genes))
         return found
 
-    def state(self) -> State:
-        """Towers, decoder, probe and arrays."""
-        return super().state() | ({} if self.module is None else {"towers": module_state(self.module)})
-
-    def restore(self, state: State) -> None:
-        """Take what :meth:`state` gave."""
-        super().restore(state)
-        if "towers" in state:
-            n_image, n_gene, n_targets = (int(size) for size in self.arrays["sizes"])
-            with seeded(self.seed):
-                self.module = self.build(n_image=n_image, n_gene=n_gene, n_targets=n_targets)
-            restore_module(self.module, state["towers"])
-
     @property
     def _own_regression(self) -> bool:
         return self.regresses and self.options.decoder == "regression"
-
-    def _table(
-        self, spots: Spots, *, gene: NDArray[np.float32] | None = None, target: NDArray[np.float32] | None = None
-    ) -> SpotTable:
-        from stcontrast.nn import SpotTable
-
-        scaled = (spots.design - self.arrays["center"]) / self.arrays["scale"]
-        return SpotTable.of(scaled, spots.slide, spots.xy, n_nearest=self.n_nearest, gene=gene, target=target)
 
     def _image(self, spots: Spots) -> NDArray[np.float32]:
         """Image embedding as the tower gives it; the scaled features where there is no tower."""
         table = self._table(spots)
         return table.image.numpy() if self.module is None else self._apply(table, "embed_image")
-
-    def _apply(self, table: SpotTable, what: Literal["embed_image", "embed_genes", "regress"]) -> NDArray[np.float32]:
-        from stcontrast._models.contrastive import embed_pairs
-
-        if self.module is None:
-            msg = "The method has not been fitted with counts."
-            raise RuntimeError(msg)
-        out: NDArray[np.float32] = embed_pairs(self.module, table, getattr(self.module, what)).numpy()
-        return out
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:

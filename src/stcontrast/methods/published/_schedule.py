@@ -8,7 +8,7 @@ __all__ = ["Schedule"]
 
 
 class Schedule(NamedTuple):
-    """A published training.
+    """A published training; `None` where it is not known.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class Schedule(NamedTuple):
     n_spots: int
     n_slides: int
     batch_size: int
-    max_epochs: int
-    n_steps: int
+    max_epochs: int | None
+    n_steps: int | None
     optimizer: str
     learning_rate: float
-    weight_decay: float
+    weight_decay: float | None
     end: str

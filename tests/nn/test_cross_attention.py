@@ -59,13 +59,8 @@ def plain_attention(query: np.ndarray, context: np.ndarray, block: Any) -> np.nd
 def plain(module: CrossEncoder, query: np.ndarray, context: np.ndarray) -> np.ndarray:
     blocks: Any = module.blocks
     for block in blocks:
-<<<<<<< HEAD
         norm = block.attention_norm
         query = query + plain_attention(layer_norm(query, norm), layer_norm(context, norm), block)
-=======
-        asking, asked = (layer_norm(tokens, block.attention_norm) for tokens in (query, context))
-        query = query + plain_attention(asking, asked, block)
->>>>>>> 7873d1d91c9ade87d78856ef0fd6c49f119c0e92
         norm, first, _, _, second, _ = block.feed_forward
         hidden = linear(layer_norm(query, norm), first)
         query = query + linear(hidden * (1 + erf(hidden / math.sqrt(2))) / 2, second)

@@ -66,7 +66,11 @@ def test_every_example_runs(command, example, folder, monkeypatch):
         pytest.importorskip("wsidata")
     monkeypatch.chdir(folder)
     arguments = shlex.split(example)[1:]
-    made = [arguments[i + 1] for i, name in enumerate(arguments) if name in ("--out", "--model") and command != "info"]
+    made = [
+        arguments[i + 1]
+        for i, name in enumerate(arguments)
+        if name in ("--out", "--model", "--report") and command != "info"
+    ]
     if command == "fit":
         arguments.append("--overwrite")
     result = runner.invoke(app, arguments)
@@ -80,7 +84,7 @@ def test_the_order_in_the_help_of_the_program_names_commands():
     named = re.findall(r"^ +stcontrast (\w+) ", output, re.MULTILINE)
     assert named == ["evaluate", "fit", "predict"]
     assert set(COMMANDS) == {
-        "demo", "features", "grid", "fit", "predict", "classify", "evaluate", "similar", "info",
+        "demo", "features", "grid", "fit", "predict", "classify", "evaluate", "similar", "report", "info",
     }  # fmt: skip
 
 

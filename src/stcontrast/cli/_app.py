@@ -312,7 +312,7 @@ def classify(  # noqa: PLR0913
 
 
 @app.command(
-    epilog="\b\nExample:\n  stcontrast evaluate train.zarr --donor-key donor --methods ridge,mean --out scores.csv"
+    epilog="\b\nExample:\n  stcontrast evaluate train.zarr --donor-key donor --methods ridge,mean --out scores.csv --report scores.html"
 )
 def evaluate(  # noqa: PLR0913
     slides: Slides,
@@ -323,6 +323,7 @@ def evaluate(  # noqa: PLR0913
     methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "stcontrast,ridge,color,mean",
     option: Annotated[list[str] | None, typer.Option(help='Options of the methods as JSON: {"stcontrast": {"max_epochs": 20}}.')] = None,
     out: Annotated[Path | None, typer.Option(help="CSV file for every score.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Web page (.html) with scores, genes, maps and classes.")] = None,
     n_folds: Annotated[int | None, typer.Option(help="Folds of donors; one donor at a time by default.")] = None,
     encoder: Encoder = None,
     field_um: FieldUm = None,
@@ -345,15 +346,17 @@ def evaluate(  # noqa: PLR0913
     """Hold out donors in turn, and print the scores of the methods."""
     import stcontrast as stc
 
-    if out is not None:
-        check_out(out, overwrite=overwrite, inputs=slides)
+    for path in (out, report):
+        if path is not None:
+            check_out(path, overwrite=overwrite, inputs=slides)
     of_method = options(option or [], name="--option") or {}
     names = listed(methods) or []
     if unknown := sorted(set(of_method) - set(names)):
         msg = f"--option names {unknown}, which are not among the methods {names}."
         raise ValueError(msg)
+    data = [read(path) for path in slides]
     cv = stc.tl.cross_validate(
-        [read(path) for path in slides], donor_key=donor_key, batch_key=batch_key, label_key=label_key, layer=layer,
+        data, donor_key=donor_key, batch_key=batch_key, label_key=label_key, layer=layer,
         methods={name: of_method.get(name, {}) for name in names}, n_folds=n_folds, encoder=_one_or_several(encoder),
         field_um=field_um or None, use_rep=use_rep or None, n_genes=n_genes, genes=listed(genes), table_key=table_key,
         image_key=image_key, library_key=library_key, um_per_px=um_per_px, complete=complete, image_tower=image_tower,
@@ -363,6 +366,12 @@ def evaluate(  # noqa: PLR0913
     if out is not None:
         cv.scores.to_csv(out, index=False)
         typer.echo(f"Every score written to {out}")
+    if report is not None:
+        cv.report(
+            report, data=data, image_key=image_key, library_key=library_key, table_key=table_key, um_per_px=um_per_px,
+            overwrite=overwrite,
+        )  # fmt: skip
+        typer.echo(f"Report written to {report}: open it in a browser")
     typer.echo(f"Next: stcontrast fit {' '.join(map(str, slides))} --model model_dir --donor-key {donor_key}")
 
 
@@ -393,6 +402,30 @@ def similar(  # noqa: PLR0913
     matches.to_csv(out, index=False)
     typer.echo(f"{len(matches)} matches of {matches['query'].nunique()} spots written to {out}")
     typer.echo("Next: in Python, stc.pl.similar shows the crops of a spot and its matches.")
+
+
+@app.command(epilog="\b\nExample:\n  stcontrast report model_dir --out report.html")
+def report(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Web page to write (.html).")],
+    data: Annotated[list[Path] | None, typer.Option(help="Store with predictions of the model, for maps; again for several.")] = None,
+    table_key: TableKey = None,
+    image_key: ImageKey = None,
+    library_key: LibraryKey = None,
+    um_per_px: UmPerPx = None,
+    overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Write what a model is and which of its genes can be trusted, as a web page. (`evaluate --report` says more.)"""
+    import stcontrast as stc
+
+    check_out(out, overwrite=overwrite, inputs=data or [])
+    stc.models.load(model).report(
+        out, [read(path) for path in data] if data else None, table_key=table_key, image_key=image_key,
+        library_key=library_key, um_per_px=um_per_px, overwrite=overwrite,
+    )  # fmt: skip
+    typer.echo(f"Report written to {out}: open it in a browser")
+    typer.echo("Next: stcontrast evaluate YOUR_SLIDES.zarr --report scores.html compares methods on held-out donors")
 
 
 @app.command(epilog="\b\nExamples:\n  stcontrast info model_dir\n  stcontrast info train.zarr")

@@ -308,7 +308,7 @@ import sys, time
 import stcontrast as stc
 from tests.test_progress import CALLS
 import scvi, timm, stcontrast.tl.cross_validation
-sdata = stc.datasets.toy(n_donors=2, n_spots=60, n_genes=60)
+sdata = stc.datasets.toy(n_donors=3, n_spots=60, n_genes=60)
 print("ENTERED", time.time(), flush=True)
 CALLS[sys.argv[1]](sdata)
 print("LEFT", flush=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __version__ = version("stcontrast")
@@ -12,6 +15,12 @@ __all__ = ["__version__", "datasets", "methods", "metrics", "models", "pl", "pp"
 if TYPE_CHECKING:
     from stcontrast import datasets, methods, metrics, models, pl, pp, tl
     from stcontrast._settings import settings
+
+if "IPython" in sys.modules and find_spec("ipywidgets") is None:
+    # in a notebook tqdm warns, once, of widgets that it can do without: libraries import this part of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tqdm.auto
 
 
 def __getattr__(name: str) -> Any:

@@ -39,7 +39,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity
 
 import stcontrast as stc
-from stcontrast._reading import image_from_array, resolve_slides
+from stcontrast._reading import SlideImage, image_from_array, resolve_slides
 from stcontrast.pp._crops import iter_batches
 from stcontrast.pp._features import FeatureSpec, encode_centers
 
@@ -233,10 +233,8 @@ def before(arguments):
 
 def one_version(arguments):
     """Crops a second and a CPU second of the version that is imported, for every field and density of spots."""
-    from dataclasses import replace
-
     of_slide = resolve_slides(her2st(arguments)).slides[0]
-    flat = replace(of_slide.image, levels=of_slide.image.levels[:1], downsampling=(1.0,), origins=())
+    flat = SlideImage("flat", of_slide.image.levels[:1], (1.0,))
     # Visium's pitch of 100 um, over the part of the section that has spots
     (left, top), (right, bottom) = of_slide.centers.min(axis=0), of_slide.centers.max(axis=0)
     pitch = 100 / 0.72

@@ -2,8 +2,10 @@
 
     python benchmarks/images.py --data FOLDER --out OUT --parts crops encoder slide cluster finetune
 
-crops      crops a second on a her2st section, 224 px, from zarr: this package, spatialdata's ImageTilesDataset, and the
-           same squares resampled from an image that is held in memory
+crops      crops a second on a her2st section, 224 px, from zarr: this package, spatialdata's ImageTilesDataset, squidpy's
+           generator of spot crops, and the same squares resampled from an image that is held in memory
+before     crops a second and a CPU second, several fields and densities of spots, beside an earlier version of this package
+           (--before SRC, its folder `src`); each measurement is a process of its own, in turn
 encoder    `image_features` with timm's ResNet-18 beside its bare forward pass
 slide      a synthetic slide of 60 000 × 60 000 px: features and predictions into a store, peak memory and time against
            the number of spots, each in a process of its own; OUT/slide.png
@@ -37,7 +39,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity
 
 import stcontrast as stc
-from stcontrast._reading import image_from_array, resolve_slides
+from stcontrast._reading import SlideImage, image_from_array, resolve_slides
 from stcontrast.pp._crops import iter_batches
 from stcontrast.pp._features import FeatureSpec, encode_centers
 
@@ -54,14 +56,26 @@ def main():
     parser.add_argument("--parts", nargs="+", default=["crops", "encoder", "slide", "cluster", "finetune"])
     parser.add_argument("--spots", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--before", type=Path, help="`src` of an earlier version; for before")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--one-version", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     stc.settings.progress = False
     if arguments.one is not None:
         print(json.dumps(one_slide(arguments.one, arguments.out)))
         return
+    if arguments.one_version:
+        print(json.dumps(one_version(arguments)))
+        return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    parts = {"crops": crops, "encoder": encoder, "slide": slide, "cluster": cluster, "finetune": finetune}
+    parts = {
+        "crops": crops,
+        "before": before,
+        "encoder": encoder,
+        "slide": slide,
+        "cluster": cluster,
+        "finetune": finetune,
+    }
     for part in arguments.parts:
         print(f"== {part}", flush=True)
         parts[part](arguments)
@@ -124,12 +138,18 @@ def crops(arguments):
         return n
 
     tiles = tile_dataset(sdata)
+    of_squidpy = {
+        "from zarr": spot_crops(sdata, sdata.images["he"]["scale0"]["image"]),
+        "in memory": spot_crops(sdata, sdata.images["he"]["scale0"]["image"].compute()),
+    }
     rasterized = tile_dataset(sdata, rasterize=True, rasterize_kwargs={"target_width": SIZE_PX})
     rates = interleaved(
         {
             "from zarr": lambda: ours(of_slide.image),
             "ImageTilesDataset": lambda: tiles(20),
             "ImageTilesDataset, rasterized": lambda: rasterized(20),
+            "squidpy's generate_spot_crops, from zarr": lambda: of_squidpy["from zarr"](20),
+            "squidpy's generate_spot_crops, in memory": lambda: of_squidpy["in memory"](n),
             "held in memory, same reader": lambda: ours(in_memory),
             "held in memory, resampled one by one": lambda: plain(None),
             "held in memory, whole pixels copied": lambda: sliced(None),
@@ -159,6 +179,79 @@ def tile_dataset(sdata, **options):
         return n
 
     return read
+
+
+def spot_crops(sdata, pixels):
+    """Squidpy's generator on the same image: whole pixels, not resampled."""
+    from squidpy.im import ImageContainer
+
+    container = ImageContainer(pixels.transpose("y", "x", "c"), layer="he", lazy=True)
+    table = sdata["table"].copy()
+    table.obsm["spatial"] = np.array([(point.x, point.y) for point in sdata["spots"].geometry])
+    table.uns["spatial"] = {"he": {"scalefactors": {"spot_diameter_fullres": float(SIZE_PX)}}}
+
+    def read(n):
+        crops = container.generate_spot_crops(table, library_id="he", obs_names=table.obs_names[:n], as_array="he")
+        return sum(1 for _ in crops)
+
+    return read
+
+
+# an earlier version
+
+# um a pixel of the section: 0.72
+FIELDS = {
+    "the image's own resolution": (SIZE_PX * 0.72,),
+    "200, 400, 800 um": (200, 400, 800),
+    "200, 400, 800 um, no pyramid": (200, 400, 800),
+    "800 um, no pyramid": (800,),
+    "800 um at 0.25 um a pixel, no pyramid": (800 * 0.72 / 0.25,),
+}
+
+
+def before(arguments):
+    if arguments.before is None:
+        sys.exit("`before` needs --before SRC, for instance `src` of a git worktree.")
+    her2st(arguments)
+    here = Path(stc.__file__).parents[1]
+    versions = {"now": here, "before": arguments.before}
+    rounds = {version: [] for version in versions}
+    for _ in range(arguments.repeats):
+        for version, folder in versions.items():
+            command = [sys.executable, __file__, "--out", str(arguments.out), "--one-version"]
+            environment = os.environ | {"PYTHONPATH": str(folder)}
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+            rounds[version].append(json.loads(done.stdout.splitlines()[-1]))
+    table = pd.DataFrame(rounds["now"][0]).T[[]]
+    for unit in ("second", "CPU second"):
+        for version, found in rounds.items():
+            values = [pd.DataFrame(one).T[unit] for one in found]
+            table[f"{version}, a {unit}"] = pd.concat(values, axis=1).median(axis=1)
+        table[f"times before ({unit})"] = table[f"now, a {unit}"] / table[f"before, a {unit}"]
+    report(table, arguments.out / "before.csv")
+
+
+def one_version(arguments):
+    """Crops a second and a CPU second of the version that is imported, for every field and density of spots."""
+    of_slide = resolve_slides(her2st(arguments)).slides[0]
+    flat = SlideImage("flat", of_slide.image.levels[:1], (1.0,))
+    # Visium's pitch of 100 um, over the part of the section that has spots
+    (left, top), (right, bottom) = of_slide.centers.min(axis=0), of_slide.centers.max(axis=0)
+    pitch = 100 / 0.72
+    x, y = np.meshgrid(np.arange(left, right, pitch), np.arange(top, bottom, pitch * np.sqrt(0.75)))
+    x[1::2] += pitch / 2
+    lattices = {"legacy ST": of_slide.centers, "Visium": np.column_stack([x.ravel(), y.ravel()])}
+    found = {}
+    for lattice, centers in lattices.items():
+        for fields, sides in FIELDS.items():
+            image = flat if "no pyramid" in fields else of_slide.image
+            for _ in range(2):
+                start, cpu = time.perf_counter(), time.process_time()
+                batches = iter_batches(image, centers, sides=[side / 0.72 for side in sides], size_px=SIZE_PX, batch=64)
+                n = sum(len(rows) for rows, _ in batches) * len(sides)
+                rates = {"second": n / (time.perf_counter() - start), "CPU second": n / (time.process_time() - cpu)}
+            found[f"{lattice} ({len(centers)}), {fields}"] = rates
+    return found
 
 
 # encoder

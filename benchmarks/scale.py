@@ -1,13 +1,15 @@
 """What a study costs in CPU seconds and memory, by the number of spots: synthetic spots of 8 donors.
 
     python benchmarks/scale.py imports
-    python benchmarks/scale.py fit [--spots 2000 10000 40000] [--features 252] [--method stcontrast]
+    python benchmarks/scale.py fit [--spots 2000 10000 40000] [--features 252] [--method stcontrast] [--slides 16]
+    python benchmarks/scale.py fit --slides 24 --features 1536 --spots 100000
 
 ``imports``: CPU seconds of the import of every part of the package, beyond numpy and anndata, and memory of the process.
 
-``fit``: each size runs in a process of its own, on one thread. Printed are the CPU seconds of the fit, its memory above
-what the process held before the fit (peak), in kB a spot, and the exponent of the CPU seconds between the smallest and
-the largest size.
+``fit``: each size runs in a process of its own, on one thread. Printed are the CPU seconds of the fit; its memory above
+what the process held before the fit (peak), in kB a spot; the peak of the whole process, data and libraries included;
+and the exponent of the CPU seconds between the smallest and the largest size. With several numbers of `--slides` there
+are as many rows, one number of spots for each.
 """
 
 from __future__ import annotations
@@ -16,25 +18,24 @@ import argparse
 import json
 import logging
 import os
-import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 N_DONORS = 8
 N_GENES = 2000
 N_FACTORS = 6
 
 
-def synthetic(n_spots, n_features):
-    """Two slides a donor on a square lattice: a few smooth factors drive image features and counts."""
+def synthetic(n_spots, n_features, n_slides=2 * N_DONORS):
+    """Slides of 8 donors on a square lattice: a few smooth factors drive image features and counts."""
     import numpy as np
     from scipy import sparse
 
     from stcontrast._data.spots import Spots
 
     rng = np.random.default_rng(0)
-    n_slides = 2 * N_DONORS
     slide = np.sort(np.arange(n_spots) % n_slides)
     side = int(np.ceil(np.sqrt(n_spots / n_slides)))
     place = np.arange(n_spots) - np.searchsorted(slide, slide)
@@ -42,22 +43,23 @@ def synthetic(n_spots, n_features):
     waves = rng.normal(size=(n_slides, N_FACTORS, 2)) / 6
     shift = rng.uniform(0, 6, size=(n_slides, N_FACTORS))
     factors = np.sin((waves[slide] * xy[:, None]).sum(axis=2) + shift[slide])
-    features = factors @ rng.normal(size=(N_FACTORS, n_features)) + rng.normal(size=(n_spots, n_features))
+    to_features = rng.normal(size=(N_FACTORS, n_features))
     loadings, level = rng.normal(size=(N_FACTORS, N_GENES)) / 2, rng.normal(-1, 1, size=N_GENES)
-    parts = []
+    features, parts = np.empty((n_spots, n_features), dtype=np.float32), []
     for start in range(0, n_spots, 5000):
-        rate = np.exp(factors[start : start + 5000] @ loadings + level)
-        parts.append(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
+        of_part = factors[start : start + 5000]
+        features[start : start + 5000] = of_part @ to_features + rng.normal(size=(len(of_part), n_features))
+        parts.append(sparse.csr_matrix(rng.poisson(np.exp(of_part @ loadings + level)).astype(np.float32)))
     counts = sparse.csr_matrix(sparse.vstack(parts))
-    donor = np.array([f"donor{i // 2}" for i in range(n_slides)])[slide]
+    donor = np.array([f"donor{i * N_DONORS // n_slides}" for i in range(n_slides)])[slide]
     return Spots.of(
-        slide.astype(np.int64), xy, features=features.astype(np.float32), counts=counts, donor=donor, batch=donor,
+        slide.astype(np.int64), xy, features=features, counts=counts, donor=donor, batch=donor,
         depth=np.asarray(counts.sum(axis=1)).ravel().astype(float), slides=[f"slide{i}" for i in range(n_slides)],
         genes=[f"gene{i}" for i in range(N_GENES)], name=np.arange(n_spots).astype(str),
     )  # fmt: skip
 
 
-def one_fit(n_spots, n_features, method):
+def one_fit(n_spots, n_features, method, n_slides):
     """In a process of its own: one fit."""
     import numpy as np
     import torch
@@ -73,16 +75,29 @@ def one_fit(n_spots, n_features, method):
     made_by = [{"slot": "X_image", "encoder": encoder, "field_um": [], "n_features": n_features}]
     # what is imported on the first fit is no cost of this one
     fit_model(small, np.arange(400), method=method, fit_spec=FitSpec(), made_by=made_by)
-    spots = synthetic(n_spots, n_features)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    spots = synthetic(n_spots, n_features, n_slides)
+    before = forget_peak()
     start, wall = time.process_time(), time.perf_counter()
     model, _ = fit_model(spots, np.arange(n_spots), method=method, fit_spec=FitSpec(), made_by=made_by)
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    peak = memory("VmHWM")
     found = {
-        "spots": n_spots, "features": n_features, "CPU s": time.process_time() - start, "wall s": time.perf_counter() - wall,
-        "kB a spot": used / n_spots, "held-out r": model.spec["held_out_r"],
+        "method": method, "slides": n_slides, "spots": n_spots, "features": n_features, "CPU s": time.process_time() - start,
+        "wall s": time.perf_counter() - wall, "kB a spot": (peak - before) / n_spots, "peak GiB": peak / 2**20,
+        "held-out r": model.spec["held_out_r"],
     }  # fmt: skip
     print(json.dumps(found))
+
+
+def forget_peak():
+    """Let the peak of this process begin anew (Linux): the kB that it holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
+
+
+def memory(what):
+    """kB of this process, by the operating system's accounting: held (``VmRSS``) or the peak (``VmHWM``)."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[what].split()[0])
 
 
 IMPORTED = """
@@ -109,9 +124,10 @@ def fit(arguments):
     import numpy as np
 
     rows = []
-    for n_spots in arguments.spots:
+    slides = arguments.slides * (len(arguments.spots) if len(arguments.slides) == 1 else 1)
+    for n_spots, n_slides in zip(arguments.spots, slides, strict=True):
         command = [__file__, "one-fit", "--spots", str(n_spots), "--features", str(arguments.features)]
-        rows.append(in_process([*command, "--method", arguments.method]))
+        rows.append(in_process([*command, "--slides", str(n_slides), "--method", arguments.method]))
         print(rows[-1], flush=True)
     table = show(rows)
     if len(rows) > 1:
@@ -141,11 +157,12 @@ def main():
     parts = {
         "imports": imports,
         "fit": fit,
-        "one-fit": lambda given: one_fit(given.spots[0], given.features, given.method),
+        "one-fit": lambda given: one_fit(given.spots[0], given.features, given.method, given.slides[0]),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)
     parser.add_argument("--spots", nargs="+", type=int, default=[2000, 10000, 40000])
+    parser.add_argument("--slides", nargs="+", type=int, default=[2 * N_DONORS])
     parser.add_argument("--features", type=int, default=252)
     parser.add_argument("--method", default="stcontrast")
     arguments = parser.parse_args()

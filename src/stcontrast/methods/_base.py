@@ -48,6 +48,9 @@ class Method(Learns, ABC):
     """Whether it predicts a spot from its own row of the design alone, so that a slide can be predicted in parts."""
     learns_from_gene_side: ClassVar[bool] = False
     """Whether spots with counts and no image teach it; see `Spots.gene_side`."""
+    held: ClassVar[tuple[float, float]] = (7.5, 7.5)
+    """Copies of the image features and of the expression (float32) of its training spots that a fit holds at once.
+    Measured (`benchmarks/scale.py`); it decides how many fits run at once."""
     oracle: ClassVar[bool] = False
     """Whether it looks at the measured depth of the spots that it predicts; it is a yardstick then, not a prediction."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -15,9 +16,12 @@ from spatialdata.transformations import Identity
 
 import stcontrast as stc
 from stcontrast._reading import SlideImage
-from stcontrast.pp._crops import iter_batches, iter_crops
+from stcontrast.pp._crops import Tiles, iter_batches, iter_crops, pick_level
 from stcontrast.pp._crops import levels as _levels
-from stcontrast.pp._crops.levels import computed_once, with_coarse_levels
+from stcontrast.pp._crops import reader as _reader
+from stcontrast.pp._crops import tiles as _tiles
+from stcontrast.pp._crops.levels import computed_once, level_and_factor
+from stcontrast.pp._crops.tiles import Averaged
 from tests.synthetic import circles, image, points, table
 
 if TYPE_CHECKING:
@@ -61,6 +65,19 @@ def one_task(made: Counted, then: str = "as it is") -> da.Array:
 def cut(image: SlideImage, centers: np.ndarray, *, side: float, size_px: int) -> np.ndarray:
     found = dict(iter_crops(image, centers, side=side, size_px=size_px))
     return np.stack([found[i] for i in range(len(centers))]).astype(int)
+
+
+def averaged(pixels: Any, factor: int) -> np.ndarray:
+    """A level made, as the reader makes it: (3, height, width)."""
+    made, image = Averaged(Tiles(pixels), factor), SlideImage("he", (pixels,), (1.0,))
+    height, width = made.shape
+    tiles = {(0, 1): made.source, (0, factor): made}
+    square = max(made.shape)
+    field = _reader.Field.of(image, np.full((1, 2), square * factor / 2), square * factor, square, (0, factor))
+    with ThreadPoolExecutor(2) as pool:
+        canvas = _reader._Held(image, [field], tiles, pool).windows(0)[0].picture()
+    left, top = field.start[0]
+    return np.moveaxis(np.asarray(canvas), -1, 0)[:, -top : height - top, -left : width - left]
 
 
 @pytest.mark.parametrize("then", ["as it is", "in chunks", "turned"])
@@ -134,14 +151,13 @@ def test_what_is_read_tile_by_tile_is_not_computed_as_a_whole(source: str, tmp_p
 
 
 @pytest.mark.parametrize("chunks", [(3, 1100, 1300), (3, 256, 256), (3, 250, 333), (1, 512, 512)], ids=str)
-@pytest.mark.parametrize(("side", "size_px", "factor"), [(600.0, 64, 4), (1000.0, 32, 16), (560.0, 100, 2)])
+@pytest.mark.parametrize(("side", "size_px", "factor"), [(600.0, 64, 8), (1000.0, 32, 16), (560.0, 100, 4)])
 def test_wide_windows_are_cut_from_a_level_made_for_them(
     chunks: tuple[int, int, int], side: float, size_px: int, factor: int
 ) -> None:
     whole = SlideImage("he", (da.from_array(PIXELS, chunks=chunks),), (1.0,))
-    pyramid, (level,) = with_coarse_levels(whole, [side], size_px)
-    assert pyramid.downsampling[level] == factor
-    made = pyramid.levels[level].compute()
+    assert level_and_factor(whole, side, size_px) == (0, factor)
+    made = averaged(whole.levels[0], factor)
     height, width = 1100 // factor, 1300 // factor
     inner = PIXELS[:, : height * factor, : width * factor].reshape(3, height, factor, width, factor)
     assert np.abs(made[:, :height, :width] - inner.mean(axis=(2, 4))).max() <= 0.51
@@ -159,12 +175,88 @@ def test_wide_windows_are_cut_from_a_level_made_for_them(
         assert np.abs(crop - direct)[2:-2, 2:-2].mean() < 2.5
 
 
-@pytest.mark.parametrize(("side", "size_px"), [(500.0, 32), (600.0, 224), (40.0, 8)], ids=["narrow", "fine", "small"])
-def test_other_windows_are_cut_as_before(side: float, size_px: int) -> None:
+@pytest.mark.parametrize(
+    ("levels", "side", "size_px", "expected"),
+    [
+        (1, 100.0, 8, (0, 1)),
+        (1, 127.9, 8, (0, 1)),
+        (1, 128.0, 8, (0, 16)),
+        (1, 224.0, 224, (0, 1)),
+        (1, 278.0, 224, (0, 1)),
+        (1, 447.0, 224, (0, 1)),
+        (1, 448.0, 224, (0, 2)),
+        (1, 1600.0, 224, (0, 4)),
+        (2, 1600.0, 224, (1, 2)),
+        (3, 1600.0, 224, (2, 1)),
+        (3, 6400.0, 224, (2, 4)),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_wide_window_has_one_to_two_pixels_for_one_of_the_output(
+    levels: int, side: float, size_px: int, expected: tuple[int, int]
+) -> None:
+    factors = tuple(2.0**i for i in range(levels))
+    image = SlideImage("he", (da.from_array(PIXELS),) * levels, factors)
+    level, factor = level_and_factor(image, side, size_px)
+    assert (level, factor) == expected
+    assert level == pick_level(image, side / size_px)
+    left = side / size_px / factors[level] / factor
+    assert side / factors[level] < 128 or 1 <= left < 2 or factor == 1
+
+
+@pytest.mark.parametrize("chunks", [(3, 1100, 1300), (3, 256, 256), (3, 250, 333), (1, 512, 512), (3, 3, 700)], ids=str)
+@pytest.mark.parametrize("factor", [2, 4, 32])
+def test_a_level_made_is_the_average_of_its_pixels(chunks: tuple[int, int, int], factor: int) -> None:
+    made = averaged(da.from_array(PIXELS, chunks=chunks), factor)
+    height, width = -(-1100 // factor), -(-1300 // factor)
+    assert made.shape == (3, height, width)
+    for y in (0, height // 2, height - 1):
+        for x in (0, width // 2, width - 1):
+            block = PIXELS[:, y * factor : (y + 1) * factor, x * factor : (x + 1) * factor]
+            assert np.abs(made[:, y, x] - block.mean(axis=(1, 2))).max() <= 0.51
+
+
+def test_chunks_are_read_once_for_the_levels_made_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tiles, "TILE_PX", 256)
+    read: list[tuple[int, int]] = []
+
+    class Counted(_tiles.Tiles):
+        def read(self, row: int, column: int) -> np.ndarray:
+            read.append((row, column))
+            return super().read(row, column)
+
+    monkeypatch.setattr(_reader, "Tiles", Counted)
+    whole = SlideImage("he", (da.from_array(PIXELS, chunks=(3, 250, 256)),), (1.0,))
+    list(iter_batches(whole, points(60, 1100, 1300), sides=(40.0, 150.0, 400.0), size_px=32, batch=16))
+    assert len(read) == len(set(read)) == 5 * 6
+
+
+@pytest.mark.parametrize("side", [300.0, 700.0])
+def test_crops_are_those_of_a_stored_level(side: float) -> None:
+    fine = SlideImage("he", (da.from_array(PIXELS, chunks=(3, 256, 256)),), (1.0,))
+    _, factor = level_and_factor(fine, side, 64)
+    stored = (fine.levels[0], da.from_array(averaged(fine.levels[0], factor), chunks=(3, 100, 100)))
+    both = SlideImage("he", stored, (1.0, float(factor)))
+    centers = points(9, 1100, 1300)
+    # the background is that of the coarsest level: what lies within the image is compared
+    inside = centers[((centers > side / 2) & (centers < np.array([1300, 1100]) - side / 2)).all(axis=1)]
+    inside = np.vstack([inside, [[650.0, 550.0]]])
+    np.testing.assert_array_equal(cut(fine, inside, side=side, size_px=64), cut(both, inside, side=side, size_px=64))
+
+
+@pytest.mark.parametrize("place", [(0.0, 0.0), (0.5, 0.0), (0.25, 0.875), (0.1, 0.3), (0.999999, 1e-7)], ids=str)
+@pytest.mark.parametrize("size_px", [30, 224])
+def test_crops_at_the_levels_own_resolution_are_those_of_pillow(size_px: int, place: tuple[float, float]) -> None:
+    from PIL import Image
+
     whole = SlideImage("he", (da.from_array(PIXELS, chunks=(3, 256, 256)),), (1.0,))
-    pyramid, chosen = with_coarse_levels(whole, [side], size_px)
-    assert chosen == [0]
-    assert len(pyramid.levels) == 1
+    centers = np.array([[500.0, 400.0], [700.0, 512.0]]) + place
+    picture = Image.fromarray(np.moveaxis(PIXELS, 0, -1))
+    for (x, y), crop in zip(centers, cut(whole, centers, side=size_px, size_px=size_px), strict=True):
+        box = (x - size_px / 2, y - size_px / 2, x + size_px / 2, y + size_px / 2)
+        direct = np.asarray(picture.resize((size_px, size_px), Image.Resampling.BILINEAR, box=box)).astype(int)
+        assert np.abs(crop - direct).max() <= 1
+        assert abs((crop - direct).mean()) < 0.02
 
 
 def test_a_field_does_not_depend_on_the_others() -> None:

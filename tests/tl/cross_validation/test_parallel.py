@@ -168,8 +168,9 @@ def test_the_user_s_backend_is_used_and_gives_the_same_numbers(toy, registered, 
         (None, 12, 10_000, 2**40, 8),
         (None, 3, 10_000, 2**40, 3),
         (None, 12, 100, 2**40, 1),
-        # 1.5 GiB + 6 × 4 bytes × 10 000 × (200 + 800) = 1.72 GiB each
-        (None, 12, 10_000, 4 * 2**30, 2),
+        # 0.875 GiB + 24 bytes × 10 000 × (200 + 800) = 1.1 GiB each
+        (None, 12, 10_000, 3 * 2**30, 2),
+        (None, 12, 10_000, 4 * 2**30, 3),
         (None, 12, 10_000, 2**20, 1),
     ],
 )
@@ -177,8 +178,20 @@ def test_as_many_processes_as_fits_cores_and_memory(monkeypatch, n_jobs, n_fits,
     monkeypatch.setattr(_parallel, "cpu_count", lambda: 8)
     monkeypatch.setattr(_parallel, "available_memory", lambda: available)
     monkeypatch.setattr(_parallel, "_places_on_gpu", lambda: 8)
-    fits = [SimpleNamespace(n_values=n_spots * (200 + 800))] * n_fits
+    n_values = n_spots * (200 + 800)
+    fits = [SimpleNamespace(n_values=n_values, bytes_held=24 * n_values)] * n_fits
     assert _parallel.count_processes(n_jobs, fits) == expected
+
+
+def test_the_largest_fits_decide_on_the_number_of_processes(monkeypatch):
+    monkeypatch.setattr(_parallel, "cpu_count", lambda: 8)
+    monkeypatch.setattr(_parallel, "available_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr(_parallel, "_places_on_gpu", lambda: 8)
+    # 0.875 GiB of libraries each
+    small, large = (SimpleNamespace(n_values=10**7, bytes_held=gib * 2**30) for gib in (1, 5))
+    assert _parallel.count_processes(None, [small] * 8) == 4
+    assert _parallel.count_processes(None, [small] * 8 + [large]) == 2
+    assert _parallel.count_processes(None, [large, large, *[small] * 8]) == 1
 
 
 def test_the_memory_of_a_container_counts(monkeypatch, tmp_path):

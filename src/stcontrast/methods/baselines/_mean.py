@@ -23,6 +23,7 @@ class Mean(Method):
     name: ClassVar[str] = "mean"
     spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "Mean of the training slides (as in He et al. 2020, ST-Net)"
+    held: ClassVar[tuple[float, float]] = (5.7, 5.3)
     learnt: ClassVar[tuple[str, ...]] = ("arrays",)
 
     def __init__(self, *, seed: int = 0) -> None:

@@ -90,6 +90,7 @@ class Stcontrast(Method):
     """
 
     name: ClassVar[str] = "stcontrast"
+    held: ClassVar[tuple[float, float]] = (5.8, 11.5)
     spotwise: ClassVar[bool] = True
     learns_from_gene_side: ClassVar[bool] = True
     reference: ClassVar[str] = "stcontrast; after TPIRBAE (Nishimura et al. 2025) and BLEEP (Xie et al. 2023)"

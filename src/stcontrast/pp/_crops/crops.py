@@ -39,8 +39,9 @@ def crops(
     """Cut the square of H&E around every spot.
 
     The side is true in µm whatever the scan; the centre is placed to a fraction of a pixel; the pyramid level is
-    the coarsest that needs no enlarging (for a wide field of an image without one, it is made on the way), averaged down (never resized and centre-cropped, which would change the
-    field of view). Beyond the border of the image, crops show the colour of the slide without tissue. Crops keep the image's own axes: a transformation
+    the coarsest that needs no enlarging, averaged down (never resized and centre-cropped, which would change the field of
+    view). Where the image lacks that level, and the window has 128 pixels or more, it is averaged while the image is read:
+    a crop is the same with and without a stored pyramid. Beyond the border of the image, crops show the colour of the slide without tissue. Crops keep the image's own axes: a transformation
     that rotates the slide moves the centres, not the crops.
 
     Parameters

@@ -1,26 +1,22 @@
-"""Levels of a pyramid as they are best read: computed once where every read would repeat work, and made where none is there."""
+"""Levels of a pyramid as they are best read: which one a crop is cut from, and what is computed once for all reads."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-import dask.array as da
 import numpy as np
 from dask.core import flatten
-from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    import dask.array as da
     from numpy.typing import NDArray
 
     from stcontrast._reading import SlideImage
 
-__all__ = ["computed_once", "pick_level", "with_coarse_levels"]
+__all__ = ["computed_once", "level_and_factor", "pick_level"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +24,8 @@ logger = logging.getLogger(__name__)
 HELD_BYTES: Final = 4 * 2**30
 SMALL_BYTES: Final = 2**20
 
-# a window that is at least so wide (pixels) is cut from a level made for it, if it has so many pixels for one of the output
-WIDE_PX: Final = 512
-SPARE: Final = 3.0
-# pixels for one of the output that are left in a level made: the filter still blends them
-LEFT: Final = 1.5
-TILE_PX: Final = 1024
+# a narrower window (pixels) is not worth a level of its own
+WIDE_PX: Final = 128
 
 # by the id of the lazy array, the one used last at the end; `None` for one that is too large
 _held: dict[int, NDArray[Any] | None] = {}
@@ -44,6 +36,30 @@ def pick_level(image: SlideImage, pixels_per_output: float) -> int:
     """The coarsest level of the pyramid that still has one pixel or more for every pixel of the output."""
     fitting = [i for i, factor in enumerate(image.downsampling) if factor <= pixels_per_output * (1 + 1e-6)]
     return max(fitting, default=0, key=lambda i: image.downsampling[i])
+
+
+def level_and_factor(image: SlideImage, side: float, size_px: int) -> tuple[int, int]:
+    """What a window is best cut from: a level, and a power of two by which it is averaged before.
+
+    Parameters
+    ----------
+    image
+        The pyramid; perhaps one level.
+    side
+        Side of the window in pixels of the finest level.
+    size_px
+        Side of the crop.
+
+    Returns
+    -------
+    The level of :func:`pick_level` and 1; or, where a window of 128 pixels or more on that level would have 2 or more for
+    one of the output, the factor that leaves 1 to 2: the level that a full pyramid would have.
+    """
+    level = pick_level(image, side / size_px)
+    width = side / image.downsampling[level]
+    if width < WIDE_PX:
+        return level, 1
+    return level, 2 ** max(0, int(np.log2(width / size_px * (1 + 1e-6))))
 
 
 def computed_once(pixels: Any) -> Any:
@@ -92,57 +108,3 @@ def _shares_work(pixels: da.Array) -> bool:
 def _is_work(node: Any) -> bool:
     """Whether a node of a graph is computed; others hold data, or refer to another node."""
     return callable(getattr(node, "func", None)) or (isinstance(node, tuple) and bool(node) and callable(node[0]))
-
-
-def with_coarse_levels(image: SlideImage, sides: Sequence[float], size_px: int) -> tuple[SlideImage, list[int]]:
-    """A pyramid with the levels that wide windows are best cut from, and the level of each window.
-
-    Parameters
-    ----------
-    image
-        The pyramid; perhaps one level.
-    sides
-        Sides of the windows in pixels of the finest level.
-    size_px
-        Side of the crops.
-
-    Returns
-    -------
-    The pyramid: where a window of 512 pixels or more has 3 or more for one of the output, one more level, averaged by a
-    power of two tile by tile as they are read. And the index of the level for every side, which does not depend on the
-    other sides.
-    """
-    levels, downsampling = list(image.levels), list(image.downsampling)
-    origins = [image.origin(level) for level in range(len(levels))]
-    made: dict[tuple[int, int], int] = {}
-    chosen = []
-    for side in sides:
-        level = pick_level(image, side / size_px)
-        spare = side / size_px / image.downsampling[level]
-        if side / image.downsampling[level] < WIDE_PX or spare < SPARE:
-            chosen.append(level)
-            continue
-        factor = 2 ** int(np.log2(spare / LEFT))
-        if (level, factor) not in made:
-            made[level, factor] = len(levels)
-            levels.append(_averaged(computed_once(image.levels[level]), factor))
-            downsampling.append(image.downsampling[level] * factor)
-            origins.append(image.origin(level))
-        chosen.append(made[level, factor])
-    return replace(image, levels=tuple(levels), downsampling=tuple(downsampling), origins=tuple(origins)), chosen
-
-
-def _averaged(pixels: Any, factor: int) -> da.Array:
-    """A level (3, height, width), lazily averaged by a whole factor; what is left over at the border is averaged alone."""
-    lazy = da.from_array(pixels, chunks=(3, TILE_PX, TILE_PX), name=False) if isinstance(pixels, np.ndarray) else pixels
-    uneven = [any(size % factor for size in sizes[:-1]) for sizes in lazy.chunks[1:]]
-    whole = max(factor, TILE_PX // factor * factor)
-    lazy = lazy.rechunk({0: -1} | {axis + 1: whole for axis, odd in enumerate(uneven) if odd})
-    chunks = (lazy.chunks[0], *(tuple(-(-size // factor) for size in sizes) for sizes in lazy.chunks[1:]))
-    return lazy.map_blocks(
-        _averaged_block, factor=factor, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0, 0), dtype=np.uint8)
-    )
-
-
-def _averaged_block(block: NDArray[np.uint8], *, factor: int) -> NDArray[np.uint8]:
-    return np.stack([np.asarray(Image.fromarray(channel).reduce(factor)) for channel in block])

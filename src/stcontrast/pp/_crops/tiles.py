@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import SlideImage
 
-__all__ = ["Tiles", "background_color"]
+__all__ = ["Averaged", "Tiles", "background_color"]
 
 # several smaller chunks are read together: every read has a cost
 TILE_PX: Final = 1024
@@ -107,6 +107,33 @@ class Tiles:
             # this runs on a thread, possibly in a forked process, where dask's pool would hang
             block = block.compute(scheduler="synchronous")
         return np.asarray(block)
+
+
+class Averaged(Tiles):
+    """A level averaged by a whole factor: its tiles lie on those of the level, which are averaged one by one.
+
+    Parameters
+    ----------
+    source
+        Tiles of the level.
+    factor
+        Pixels of the level, along y and along x, for one pixel; what is left over at the border is averaged alone.
+    """
+
+    def __init__(self, source: Tiles, factor: int) -> None:
+        self.source, self.factor = source, factor
+        height, width = source.shape
+        self.shape = -(-height // factor), -(-width // factor)
+        self.edges = tuple(
+            np.unique([*(edges[:-1] // factor), size]) for edges, size in zip(source.edges, self.shape, strict=True)
+        )
+
+    def rectangle(self, row: int, column: int) -> tuple[list[int], list[int]]:
+        """Corners, x and y, of what a tile is averaged from, in pixels of the level."""
+        (y0, y1), (x0, x1) = self.edges[0][row : row + 2], self.edges[1][column : column + 2]
+        height, width = self.source.shape
+        stop = [min(int(x1) * self.factor, width), min(int(y1) * self.factor, height)]
+        return [int(x0) * self.factor, int(y0) * self.factor], stop
 
 
 def _stored(pixels: Any, *, computed: bool) -> Any:

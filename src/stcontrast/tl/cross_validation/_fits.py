@@ -87,11 +87,24 @@ class Fit:
         return replace(self, spots=Spots.of(np.zeros(0, dtype=np.int64), np.zeros((0, 2))), features=nothing)
 
     @property
-    def n_values(self) -> int:
-        """Spots × (features + modelled genes): memory and time grow with it."""
-        fit_spec, (n_spots, n_features) = self.fit_spec, self.features.shape
+    def n_genes(self) -> int:
+        """Genes that it models."""
+        fit_spec = self.fit_spec
         n_genes = len(fit_spec.more_genes) + (fit_spec.n_genes if fit_spec.genes is None else len(fit_spec.genes))
-        return int(n_spots * (n_features + min(n_genes, len(self.spots.genes))))
+        return min(n_genes, len(self.spots.genes))
+
+    @property
+    def n_values(self) -> int:
+        """Spots × (features + modelled genes): time grows with it."""
+        n_spots, n_features = self.features.shape
+        return int(n_spots * (n_features + self.n_genes))
+
+    @property
+    def bytes_held(self) -> int:
+        """Memory of the fit at its peak, without libraries and data; measured for the methods that need most."""
+        of_features, of_expression = METHODS[self.method].held
+        values = of_features * self.features.shape[1] + of_expression * self.n_genes
+        return int(len(self.train_rows) * values * np.dtype(np.float32).itemsize)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import psutil
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from stcontrast._data.spots import Spots
@@ -38,9 +38,8 @@ logger = logging.getLogger(__name__)
 
 # a process takes seconds to start: a fit on fewer values takes less
 SMALL: Final = 1_000_000
-# what the libraries take, and how many times the bytes of features and expression a fit holds at once
-LIBRARY_BYTES: Final = 3 * 2**29
-COPIES: Final = 6
+# what a process takes with the libraries alone
+LIBRARY_BYTES: Final = 7 * 2**27
 GPU_BYTES: Final = 2**31
 CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 # the seeds of random numbers belong to a process: where the backend has threads, they take turns
@@ -85,8 +84,10 @@ def count_processes(n_jobs: int | None, fits: Sequence[Fit]) -> int:
         return 1
     if type(get_active_backend()[0]).__name__ == "DaskDistributedBackend":
         return max(1, min(len(fits), effective_n_jobs(-1)))
-    bytes_per_fit = LIBRARY_BYTES + COPIES * 4 * n_values
-    return max(1, min(len(fits), cpu_count(), available_memory() // bytes_per_fit, _places_on_gpu()))
+    # the largest fits may run at the same time
+    needed = np.cumsum(sorted((LIBRARY_BYTES + fit.bytes_held for fit in fits), reverse=True))
+    n_places = int((needed <= available_memory()).sum())
+    return max(1, min(n_places, cpu_count(), _places_on_gpu()))
 
 
 def available_memory() -> int:

@@ -15,15 +15,6 @@ from stcontrast.cli import app
 runner = CliRunner()
 
 
-@pytest.fixture(autouse=True)
-def _log_level_of_the_session():
-    """The command line sets the level of the package's log, which other tests look at."""
-    logger = logging.getLogger("stcontrast")
-    before = logger.level
-    yield
-    logger.setLevel(before)
-
-
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     """Two donors to train on and one that the model has not seen."""

@@ -185,12 +185,18 @@ class Predictor(Learns):
             return spots
         if standardize == "training":
             return replace(spots, design=self.moments.standardized(spots.design))
-        for rows in rows_by_slide(spots.slide):
-            code = int(spots.slide[rows[0]])
-            name = repr(names[code]) if code < len(names) else str(code)
-            self.moments.warn_of_part(name, len(rows), spots.features[rows].std(axis=0, dtype=np.float64))
+        self.warn_of_parts(spots.features, spots.slide, names)
         standardize_slides(spots.design, spots.slide)
         return spots
+
+    def warn_of_parts(self, features: NDArray[np.float32], slide: NDArray[np.int64], names: Sequence[str]) -> None:
+        """Say at WARNING which slides are small, or seem to be parts of slides; arguments as of :meth:`predict`."""
+        if self.spec["standardize"] == "none":
+            return
+        for rows in rows_by_slide(slide):
+            code = int(slide[rows[0]])
+            name = repr(names[code]) if code < len(names) else str(code)
+            self.moments.warn_of_part(name, len(rows), features[rows].std(axis=0, dtype=np.float64))
 
     def predict(
         self,

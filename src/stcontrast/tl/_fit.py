@@ -272,9 +272,11 @@ def _write_predictions(
     start = 0
     for source in sources:
         stop = start + source.table.n_obs
-        if source.is_spatialdata:
+        here = slice(start, stop)
+        if not source.is_spatialdata:
+            model.warn_of_parts(spots.features[here], spots.slide[here], spots.slides)
+        else:
             # object by object: the predictions of all of them need not fit in memory at once
-            here = slice(start, stop)
             prediction = model.predict(
                 spots.features[here], slide=spots.slide[here], xy=spots.xy[here], depth=spots.depth[here],
                 names=spots.slides,

@@ -132,6 +132,7 @@ def ridge(stores):
     return stores / "ridge"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["features", "grid", "fit", "predict", "classify", "evaluate", "similar"])
 def test_overwrite_means_the_same_everywhere(command, stores, ridge, tmp_path):
     new, model = stores / "new.zarr", ["--model", ridge]

@@ -48,6 +48,7 @@ def expected():
     return sdata["table"].obsm["X_image"].copy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [False, True])
 def test_the_numbers_are_those_of_one_process(expected, client, stored, tmp_path):
     sdata = stc.datasets.toy(n_donors=2, n_spots=30, n_genes=10)
@@ -116,6 +117,7 @@ def test_a_killed_worker_loses_nothing(client, tmp_path):
     np.testing.assert_allclose(sdata["table"].obsm["X_image"], plain, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_predictions_on_a_cluster(client, tmp_path):
     sdata = stc.datasets.toy(n_donors=3, n_spots=30, n_genes=10)
     model = stc.tl.fit(sdata, batch_key="donor", method="ridge", encoder="color", field_um=100)

@@ -151,6 +151,7 @@ def _leaky(run, seen):
     return leak
 
 
+@pytest.mark.slow
 def test_cross_validation_tunes_without_the_held_out_donor(toy, tmp_path, caplog):
     def predictions(sdata, **kwargs):
         return stc.tl.cross_validate(

@@ -83,6 +83,7 @@ def test_likelihood_parameters_and_library(model: BatchAgnosticVAE):
     np.testing.assert_allclose(np.diag(correlation), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_posterior_predictive_check(model: BatchAgnosticVAE):
     from scvi.criticism import PosteriorPredictiveCheck
 

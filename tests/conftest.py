@@ -9,6 +9,7 @@ import stcontrast as stc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 # examples are few and cheap; their first one pays for imports, so that a deadline would only measure the machine
 settings.register_profile("stcontrast", deadline=None, max_examples=40)
@@ -19,3 +20,14 @@ settings.load_profile("stcontrast")
 def _no_progress_bar() -> Iterator[None]:
     with stc.settings.override(progress=False):
         yield
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    """Client of a dask cluster of two processes."""
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client

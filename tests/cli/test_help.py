@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import subprocess
@@ -25,7 +26,11 @@ COMMANDS = [str(command.name or command.callback.__name__) for command in app.re
 
 def examples(command: str) -> list[str]:
     """Lines of the help that begin with the name of the program."""
+    # this also runs when tests are collected
+    logger = logging.getLogger("stcontrast")
+    level = logger.level
     result = runner.invoke(app, [command, "--help"])
+    logger.setLevel(level)
     assert result.exit_code == 0
     _, _, after = result.output.partition("Example")
     return [line.strip() for line in after.splitlines() if line.strip().startswith("stcontrast ")]

@@ -108,6 +108,7 @@ def test_visium_hires_only(visium: Path, monkeypatch: pytest.MonkeyPatch, caplog
     )
 
 
+@pytest.mark.slow
 def test_visium_as_anndata(visium: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.chdir(visium)
     found = follow("Visium as AnnData")
@@ -211,6 +212,7 @@ def test_xenium_without_outlines_says_how_to_read_it(in_xenium: tuple[Path, Any]
         )
 
 
+@pytest.mark.slow
 def test_legacy_st(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     folders.legacy(tmp_path, {"L1": "1", "L2": "2"})

@@ -14,25 +14,11 @@ import spatialdata
 import stcontrast as stc
 from stcontrast._cluster import running_client
 from stcontrast.pp._features import cluster as _cluster
+from tests.cluster import WARNINGS_OF_WORKERS
 
 distributed = pytest.importorskip("distributed", reason="distributed is not installed")
 
-# workers are processes of their own: what they warn of is not what is tested
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
-    pytest.mark.filterwarnings("ignore:Port .* is already in use"),
-]
-
-
-@pytest.fixture(scope="module")
-def client():
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
+pytestmark = WARNINGS_OF_WORKERS
 
 
 @pytest.fixture(autouse=True)

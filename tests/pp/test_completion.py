@@ -62,6 +62,7 @@ def test_planted_programmes_are_recovered():
     assert completed < 0.7 * median
 
 
+@pytest.mark.slow
 def test_a_slide_that_was_not_trained_on():
     truth, expression, slide, xy = planted(sizes=((14, 14), (12, 12), (10, 10)))
     new = slide == 2

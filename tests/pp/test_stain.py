@@ -161,6 +161,7 @@ def test_of_a_large_slide_only_windows_are_read() -> None:
     assert len(set(read)) < 160**2 / 40
 
 
+@pytest.mark.slow
 def test_a_small_piece_of_tissue_is_found() -> None:
     pixels = np.full((4000, 4000, 3), 255, dtype=np.uint8)
     # next to nothing of it lies in the windows of the first grid

@@ -58,6 +58,7 @@ def test_squidpy_neighbourhoods_of_subtypes(chained):
     assert table.uns["stc_class_nhood_enrichment"]["zscore"].shape == (n_classes, n_classes)
 
 
+@pytest.mark.slow
 def test_scanpy_clusters(chained):
     import scanpy as sc
 

@@ -90,6 +90,7 @@ def test_the_counts_of_a_donor_do_not_change_its_subtypes(toy, tmp_path):
             np.testing.assert_array_equal(before[key][name], after[key][name])
 
 
+@pytest.mark.slow
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000), donor=st.sampled_from(["donor1", "donor2", "donor3"]), n_genes=st.sampled_from([5, 15])

@@ -14,28 +14,13 @@ import pytest
 import stcontrast as stc
 from stcontrast import _cluster
 from stcontrast.tl import _predict_to_store
+from tests.cluster import WARNINGS_OF_WORKERS
 from tests.tl.conftest import copied
 from tests.tl.toy import parts_of
 
 distributed = pytest.importorskip("distributed", reason="distributed is not installed")
 
-# workers are processes of their own: what they warn of is not what is tested
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
-    pytest.mark.filterwarnings("ignore:Port .* is already in use"),
-]
-
-
-@pytest.fixture(scope="module")
-def client():
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
+pytestmark = [pytest.mark.slow, *WARNINGS_OF_WORKERS]
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stcontrast.tl._classify import classify
 from stcontrast.tl._embed import embed
 from stcontrast.tl._embed_genes import embed_genes
+from stcontrast.tl._export_geojson import export_geojson
 from stcontrast.tl._find_similar import find_similar
 from stcontrast.tl._fit import fit
 from stcontrast.tl._predict_expression import predict_expression
@@ -17,6 +18,7 @@ __all__ = [
     "cross_validate",
     "embed",
     "embed_genes",
+    "export_geojson",
     "find_similar",
     "fit",
     "predict_expression",

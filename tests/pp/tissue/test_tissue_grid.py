@@ -192,6 +192,7 @@ def test_a_whole_slide_is_read_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None
     assert sdata["table"].n_obs == pytest.approx(np.pi * 2000**2 / (200**2 * np.sqrt(0.75)), rel=0.1)
 
 
+@pytest.mark.slow
 def test_from_h_and_e_to_a_written_prediction(tmp_path: Path) -> None:
     train = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=20)
     model = stc.tl.fit(train, batch_key="donor", method="ridge", encoder="color", field_um=100)

@@ -17,30 +17,15 @@ from stcontrast._data.spots import Spots
 from stcontrast.methods._base import METHODS
 from stcontrast.methods.baselines import Mean
 from stcontrast.tl.cross_validation import _parallel
+from tests.cluster import WARNINGS_OF_WORKERS
 from tests.tl.conftest import copied
 from tests.tl.toy import LABELS
 
 distributed = pytest.importorskip("distributed", reason="distributed is not installed")
 
-# workers are processes of their own: what they warn of is not what is tested
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
-    pytest.mark.filterwarnings("ignore:Port .* is already in use"),
-]
+pytestmark = [pytest.mark.slow, *WARNINGS_OF_WORKERS]
 QUICK = {"donor_key": "donor", "label_key": LABELS, "n_genes": 12, "n_score_genes": 6}
 COMPARED = {"ridge": {}, "color": {}, "stcontrast": {"max_epochs": 2}, "mean": {}}
-
-
-@pytest.fixture(scope="module")
-def client():
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -132,6 +132,7 @@ def test_a_process_that_is_restarted_for_its_memory_loses_no_fit(toy, registered
     assert len(set(pids)) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["threading", "dask"])
 def test_the_user_s_backend_is_used_and_gives_the_same_numbers(toy, registered, monkeypatch, backend):
     sdata = parts_of(copied(toy), "donor1", "donor2")

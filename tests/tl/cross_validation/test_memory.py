@@ -72,5 +72,6 @@ def test_the_memory_of_a_fit_is_known_before(method: str, n_spots: int, n_featur
     command = [sys.executable, "-c", ONE_FIT, method, str(n_spots), str(n_features)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["libraries"] == pytest.approx(LIBRARY_BYTES, rel=0.2)
-    assert found["libraries"] + found["held"] == pytest.approx(LIBRARY_BYTES + found["estimate"], rel=0.2)
+    # what an allocator keeps differs between machines
+    assert found["held"] == pytest.approx(found["estimate"], rel=0.35)
+    assert found["libraries"] + found["held"] == pytest.approx(LIBRARY_BYTES + found["estimate"], rel=0.3)

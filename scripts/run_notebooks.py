@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ def executed(path: Path) -> Any:
     """A notebook with the output of its cells; an error in a cell is raised."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=1200, kernel_name="python3", record_timing=False)
-    client.execute(cwd=str(path.parent))
+    # elsewhere there may be no screen, and a backend that shows nothing
+    environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    client.execute(cwd=str(path.parent), env=environment)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})

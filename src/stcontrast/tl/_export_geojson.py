@@ -95,16 +95,18 @@ def export_geojson(  # noqa: PLR0913
     >>> stc.tl.export_geojson(sdata, "donor1.geojson", slide="donor1_a", genes=["GENE1"])  # doctest: +SKIP
     """
     place = _place(path, overwrite=overwrite)
-    source = resolve_slides(
-        data, table_key=table_key, image_key=image_key, um_per_px=um_per_px, library_key=library_key
-    )
+    values: dict[str, NDArray[np.float64]] = {}
+    if genes:
+        keys = Keys(table_key=table_key, image_key=image_key, um_per_px=um_per_px, slide_key=library_key)
+        [found] = read_values([data], list(genes), [PREDICTED], keys, prediction_key=prediction_key)
+        source, values = found.source, {gene: found.of[gene, PREDICTED] for gene in genes}
+    else:
+        source = resolve_slides(
+            data, table_key=table_key, image_key=image_key, um_per_px=um_per_px, library_key=library_key
+        )
     chosen = _chosen(source, slide)
     factor = _factor(chosen, image_um_per_px)
     classes = _classes(source.table, class_key)
-    values = _expression(
-        data, list(genes or ()), Keys(table_key=table_key, image_key=image_key, um_per_px=um_per_px, slide_key=library_key),
-        prediction_key=prediction_key,
-    )  # fmt: skip
     if classes is None and not values:
         msg = (
             f"Nothing to write: there is no class in `obs[{CLASS!r}]`, and no `genes` are given. Call `stc.tl.classify`, give "
@@ -159,15 +161,6 @@ def _classes(table: AnnData, key: str | None) -> pd.Series[Any] | None:
         msg = f"No column {key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
         raise KeyError(msg)
     return table.obs[key].astype("category")
-
-
-def _expression(
-    data: SpatialData | AnnData, genes: Sequence[str], keys: Keys, *, prediction_key: str
-) -> dict[str, NDArray[np.float64]]:
-    if not genes:
-        return {}
-    [found] = read_values([data], genes, [PREDICTED], keys, prediction_key=prediction_key)
-    return {gene: found.of[gene, PREDICTED] for gene in genes}
 
 
 def _features(

@@ -154,7 +154,7 @@ def test_of_a_model_of_classes_alone(data, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "error", "says"),
     [
-        pytest.param("report.txt", {}, ValueError, "ends in '.html'", id="no web page"),
+        pytest.param("report.txt", {}, ValueError, "must end in '.html'", id="no web page"),
         pytest.param("there.html", {}, FileExistsError, "overwrite=True", id="taken"),
         pytest.param("folder.html", {"overwrite": True}, FileExistsError, "folder", id="folder"),
         pytest.param("new.html", {"method": "knn"}, KeyError, "was not run", id="unknown method"),

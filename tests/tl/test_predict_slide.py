@@ -176,7 +176,7 @@ def test_a_result_is_replaced_only_when_told_to(files, model, tmp_path):
         pytest.param("one.tiff", {"um_per_px": {"two": 1.0}}, KeyError, r"names \['two'\]", id="other scale"),
         pytest.param("one.tiff", {"um_per_px": -1.0}, ValueError, "um_per_px", id="scale"),
         pytest.param("one.tiff", {"pitch_um": 0.0}, ValueError, "pitch_um", id="pitch"),
-        pytest.param("one.tiff", {"out": "result"}, ValueError, "ending in '.zarr'", id="store"),
+        pytest.param("one.tiff", {"out": "result"}, ValueError, "must end in '.zarr'", id="store"),
         pytest.param("one.tiff", {"um_per_px": 0.001}, ValueError, "No tissue stands out", id="too fine"),
         pytest.param("one.tiff", {"overwrite": "yes"}, TypeError, "overwrite|True or False", id="flag"),
     ],

@@ -277,9 +277,9 @@ def test_the_prediction_of_another_image_is_not_resumed(toy, tmp_path, changed):
 def test_wrong_stores_are_refused_before_any_work(ridge, toy, tmp_path):
     sdata = parts_of(copied(toy), "donor3")
     (tmp_path / "mine.zarr").mkdir()
-    with pytest.raises(FileExistsError, match="exists: read it with"):
+    with pytest.raises(FileExistsError, match=r"`store`: .* exists. Remove it"):
         stc.tl.predict_expression(sdata, ridge, store=tmp_path / "mine.zarr")
-    with pytest.raises(ValueError, match=r"ending in '.zarr'"):
+    with pytest.raises(ValueError, match=r"must end in '.zarr'"):
         stc.tl.predict_expression(sdata, ridge, store=tmp_path / "mine")
     with pytest.raises(ValueError, match="one object, found 2"):
         stc.tl.predict_expression([sdata, parts_of(copied(toy), "donor1")], ridge, store=tmp_path / "new.zarr")

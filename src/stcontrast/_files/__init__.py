@@ -14,7 +14,7 @@ from stcontrast._files.model_folder import (
     write_state,
 )
 from stcontrast._files.store import ResumableStore, RowsFile
-from stcontrast._files.whole import recover, written_whole
+from stcontrast._files.whole import output_path, recover, written_whole
 
 __all__ = [
     "ARRAYS",
@@ -24,6 +24,7 @@ __all__ = [
     "content_hash",
     "file_sha256",
     "holds_model",
+    "output_path",
     "read_folder",
     "read_state",
     "recover",

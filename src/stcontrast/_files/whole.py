@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from os import PathLike
 
-__all__ = ["recover", "written_whole"]
+__all__ = ["output_path", "recover", "written_whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,51 @@ LOCK: Final = "lock"
 OLD: Final = "old"
 # seconds after which a temporary folder without a lock is one that a killed process left
 BEING_MADE: Final = 5.0
+
+
+def output_path(
+    path: str | PathLike[str], argument: str, *, endings: tuple[str, ...], overwrite: bool | None, what: str = "file"
+) -> Path:
+    """Where a file, or a zarr store, will be written; checked before any work.
+
+    Parameters
+    ----------
+    path
+        The user's path.
+    argument
+        Name of the argument, for messages.
+    endings
+        Endings that the name may have, such as ``".zarr"``.
+    overwrite
+        Whether what is there may be replaced; `None` where the function has no such argument.
+    what
+        What is written, for messages.
+
+    Raises
+    ------
+    ValueError
+        If the name has another ending.
+    FileExistsError
+        If something is there and `overwrite` is off, or it is a folder where a file is written.
+    NotADirectoryError
+        If a folder above it is a file.
+    """
+    place = Path(path)
+    if place.suffix.lower() not in endings:
+        wanted = " or ".join(map(repr, endings))
+        msg = f"`{argument}`: the name of the {what} must end in {wanted}, found {str(path)!r}."
+        raise ValueError(msg)
+    if blocked := next((parent for parent in place.parents if parent.is_file()), None):
+        msg = f"`{argument}`: {str(blocked)!r} is a file, so that nothing can be written below it. Give another path."
+        raise NotADirectoryError(msg)
+    if place.is_dir() and ".zarr" not in endings:
+        msg = f"`{argument}`: {str(path)!r} exists and is a folder. Give another path."
+        raise FileExistsError(msg)
+    if place.exists() and not overwrite:
+        advice = "Remove it, or give another path." if overwrite is None else "Give another path, or `overwrite=True`."
+        msg = f"`{argument}`: {str(path)!r} exists. {advice}"
+        raise FileExistsError(msg)
+    return place
 
 
 @contextmanager

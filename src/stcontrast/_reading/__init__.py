@@ -28,7 +28,7 @@ from stcontrast._reading.resolve import (
     split_gene_side,
 )
 from stcontrast._reading.scale import find_lattice, middle_spots, positive_number, scale_from_spots, spot_distance
-from stcontrast._reading.sections import Sections, Slide, slide_outlines, table_region_keys
+from stcontrast._reading.sections import Sections, Slide, circle, slide_outlines, table_region_keys
 from stcontrast._reading.wsi import (
     add_tile_table,
     open_slide,
@@ -51,6 +51,7 @@ __all__ = [
     "as_list",
     "check_square_pixels",
     "check_unique_genes",
+    "circle",
     "find_lattice",
     "image_from_array",
     "image_of_element",

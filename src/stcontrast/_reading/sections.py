@@ -42,6 +42,7 @@ from stcontrast._reading.elements import SlideImage
 __all__ = [
     "Sections",
     "Slide",
+    "circle",
     "column_of_libraries",
     "element_slide",
     "library_rows",
@@ -440,13 +441,17 @@ def slide_outlines(sections: Sections, slide: Slide) -> list[NDArray[np.float64]
     positions = _positions_of(instances, shapes.index, slide.name, instance_key)
     centers, diameters = (values[positions] for values in shape_centers(shapes))
     if circles:
-        angle = 2 * np.pi * np.arange(CORNERS) / CORNERS
-        unit = np.column_stack([np.cos(angle), np.sin(angle)])
-        own = [center + unit * diameter / 2 for center, diameter in zip(centers, diameters, strict=True)]
+        own = [circle(center, diameter) for center, diameter in zip(centers, diameters, strict=True)]
     else:
         own = [_outer_ring(geometry) for geometry in shapes.geometry.iloc[positions]]
     matrix, shift = _affine_between(centers, slide.centers, scale=slide.diameter / float(np.median(diameters)))
     return [corners @ matrix + shift for corners in own]
+
+
+def circle(center: NDArray[np.float64], diameter: float) -> NDArray[np.float64]:
+    """Corners (n, 2) of a polygon that stands for a circle."""
+    angle = 2 * np.pi * np.arange(CORNERS) / CORNERS
+    return center + np.column_stack([np.cos(angle), np.sin(angle)]) * diameter / 2
 
 
 def _outer_ring(geometry: Any) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,30 +10,9 @@ from stcontrast._files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-__all__ = ["check_page", "write_page"]
-
-
-def check_page(path: str | Path, *, overwrite: bool) -> Path:
-    """Where a report will be written.
-
-    Raises
-    ------
-    ValueError
-        If the name does not end in ``.html``.
-    FileExistsError
-        If something is there and `overwrite` is off, or it is a folder.
-    """
-    place = Path(path)
-    if place.suffix.lower() not in {".html", ".htm"}:
-        msg = f"`path`: the report is a web page, and its name ends in '.html'; found {str(path)!r}."
-        raise ValueError(msg)
-    if place.is_dir() or (place.exists() and not overwrite):
-        msg = f"{str(place)!r} exists" + (
-            " and is a folder." if place.is_dir() else ": give another path, or `overwrite=True`."
-        )
-        raise FileExistsError(msg)
-    return place
+__all__ = ["write_page"]
 
 
 def write_page(path: Path, content: Mapping[str, Any]) -> None:

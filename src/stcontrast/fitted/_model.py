@@ -12,10 +12,10 @@ import numpy as np
 from stcontrast._arguments import NAME, check_arguments, checked, one_of
 from stcontrast._data.design import standardize_slides
 from stcontrast._data.spots import Prediction, Spots
-from stcontrast._files import content_hash, read_folder, unreadable, write_folder
+from stcontrast._files import content_hash, output_path, read_folder, unreadable, write_folder
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import Keys
-from stcontrast._report import check_page, write_page
+from stcontrast._report import write_page
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 from stcontrast.fitted._calibration import Calibration
@@ -398,7 +398,7 @@ class Predictor(Learns):
         --------
         >>> model.report("report.html", data=sdata)  # doctest: +SKIP
         """
-        place = check_page(path, overwrite=overwrite)
+        place = output_path(path, "path", endings=(".html", ".htm"), overwrite=overwrite, what="report")
         keys = Keys(table_key=table_key, layer=layer, image_key=image_key, um_per_px=um_per_px, slide_key=library_key)
         if data is not None:
             self.require_expression()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from stcontrast._arguments import NAME, POSITIVE, checked
-from stcontrast._files import written_whole
+from stcontrast._files import output_path, written_whole
 from stcontrast._keys import CLASS, PREDICTION_TABLE
 from stcontrast._predictions import PREDICTED, read_values
-from stcontrast._reading import Keys, resolve_slides, slide_outlines
+from stcontrast._reading import Keys, circle, resolve_slides, slide_outlines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from stcontrast._reading import Sections, Slide
 
 __all__ = ["export_geojson"]
-
-# corners of a circle
-CORNERS = 24
 
 
 @checked(image_um_per_px=POSITIVE, class_key=NAME, prediction_key=NAME, slide=NAME)
@@ -94,7 +90,7 @@ def export_geojson(  # noqa: PLR0913
     >>> stc.tl.classify(sdata, model)
     >>> stc.tl.export_geojson(sdata, "donor1.geojson", slide="donor1_a", genes=["GENE1"])  # doctest: +SKIP
     """
-    place = _place(path, overwrite=overwrite)
+    place = output_path(path, "path", endings=(".geojson", ".json"), overwrite=overwrite)
     values: dict[str, NDArray[np.float64]] = {}
     if genes:
         keys = Keys(table_key=table_key, image_key=image_key, um_per_px=um_per_px, slide_key=library_key)
@@ -119,17 +115,6 @@ def export_geojson(  # noqa: PLR0913
     }
     with written_whole(place) as file:
         file.write_text(json.dumps(content))
-
-
-def _place(path: str | PathLike[str], *, overwrite: bool) -> Path:
-    place = Path(path)
-    if place.suffix.lower() not in {".geojson", ".json"}:
-        msg = f"`path`: the name of the file must end in '.geojson' or '.json', found {str(path)!r}."
-        raise ValueError(msg)
-    if place.is_dir() or (place.exists() and not overwrite):
-        msg = f"{str(path)!r} exists: give another path, or `overwrite=True` for a file."
-        raise FileExistsError(msg)
-    return place
 
 
 def _chosen(source: Sections, name: str | None) -> Slide:
@@ -173,11 +158,9 @@ def _features(
     key: str,
 ) -> Iterator[dict[str, Any]]:
     outlines = slide_outlines(source, slide)
-    angle = 2 * np.pi * np.arange(CORNERS) / CORNERS
-    circle = np.column_stack([np.cos(angle), np.sin(angle)]) * slide.diameter / 2
     colors = _colors(source.table, classes, key)
     for i, row in enumerate(slide.rows.tolist()):
-        corners = (slide.centers[i] + circle if outlines is None else outlines[i]) * factor
+        corners = (circle(slide.centers[i], slide.diameter) if outlines is None else outlines[i]) * factor
         ring = np.round(np.vstack([corners, corners[:1]]), 2).tolist()
         properties: dict[str, Any] = {"objectType": "detection", "name": str(source.table.obs_names[row])}
         if classes is not None and not pd.isna(classes.iloc[row]):

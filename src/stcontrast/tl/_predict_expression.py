@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import depth_of
+from stcontrast._files import output_path
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._progress import stage
 from stcontrast._reading import Keys, resolve_all
@@ -27,6 +27,7 @@ from stcontrast.tl._write import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
+    from pathlib import Path
 
     from anndata import AnnData
     from spatialdata import SpatialData
@@ -53,7 +54,7 @@ def predict_expression(  # noqa: PLR0913
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
-    store: str | Path | None = None,
+    store: str | PathLike[str] | None = None,
 ) -> AnnData | list[AnnData] | None:
     """Predict the expression of every spot from its H&E.
 
@@ -128,18 +129,15 @@ def predict_expression(  # noqa: PLR0913
         check_prediction_slot(source, key_added)
     check_donor_key(sources, donor_key)
     chosen = chosen_encoders(model, encoder)
-    if store is not None:
-        _check_store(Path(store), sources, model)
+    path = None if store is None else _check_store(store, sources, model)
     planned = plan_features(sources, model, encoders=chosen)
     returned: list[AnnData] = []
     for item, blocks in zip(sources, planned, strict=True):
         source = item
-        if store is not None:
+        if path is not None:
             for record in model.spec["image_features"]:
                 source = with_recorded_scale(source, record["slot"])
-            table = predict_to_store(
-                source, model, Path(store), blocks=blocks, donor_key=donor_key, standardize=standardize
-            )
+            table = predict_to_store(source, model, path, blocks=blocks, donor_key=donor_key, standardize=standardize)
             _hand_over(source, key_added, table, returned)
             continue
         features = features_for(source, model, blocks)
@@ -170,19 +168,12 @@ def _hand_over(source: Sections, key_added: str, table: AnnData, returned: list[
         returned.append(table)
 
 
-def _check_store(path: Path, sources: Sequence[Sections], model: Predictor) -> None:
-    if path.suffix != ".zarr":
-        msg = f"`store` must be the path of a zarr store, ending in '.zarr', found {str(path)!r}."
-        raise ValueError(msg)
-    if any(parent.is_file() for parent in path.parents):
-        msg = f"`store`: a part of {str(path)!r} is a file, not a folder."
-        raise NotADirectoryError(msg)
-    if path.exists():
-        msg = f"{str(path)!r} exists: read it with `anndata.read_zarr`, remove it, or give another `store`."
-        raise FileExistsError(msg)
+def _check_store(store: str | PathLike[str], sources: Sequence[Sections], model: Predictor) -> Path:
+    path = output_path(store, "store", endings=(".zarr",), overwrite=None, what="zarr store")
     if len(sources) > 1:
         msg = f"`store` takes the prediction of one object, found {len(sources)}: predict them one by one."
         raise ValueError(msg)
     if model.method.oracle:
         msg = f"The method {model.method.name!r} is an oracle: it is not predicted into a store."
         raise ValueError(msg)
+    return path

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from stcontrast._arguments import FLAG, check_arguments, checked, one_of
-from stcontrast._files import ResumableStore, content_hash, written_whole
+from stcontrast._files import ResumableStore, content_hash, output_path, written_whole
 from stcontrast._keys import PREDICTION_TABLE, UNS
 from stcontrast._progress import stage
 from stcontrast._reading import Keys, image_of_element, open_slide, resolve_all, slide_element, slide_um_per_px
@@ -139,7 +139,9 @@ def predict_slide(  # noqa: PLR0913
     from spatialdata import read_zarr
 
     model = as_model(model)
-    path = None if out is None else _checked_path(Path(out), overwrite=overwrite)
+    path = None
+    if out is not None:
+        path = output_path(out, "out", endings=(".zarr",), overwrite=overwrite, what="SpatialData store")
     if encoder is None:
         _refuse_own_features(model)
     files = _opened([slides] if not isinstance(slides, list | tuple) else slides)
@@ -185,16 +187,6 @@ def predict_slide(  # noqa: PLR0913
                 logger.info("Wrote %s.", path)
         store.remove()
     return result
-
-
-def _checked_path(path: Path, *, overwrite: bool) -> Path:
-    if path.suffix != ".zarr":
-        msg = f"`out` must be the path of a SpatialData store, ending in '.zarr', found {str(path)!r}."
-        raise ValueError(msg)
-    if path.exists() and not overwrite:
-        msg = f"{str(path)!r} exists: give `overwrite=True` to replace it, or another `out`."
-        raise FileExistsError(msg)
-    return path
 
 
 def _refuse_own_features(model: Predictor) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from stcontrast._arguments import NAME, checked
+from stcontrast._files import output_path
 from stcontrast._reading import Keys, resolve_all
-from stcontrast._report import check_page, write_page
+from stcontrast._report import write_page
 from stcontrast.tl.cross_validation._report import cv_content
 from stcontrast.tl.cross_validation._scoring import CEILING
 
@@ -239,7 +240,7 @@ class CrossValidation:
         --------
         >>> cv.report("report.html", data=sdata)  # doctest: +SKIP
         """
-        place = check_page(path, overwrite=overwrite)
+        place = output_path(path, "path", endings=(".html", ".htm"), overwrite=overwrite, what="report")
         if method is not None and method not in self.methods:
             msg = f"`method`: {method!r} was not run; these were: {self.methods}."
             raise KeyError(msg)

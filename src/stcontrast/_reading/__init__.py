@@ -16,10 +16,10 @@ from stcontrast._reading.elements import (
     shape_centers,
 )
 from stcontrast._reading.gene_names import check_unique_genes, shared_genes, why_few_genes
+from stcontrast._reading.outlines import circle, slide_outlines
 from stcontrast._reading.resolve import (
     Keys,
     as_list,
-    require_images,
     resolve_all,
     resolve_slides,
     resolve_table,
@@ -28,7 +28,8 @@ from stcontrast._reading.resolve import (
     split_gene_side,
 )
 from stcontrast._reading.scale import find_lattice, middle_spots, positive_number, scale_from_spots, spot_distance
-from stcontrast._reading.sections import Sections, Slide, circle, slide_outlines, table_region_keys
+from stcontrast._reading.sections import Sections, Slide, table_region_keys
+from stcontrast._reading.slide_images import require_images
 from stcontrast._reading.wsi import (
     add_tile_table,
     open_slide,

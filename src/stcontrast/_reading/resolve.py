@@ -6,35 +6,23 @@ Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the squar
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stcontrast._keys import UNS
 from stcontrast._progress import stage
 from stcontrast._reading.columns import obs_column
-from stcontrast._reading.elements import share_inside
+from stcontrast._reading.element_slides import element_slide
+from stcontrast._reading.library_slides import column_of_libraries, library_rows, library_slide
 from stcontrast._reading.scale import (
-    TOUCHING,
-    Scale,
-    find_lattice,
-    middle_spots,
     positive_number,
-    scale_from_spots,
-    spot_distance,
 )
-from stcontrast._reading.sections import (
-    Sections,
-    column_of_libraries,
-    element_slide,
-    library_rows,
-    library_slide,
-    no_positions,
-    table_region_keys,
-)
+from stcontrast._reading.sections import PerSlide, Sections, of_slide, table_region_keys
+from stcontrast._reading.slide_images import report_images
+from stcontrast._reading.slide_scale import compare_slides, with_scale
 from stcontrast._reading.wsi import slide_element
 from stcontrast._records import read_record
 
@@ -48,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Keys",
     "as_list",
-    "require_images",
     "resolve_all",
     "resolve_slides",
     "resolve_table",
@@ -58,18 +45,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-# µm per pixel from two sources that are farther apart contradict each other
-CONTRADICTION: Final = 1.05
-# names of the small copies of a scan that Space Ranger makes
-SMALL_COPY: Final = re.compile("hires|lowres")
-# sides of a crop: fewest pixels; largest in sides of the image
-FEWEST_PX: Final = 2.0
-WIDEST: Final = 2.0
-# spots that are as wide, in pitches, belong to one kind of array
-SAME_FILL: Final = 0.04
-
-type PerSlide[T] = T | Mapping[str, T] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +124,8 @@ def slide_of_row(table: AnnData, *, library_key: str | None = None) -> NDArray[n
         return obs_column(table, table_region_keys(table)[1]).astype(str).to_numpy(dtype=np.str_)
     rows = library_rows(table, library_key=library_key)
     names = np.empty(table.n_obs, dtype=object)
-    for name, of_slide in rows.items():
-        names[of_slide] = name
+    for name, its_rows in rows.items():
+        names[its_rows] = name
     return names.astype(np.str_)
 
 
@@ -211,7 +186,7 @@ def resolve_slides(
     stored = table.uns.get(UNS, {}).get("um_per_px")
     if isinstance(data, AnnData):
         slides = [
-            library_slide(table, name, rows, _of_slide(image_key, name))
+            library_slide(table, name, rows, of_slide(image_key, name))
             for name, rows in library_rows(table, library_key=library_key).items()
         ]
         keys: tuple[str | None, str | None] = (None, None)
@@ -235,7 +210,7 @@ def resolve_slides(
                 name,
                 np.flatnonzero(of_row == name),
                 instance_key,
-                image_key=_of_slide(image_key, name) or laid_on.get(name),
+                image_key=of_slide(image_key, name) or laid_on.get(name),
                 in_file=in_file,
             )
             for name in regions
@@ -243,77 +218,13 @@ def resolve_slides(
         keys = (region_key, instance_key)
     _check_slides_exist([slide.name for slide in slides], um_per_px=um_per_px, image_key=image_key)
     scaled = [
-        _scaled(slide, given=_of_slide(um_per_px, slide.name), stored=stored, spot_diameter_um=spot_diameter_um)
+        with_scale(slide, given=of_slide(um_per_px, slide.name), stored=stored, spot_diameter_um=spot_diameter_um)
         for slide in slides
     ]
     _report_overlap(scaled)
-    _report_images(scaled, chosen=image_key)
-    _compare_slides(scaled)
+    report_images(scaled, chosen=image_key)
+    compare_slides(scaled)
     return Sections(data, table, scaled, *keys, column_of_libraries(table, library_key) if table is data else None)
-
-
-def require_images(sections: Sections, fields_um: Iterable[float]) -> None:
-    """Raise unless every slide has an image and a known µm per pixel: before any work is done.
-
-    Parameters
-    ----------
-    sections
-        The slides.
-    fields_um
-        Sides of the crops that are to be cut, in µm.
-
-    Raises
-    ------
-    KeyError
-        If an AnnData lacks the positions of its spots.
-    ValueError
-        If an image or µm per pixel is missing, or a field of view has less than 2 pixels, or is more than twice as wide as
-        the image.
-    """
-    bare = [slide.name for slide in sections.slides if slide.image is None]
-    if bare and not sections.is_spatialdata and "spatial" not in sections.table.obsm:
-        raise KeyError(no_positions(sections.table))
-    if bare:
-        first = next(slide for slide in sections.slides if slide.image is None)
-        why = f" ({first.name!r}: {first.no_image})" if first.no_image else ""
-        msg = (
-            f"No image lies under the spots of {bare} that is H&E{why}. Every slide needs an RGB image that shares a coordinate system "
-            "with its shapes (`spatialdata.transformations.set_transformation`), or name it with `image_key`; "
-            "an AnnData object holds it as scanpy does (`uns['spatial'][slide]['images']`). Or drop those slides; "
-            "`stc.tl.fit` learns the gene space from slides without an image too if they are objects of their own."
-        )
-        raise ValueError(msg)
-    unscaled = [slide.name for slide in sections.slides if slide.um_per_px is None]
-    if unscaled:
-        first = next(slide for slide in sections.slides if slide.um_per_px is None)
-        msg = (
-            f"µm per pixel is unknown for {unscaled}. {first.name!r}: {_of_lattice(first).source}. Give `um_per_px`: a number, "
-            "or a mapping from slide to number. The file of the scan often says it (OME-TIFF: PhysicalSizeX). On an array it is the distance between neighbouring spots in µm (Visium 100, "
-            "legacy ST 200, Visium HD the side of the bins) divided by that distance in pixels "
-            f"({spot_distance(middle_spots(first.centers)):.4g} here). Or give `spot_diameter_um`: how wide the shapes are in µm. Space "
-            "Ranger writes Visium spots 65 µm wide, not 55."
-        )
-        raise ValueError(msg)
-    for slide in sections.slides:
-        for field in fields_um:
-            _check_field(slide, field)
-
-
-def _check_field(slide: Slide, field_um: float) -> None:
-    """Raise where a crop would have next to no pixels, or be next to all background."""
-    if slide.image is None or slide.um_per_px is None:  # `require_images` has refused these
-        return
-    side = field_um / slide.um_per_px
-    height, width = slide.image.levels[0].shape[1:]
-    if FEWEST_PX <= side <= WIDEST * max(height, width):
-        return
-    wrong = f"less than {FEWEST_PX:g}" if side < FEWEST_PX else f"more than {WIDEST:g} times as wide as the image"
-    msg = (
-        f"Slide {slide.name!r}: at {slide.um_per_px:.4g} µm per pixel a field of {field_um:g} µm is {side:.4g} pixels wide, "
-        f"{wrong}. Its image {slide.image.name!r} has {width} × {height} pixels. Check `um_per_px` (µm for one pixel of the "
-        "image's finest level) and the field of view (in µm)."
-    )
-    raise ValueError(msg)
 
 
 @stage("reading slides")
@@ -348,7 +259,7 @@ def resolve_all(
         for item, own, of_one in zip(objects, of_each, names, strict=True)
     ]
     if len(found) > 1:
-        _compare_slides([slide for sections in found for slide in sections.slides])
+        compare_slides([slide for sections in found for slide in sections.slides])
     return found
 
 
@@ -386,101 +297,6 @@ def _restricted[T](given: PerSlide[T], names: Sequence[str]) -> PerSlide[T]:
     if not isinstance(given, Mapping):
         return given
     return {name: value for name, value in given.items() if name in names}
-
-
-def _of_slide[T](given: PerSlide[T], name: str) -> T | None:
-    return given.get(name) if isinstance(given, Mapping) else given
-
-
-def _scaled(slide: Slide, *, given: float | None, stored: PerSlide[float], spot_diameter_um: float | None) -> Slide:
-    """A slide with its µm per pixel; a value that contradicts what else is known of it is warned of."""
-    known = [scale for scale in (slide.stated, _of_lattice(slide)) if scale is not None and scale.um_per_px is not None]
-    scale = _given_scale(slide, given=given, stored=stored, spot_diameter_um=spot_diameter_um)
-    if scale is None and known:
-        scale = known[0]
-        logger.log(
-            logging.WARNING if scale.assumed else logging.INFO, "%s: %.4g µm per pixel, from %s.%s", slide.name,
-            scale.um_per_px, scale.source,
-            " This is assumed: other arrays may look alike. If it is one of them, give `um_per_px`." if scale.assumed else "",
-        )  # fmt: skip
-    if scale is None or scale.um_per_px is None:
-        return slide
-    for other in known:
-        if other.um_per_px is not None and _differ(scale.um_per_px, other.um_per_px):
-            logger.warning(
-                "Slide %r: %.4g µm per pixel (%s), but %s gives %.4g. Crops are cut with %.4g. Check `um_per_px`: it is "
-                "that of the image that is read (%s).", slide.name, scale.um_per_px, scale.source, other.source,
-                other.um_per_px, scale.um_per_px, "none" if slide.image is None else slide.image.name,
-            )  # fmt: skip
-    return replace(slide, um_per_px=scale.um_per_px, scale_derived=scale in known)
-
-
-def _given_scale(
-    slide: Slide, *, given: float | None, stored: PerSlide[float], spot_diameter_um: float | None
-) -> Scale | None:
-    """µm per pixel as the user gave it, now or before."""
-    if given is not None:
-        return Scale(positive_number(given, f"`um_per_px` of slide {slide.name!r}"), "`um_per_px`")
-    if spot_diameter_um is not None:
-        if not np.isfinite(slide.diameter) or slide.diameter <= 0:
-            return None
-        source = f"`spot_diameter_um={spot_diameter_um:g}`, spots {slide.diameter:.1f} px wide"
-        return Scale(spot_diameter_um / slide.diameter, source)
-    kept = _of_slide(stored, slide.name)
-    if kept is None:
-        return None
-    return Scale(positive_number(kept, f"`um_per_px` of slide {slide.name!r}"), f"`uns['{UNS}']['um_per_px']`")
-
-
-def _of_lattice(slide: Slide) -> Scale:
-    return scale_from_spots(slide.centers, slide.diameter, one_size=slide.one_size)
-
-
-def _differ(one: float, other: float) -> bool:
-    return max(one, other) / min(one, other) > CONTRADICTION
-
-
-def _compare_slides(slides: Sequence[Slide]) -> None:
-    """Warn of a slide on whose array neighbours are farther apart, in µm, than on another of the same kind."""
-    pitches = []
-    for slide in slides:
-        lattice = find_lattice(slide.centers) if slide.um_per_px is not None and slide.one_size else None
-        # bins that touch come in several sizes
-        if lattice is not None and slide.um_per_px is not None and slide.diameter < TOUCHING * lattice.pitch:
-            kind = lattice.neighbors, round(slide.diameter / lattice.pitch / SAME_FILL)
-            pitches.append((kind, lattice.pitch * slide.um_per_px, slide))
-    for kind in {kind for kind, _, _ in pitches}:
-        alike = [(pitch, slide) for other, pitch, slide in pitches if other == kind]
-        usual = sorted(pitch for pitch, _ in alike)[len(alike) // 2]
-        odd = [(pitch, slide) for pitch, slide in alike if _differ(pitch, usual)]
-        if odd:
-            logger.warning(
-                "The slides have arrays of one kind, but at their µm per pixel neighbouring spots are %s µm apart on %s and "
-                "%.4g µm on the others. One `um_per_px` is wrong, or they are different platforms.",
-                [float(f"{pitch:.4g}") for pitch, _ in odd], [slide.name for _, slide in odd], usual,
-            )  # fmt: skip
-
-
-def _report_images(slides: Sequence[Slide], *, chosen: PerSlide[str]) -> None:
-    """Warn of spots beyond their image, and where only a small copy of the scan is there."""
-    for slide in slides:
-        if slide.image is None:
-            continue
-        height, width = slide.image.levels[0].shape[1:]
-        inside = share_inside(slide.centers, (width, height))
-        if inside < 1:
-            logger.warning(
-                "Slide %r: %d of %d spots (%.2g %%) lie beyond its image %r (%d × %d pixels). What is beyond the "
-                "border gets the colour of the slide without tissue.", slide.name, round((1 - inside) * len(slide.centers)), len(slide.centers),
-                100 * (1 - inside), slide.image.name, width, height,
-            )  # fmt: skip
-        small = SMALL_COPY.search(slide.image.name)
-        if small and slide.um_per_px is not None and _of_slide(chosen, slide.name) is None:
-            logger.warning(
-                "Slide %r: only the %s image %r is there, %.3g µm per pixel: a field of 100 µm is %.0f pixels wide. The "
-                "full-resolution image gives better features.", slide.name, small.group(), slide.image.name,
-                slide.um_per_px, 100 / slide.um_per_px,
-            )  # fmt: skip
 
 
 def _report_overlap(slides: list[Slide]) -> None:

@@ -348,7 +348,7 @@ def test_invalid_columns(tmp_path: Path):
 
 
 def test_what_is_not_a_count_is_found_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stcontrast._models.batch_vae.on_disk.N_CHECKED_AT_FIRST", 5)
+    monkeypatch.setattr("stcontrast._models.batch_vae.stores.N_CHECKED_AT_FIRST", 5)
     adata = make_adata("A", n_spots=20)
     adata.X[15, 2] = 0.5
     spots = SpotsOnDisk(write(adata, tmp_path / "a.zarr"))

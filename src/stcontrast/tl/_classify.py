@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from stcontrast._arguments import checked, one_of
-from stcontrast._data.gather import depth_of
 from stcontrast._keys import CLASS
 from stcontrast._progress import stage
 from stcontrast._reading import Keys, resolve_all
 from stcontrast._records import write_record
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import chosen_encoders, features_for, plan_features
+from stcontrast.tl._features import features_for, plan_features, seen_by
 from stcontrast.tl._write import check_donor_key, check_slots_ours, provenance_of
 
 if TYPE_CHECKING:
@@ -108,20 +107,10 @@ def classify(  # noqa: PLR0913
             source.table, "classification", key_added, obs=[key_added, f"{key_added}_confidence"],
             obsm=[f"{key_added}_proba"],
         )  # fmt: skip
-    chosen = chosen_encoders(model, encoder)
-    planned = plan_features(sources, model, encoders=chosen)
+    planned = plan_features(sources, model, encoder)
     for source, blocks in zip(sources, planned, strict=True):
         features = features_for(source, model, blocks)
-        slide, xy = source.slide_and_xy()
-        depth = depth_of(source) if model.method.oracle else None
-        proba = model.predict_classes(
-            features,
-            slide=slide,
-            xy=xy,
-            depth=depth,
-            standardize=standardize,
-            names=[item.name for item in source.slides],
-        )
+        proba = model.predict_classes(features, standardize=standardize, **seen_by(source, model))
         table = source.table
         codes = proba.argmax(axis=1)
         table.obs[key_added] = pd.Categorical.from_codes(codes, categories=pd.Index(model.classes))

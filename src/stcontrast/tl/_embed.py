@@ -14,7 +14,7 @@ from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_F
 from stcontrast._progress import stage
 from stcontrast._reading import Keys, raw_counts, resolve_all, shared_genes, why_few_genes
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import chosen_encoders, features_for, plan_features
+from stcontrast.tl._features import features_for, plan_features
 from stcontrast.tl._write import check_donor_key, check_slots_ours, provenance_of, write_embedding
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ def embed(  # noqa: PLR0913
         raise ValueError(msg)
     for source in sources:
         check_slots_ours(source.table, "embedding", key_added, obsm=[f"{key_added}_image", f"{key_added}_gene"])
-    chosen = chosen_encoders(model, encoder)
-    planned = plan_features(sources, model, encoders=chosen)
+    planned = plan_features(sources, model, encoder)
     # of all objects before the first is embedded: errors come before any work
     counts = [_counts(source.table, model, layer) if genes else None for source in sources]
     for source, blocks, of_source in zip(sources, planned, counts, strict=True):

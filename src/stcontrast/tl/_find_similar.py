@@ -13,7 +13,7 @@ from stcontrast._progress import stage
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
 from stcontrast.tl._embed import embeddings_of
-from stcontrast.tl._features import chosen_encoders, features_for, plan_features
+from stcontrast.tl._features import features_for, plan_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,8 +129,7 @@ def find_similar(  # noqa: PLR0913
         msg = f"`spots` are rows of one table, found {len(sources)} objects: search one by one, or leave out `spots`."
         raise ValueError(msg)
     queries = [_rows(source.table, spots) for source in sources]
-    chosen = chosen_encoders(model, encoder)
-    planned = plan_features(sources, model, encoders=chosen)
+    planned = plan_features(sources, model, encoder)
     parts = []
     for source, blocks, rows in zip(sources, planned, queries, strict=True):
         features = features_for(source, model, blocks)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stcontrast._arguments import checked, one_of
-from stcontrast._data.gather import depth_of
 from stcontrast._files import output_path
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._progress import stage
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted import as_model
-from stcontrast.tl._features import chosen_encoders, features_for, plan_features, with_recorded_scale
+from stcontrast.tl._features import features_for, plan_features, seen_by, with_recorded_scale
 from stcontrast.tl._predict_to_store import predict_to_store
 from stcontrast.tl._write import (
     check_donor_key,
@@ -128,9 +127,8 @@ def predict_expression(  # noqa: PLR0913
     for source in sources:
         check_prediction_slot(source, key_added)
     check_donor_key(sources, donor_key)
-    chosen = chosen_encoders(model, encoder)
     path = None if store is None else _check_store(store, sources, model)
-    planned = plan_features(sources, model, encoders=chosen)
+    planned = plan_features(sources, model, encoder)
     returned: list[AnnData] = []
     for item, blocks in zip(sources, planned, strict=True):
         source = item
@@ -141,16 +139,7 @@ def predict_expression(  # noqa: PLR0913
             _hand_over(source, key_added, table, returned)
             continue
         features = features_for(source, model, blocks)
-        slide, xy = source.slide_and_xy()
-        depth = depth_of(source) if model.method.oracle else None
-        prediction = model.predict(
-            features,
-            slide=slide,
-            xy=xy,
-            depth=depth,
-            standardize=standardize,
-            names=[item.name for item in source.slides],
-        )
+        prediction = model.predict(features, standardize=standardize, **seen_by(source, model))
         provenance = provenance_of(source, model, features, donor_key=donor_key)
         warn_of_intervals(model, provenance)
         rows = np.arange(source.table.n_obs)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from stcontrast.fitted import Predictor, StandardizeBy
-    from stcontrast.pp._encoders import AnyEncoder
+    from stcontrast.pp._encoders import AnyEncoder, Encoder
     from stcontrast.pp._tissue.lattice import Geometry
 
 __all__ = ["predict_slide"]
@@ -279,10 +279,10 @@ def _in_use(folder: Path) -> bool:
         return True
 
 
-def _encode(sdata: SpatialData, model: Predictor, store: ResumableStore, chosen: Any) -> None:
+def _encode(sdata: SpatialData, model: Predictor, store: ResumableStore, chosen: Sequence[Encoder] | None) -> None:
     """Make the image features that the model wants, and keep them in the table."""
     [source] = resolve_all(sdata, Keys(table_key=TABLE))
-    [planned] = plan_features([source], model, encoders=chosen)
+    [planned] = plan_features([source], model, chosen)
     spots = content_hash([part for slide in source.slides for part in (slide.name, slide.rows, slide.centers.round(3))])
     known = store.load("spots")
     if known is not None and str(known) != spots:

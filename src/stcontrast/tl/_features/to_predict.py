@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from stcontrast._data.gather import depth_of
 from stcontrast._reading import middle_spots, require_images, spot_distance
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import FeatureSpec, feature_spec, join_records, pair_encoders
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from stcontrast.pp._encoders import AnyEncoder, Encoder
     from stcontrast.tl._features.described import Record
 
-__all__ = ["chosen_encoders", "features_for", "plan_features", "spot_distance_um", "warn_of_spacing"]
+__all__ = ["chosen_encoders", "features_for", "plan_features", "seen_by", "spot_distance_um", "warn_of_spacing"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def chosen_encoders(model: Predictor, encoder: AnyEncoder | Sequence[AnyEncoder]
 
 
 def plan_features(
-    sources: Sequence[Sections], model: Predictor, *, encoders: Sequence[Encoder] | None
+    sources: Sequence[Sections], model: Predictor, encoder: AnyEncoder | Sequence[AnyEncoder] | None
 ) -> list[list[Planned]]:
     """The blocks of features that a model wants, for every object: those that are there, or what to make them with.
 
@@ -56,8 +57,8 @@ def plan_features(
         The user's objects.
     model
         The model.
-    encoders
-        One for every block that the user has not given, instead of those in the records.
+    encoder
+        What the user gave: one for every block that the user has not made, instead of those in the records.
 
     Raises
     ------
@@ -65,9 +66,9 @@ def plan_features(
         If features are absent and cannot be made, or a slot was changed after it was written. Before any work.
     """
     made_by: Sequence[Record] = model.spec["image_features"]
-    paired = pair_encoders(made_by, encoders)
-    for record, encoder in zip(made_by, paired, strict=True):
-        if record["encoder"]["kind"] == "tuned" and (encoder is None or encoder.spec != record["encoder"]):
+    paired = pair_encoders(made_by, chosen_encoders(model, encoder))
+    for record, chosen in zip(made_by, paired, strict=True):
+        if record["encoder"]["kind"] == "tuned" and (chosen is None or chosen.spec != record["encoder"]):
             msg = (
                 "The model brings the encoder that was fine-tuned with it, and predicts with no other: leave out "
                 "`encoder`."
@@ -147,3 +148,14 @@ def features_for(source: Sections, model: Predictor, planned: Sequence[Planned])
         if free or (len(made) == len(wanted) and same_features(describe(source, slot), wanted)):
             keep_features(source, parts[-1], join_records(made), slot)
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def seen_by(source: Sections, model: Predictor) -> dict[str, Any]:
+    """What a model sees of an object's spots beside their features: slide, position, and depth for an oracle."""
+    slide, xy = source.slide_and_xy()
+    return {
+        "slide": slide,
+        "xy": xy,
+        "depth": depth_of(source) if model.method.oracle else None,
+        "names": [item.name for item in source.slides],
+    }

@@ -6,6 +6,8 @@ OUT/slides is what ``benchmarks/accuracy.py --data FOLDER --out OUT`` leaves. Ol
 mouse A, whose labels are taken away; labels of the other mice B, C and D, so many spots a class; a third of these mice is
 tested, the other two have the labels. Prints macro-F1, the mean over the three mice and over the draws, and its standard
 deviation over draws. ``--leave-one-out`` prints macro-F1 of every mouse A-D with all labels of the others instead.
+Every score is kept in ``OUT/recognition.csv`` and not computed again: a run that was broken off goes on there. Remove the
+file after a change of the method.
 """
 
 from __future__ import annotations
@@ -108,8 +110,9 @@ def main():
     for name, table in tables.items():
         table.obs["donor"] = MICE[name]
     of_mouse = {mouse: [tables[name] for name in MICE if MICE[name] == mouse] for mouse in "ABCD"}
-    found = []
+    kept = arguments.slides.parent / "recognition.csv"
     if arguments.leave_one_out:
+        found = []
         for row in arguments.rows:
             for mouse in "ABCD":
                 train = [table for other in "ABCD" if other != mouse for table in of_mouse[other]]
@@ -118,6 +121,8 @@ def main():
         table = pd.DataFrame(found).pivot(index="row", columns="mouse", values="F1")
         print(table.assign(mean=table.mean(axis=1)).reindex(arguments.rows).round(3).to_string())
         return
+    done = pd.read_csv(kept, dtype=str).set_index(["row", "labels", "draw", "mouse"])["F1"] if kept.exists() else {}
+    found = []
     unlabelled = [table.copy() for table in of_mouse["A"] if table.n_vars]
     for table in unlabelled:
         table.obs[LABEL] = pd.Series([None] * table.n_obs, index=table.obs_names, dtype=object)
@@ -127,8 +132,13 @@ def main():
                 rng = np.random.default_rng(draw)
                 labelled = with_labels([t for other in "BCD" if other != mouse for t in of_mouse[other]], n, rng)
                 for row in arguments.rows:
-                    value = score(ROWS[row], [*unlabelled, *labelled], of_mouse[mouse])
-                    found.append({"row": row, "labels": n or "all", "draw": draw, "mouse": mouse, "F1": value})
+                    key = (row, str(n or "all"), str(draw), mouse)
+                    value = done.get(key)
+                    if value is None:
+                        value = score(ROWS[row], [*unlabelled, *labelled], of_mouse[mouse])
+                        line = pd.DataFrame([[*key, value]], columns=["row", "labels", "draw", "mouse", "F1"])
+                        line.to_csv(kept, mode="a", header=not kept.exists(), index=False)
+                    found.append(dict(zip(("row", "labels", "draw", "mouse"), key, strict=True)) | {"F1": float(value)})
     of_draw = pd.DataFrame(found).groupby(["row", "labels", "draw"], sort=False)["F1"].mean()
     both = of_draw.groupby(["row", "labels"], sort=False).agg(["mean", "std"]).unstack()
     print(both.reindex(arguments.rows).round(3).to_string())

@@ -61,7 +61,7 @@ def test_training_slides_get_what_fit_wrote(toy, joint):
     again = parts_of(copied(toy), "donor1", "donor2")
     stc.tl.embed(again, model)
     for slot in SLOTS:
-        np.testing.assert_allclose(again["table"].obsm[slot], train["table"].obsm[slot], atol=1e-6)
+        np.testing.assert_allclose(again["table"].obsm[slot], train["table"].obsm[slot], atol=5e-5)
     provenance = again["table"].uns["stcontrast"]["embedding"]["provenance"]
     assert provenance == {"donor1_a": "in-sample", "donor2_a": "in-sample"}
 

@@ -62,7 +62,9 @@ def latent_of(data: SpatialData | AnnData, key: str = "X_stc_vae") -> np.ndarray
 def test_what_is_written(trained: tuple[BatchAgnosticVAE, SpatialData]):
     model, sdata = trained
     assert latent_of(sdata).shape == (80, 5)
-    np.testing.assert_allclose(latent_of(sdata), model.get_latent_representation(), atol=1e-5)
+    # the model has the spots in an order of its own
+    rows = model.adata.obs_names.astype(int)
+    np.testing.assert_allclose(latent_of(sdata)[rows], model.get_latent_representation(), atol=1e-5)
     record = sdata["table"].uns["stcontrast"]["embed_genes"]
     assert sorted(record["genes"]) == sorted(sdata["table"].var_names)
     assert record["genes"] == list(model.genes)

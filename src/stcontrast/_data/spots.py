@@ -153,6 +153,25 @@ class Spots:
         taken["target"] = taken["observed"] if self.target is self.observed else self.target[rows]
         return replace(self, **taken)
 
+    def in_order(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The same rows in an order that does not depend on the user's: by name of the slide, name of the spot, place."""
+        slide = self.slide[rows]
+        # (a table without names of slides has their codes alone)
+        rank = np.argsort(np.argsort(self.slides, kind="stable"))[slide] if len(self.slides) else slide
+        x, y = self.xy[rows].T
+        return rows[np.lexsort((y, x, self.name[rows], rank))]
+
+    def with_slides_in_order(self) -> Self:
+        """The same spots with slides numbered by their names."""
+        order = np.argsort(self.slides, kind="stable")
+        rank = np.argsort(order)
+        gene_side = None
+        if self.gene_side is not None:
+            gene_side = self.gene_side.take(
+                self.gene_side.in_order(np.arange(len(self.gene_side)))
+            ).with_slides_in_order()
+        return replace(self, slide=rank[self.slide], slides=[self.slides[i] for i in order], gene_side=gene_side)
+
     def with_image_and_counts(self) -> Self:
         """The spots with counts, without the gene side; the same object's arrays where all have counts."""
         alone = replace(self, gene_side=None)

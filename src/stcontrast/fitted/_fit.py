@@ -79,7 +79,7 @@ def fit_model(
     spots
         All spots, with their image features, or colour statistics for a method that looks at those.
     rows
-        Training spots: whole donors.
+        Training spots: whole donors, as :meth:`Spots.in_order` gives them.
     method
         Name of the method.
     fit_spec
@@ -109,7 +109,7 @@ def fit_model(
     moments = TrainingMoments().fit(train.design, train.slide, n_features=train.features.shape[1])
     if fit_spec.standardize == "slide":
         standardize_slides(train.design, train.slide)
-    slides = np.unique(train.slide)
+    slides = [train.slides[code] for code in np.unique(train.slide)]
     spec: dict[str, Any] = {
         "genes": list(train.genes),
         "classes": list(train.classes),
@@ -124,9 +124,10 @@ def fit_model(
         "donors": sorted(set(train.donor.tolist())),
         # of the whole slide, also where only some of its donors are trained on
         "slides": {
-            spots.slides[code]: fingerprint_of(spots.features, np.flatnonzero(spots.slide == code)) for code in slides
+            name: fingerprint_of(spots.features, np.flatnonzero(spots.slide == list(spots.slides).index(name)))
+            for name in slides
         },
-        "gene_side": [] if train.gene_side is None else [spots.slides[i] for i in np.unique(train.gene_side.slide)],
+        "gene_side": [] if train.gene_side is None else [train.slides[i] for i in np.unique(train.gene_side.slide)],
         "interval": LEVEL,
         "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
         | {"python": platform.python_version()},
@@ -151,7 +152,7 @@ def training_spots(spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec) -> S
     """Training spots with genes and classes that are chosen on them alone; without a design."""
     held_out = np.setdiff1d(spots.donor, spots.donor[rows])
     train = spots.take(rows).without_donors(held_out)
-    train = train.with_classes(train.known_classes)
+    train = train.with_classes(train.known_classes).with_slides_in_order()
     return train.with_genes(_columns(train, fit_spec))
 
 

@@ -149,14 +149,13 @@ def embed_genes(  # noqa: PLR0913
     if model is None:
         spots = gather_counts(tables, batch_key=batch_key, label_key=label_key, layer=layer, library_key=library_key)
         spots = with_named_genes(spots, genes) if genes is not None else with_variable_genes(spots, n_genes)
-        adata, batch_column, slide_column = training_data(
+        adata, labels, batch_column, slide_column = training_data(
             spots, tables, batch_key=batch_key, validation_key=validation_key, library_key=library_key
         )
-        classes = [*spots.classes, None]
         from stcontrast._models.batch_vae import fit_vae
 
         vae = fit_vae(
-            adata, batch_key=batch_column, labels=[classes[i] for i in spots.label[spots.measured]],
+            adata, batch_key=batch_column, labels=labels,
             labels_key=label_key or LABEL, class_weight=class_weight, n_latent=n_latent, max_epochs=max_epochs,
             slide_key=slide_column if within_slide else None, validation_key=validation_key, seed=seed,
         )  # fmt: skip

@@ -215,7 +215,8 @@ def fit(  # noqa: PLR0913
         msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"
         raise ValueError(msg)
     check_genes(spots, genes_to_model(fit_spec, asked))
-    rows = np.arange(len(spots))
+    # the same model, however the user's slides and spots are ordered
+    rows = spots.in_order(np.arange(len(spots)))
     tower: TunedEncoder | None = None
     of_fold: Sequence[NDArray[np.float32]] = ()
     if tuning is None:
@@ -232,7 +233,8 @@ def fit(  # noqa: PLR0913
         spot_distance_um=spot_distance_um(sources),
     )  # fmt: skip
     model.tower = tower
-    _write_embeddings(sources, model, model.method.embed(train))
+    back = np.argsort(rows)
+    _write_embeddings(sources, model, {slot: values[back] for slot, values in model.method.embed(train).items()})
     _write_predictions(sources, spots, model, donor_key=keys.donor_key or keys.batch_key)
     return model
 

@@ -214,17 +214,18 @@ def training_data(
     batch_key: str | None,
     validation_key: str | None,
     library_key: str | None,
-) -> tuple[AnnData, str, str]:
+) -> tuple[AnnData, list[str | None], str, str]:
     """An object of its own with the spots that have counts: scvi-tools writes into what it is trained on.
 
     Returns
     -------
-    The object, and the names of its columns of batches and of slides. The latter is called as in the tables where they
-    agree on it, so that a trained model finds it again.
+    The object, its spots in an order that does not depend on the user's; their labels; and the names of its columns of
+    batches and of slides. The latter is called as in the tables where they agree on it, so that a trained model finds it
+    again.
     """
     from anndata import AnnData
 
-    rows = np.flatnonzero(spots.measured)
+    rows = spots.in_order(np.flatnonzero(spots.measured))
     batch_column = batch_key or SLIDE
     columns = {batch_column: spots.batch}
     if validation_key is not None:
@@ -237,7 +238,8 @@ def training_data(
         {name: pd.Categorical(values[rows]) for name, values in columns.items()}, index=[str(row) for row in rows]
     )
     adata = AnnData(spots.counts[rows], obs=obs, var=pd.DataFrame(index=pd.Index(list(spots.genes), dtype=object)))
-    return adata, batch_column, slide_column
+    classes = [*spots.classes, None]
+    return adata, [classes[i] for i in spots.label[rows]], batch_column, slide_column
 
 
 def _with_columns(spots: Spots, columns: NDArray[np.intp]) -> Spots:

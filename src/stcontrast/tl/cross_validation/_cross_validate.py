@@ -413,4 +413,4 @@ def _donor_folds(spots: Spots, n_folds: int | None) -> Iterator[tuple[NDArray[np
         raise ValueError(msg)
     for train_rows, test_rows in GroupKFold(n_splits=n_folds).split(spots.donor, groups=spots.donor):
         if useful[train_rows].any() and useful[test_rows].any():
-            yield train_rows, test_rows
+            yield spots.in_order(train_rows), test_rows

@@ -38,7 +38,7 @@ __all__ = ["Fit", "FitStore", "OutOfFold", "check_directory", "fit_and_predict"]
 logger = logging.getLogger(__name__)
 
 PACKAGE: Final = Method.__module__.partition(".")[0]
-FORMAT: Final = 6
+FORMAT: Final = 7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -274,8 +274,7 @@ def _hash_of_spots(spots: Spots) -> str:
     # the same counts can be stored in several ways
     counts.sum_duplicates()
     counts.eliminate_zeros()
-    # no method uses the names of the spots
-    apart = ("counts", "name", "gene_side")
+    apart = ("counts", "gene_side")
     others = {item.name: getattr(spots, item.name) for item in fields(spots) if item.name not in apart}
     gene_side = None if spots.gene_side is None else _hash_of_spots(spots.gene_side)
     return str(joblib.hash((others, counts.shape, counts.data, counts.indices, counts.indptr, gene_side)))

@@ -42,6 +42,7 @@ __all__ = [
     "PREDICTED",
     "WIDTH",
     "Values",
+    "prediction_of",
     "read_values",
 ]
 
@@ -114,7 +115,10 @@ def read_values(
     ValueError
         If the counts are not raw, or a gene has several columns.
     """
-    predictions = [_prediction_of(item, prediction_key) for item in objects]
+    predictions = [prediction_of(item, prediction_key) for item in objects]
+    for item, prediction in zip(objects, predictions, strict=True):
+        if prediction is item:
+            _check_positions(prediction)
     measured = [
         None if prediction is item else _measured_table(item, prediction, prediction_key, keys.table_key)
         for item, prediction in zip(objects, predictions, strict=True)
@@ -134,7 +138,16 @@ def read_values(
     ]
 
 
-def _prediction_of(data: SpatialData | AnnData, prediction_key: str) -> AnnData:
+def prediction_of(data: SpatialData | AnnData, prediction_key: str) -> AnnData:
+    """The prediction: a table of a SpatialData, or an AnnData itself.
+
+    Raises
+    ------
+    KeyError
+        If the SpatialData has no such table.
+    TypeError
+        If the object is neither a SpatialData nor a prediction.
+    """
     from anndata import AnnData
     from spatialdata import SpatialData
 
@@ -157,12 +170,14 @@ def _prediction_of(data: SpatialData | AnnData, prediction_key: str) -> AnnData:
             f"put a prediction of your own into the SpatialData that it belongs to: `sdata[{prediction_key!r}] = prediction`."
         )
         raise TypeError(msg)
-    if "spatial" not in data.obsm:
-        msg = (
-            f"The prediction has no `obsm['spatial']`, the positions of its spots; its obsm holds {sorted(data.obsm)}."
-        )
-        raise KeyError(msg)
     return data
+
+
+def _check_positions(prediction: AnnData) -> None:
+    if "spatial" not in prediction.obsm:
+        found = sorted(prediction.obsm)
+        msg = f"The prediction has no `obsm['spatial']`, the positions of its spots; its obsm holds {found}."
+        raise KeyError(msg)
 
 
 def _measured_table(

@@ -42,6 +42,7 @@ __all__ = [
     "PREDICTED",
     "WIDTH",
     "Values",
+    "measured_expression",
     "prediction_of",
     "read_values",
 ]
@@ -275,7 +276,7 @@ def _values(
             numbers |= {(gene, LOWER): low, (gene, UPPER): high, (gene, WIDTH): high - low}
     if measured is not None and wanted(MEASURED):
         of_table = _rows_in(measured, source)
-        for gene, values in _measured_expression(measured, genes, layer).items():
+        for gene, values in measured_expression(measured, genes, layer).items():
             found = np.where(of_table >= 0, values[of_table], np.nan)
             if np.isfinite(found).any():
                 numbers[gene, MEASURED] = found
@@ -287,7 +288,7 @@ def _values(
     return Values(source, numbers, inside, record.get("provenance", {}), float(record.get("interval", LEVEL)))
 
 
-def _measured_expression(table: AnnData, genes: Sequence[str], layer: str | None) -> dict[str, NDArray[np.float64]]:
+def measured_expression(table: AnnData, genes: Sequence[str], layer: str | None) -> dict[str, NDArray[np.float64]]:
     """log(1 + counts per 10 000) of every spot, by its full library; NaN in spots without a count."""
     there = [gene for gene in genes if gene in table.var_names]
     if not there:

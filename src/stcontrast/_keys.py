@@ -15,6 +15,8 @@ __all__ = [
     "IN_DISTRIBUTION",
     "LOWER",
     "PREDICTION_TABLE",
+    "SLIDE_ERRORS",
+    "SPOT_ERRORS",
     "TUNED_FEATURES",
     "UNS",
     "UPPER",
@@ -40,6 +42,8 @@ LOWER: Final = "lower"
 UPPER: Final = "upper"
 IN_DISTRIBUTION: Final = "stc_in_distribution"
 HELD_OUT_R: Final = "stc_held_out_r"
+SPOT_ERRORS: Final = "stc_spot_errors"
+SLIDE_ERRORS: Final = "stc_slide_errors"
 
 # subtypes
 CLASS: Final = "stc_class"

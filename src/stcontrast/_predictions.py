@@ -42,6 +42,8 @@ __all__ = [
     "PREDICTED",
     "WIDTH",
     "Values",
+    "measured_expression",
+    "prediction_of",
     "read_values",
 ]
 
@@ -114,7 +116,10 @@ def read_values(
     ValueError
         If the counts are not raw, or a gene has several columns.
     """
-    predictions = [_prediction_of(item, prediction_key) for item in objects]
+    predictions = [prediction_of(item, prediction_key) for item in objects]
+    for item, prediction in zip(objects, predictions, strict=True):
+        if prediction is item:
+            _check_positions(prediction)
     measured = [
         None if prediction is item else _measured_table(item, prediction, prediction_key, keys.table_key)
         for item, prediction in zip(objects, predictions, strict=True)
@@ -134,7 +139,16 @@ def read_values(
     ]
 
 
-def _prediction_of(data: SpatialData | AnnData, prediction_key: str) -> AnnData:
+def prediction_of(data: SpatialData | AnnData, prediction_key: str) -> AnnData:
+    """The prediction: a table of a SpatialData, or an AnnData itself.
+
+    Raises
+    ------
+    KeyError
+        If the SpatialData has no such table.
+    TypeError
+        If the object is neither a SpatialData nor a prediction.
+    """
     from anndata import AnnData
     from spatialdata import SpatialData
 
@@ -157,12 +171,14 @@ def _prediction_of(data: SpatialData | AnnData, prediction_key: str) -> AnnData:
             f"put a prediction of your own into the SpatialData that it belongs to: `sdata[{prediction_key!r}] = prediction`."
         )
         raise TypeError(msg)
-    if "spatial" not in data.obsm:
-        msg = (
-            f"The prediction has no `obsm['spatial']`, the positions of its spots; its obsm holds {sorted(data.obsm)}."
-        )
-        raise KeyError(msg)
     return data
+
+
+def _check_positions(prediction: AnnData) -> None:
+    if "spatial" not in prediction.obsm:
+        found = sorted(prediction.obsm)
+        msg = f"The prediction has no `obsm['spatial']`, the positions of its spots; its obsm holds {found}."
+        raise KeyError(msg)
 
 
 def _measured_table(
@@ -260,7 +276,7 @@ def _values(
             numbers |= {(gene, LOWER): low, (gene, UPPER): high, (gene, WIDTH): high - low}
     if measured is not None and wanted(MEASURED):
         of_table = _rows_in(measured, source)
-        for gene, values in _measured_expression(measured, genes, layer).items():
+        for gene, values in measured_expression(measured, genes, layer).items():
             found = np.where(of_table >= 0, values[of_table], np.nan)
             if np.isfinite(found).any():
                 numbers[gene, MEASURED] = found
@@ -272,7 +288,7 @@ def _values(
     return Values(source, numbers, inside, record.get("provenance", {}), float(record.get("interval", LEVEL)))
 
 
-def _measured_expression(table: AnnData, genes: Sequence[str], layer: str | None) -> dict[str, NDArray[np.float64]]:
+def measured_expression(table: AnnData, genes: Sequence[str], layer: str | None) -> dict[str, NDArray[np.float64]]:
     """log(1 + counts per 10 000) of every spot, by its full library; NaN in spots without a count."""
     there = [gene for gene in genes if gene in table.var_names]
     if not there:

@@ -18,7 +18,14 @@ __all__ = ["VERSION", "Record", "read_record", "record_key", "storable", "write_
 VERSION: Final = version("stcontrast")
 
 type Record = Literal[
-    "classification", "completion", "embed_genes", "embedding", "image_features", "prediction", "tissue_grid"
+    "classification",
+    "completion",
+    "embed_genes",
+    "embedding",
+    "gene_score",
+    "image_features",
+    "prediction",
+    "tissue_grid",
 ]
 
 # a record describes this slot where no other is named; a prediction and a grid are tables of their own

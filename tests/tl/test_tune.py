@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,12 @@ def tuned(sdata, **kwargs):
 def model_and_data(toy):
     train = parts_of(copied(toy), "donor1", "donor2")
     return tuned(train), train
+
+
+def test_the_model_keeps_the_losses_of_the_tuning(model_and_data):
+    model, _ = model_and_data
+    assert list(model.history) == ["fine-tuned encoder"]
+    assert model.history["fine-tuned encoder"]["loss"].notna().all()
 
 
 def test_tuned_features_leave_the_user_s_own_in_place(toy, model_and_data):
@@ -146,7 +153,7 @@ def _leaky(run, seen):
     def leak(self, *args, **kwargs):
         found, tower = run(self, *args, **kwargs)
         seen.append(found)
-        return type(found)(found.features, tuple(found.features for _ in found.of_fold), found.made_by), tower
+        return replace(found, of_fold=tuple(found.features for _ in found.of_fold)), tower
 
     return leak
 

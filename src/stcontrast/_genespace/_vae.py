@@ -97,6 +97,13 @@ class VaeSpace(Learns):
             raise RuntimeError(msg)
         return self.vae
 
+    def losses(self) -> dict[str, pd.DataFrame]:
+        """Losses of the VAE, if it has been trained here."""
+        from stcontrast._models.batch_vae import vae_losses
+
+        found = vae_losses(None if self.vae is None or self.given is not None else self.vae.history)
+        return {"gene VAE": found} if len(found) else {}
+
     def state(self) -> State:
         """Weights, and the names that the VAE was set up with; nothing where there were no counts."""
         if self.vae is None:

@@ -16,6 +16,7 @@ from stcontrast._reading.elements import (
     shape_centers,
 )
 from stcontrast._reading.gene_names import check_unique_genes, shared_genes, why_few_genes
+from stcontrast._reading.gene_sets import named_gene_sets
 from stcontrast._reading.outlines import circle, slide_outlines
 from stcontrast._reading.resolve import (
     Keys,
@@ -60,6 +61,7 @@ __all__ = [
     "in_memory",
     "look_alike",
     "middle_spots",
+    "named_gene_sets",
     "names_of",
     "not_a_count",
     "obs_column",

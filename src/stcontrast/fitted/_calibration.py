@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 from stcontrast._data.design import column_parts
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
+from stcontrast.fitted._errors import NO_ERRORS, error_factors
 from stcontrast.metrics import gene_correlation, mean_slide_correlation
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from stcontrast._data.folds import Fold
     from stcontrast._data.spots import Prediction, Spots
+    from stcontrast._state import State
 
 __all__ = ["LEVEL", "Calibration", "InDistribution", "conformal_half_width"]
 
@@ -44,6 +46,10 @@ class Calibration(Learns):
         Half the width of every gene's interval (n_genes,).
     held_out_r
         Correlation of every gene on held-out groups, mean over slides (n_genes,).
+    spot_errors, slide_errors
+        How the errors of genes go together (n_genes, n_factors + 1), of spots and of the means of slides; see
+        :func:`~stcontrast.fitted._errors.error_factors`. Without rows where nothing is known; of slides also where parts
+        of one slide were held out.
     design
         What the method saw of the training spots.
     appearance
@@ -51,11 +57,18 @@ class Calibration(Learns):
         fluorescence, another stain) may look like any other once it has been standardised.
     """
 
-    learnt: ClassVar[tuple[str, ...]] = ("half_width", "held_out_r", "design", "appearance")
+    learnt: ClassVar[tuple[str, ...]] = (
+        "half_width", "held_out_r", "spot_errors", "slide_errors", "design", "appearance",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.half_width = self.held_out_r = np.zeros(0, dtype=np.float32)
+        self.spot_errors = self.slide_errors = NO_ERRORS
         self.design, self.appearance = InDistribution(), InDistribution()
+
+    def restore(self, state: State) -> None:
+        """Take a state; one that was saved before the errors were kept has none."""
+        super().restore({"spot_errors": NO_ERRORS, "slide_errors": NO_ERRORS, **state})
 
     def fit(self, found: Prediction, spots: Spots, folds: Sequence[Fold]) -> dict[str, Any]:
         """Turn out-of-fold predictions of training spots into intervals and scores.
@@ -91,6 +104,7 @@ class Calibration(Learns):
             mean = np.where(scored, per_slide, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)
             self.held_out_r = mean.astype(np.float32)
             scores["held_out_r"] = mean_slide_correlation(found.expression, spots.observed, spots.slide)
+            scores["n_held_out"] = self._keep_errors(found, spots, rows, unit=folds[0].unit)
         labelled = np.flatnonzero(np.isfinite(found.proba).all(axis=1) & (spots.label >= 0))
         if spots.n_classes and len(labelled):
             from sklearn.metrics import f1_score
@@ -102,6 +116,21 @@ class Calibration(Learns):
         self.design.fit(spots.design, folds, in_fold=[fold.spots.design for fold in folds] if own else None)
         self.appearance.fit(spots.features, folds, in_fold=[fold.spots.features for fold in folds] if own else None)
         return scores
+
+    def _keep_errors(self, found: Prediction, spots: Spots, rows: NDArray[np.intp], *, unit: str) -> int:
+        """How the errors of genes go together; returns how many groups were held out whose slides tell of new ones."""
+        if not np.isfinite(self.half_width).all():
+            return 0
+
+        def errors(part: NDArray[np.intp]) -> NDArray[np.float32]:
+            return np.maximum(found.expression[part], 0.0) - spots.observed[part]
+
+        self.spot_errors = error_factors(errors, rows, spots.n_genes)
+        if unit == "block":
+            return 0
+        means = np.stack([errors(here).mean(axis=0) for here in rows_by_slide(spots.slide, rows)])
+        self.slide_errors = error_factors(means.__getitem__, np.arange(len(means)), spots.n_genes)
+        return len(np.unique((spots.donor if unit == "donor" else spots.slide)[rows]))
 
     def in_distribution(self, spots: Spots) -> NDArray[np.bool_]:
         """Whether spots, by their design and their plain image features, look like those of the training slides."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from stcontrast._data.folds import Fold
     from stcontrast._models.image_tower import TunedEncoder
+    from stcontrast._state import State
 
 __all__ = ["Predictor", "Retrieved", "as_model", "load"]
 
@@ -83,6 +84,9 @@ class Predictor(Learns):
         Names, slides and donors of the training spots with counts, in the order that retrieval counts them.
     moments
         Mean and spread of the image features on the training slides.
+    history
+        Losses of the last training by the name of the network, a table with a row for every epoch; nothing for a method
+        that is not trained in epochs. See :func:`stcontrast.pl.history`.
     tower
         The encoder that was fine-tuned with it; `None` where the encoder was used as it is.
     allow_download
@@ -97,6 +101,7 @@ class Predictor(Learns):
         self.calibration = Calibration()
         self.bank: dict[str, NDArray[Any]] = {}
         self.moments = TrainingMoments()
+        self.history: dict[str, pd.DataFrame] = {}
         self.tower: TunedEncoder | None = None
         # the user named the encoder
         self.allow_download = True
@@ -112,6 +117,7 @@ class Predictor(Learns):
         """Fit a method on training spots, and calibrate it on out-of-fold predictions."""
         model = cls(method, spec)
         scores = model.calibration.fit(method.fit(spots, folds), spots, folds)
+        model.history = method.losses()
         donor = np.unique(spots.donor, return_inverse=True)[1]
         slide = np.array(spots.slides, dtype=np.str_)[spots.slide]
         of_spot = {"spot": spots.name, "slide": slide, "donor": donor}
@@ -125,6 +131,23 @@ class Predictor(Learns):
             **method.summary(),
         }
         return model
+
+    def state(self) -> State:
+        """What was learnt, and how the training went."""
+        # numbers in places, as names of networks may hold a slash
+        history = {
+            str(i): {"name": name, "columns": list(map(str, table.columns)), "values": table.to_numpy(dtype=np.float64)}
+            for i, (name, table) in enumerate(self.history.items())
+        }
+        return super().state() | {"history": history}
+
+    def restore(self, state: State) -> None:
+        """Take what :meth:`state` gave; models that were saved before histories were kept have none."""
+        import pandas as pd
+
+        super().restore(state)
+        kept = state.get("history", {}).values()
+        self.history = {item["name"]: pd.DataFrame(item["values"], columns=item["columns"]) for item in kept}
 
     @property
     def genes(self) -> list[str]:

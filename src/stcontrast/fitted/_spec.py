@@ -73,6 +73,7 @@ class _Spec(BaseModel):
     slides: dict[str, str] = {}
     gene_side: list[str] = []
     interval: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    n_held_out: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     oracle: bool = False
     completed_targets: bool = False

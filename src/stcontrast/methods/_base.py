@@ -16,6 +16,7 @@ from stcontrast.metrics import mean_slide_correlation
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from stcontrast._data.folds import Fold
@@ -175,6 +176,10 @@ class Method(Learns, ABC):
 
     def summary(self) -> dict[str, Any]:
         """What the model's spec says of the fit, as plain values; nothing by default."""
+        return {}
+
+    def losses(self) -> dict[str, pd.DataFrame]:
+        """What its last training logged, by the name of the network: a row for every epoch; nothing by default."""
         return {}
 
 

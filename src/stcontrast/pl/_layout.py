@@ -37,6 +37,8 @@ __all__ = [
     "make_panels",
     "one_panel",
     "panel_legend",
+    "plain_panels",
+    "set_row_title",
     "with_slide",
 ]
 
@@ -103,6 +105,7 @@ def make_panels(
     aspect: float,
     ncols: int | None,
     gutter: float = 0.0,
+    side: float | None = None,
     ax: Axes | Sequence[Axes] | NDArray[Any] | None,
 ) -> tuple[Figure, NDArray[Any]]:
     """Axes (n_slides, n_panels) with titles: the user's, or those of a new figure with the panels of a slide together.
@@ -119,6 +122,8 @@ def make_panels(
         Number of panels in a row at most; by default what makes a figure that is wider than high.
     gutter
         Inches on the right of every block, for colour bars.
+    side
+        Side of a panel in inches; by default what the number of columns leaves.
     ax
         The user's axes, one for each panel.
 
@@ -146,18 +151,21 @@ def make_panels(
         _set_titles(axes, titles)
         return cast("Figure", given[0].get_figure(root=True)), axes
 
-    grid = _plan(n_slides, n_panels, block=block, aspect=aspect, ncols=ncols)
+    grid = _plan(n_slides, n_panels, block=block, aspect=aspect, ncols=ncols, side=side)
     cells = _cells(n_slides, n_panels, grid)
     lines = max(_wrapped(title, grid.width).count("\n") + 1 for of_slide in titles for title in of_slide)
     above = LINE * lines + 0.06
     n_rows = 1 + max(row for row, _ in cells)
+    # a sheet of small panels has a scale bar under its last row alone
+    below = BELOW if side is None else EDGE
+    step = above + grid.height + below
     steps = [GAP if (column + 1) % grid.block else BLOCK_GAP + gutter for column in range(grid.n_columns)]
     lefts = EDGE + np.concatenate([[0], np.cumsum([grid.width + step for step in steps])])[:-1]
-    size = lefts[-1] + grid.width + gutter + EDGE, n_rows * (above + grid.height + BELOW)
+    size = lefts[-1] + grid.width + gutter + EDGE, n_rows * step + BELOW - below
     figure = plt.figure(figsize=size, layout="none")
     made = []
     for row, column in cells:
-        bottom = size[1] - (row + 1) * (above + grid.height + BELOW) + BELOW
+        bottom = size[1] - (row + 1) * step + below
         made.append(
             figure.add_axes(
                 (lefts[column] / size[0], bottom / size[1], grid.width / size[0], grid.height / size[1])
@@ -186,7 +194,7 @@ def with_slide(name: str, titles: Sequence[str]) -> list[str]:
     return [f"{name}\n{title}" if i == 0 else title for i, title in enumerate(titles)]
 
 
-def _plan(n_slides: int, n_panels: int, *, block: int, aspect: float, ncols: int | None) -> Grid:
+def _plan(n_slides: int, n_panels: int, *, block: int, aspect: float, ncols: int | None, side: float | None) -> Grid:
     """Columns that fill their rows and make a figure of 3 to 2, if the user does not say how many."""
     # several genes: every slide starts a row; one gene: slides stand next to each other
     of_genes = n_panels > block
@@ -204,7 +212,7 @@ def _plan(n_slides: int, n_panels: int, *, block: int, aspect: float, ncols: int
     blocks = min(range(1, most + 1), key=cost) if ncols is None else min(max(ncols // block, 1), most)
     # a block that is wider than what the user wants is broken
     n_columns = blocks * block if ncols is None else min(blocks * block, ncols)
-    side = float(np.clip(FIGURE_IN / n_columns, *PANEL_IN))
+    side = float(np.clip(FIGURE_IN / n_columns, *PANEL_IN)) if side is None else side
     return Grid(n_columns, min(block, n_columns), side / np.sqrt(aspect), side * np.sqrt(aspect))
 
 
@@ -222,6 +230,16 @@ def _set_titles(axes: NDArray[Any], titles: Sequence[Sequence[str]]) -> None:
     for panels, of_slide in zip(axes, titles, strict=True):
         for ax, title in zip(panels, of_slide, strict=True):
             ax.set_title(_wrapped(title, _width_in(ax)), loc="left", fontsize=FONT_SIZE, color=ink(ax.figure))
+
+
+def set_row_title(panels: Sequence[Axes] | NDArray[Any], title: str) -> None:
+    """Write a title over a row of panels, as long as the row at most."""
+    first, last = panels[0], panels[-1]
+    figure = cast("Figure", first.get_figure(root=True))
+    width = (last.get_window_extent().x1 - first.get_window_extent().x0) / figure.dpi
+    letters = max(int(width * 72 / (FONT_SIZE * LETTER)), 8)
+    text = title if len(title) <= letters else f"{title[: letters - 1]}…"
+    first.set_title(text, loc="left", fontsize=FONT_SIZE, color=ink(figure))
 
 
 def _width_in(ax: Axes) -> float:
@@ -267,6 +285,58 @@ def one_panel(ax: Axes | None, *, size: tuple[float, float]) -> tuple[Figure, Ax
         figure, panel = plt.subplots(figsize=size, layout="constrained")
         return figure, panel
     return cast("Figure", ax.get_figure()), ax
+
+
+def plain_panels(
+    titles: Sequence[str],
+    *,
+    size: tuple[float, float],
+    ncols: int | None,
+    ax: Axes | Sequence[Axes] | NDArray[Any] | None,
+) -> tuple[Figure, NDArray[Any]]:
+    """Axes (n_panels,) with axis labels of their own: the user's, or those of a new figure; text is visible on any page.
+
+    Parameters
+    ----------
+    titles
+        Title of every panel.
+    size
+        Width and height of a panel in inches, labels included.
+    ncols
+        Number of panels in a row at most; by default what makes a figure that is wider than high.
+    ax
+        The user's axes, one for each panel.
+
+    Raises
+    ------
+    ValueError
+        If the number of the user's axes is not the number of panels.
+    """
+    import matplotlib.pyplot as plt
+
+    n = len(titles)
+    if ax is not None:
+        axes = np.ravel(np.array(ax, dtype=object))
+        if len(axes) != n:
+            msg = f"`ax` must hold {n} axes, one for every panel; found {len(axes)}."
+            raise ValueError(msg)
+        figure = cast("Figure", axes[0].get_figure(root=True))
+    else:
+        columns = min(n, ncols or max(1, min(round(np.sqrt(1.5 * n)), 4)))
+        rows = -(-n // columns)
+        figure = plt.figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+        grid = figure.add_gridspec(rows, columns)
+        axes = np.array([figure.add_subplot(grid[i // columns, i % columns]) for i in range(n)], dtype=object)
+    color = ink(figure)
+    for panel, title in zip(axes, titles, strict=True):
+        panel.set_facecolor("none")
+        panel.set_title(title, loc="left", fontsize=FONT_SIZE, color=color)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set_color(color)
+        panel.tick_params(colors=color, labelsize=FONT_SIZE - 1)
+        panel.xaxis.label.set(color=color, fontsize=FONT_SIZE)
+        panel.yaxis.label.set(color=color, fontsize=FONT_SIZE)
+    return figure, axes
 
 
 def _make_room(figure: Figure, *, right: float = 0.0, below: float = 0.0) -> None:

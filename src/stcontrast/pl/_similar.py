@@ -8,13 +8,12 @@ import pandas as pd
 
 from stcontrast._arguments import POSITIVE, Rule, checked, whole
 from stcontrast._reading import Keys, as_list, obs_column, require_images, resolve_all
+from stcontrast.pl._crop import cut, draw_crop
 from stcontrast.pl._layout import finish, given_titles, make_panels
-from stcontrast.pp._crops import iter_crops
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["similar"]
 
 COLUMNS: Final = ("query", "query_slide", "match", "slide", "donor", "similarity", "rank")
-CROP_PX: Final = 160
+# of the query
+FRAME: Final = "#d55e00"
 MAX_QUERIES: Final = 20
 
 type Spot = tuple[str, str]
@@ -136,13 +136,9 @@ def similar(  # noqa: PLR0913
     figure, axes = make_panels(titles, block=1 + most, aspect=1.0, ncols=1 + most, ax=ax)
     for panels, spot, matches in zip(axes, wanted, chosen, strict=True):
         places = [at_query[spot], *(at_match[one] for one in _spots(matches))]
-        for panel, place in zip(panels, places, strict=False):
-            panel.imshow(_crop(place, field_um), interpolation="antialiased")
+        crops = [cut(slide, [i], field_um)[0] for _, slide, i in places]
         for i, panel in enumerate(panels):
-            panel.set(xticks=[], yticks=[])
-            # the query is framed
-            panel.spines[:].set(visible=i == 0, color="#d55e00", linewidth=2.0)
-            panel.set_facecolor("none")
+            draw_crop(panel, crops[i] if i < len(crops) else None, frame=FRAME if i == 0 else None)
     return finish(figure, axes, show=show, return_fig=return_fig, own_figure=ax is None)
 
 
@@ -192,13 +188,3 @@ def _title(row: Any, classes: Mapping[Spot, str | None]) -> str:
     donor = str(row.donor)
     words = [donor if donor.lower().startswith("donor") else f"donor {donor}", classes[row.slide, row.match]]
     return f"{row.rank}. similarity {row.similarity:.2f}\n" + ", ".join(word for word in words if word is not None)
-
-
-def _crop(place: tuple[Sections, Slide, int], field_um: float) -> NDArray[np.uint8]:
-    _, slide, i = place
-    if slide.image is None or slide.um_per_px is None:  # `require_images` has refused these
-        msg = f"Slide {slide.name!r} has no image."
-        raise ValueError(msg)
-    side = field_um / slide.um_per_px
-    ((_, crop),) = iter_crops(slide.image, slide.centers[[i]], side=side, size_px=CROP_PX)
-    return crop

@@ -30,6 +30,7 @@ __all__ = [
     "Picture",
     "View",
     "common_views",
+    "draw_bar",
     "draw_picture",
     "draw_scale_bar",
     "draw_spots",
@@ -172,16 +173,21 @@ def draw_spots(
 
 def draw_scale_bar(ax: Axes, slide: Slide) -> None:
     """Draw a bar of a round length under the panel; none where µm per pixel is unknown."""
-    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ignore[import-untyped]
-
     if slide.um_per_px is None:
         logger.info("%s: no scale bar, µm per pixel is unknown. Give `um_per_px`.", slide.name)
         return
+    draw_bar(ax, slide.um_per_px)
+
+
+def draw_bar(ax: Axes, um_per_unit: float) -> None:
+    """Draw a bar of a round length under a panel whose unit of x is so many µm."""
+    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ignore[import-untyped]
+
     left, right = ax.get_xlim()
-    length_um = scale_bar_um((right - left) * slide.um_per_px)
+    length_um = scale_bar_um((right - left) * um_per_unit)
     bar = AnchoredSizeBar(
         ax.transData,
-        length_um / slide.um_per_px,
+        length_um / um_per_unit,
         f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm",
         loc="upper left",
         bbox_to_anchor=(0.0, 0.0),

@@ -1,4 +1,4 @@
-"""Tools: fit a model, predict expression and subtype from H&E, embed, search, cross-validate over donors."""
+"""Tools: fit a model, predict expression and subtype from H&E, score gene sets, embed, search, cross-validate over donors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stcontrast.tl._find_similar import find_similar
 from stcontrast.tl._fit import fit
 from stcontrast.tl._predict_expression import predict_expression
 from stcontrast.tl._predict_slide import predict_slide
+from stcontrast.tl._score_genes import score_genes
 from stcontrast.tl.cross_validation import CrossValidation, cross_validate
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "fit",
     "predict_expression",
     "predict_slide",
+    "score_genes",
 ]

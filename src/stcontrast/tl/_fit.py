@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._data.gather import gather
@@ -218,6 +219,7 @@ def fit(  # noqa: PLR0913
     # the same model, however the user's slides and spots are ordered
     rows = spots.in_order(np.arange(len(spots)))
     tower: TunedEncoder | None = None
+    tuning_losses: list[dict[str, float]] = []
     of_fold: Sequence[NDArray[np.float32]] = ()
     if tuning is None:
         features, made_by = features_to_fit(sources, encoders=chosen, fields=fields, slots=slots)
@@ -225,6 +227,7 @@ def fit(  # noqa: PLR0913
         with tuning.cut(sources) as store:
             tuned, tower = tuning.run(store, spots, rows, fit_spec)
         features, made_by, of_fold = tuning.write(sources, tower), tuned.made_by, tuned.of_fold
+        tuning_losses = tuned.losses
     if asked.uses_color:
         features, made_by = color_features(sources, features, made_by)
     spots = replace(spots, features=features, blocks=block_widths(made_by))
@@ -233,6 +236,8 @@ def fit(  # noqa: PLR0913
         spot_distance_um=spot_distance_um(sources),
     )  # fmt: skip
     model.tower = tower
+    if tuning_losses:
+        model.history = {"fine-tuned encoder": pd.DataFrame(tuning_losses), **model.history}
     back = np.argsort(rows)
     _write_embeddings(sources, model, {slot: values[back] for slot, values in model.method.embed(train).items()})
     _write_predictions(sources, spots, model, donor_key=keys.donor_key or keys.batch_key)

@@ -91,7 +91,8 @@ def predict_expression(  # noqa: PLR0913
     For one AnnData the prediction; for a list the list of the predictions of every AnnData in it, in order. `None`
     where all are SpatialData: every SpatialData gets the prediction as a table `key_added` that annotates the same shapes. In it: ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``,
     ``layers["upper"]`` = 90 % interval, NaN on slides of other donors where the model was trained on one donor; ``obs``: the keys, the donor, ``stc_in_distribution``; ``obsm["spatial"]`` in
-    pixels; ``var["stc_held_out_r"]``: correlation of each gene on held-out training groups;
+    pixels; ``var["stc_held_out_r"]``: correlation of each gene on held-out training groups; ``varm["stc_spot_errors"]``
+    and ``varm["stc_slide_errors"]``: how the errors of genes go together, for :func:`score_genes`;
     ``uns["stcontrast"]["prediction"]``: units, model, and for each slide whether it is in-sample, of a donor that the
     model knows, or out-of-donor. Image features that were made are kept where their slot was free.
 

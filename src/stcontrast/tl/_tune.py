@@ -49,11 +49,14 @@ class TunedFeatures:
         Of the training spots, for every inner fold by an encoder that was tuned without its held-out group.
     made_by
         What made them: one block.
+    losses
+        Of the encoder that was tuned on all training spots, a row for every epoch.
     """
 
     features: NDArray[np.float32]
     of_fold: tuple[NDArray[np.float32], ...]
     made_by: list[dict[str, Any]]
+    losses: list[dict[str, float]]
 
     def in_folder(self, folder: Path) -> TunedFeatures:
         """The same in files of a folder: many folds' features need not fit in memory, and processes share them."""
@@ -62,7 +65,7 @@ class TunedFeatures:
         for path, features in zip(paths, (self.features, *self.of_fold), strict=True):
             np.save(path, features)
         first, *others = (np.load(path, mmap_mode="r") for path in paths)
-        return TunedFeatures(first, tuple(others), self.made_by)
+        return TunedFeatures(first, tuple(others), self.made_by, self.losses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,8 @@ class Tuning:
         )  # fmt: skip
         features = encode(found.encoder, CropRows(store, np.arange(len(store))))
         of_fold = tuple(encode(encoder, crops) for encoder in found.of_fold)
-        return TunedFeatures(features, of_fold, self._made_by(found.encoder, features.shape[1])), found.encoder
+        made_by = self._made_by(found.encoder, features.shape[1])
+        return TunedFeatures(features, of_fold, made_by, found.losses["final"]), found.encoder
 
     def write(self, sources: Sequence[Sections], encoder: TunedEncoder) -> NDArray[np.float32]:
         """Write the features of all objects into their tables; all of them (n_spots, n_features).

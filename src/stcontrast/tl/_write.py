@@ -16,6 +16,8 @@ from stcontrast._keys import (
     IMAGE_EMBEDDING,
     IN_DISTRIBUTION,
     LOWER,
+    SLIDE_ERRORS,
+    SPOT_ERRORS,
     UNS,
     UPPER,
 )
@@ -197,7 +199,7 @@ def prediction_table(
 
     Returns
     -------
-    A table: `X`, layers `lower` and `upper`, `obs`, `var`, `obsm["spatial"]`, `uns["stcontrast"]["prediction"]`.
+    A table: `X`, layers `lower` and `upper`, `obs`, `var`, `varm`, `obsm["spatial"]`, `uns["stcontrast"]["prediction"]`.
     """
     from anndata import AnnData
 
@@ -236,7 +238,7 @@ def prediction_frame(
     provenance: Mapping[str, str],
     donor_key: str | None,
 ) -> dict[str, Any]:
-    """What a prediction table has in addition to its numbers: `obs`, `var`, `obsm` and `uns`."""
+    """What a prediction table has in addition to its numbers: `obs`, `var`, `obsm`, `varm` and `uns`."""
     images = _images_of(source)
     named = (source.region_key, source.instance_key, source.slide_key if images else None, donor_key)
     carried = [key for key in named if key and key in source.table.obs]
@@ -252,11 +254,15 @@ def prediction_frame(
         "encoder": " and ".join(str(block["encoder"]["name"]) for block in spec["image_features"]),
         "interval": spec["interval"],
         "calibrated_on": f"held-out {spec['held_out_unit']}s",
+        "n_held_out": spec.get("n_held_out", 0),
         "provenance": dict(provenance),
     }
+    calibration = model.calibration
+    errors = {SPOT_ERRORS: calibration.spot_errors, SLIDE_ERRORS: calibration.slide_errors}
     return {
         "obs": obs,
-        "var": pd.DataFrame({HELD_OUT_R: model.calibration.held_out_r}, index=pd.Index(model.genes)),
+        "varm": {name: values for name, values in errors.items() if len(values)},
+        "var": pd.DataFrame({HELD_OUT_R: calibration.held_out_r}, index=pd.Index(model.genes)),
         "obsm": {"spatial": source.slide_and_xy()[1] if own is None else own},
         "uns": {UNS: {"prediction": storable(record)}} | images,
     }

@@ -13,6 +13,7 @@ from stcontrast.methods.published._decoders import Decoder, LatentDecoder
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from stcontrast._data.spots import Spots
@@ -87,6 +88,10 @@ class Tpirbae(ContrastiveMethod):
         """The latent, standardised (n_spots, n_latent)."""
         latent = self.latent.encode(spots)
         return (latent - self.arrays["latent_center"]) / self.arrays["latent_scale"]
+
+    def losses(self) -> dict[str, pd.DataFrame]:
+        """Losses of the VAE and of the heads."""
+        return self.latent.losses() | super().losses() if self.history is not None else {}
 
     def embed(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
         """Joint embeddings by slot, and where there are counts the gene latent."""

@@ -116,6 +116,10 @@ class TrainedMethod(Method):
         self.module = module
         self.arrays["sizes"] = np.array(list(sizes.values()))
 
+    def losses(self) -> dict[str, pd.DataFrame]:
+        """Losses of the network."""
+        return {} if self.history is None else {self.network: self.history}
+
     def state(self) -> State:
         """The network, and what is named in `learnt`."""
         return super().state() | ({} if self.module is None else {"towers": module_state(self.module)})

@@ -27,6 +27,7 @@ from stcontrast.nn import LOSSES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from stcontrast._data.folds import Fold
@@ -153,6 +154,12 @@ class Stcontrast(Method):
         if self.class_unit:
             said |= {"class_unit": self.class_unit, "self_training": self.subtypes.self_training}
         return said
+
+    def losses(self) -> dict[str, pd.DataFrame]:
+        """Losses of the VAE, where the gene space is one that it trained, and of the contrastive model."""
+        found = {} if self.latent is None or self.given is not None else self.latent.losses()
+        history = None if self.parts.model is None else self.parts.model.history
+        return found if history is None else {**found, "contrastive network": history}
 
     def fit(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
         """Weigh, scale and choose on inner folds; then fit on all spots."""

@@ -80,11 +80,11 @@ class DualScalePair(PairModule):
         return self._decoded(*self._image(table, rows))
 
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
-        """Contrast of both scales, and squared error of the regression."""
+        """Contrast of both scales, and error of the regression."""
         image, nodes = self._image(table, rows)
         gene, near_gene = self._genes(table, rows)
         near_image = nodes.mean(dim=1)
-        expression = functional.mse_loss(self._decoded(image, nodes), table.target[rows])
+        expression = self.expression_error(self._decoded(image, nodes), table.target[rows], table.slide[rows])
         if self.variant == "paper":
             return {
                 "contrastive": self.contrast(gene, image, table, rows),

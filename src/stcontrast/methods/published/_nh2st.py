@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods.published._schedule import Schedule
-from stcontrast.nn import Variant  # noqa: TC001 (read at run time, to check options)
+from stcontrast.nn import ExpressionLoss, Variant  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -29,7 +29,9 @@ class Nh2stOptions(ContrastiveOptions):
     n_layers, n_heads
         Of the cross-attention.
     query_weight, neighbor_weight
-        Weights of the two contrasts, relative to the squared error.
+        Weights of the two contrasts, relative to the error of the regression.
+    expression_loss
+        Of the regression: ``"squared"`` error, or ``"rank"``.
     """
 
     variant: Variant = "paper"
@@ -45,6 +47,7 @@ class Nh2stOptions(ContrastiveOptions):
     n_heads: int = 8
     query_weight: float = 1.0
     neighbor_weight: float = 0.5
+    expression_loss: ExpressionLoss = "squared"
 
     def __post_init__(self) -> None:
         super().__post_init__()

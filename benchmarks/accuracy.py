@@ -44,6 +44,7 @@ ROWS = {
     "color": {},
     "knn": {},
     "ridge": {},
+    "ridge, HEST": {"method": "ridge", "recipe": "hest"},
     "kernel": {},
     "mlp": {},
     "clip": CLIP,

@@ -24,6 +24,8 @@ PAGE = Path(__file__).parents[1] / "docs/methods/schedules.md"
 # other data sets to say the steps for: spots and slides
 SIZES = {"4 slides of 183 spots (her2st C2–C5)": (732, 4), "4 slides of 4 000 spots": (16000, 4)}
 FEW = 4
+# epochs after which no rate changes
+LONG = 10**6
 # options that come with a schedule of their own
 OTHER_OPTIONS: dict[str, list[dict[str, Any]]] = {"nh2st": [{"variant": "code"}]}
 HEAD = """# Schedules
@@ -106,11 +108,13 @@ def page() -> str:
     return "".join(parts)
 
 
-def _falls(schedule: object) -> str:
+def _falls(schedule: Any) -> str:
     if schedule is None:
         return ""
     step, factor = getattr(schedule, "step_size", None), getattr(schedule, "gamma", None)
-    return f", × {factor:g} every {step} epochs" if step and factor else f", {type(schedule).__name__}"
+    if step and factor:
+        return f", × {factor:g} every {step} epochs"
+    return f", falling to {schedule.base_lrs[0] * schedule.lr_lambdas[0](LONG):g}"
 
 
 def main() -> None:

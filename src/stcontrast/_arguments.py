@@ -121,7 +121,7 @@ RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(
         (
             "n_genes", "n_score_genes", "n_latent", "n_hidden", "n_layers", "n_heads", "n_per_head", "n_embedding",
-            "n_coordinates", "n_components", "k", "probe_k", "max_epochs", "vae_epochs", "epochs", "max_steps", "batch_size",
+            "n_coordinates", "n_components", "n_model", "k", "probe_k", "max_epochs", "vae_epochs", "epochs", "max_steps", "batch_size",
             "micro_batch", "size_px", "n_image", "n_gene", "n_jobs", "precompute",
         ),
         whole(1),
@@ -171,7 +171,7 @@ RULES: Final[dict[str, Rule]] = {
     "directory": PATH,
     # switches
     **dict.fromkeys(
-        ("complete", "overwrite", "pretrained", "within_slide", "fill_missing", "normalize", "learn_temperature", "guided", "augment"),
+        ("complete", "overwrite", "pretrained", "within_slide", "fill_missing", "normalize", "learn_temperature", "guided", "augment", "fast"),
         FLAG,
     ),
 }  # fmt: skip

@@ -10,7 +10,9 @@ _TOWERS: dict[str, Any] = {"max_epochs": 3, "batch_size": 16, "n_embedding": 16}
 
 CONTRASTIVE: dict[str, dict[str, Any]] = {
     "bleep": _TOWERS,
+    "magic": {**_TOWERS, "n_heads": 2, "queue_size": 20},
     "mclstexp": {**_TOWERS, "n_heads": 2, "n_per_head": 4},
+    "mvitgene": _TOWERS,
     "nh2st": {**_TOWERS, "n_heads": 2},
     "tpirbae": {**_TOWERS, "vae_epochs": 2, "n_latent": 4},
 }

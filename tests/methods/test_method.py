@@ -7,9 +7,9 @@ from stcontrast.methods.stcontrast import Stcontrast
 
 
 def test_methods_by_name():
-    published = {"tpirbae", "mclstexp", "nh2st", "bleep", "triplex", "deepspot"}
+    published = {"tpirbae", "mclstexp", "nh2st", "bleep", "triplex", "deepspot", "mvitgene", "magic"}
     assert published | {"stcontrast", "ridge", "color", "mean", "depth", "knn", "kernel", "mlp"} <= set(METHODS)
-    assert get_method("ridge", seed=3).spec == {"penalty": 300.0, "seed": 3}
+    assert get_method("ridge", seed=3).spec == {"penalty": 300.0, "recipe": "folds", "seed": 3}
     method = get_method("stcontrast", options={"max_epochs": 7, "loss": "similarity_target"})
     assert isinstance(method, Stcontrast)
     assert method.spec["max_epochs"] == 7

@@ -134,3 +134,17 @@ def test_weights_start_wider_than_a_linear_layer_s():
     weight = HypergraphConvolution(400, 100).linear.weight.detach()
     # uniform up to b: deviation b / √3
     assert float(weight.std()) == pytest.approx(math.sqrt(2 / 500), rel=0.02)
+
+
+def test_a_node_in_many_places_goes_through_the_weights_once():
+    torch.manual_seed(0)
+    encoder, different = HypergraphEncoder(4, 6, 3), torch.randn(5, 4)
+    place = torch.tensor([[0, 1, 2], [2, 0, 4], [3, 3, 1]])
+    incidence = hyperedges(different[place], n_similar=1)
+    found = encoder(different, incidence, place)
+    torch.testing.assert_close(found, encoder(different[place], incidence))
+    gradients = [
+        torch.autograd.grad(out.square().sum(), encoder.first.linear.weight)[0]
+        for out in (encoder(different, incidence, place), encoder(different[place], incidence))
+    ]
+    torch.testing.assert_close(*gradients)

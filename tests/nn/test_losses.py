@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from stcontrast.nn import (
     contrastive_loss,
+    distilled_nce,
     fused_nce,
+    gaussian_target_loss,
     info_nce,
+    one_way_nce,
     sigmoid_loss,
     similarity_target_loss,
     soft_target_loss,
@@ -475,3 +478,74 @@ def test_a_spot_that_expresses_alike_is_no_mistake():
     one, other = (float(soft_target_loss(gene, image, targets_from=coordinates)) for image in (gene, swapped))
     assert other == pytest.approx(one, abs=1e-9)
     assert float(info_nce(gene, swapped)) > float(info_nce(gene, gene)) + 1
+
+
+@given(st.integers(2, 6), st.integers(0, 99))
+def test_both_one_way_losses_together_are_info_nce(n, seed):
+    gene, image = embeddings(n, 3, seed)
+    allowed = random_mask(n, seed)
+    for how in ({}, {"allowed": allowed}):
+        both = one_way_nce(gene, image, temperature=0.3, **how) + one_way_nce(image, gene, temperature=0.3, **how)
+        assert both.item() / 2 == pytest.approx(info_nce(gene, image, temperature=0.3, **how).item())
+
+
+def test_one_way_nce_classifies_the_images_for_the_genes():
+    gene, image = embeddings(3, 4, 0)
+    cosine = torch.nn.functional.cosine_similarity(gene[:, None], image[None], dim=2)
+    expected = [-math.log(softmax({j: cosine[i, j].item() / 0.3 for j in range(3)})[i]) for i in range(3)]
+    assert one_way_nce(gene, image, temperature=0.3).item() == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gaussian_targets_by_hand(masked):
+    gene, image = (part / part.norm(dim=1, keepdim=True) for part in embeddings(5, 3, 1))
+    allowed = random_mask(5, 4) if masked else torch.ones(5, 5, dtype=torch.bool)
+    expected = []
+    for i in range(5):
+        of = [j for j in range(5) if allowed[i, j]]
+        near = {
+            j: sum(math.exp(-float((part[i] - part[j]).pow(2).sum()) / (2 * 0.5**2)) for part in (gene, image)) / 2
+            for j in of
+        }
+        target, found = softmax(near), softmax({j: float(gene[i] @ image[j]) / 0.3 for j in of})
+        expected.append(sum(target[j] * math.log(target[j] / found[j]) for j in of))
+    how = {"allowed": allowed} if masked else {}
+    # length does not matter
+    found = gaussian_target_loss(3 * gene, image, temperature=0.3, bandwidth=0.5, **how)
+    assert found.item() == pytest.approx(np.mean(expected))
+
+
+def test_gaussian_targets_have_no_gradient_of_their_own():
+    gene, image = embeddings(4, 3, 2)
+    gene.requires_grad_()
+    (found,) = torch.autograd.grad(gaussian_target_loss(gene, image, temperature=1e6, bandwidth=0.2), gene)
+    # with all logits alike, what is left would be the gradient of the targets
+    assert found.abs().max() < 1e-5
+
+
+def test_distilled_targets_by_hand():
+    query, keys = embeddings(5, 3, 3)
+    query, teacher = (part / part.norm(dim=1, keepdim=True) for part in (query[:3], embeddings(3, 3, 4)[0]))
+    keys = keys / keys.norm(dim=1, keepdim=True)
+    allowed = torch.ones(3, 5, dtype=torch.bool)
+    allowed[1, 4] = False
+    expected = []
+    for i in range(3):
+        of = [j for j in range(5) if allowed[i, j]]
+        found, soft = (softmax({j: float(part[i] @ keys[j]) / 0.2 for j in of}) for part in (query, teacher))
+        expected.append(-sum((0.4 * soft[j] + 0.6 * (i == j)) * math.log(found[j]) for j in of))
+    found = distilled_nce(query, keys, teacher, temperature=0.2, share=0.4, allowed=allowed)
+    assert found.item() == pytest.approx(np.mean(expected))
+
+
+def test_without_a_teacher_and_a_queue_distilled_nce_is_one_way():
+    query, keys = (part / part.norm(dim=1, keepdim=True) for part in embeddings(4, 3, 5))
+    found = distilled_nce(query, keys, -query, temperature=0.1, share=0.0)
+    assert found.item() == pytest.approx(one_way_nce(query, keys, temperature=0.1).item())
+
+
+def test_collapsed_towers_are_at_chance():
+    same = torch.ones(6, 2, dtype=torch.float64) / math.sqrt(2)
+    assert distilled_nce(same[:3], same, same[:3], temperature=0.07, share=0.4).item() == pytest.approx(math.log(6))
+    assert one_way_nce(same, same).item() == pytest.approx(math.log(6))
+    assert gaussian_target_loss(same, same).item() == pytest.approx(0, abs=1e-12)

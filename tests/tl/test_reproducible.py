@@ -45,9 +45,9 @@ def fitted(train: Sequence[AnnData], method: str, *, seed: int = 0) -> Any:
 
 def predicted(model: Any, new: AnnData) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     new = new.copy()
-    expression = stc.tl.predict_expression(new, model).X
+    expression: Any = stc.tl.predict_expression(new, model)
     stc.tl.classify(new, model)
-    return np.asarray(expression), np.asarray(new.obsm["stc_class_proba"])
+    return np.asarray(expression.X), np.asarray(new.obsm["stc_class_proba"])
 
 
 def farthest(one: tuple[NDArray[Any], ...], other: tuple[NDArray[Any], ...]) -> float:

@@ -8,20 +8,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stcontrast._lazy import lazily
-from stcontrast.nn._choices import LOSSES, Loss, Negatives, Targets, Variant
+from stcontrast.nn._choices import LOSSES, ExpressionLoss, Loss, Negatives, Targets, Variant
 
 if TYPE_CHECKING:
     from stcontrast.nn._deep_sets import DeepSets
     from stcontrast.nn._dual_scale import DualScalePair
+    from stcontrast.nn._field_pair import FieldPair
     from stcontrast.nn._losses import (
         contrastive_loss,
+        distilled_nce,
         fused_nce,
+        gaussian_target_loss,
         info_nce,
+        one_way_nce,
+        rank_loss,
         sigmoid_loss,
         similarity_target_loss,
         soft_target_loss,
         warn_at_chance,
     )
+    from stcontrast.nn._momentum_pair import MomentumPair
     from stcontrast.nn._pairs import (
         Contrast,
         HeadPair,
@@ -45,15 +51,21 @@ if TYPE_CHECKING:
 _OF_TORCH = {
     "_deep_sets": ("DeepSets",),
     "_dual_scale": ("DualScalePair",),
+    "_field_pair": ("FieldPair",),
     "_losses": (
         "contrastive_loss",
+        "distilled_nce",
         "fused_nce",
+        "gaussian_target_loss",
         "info_nce",
+        "one_way_nce",
+        "rank_loss",
         "sigmoid_loss",
         "similarity_target_loss",
         "soft_target_loss",
         "warn_at_chance",
     ),
+    "_momentum_pair": ("MomentumPair",),
     "_pairs": ("Contrast", "HeadPair", "PairModule", "SpotModule", "SpotTable", "slide_batches", "steps_of_epoch"),
     "_slide_pair": ("SlidePair",),
     "_three_views": ("OffsetAttention", "ThreeViews"),
@@ -73,10 +85,13 @@ __all__ = [
     "CrossEncoder",
     "DeepSets",
     "DualScalePair",
+    "ExpressionLoss",
+    "FieldPair",
     "HeadPair",
     "HypergraphConvolution",
     "HypergraphEncoder",
     "Loss",
+    "MomentumPair",
     "Negatives",
     "OffsetAttention",
     "PairModule",
@@ -89,9 +104,13 @@ __all__ = [
     "ThreeViews",
     "Variant",
     "contrastive_loss",
+    "distilled_nce",
     "fused_nce",
+    "gaussian_target_loss",
     "hyperedges",
     "info_nce",
+    "one_way_nce",
+    "rank_loss",
     "sigmoid_loss",
     "similarity_target_loss",
     "slide_batches",

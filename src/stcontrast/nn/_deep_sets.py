@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from stcontrast.nn._pairs import SpotModule, SpotTable
 
@@ -58,13 +57,13 @@ class DeepSets(SpotModule):
         self.members = nn.ModuleList(_DeepSet(n_image, n_hidden, n_targets, dropout=dropout) for _ in range(n_members))
 
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
-        """Squared error of every member on its own spots, summed: no member learns from another."""
+        """Error of every member on its own spots, summed: no member learns from another."""
         n = len(self.members)
         errors = []
         for i, member in enumerate(self.members):
             own = rows if n == 1 else rows[rows % n != i]
             if len(own):
-                errors.append(functional.mse_loss(self._of(member, table, own), table.target[own]))
+                errors.append(self.expression_error(self._of(member, table, own), table.target[own], table.slide[own]))
         return {"expression": torch.stack(errors).sum()}
 
     def regress(self, table: SpotTable, rows: Tensor) -> Tensor:

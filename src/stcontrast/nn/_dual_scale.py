@@ -80,11 +80,11 @@ class DualScalePair(PairModule):
         return self._decoded(*self._image(table, rows))
 
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
-        """Contrast of both scales, and squared error of the regression."""
+        """Contrast of both scales, and error of the regression."""
         image, nodes = self._image(table, rows)
         gene, near_gene = self._genes(table, rows)
         near_image = nodes.mean(dim=1)
-        expression = functional.mse_loss(self._decoded(image, nodes), table.target[rows])
+        expression = self.expression_error(self._decoded(image, nodes), table.target[rows], table.slide[rows])
         if self.variant == "paper":
             return {
                 "contrastive": self.contrast(gene, image, table, rows),
@@ -102,13 +102,16 @@ class DualScalePair(PairModule):
 
     def _image(self, table: SpotTable, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Token of the spot (n, d), and nodes of its neighbourhood (n, n_nearest, d)."""
-        around = table.image[table.near[rows]]
-        return self.image_query(table.image[rows]), self.image_graph(around, hyperedges(around))
+        near = table.near[rows]
+        different, place = torch.unique(near, return_inverse=True)
+        nodes = self.image_graph(table.image[different], hyperedges(table.image[near]), place)
+        return self.image_query(table.image[rows]), nodes
 
     def _genes(self, table: SpotTable, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of the spot and of its neighbourhood (n, d); the hyperedges are those of the image."""
         near = table.near[rows]
-        nodes = self.gene_graph(self.gene_token(table.gene[near]), hyperedges(table.image[near]))
+        different, place = torch.unique(near, return_inverse=True)
+        nodes = self.gene_graph(self.gene_token(table.gene[different]), hyperedges(table.image[near]), place)
         return self.gene_token(table.gene[rows]), nodes.mean(dim=1)
 
     def _decoded(self, image: Tensor, nodes: Tensor) -> Tensor:

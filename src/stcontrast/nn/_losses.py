@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "contrastive_loss",
+    "distilled_nce",
     "fused_nce",
+    "gaussian_target_loss",
     "info_nce",
+    "one_way_nce",
+    "rank_loss",
     "sigmoid_loss",
     "similarity_target_loss",
     "soft_target_loss",
@@ -31,6 +35,8 @@ logger = logging.getLogger(__name__)
 CHANCE_MARGIN: Final = 0.02
 # epochs after which it should have
 LONG_ENOUGH: Final = 10
+# pairs of spots that a step of the rank loss compares
+MOST_PAIRS: Final = 1024
 
 
 def contrastive_loss(
@@ -131,6 +137,156 @@ def info_nce(
     logits = _compared(gene @ image.T / temperature, allowed)
     own = torch.arange(len(logits), device=logits.device)
     return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+
+
+def one_way_nce(
+    query: Tensor, key: Tensor, *, temperature: float | Tensor = 0.1, allowed: Tensor | None = None
+) -> Tensor:
+    r"""InfoNCE in one direction: classify the key of every query among those of the batch, by cosine.
+
+    Parameters
+    ----------
+    query, key
+        Paired embeddings, shape (n, d).
+    temperature
+        Divides the cosines.
+    allowed
+        Pairs that are compared, shape (n, n), true on the diagonal; all by default.
+
+    Returns
+    -------
+    Mean loss of a pair; :math:`\ln n` where the embeddings have collapsed.
+    """
+    cosine = functional.normalize(query, dim=1) @ functional.normalize(key, dim=1).T
+    logits = _compared(cosine / temperature, allowed)
+    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def gaussian_target_loss(
+    gene: Tensor,
+    image: Tensor,
+    *,
+    temperature: float | Tensor = 0.3,
+    bandwidth: float = 0.2,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    r"""Soft loss of MViTGene: which images a spot's genes find, against how near all spots are within a modality.
+
+    With embeddings of unit length, logits :math:`L = S I^\top / \tau` and Gaussian kernels
+    :math:`K_{ij} = \exp(-d_{ij}^2 / 2 b^2)` of both modalities, the targets are
+    :math:`T = \mathrm{softmax}_\mathrm{row}((K_I + K_S) / 2)`, without gradient, and the loss is the Kullback-Leibler
+    divergence of :math:`\mathrm{softmax}_\mathrm{row}(L)` from them.
+
+    Parameters
+    ----------
+    gene, image
+        Paired embeddings, shape (n, d).
+    temperature
+        Divides the cosines, :math:`\tau`.
+    bandwidth
+        Of the kernels, :math:`b`.
+    allowed
+        Pairs that are compared, shape (n, n), true on the diagonal; all by default.
+
+    Returns
+    -------
+    Mean loss of a spot.
+
+    References
+    ----------
+    MViTGene (2026, Journal of Biomedical Informatics 105003).
+    """
+    gene, image = functional.normalize(gene, dim=1), functional.normalize(image, dim=1)
+    of_both = [
+        # of unit length: the squared distance is twice what the cosine lacks to 1
+        torch.exp((part @ part.T - 1) / bandwidth**2)
+        for part in (gene.detach(), image.detach())
+    ]
+    targets = _compared((of_both[0] + of_both[1]) / 2, allowed).softmax(dim=1)
+    entropy = -torch.xlogy(targets, targets).sum(dim=1)
+    logits = _compared(gene @ image.T / temperature, allowed)
+    return (_soft_cross_entropy(logits, targets, allowed) - entropy).mean()
+
+
+def distilled_nce(
+    query: Tensor,
+    keys: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float | Tensor,
+    share: float | Tensor,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    r"""InfoNCE whose targets are in part those of a teacher, as in ALBEF.
+
+    With :math:`L = Q K^\top / \tau` and :math:`L' = Q' K^\top / \tau` of the teacher, the targets are
+    :math:`\alpha\, \mathrm{softmax}(L') + (1 - \alpha)\, \mathrm{id}`, and the loss is the cross-entropy of
+    :math:`\mathrm{softmax}(L)` against them.
+
+    Parameters
+    ----------
+    query
+        Embeddings of unit length (n, d).
+    keys
+        Embeddings of unit length that they are compared with (m, d), m ≥ n; the first n are their partners.
+    teacher
+        What the teacher makes of the spots of the query (n, d); no gradient goes through it.
+    temperature
+        Divides the cosines, :math:`\tau`.
+    share
+        Share of the teacher in the targets, :math:`\alpha`.
+    allowed
+        Pairs that are compared, shape (n, m), true for partners; all by default.
+
+    Returns
+    -------
+    Mean loss of a spot; :math:`\ln m` where the embeddings have collapsed.
+
+    References
+    ----------
+    Li et al. 2021 (ALBEF, arXiv 2107.07651).
+    """
+    with torch.no_grad():
+        soft = _compared(teacher @ keys.T / temperature, allowed).softmax(dim=1)
+        targets = share * soft + (1 - share) * torch.eye(*soft.shape, dtype=soft.dtype, device=soft.device)
+    return _soft_cross_entropy(_compared(query @ keys.T / temperature, allowed), targets, allowed).mean()
+
+
+def rank_loss(predicted: Tensor, target: Tensor, slide: Tensor, *, max_pairs: int = MOST_PAIRS) -> Tensor:
+    r"""How well the differences between two spots of a slide are predicted, gene by gene.
+
+    With :math:`d = y_s - y_t` of the log expression of two spots, :math:`\sigma(d)` is the share of the first in the
+    expression of both. The loss is the cross-entropy of :math:`\sigma(\hat d)` against it, mean over pairs of spots of
+    one slide and over genes. A shift or a factor of a slide's expression does not change the pairs, and the prediction
+    is free up to a shift.
+
+    Parameters
+    ----------
+    predicted, target
+        Predicted and measured log expression (n, n_genes).
+    slide
+        Slide of each spot (n,).
+    max_pairs
+        Compare so many pairs at most, drawn at random.
+
+    Returns
+    -------
+    Mean loss of a pair and gene; 0 where no two spots are of one slide.
+
+    References
+    ----------
+    After STRank (NeurIPS 2025), relative expression in the place of levels; the form is ours.
+    """
+    first, second = torch.triu_indices(len(slide), len(slide), offset=1, device=slide.device)
+    together = slide[first] == slide[second]
+    first, second = first[together], second[together]
+    if len(first) == 0:
+        return predicted.sum() * 0.0
+    if len(first) > max_pairs:
+        drawn = torch.randperm(len(first), device=first.device)[:max_pairs]
+        first, second = first[drawn], second[drawn]
+    share = (target[first] - target[second]).sigmoid()
+    return functional.binary_cross_entropy_with_logits(predicted[first] - predicted[second], share)
 
 
 def similarity_target_loss(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stcontrast._data.lattice import lattice_coordinates, nearest_spots
-from stcontrast.nn._losses import contrastive_loss, soft_targets
+from stcontrast.nn._losses import contrastive_loss, rank_loss, soft_targets
 from stcontrast.nn._towers import ProjectionHead
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stcontrast.nn._choices import Loss, Negatives, Targets
+    from stcontrast.nn._choices import ExpressionLoss, Loss, Negatives, Targets
 
 __all__ = ["Contrast", "HeadPair", "PairModule", "SpotModule", "SpotTable", "slide_batches", "steps_of_epoch"]
 
@@ -235,6 +236,14 @@ class SpotModule(nn.Module, ABC):
 
     weights: Mapping[str, float] = MappingProxyType({})
     """Weights of the parts of the loss, by name; 1 by default."""
+    expression_loss: ExpressionLoss = "squared"
+    """What a regression of expression minimises: the ``"squared"`` error, or the ``"rank"`` loss."""
+
+    def expression_error(self, predicted: Tensor, truth: Tensor, slide: Tensor) -> Tensor:
+        """Error of predicted expression (n, n_targets) by `expression_loss`, for spots of these slides (n,)."""
+        if self.expression_loss == "rank":
+            return rank_loss(predicted, truth, slide)
+        return functional.mse_loss(predicted, truth)
 
     @abstractmethod
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
@@ -281,6 +290,10 @@ class PairModule(SpotModule):
     @abstractmethod
     def embed_genes(self, table: SpotTable, rows: Tensor) -> Tensor:
         """Gene embedding (n, d)."""
+
+    def chance(self, table: SpotTable, rows: Tensor) -> float:
+        """Contrastive loss of a batch for towers that tell nothing apart."""
+        return self.contrast.chance(table, rows)
 
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
         """Parts of the loss on a batch, by name; training minimises their weighted sum."""

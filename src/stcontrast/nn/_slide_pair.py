@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from stcontrast._data.lattice import sequences
 from stcontrast.nn._pairs import Contrast, PairModule, SpotTable, slide_batches
@@ -35,6 +36,8 @@ class SlidePair(PairModule):
         Of the Transformer.
     max_sequence
         Most spots that attend to one another.
+    n_model
+        Width of the Transformer: a linear layer brings the expression to it. As published it is `n_gene`, without one.
     """
 
     def __init__(  # noqa: PLR0913
@@ -49,11 +52,14 @@ class SlidePair(PairModule):
         n_heads: int = 8,
         n_per_head: int = 64,
         max_sequence: int = 4096,
+        n_model: int | None = None,
     ) -> None:
         super().__init__(contrast)
         self.max_sequence = max_sequence
-        self.transformer = SpotTransformer(n_gene, n_layers=n_layers, n_heads=n_heads, n_per_head=n_per_head)
-        self.gene_head = ProjectionHead(n_gene, n_embedding, dropout=dropout)
+        width = n_gene if n_model is None else n_model
+        self.narrow = nn.Identity() if n_model is None else nn.Linear(n_gene, n_model)
+        self.transformer = SpotTransformer(width, n_layers=n_layers, n_heads=n_heads, n_per_head=n_per_head)
+        self.gene_head = ProjectionHead(width, n_embedding, dropout=dropout)
         self.image_head = ProjectionHead(n_image, n_embedding, dropout=dropout)
 
     def embed_image(self, table: SpotTable, rows: Tensor) -> Tensor:
@@ -66,7 +72,7 @@ class SlidePair(PairModule):
         asked = torch.zeros(len(table), dtype=torch.bool, device=rows.device)
         asked[rows] = True
         parts = [part for part in self._sequences(table) if bool(asked[part].any())]
-        informed = torch.cat([self.transformer(table.gene[part], table.lattice[part]) for part in parts])
+        informed = torch.cat([self._informed(table, part) for part in parts])
         place = torch.empty(len(table), dtype=torch.int64, device=rows.device)
         place[torch.cat(parts)] = torch.arange(len(informed), device=rows.device)
         embedding: Tensor = self.gene_head(informed[place[rows]])
@@ -75,7 +81,7 @@ class SlidePair(PairModule):
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
         """The contrast, the spots of the batch that lie on one slide attending to one another alone."""
         together = [rows[table.slide[rows] == code] for code in torch.unique(table.slide[rows])]
-        informed = torch.cat([self.transformer(table.gene[part], table.lattice[part]) for part in together])
+        informed = torch.cat([self._informed(table, part) for part in together])
         order = torch.cat(together)
         return {"contrastive": self.contrast(self.gene_head(informed), self.embed_image(table, order), table, order)}
 
@@ -86,6 +92,10 @@ class SlidePair(PairModule):
     def evaluation_batches(self, table: SpotTable, batch_size: int) -> list[Tensor]:
         """Whole sequences, in order."""
         return _joined(self._sequences(table), batch_size)
+
+    def _informed(self, table: SpotTable, part: Tensor) -> Tensor:
+        informed: Tensor = self.transformer(self.narrow(table.gene[part]), table.lattice[part])
+        return informed
 
     def _sequences(self, table: SpotTable) -> list[Tensor]:
         parts = sequences(table.lattice.cpu().numpy(), table.slide.cpu().numpy(), max_length=self.max_sequence)

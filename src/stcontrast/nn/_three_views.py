@@ -135,14 +135,17 @@ class ThreeViews(SpotModule):
         return {name: self.heads[name](token) for name, token in tokens.items()}
 
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
-        """Squared error of the fused prediction; and of each view, against expression and fused prediction."""
+        """Error of the fused prediction; and of each view, against expression and fused prediction."""
         found = self.views(table, rows)
         fused, expression, share = found.pop("fused"), table.target[rows], self.distillation
+        slide = table.slide[rows]
         of_views = [
-            (1 - share) * functional.mse_loss(one, expression) + share * functional.mse_loss(one, fused)
+            (1 - share) * self.expression_error(one, expression, slide)
+            + share * self.expression_error(one, fused, slide)
             for one in found.values()
         ]
-        return {"expression": functional.mse_loss(fused, expression), "views": torch.stack(of_views).sum()}
+        of_fused = self.expression_error(fused, expression, slide)
+        return {"expression": of_fused, "views": torch.stack(of_views).sum()}
 
     def regress(self, table: SpotTable, rows: Tensor) -> Tensor:
         """The fused prediction (n, n_targets)."""

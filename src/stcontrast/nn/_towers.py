@@ -249,9 +249,22 @@ class HypergraphConvolution(nn.Module):
         nn.init.xavier_uniform_(self.linear.weight)
         self.bias = nn.Parameter(torch.zeros(n_output))
 
-    def forward(self, nodes: Tensor, incidence: Tensor) -> Tensor:
-        """Map nodes (n, n_nodes, n_input) with incidence (n, n_nodes, n_edges) to (n, n_nodes, n_output)."""
-        of_edge = incidence.transpose(1, 2) @ self.linear(nodes) / incidence.sum(dim=1).unsqueeze(-1)
+    def forward(self, nodes: Tensor, incidence: Tensor, place: Tensor | None = None) -> Tensor:
+        """Map nodes to (n, n_nodes, n_output).
+
+        Parameters
+        ----------
+        nodes
+            (n, n_nodes, n_input); or different nodes (n_different, n_input), where `place` says which of them is where.
+        incidence
+            (n, n_nodes, n_edges).
+        place
+            Rows of `nodes` (n, n_nodes): a node that is in many places goes through the weights once.
+        """
+        mapped = self.linear(nodes)
+        if place is not None:
+            mapped = mapped.index_select(0, place.flatten()).unflatten(0, place.shape)
+        of_edge = incidence.transpose(1, 2) @ mapped / incidence.sum(dim=1).unsqueeze(-1)
         out: Tensor = incidence @ of_edge / incidence.sum(dim=2).unsqueeze(-1) + self.bias
         return out
 
@@ -270,7 +283,7 @@ class HypergraphEncoder(nn.Module):
         self.first = HypergraphConvolution(n_input, n_hidden)
         self.second = HypergraphConvolution(n_hidden, n_output)
 
-    def forward(self, nodes: Tensor, incidence: Tensor) -> Tensor:
-        """Map nodes (n, n_nodes, n_input) to (n, n_nodes, n_output)."""
-        hidden = functional.relu(self.first(nodes, incidence))
+    def forward(self, nodes: Tensor, incidence: Tensor, place: Tensor | None = None) -> Tensor:
+        """Map nodes to (n, n_nodes, n_output); parameters as in :class:`HypergraphConvolution`."""
+        hidden = functional.relu(self.first(nodes, incidence, place))
         return functional.relu(self.second(hidden, incidence))

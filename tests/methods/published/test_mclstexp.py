@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from stcontrast._files import read_state, write_state
 from stcontrast.methods.published import Mclstexp
 from tests.methods.quick import CONTRASTIVE
 from tests.methods.synthetic import training_data
@@ -56,3 +58,42 @@ def test_some_spots_of_a_slide_are_what_they_are_among_all():
     whole = method.module.embed_genes(table, torch.arange(90))
     rows = torch.tensor([70, 3, 31])
     torch.testing.assert_close(method.module.embed_genes(table, rows), whole[rows])
+
+
+def test_the_width_of_the_transformer():
+    sizes = {"n_image": 3, "n_gene": 20, "n_targets": 20}
+    widths = [
+        method.build(**sizes).transformer.x_position.embedding_dim
+        for method in (Mclstexp(), Mclstexp(fast=True), Mclstexp(n_model=7), Mclstexp(fast=True, n_model=7))
+    ]
+    assert widths == [20, 128, 7, 7]
+    assert Mclstexp(**Mclstexp(fast=True, n_model=7).spec).options.n_model == 7
+
+
+def test_a_narrow_transformer_is_trained_and_saved(tmp_path):
+    data = training_data()
+    method = Mclstexp(**CONTRASTIVE["mclstexp"], n_model=3)
+    method.fit_parts(data)
+    write_state(tmp_path, method.state())
+    again = Mclstexp(**method.spec)
+    again.restore(read_state(tmp_path))
+    np.testing.assert_array_equal(again.predict_expression(data.unseen()), method.predict_expression(data.unseen()))
+    weights = method.module.narrow.weight.detach()
+    assert weights.shape == (3, 5)
+    expected = method.module.transformer(
+        method.module.narrow(method._table(data, gene=data.target).gene[:30]), method._table(data).lattice[:30]
+    )
+    found = method.module._informed(method._table(data, gene=data.target), torch.arange(30))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fast": 1}, "`fast` must be True or False, found 1"),
+        ({"n_model": 0}, "`n_model` must be a whole number of at least 1"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        Mclstexp(**options)

@@ -65,3 +65,19 @@ def test_the_losses_of_both_scales_are_noted():
         names[variant] = set(method.history.columns)
     assert names["paper"] >= {"contrastive", "neighbourhood", "expression"}
     assert names["code"] >= {"query", "neighbourhood", "expression"}
+
+
+def test_what_fast_stands_for():
+    def how(**options):
+        made = Nh2st(**options).options
+        return made.n_embedding, made.batch_size, made.max_epochs
+
+    assert how() == (512, 64, 50)
+    assert how(fast=True) == (256, 64, 50)
+    assert how(variant="code") == (512, 8, 200)
+    assert how(variant="code", fast=True) == (256, 64, 50)
+    assert how(variant="code", fast=True, n_embedding=32, batch_size=5) == (32, 5, 50)
+    again = Nh2st(**Nh2st(variant="code", fast=True, max_epochs=3).spec).options
+    assert (again.n_embedding, again.batch_size, again.max_epochs) == (256, 64, 3)
+    with pytest.raises(ValueError, match="`fast` must be True or False"):
+        Nh2st(fast="yes")

@@ -71,7 +71,7 @@ class _Training(pl.LightningModule):
         parts = self.module.losses(self.table, rows)
         seen = {name: float(part.detach()) for name, part in parts.items()}
         if isinstance(self.module, PairModule):
-            seen["chance"] = self.module.contrast.chance(self.table, rows)
+            seen["chance"] = self.module.chance(self.table, rows)
         self.seen.append(seen)
         weights = self.module.weights
         total = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()

@@ -112,8 +112,6 @@ class ContrastiveMethod(TrainedMethod):
     """
 
     options_type: ClassVar[type[ContrastiveOptions]] = ContrastiveOptions
-    regresses: ClassVar[bool] = False
-    """Whether the towers have a regression of their own, which ``decoder="regression"`` then is."""
     decoders: ClassVar[tuple[str, ...]] = ("retrieval", "regression")
     learnt: ClassVar[tuple[str, ...]] = ("arrays", "decoder", "probe")
 
@@ -191,8 +189,7 @@ class ContrastiveMethod(TrainedMethod):
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
         fitted(self.module, needs="counts")
         if self._own_regression:
-            regressed = self._apply(self._table(spots), "regress")
-            return (regressed + self.arrays["mean"]).astype(np.float32)
+            return self.regress(spots)
         return self.decoder.predict(self._image(spots))
 
     def predict_proba(self, spots: Spots) -> NDArray[np.float32]:

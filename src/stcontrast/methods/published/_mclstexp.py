@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from stcontrast.methods._retrieval import Weighting  # noqa: TC001 (read at run time, to check options)
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Mclstexp", "MclstexpOptions"]
 
+FAST_WIDTH: Final = 128
+
 
 @dataclass(frozen=True, kw_only=True)
 class MclstexpOptions(ContrastiveOptions):
@@ -23,6 +25,10 @@ class MclstexpOptions(ContrastiveOptions):
     ----------
     n_layers, n_heads, n_per_head
         Of the Transformer.
+    n_model
+        Width of the Transformer; by default, as published, the number of genes.
+    fast
+        A Transformer of width 128, unless `n_model` says otherwise.
     max_sequence
         Most spots that attend to one another, once it is trained; longer slides are cut into halves, again and again.
     """
@@ -38,6 +44,8 @@ class MclstexpOptions(ContrastiveOptions):
     n_heads: int = 8
     n_per_head: int = 64
     max_sequence: int = 4096
+    n_model: int | None = None
+    fast: bool = False
 
 
 class Mclstexp(ContrastiveMethod):
@@ -59,6 +67,9 @@ class Mclstexp(ContrastiveMethod):
     )  # fmt: skip
     options: MclstexpOptions
 
+    def __init__(self, *, seed: int = 0, **options: Any) -> None:
+        super().__init__(seed=seed, **(({"n_model": FAST_WIDTH} if options.get("fast") else {}) | options))
+
     def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:
         """The Transformer and two projection heads."""
         from stcontrast.nn import SlidePair
@@ -75,4 +86,5 @@ class Mclstexp(ContrastiveMethod):
             n_heads=options.n_heads,
             n_per_head=options.n_per_head,
             max_sequence=options.max_sequence,
+            n_model=options.n_model,
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods.published._schedule import Schedule
-from stcontrast.nn import Variant  # noqa: TC001 (read at run time, to check options)
+from stcontrast.nn import ExpressionLoss, Variant  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from stcontrast.nn import PairModule
 
 __all__ = ["Nh2st", "Nh2stOptions"]
+
+FAST_WIDTH: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,11 @@ class Nh2stOptions(ContrastiveOptions):
     n_layers, n_heads
         Of the cross-attention.
     query_weight, neighbor_weight
-        Weights of the two contrasts, relative to the squared error.
+        Weights of the two contrasts, relative to the error of the regression.
+    fast
+        Tokens of 256 dimensions; in ``"code"`` also batches of 64 and 50 epochs. What is given beside it stays.
+    expression_loss
+        Of the regression: ``"squared"`` error, or ``"rank"``.
     """
 
     variant: Variant = "paper"
@@ -45,6 +51,8 @@ class Nh2stOptions(ContrastiveOptions):
     n_heads: int = 8
     query_weight: float = 1.0
     neighbor_weight: float = 0.5
+    fast: bool = False
+    expression_loss: ExpressionLoss = "squared"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,8 +82,10 @@ class Nh2st(ContrastiveMethod):
     options: Nh2stOptions
 
     def __init__(self, *, seed: int = 0, **options: Any) -> None:
-        published = {"batch_size": self.published.batch_size, "max_epochs": self.published.max_epochs}
-        super().__init__(seed=seed, **((published if options.get("variant") == "code" else {}) | options))
+        preset: dict[str, Any] = {"n_embedding": FAST_WIDTH} if options.get("fast") else {}
+        if options.get("variant") == "code" and not options.get("fast"):
+            preset = {"batch_size": self.published.batch_size, "max_epochs": self.published.max_epochs}
+        super().__init__(seed=seed, **(preset | options))
 
     def build(self, *, n_image: int, n_gene: int, n_targets: int) -> PairModule:
         """Both branches of both modalities."""

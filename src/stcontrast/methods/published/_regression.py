@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stcontrast._arguments import check_fields
-from stcontrast._state import fitted
 from stcontrast.methods._linear import LinearClassifier
 from stcontrast.methods.published._trained import TrainedMethod, check_choices
+from stcontrast.nn import ExpressionLoss  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +30,8 @@ class RegressionOptions:
         Width of the network.
     dropout
         Dropout in it.
+    expression_loss
+        ``"squared"`` error, or ``"rank"``: how well the differences between spots of a slide are predicted.
     learning_rate, weight_decay, batch_size, max_epochs
         Of the training.
     max_steps
@@ -38,6 +40,7 @@ class RegressionOptions:
 
     n_hidden: int = 256
     dropout: float = 0.3
+    expression_loss: ExpressionLoss = "squared"
     learning_rate: float = 1e-4
     weight_decay: float = 1e-2
     batch_size: int = 128
@@ -64,6 +67,7 @@ class RegressionMethod(TrainedMethod):
     """
 
     options_type: ClassVar[type[RegressionOptions]] = RegressionOptions
+    regresses: ClassVar[bool] = True
     network: ClassVar[str] = "regression network"
     learnt: ClassVar[tuple[str, ...]] = ("arrays", "classifier")
 
@@ -84,8 +88,7 @@ class RegressionMethod(TrainedMethod):
 
     def predict_expression(self, spots: Spots) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000)."""
-        fitted(self.module, needs="counts")
-        return (self._apply(self._table(spots), "regress") + self.arrays["mean"]).astype(np.float32)
+        return self.regress(spots)
 
     def predict_proba(self, spots: Spots) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAliasType, get_arg
 
 import numpy as np
 
-from stcontrast._state import State, module_state, restore_module
+from stcontrast._state import State, fitted, module_state, restore_module
 from stcontrast._training import seeded
 from stcontrast.methods._base import Method
 from stcontrast.methods._linear import standardizer
@@ -58,6 +58,8 @@ class TrainedMethod(Method):
     """Nearest spots, the spot included, that its network looks at."""
     published: ClassVar[Schedule | None] = None
     """How it is trained where it was published, if that is known."""
+    regresses: ClassVar[bool] = False
+    """Whether its network has a regression of expression of its own."""
     network: ClassVar[str] = "contrastive network"
     """What its network is called where one waits for it."""
 
@@ -109,12 +111,22 @@ class TrainedMethod(Method):
         }  # fmt: skip
         with seeded(self.seed):
             module = self.build(**sizes)
+            module.expression_loss = getattr(options, "expression_loss", module.expression_loss)
             self.history = train_pairs(
                 module, table, batch_size=options.batch_size, max_epochs=options.max_epochs,
                 max_steps=options.max_steps, optimizer=self.optimizer, name=self.network,
             )  # fmt: skip
         self.module = module
         self.arrays["sizes"] = np.array(list(sizes.values()))
+        if module.expression_loss == "rank" and self.regresses:
+            # the loss leaves the level of every gene open
+            self.arrays["level"] = self._apply(table, "regress").mean(axis=0)
+
+    def regress(self, spots: Spots) -> NDArray[np.float32]:
+        """Expression (n_spots, n_genes) by the network's own regression, around the mean of the training slides."""
+        fitted(self.module, needs="counts")
+        found = self._apply(self._table(spots), "regress") - self.arrays.get("level", np.float32(0))
+        return (found + self.arrays["mean"]).astype(np.float32)
 
     def losses(self) -> dict[str, pd.DataFrame]:
         """Losses of the network."""

@@ -87,6 +87,20 @@ def test_landmarks_are_the_nystroem_approximation(monkeypatch):
 
 
 @pytest.mark.parametrize("n_landmarks", [20, 1000])
+def test_what_is_kept_for_one_penalty_predicts_the_same(monkeypatch, n_landmarks):
+    monkeypatch.setattr(_kernel, "N_LANDMARKS", n_landmarks)
+    x, y = problem(60)
+    path = KernelPath().fit(x, y)
+    before, size = path.predict(x, 3.0), min(60, n_landmarks)
+    path.settle(3.0)
+    np.testing.assert_array_equal(path.predict(x, 3.0), before)
+    # no square matrix of the landmarks is left
+    assert {name: array.shape for name, array in path.arrays.items()} == {
+        "landmarks": (size, x.shape[1]), "width": (), "dual": (size, y.shape[1]), "level": (y.shape[1],),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("n_landmarks", [20, 1000])
 def test_chunks_do_not_matter(monkeypatch, n_landmarks):
     x, y = problem(90)
     monkeypatch.setattr(_kernel, "N_LANDMARKS", n_landmarks)

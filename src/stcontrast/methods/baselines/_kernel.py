@@ -13,9 +13,12 @@ from stcontrast.methods._base import ChosenOnFolds
 from stcontrast.methods._linear import Scaler
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data.folds import Fold
+    from stcontrast._data.spots import Prediction, Spots
 
 __all__ = ["Kernel", "KernelPath"]
 
@@ -83,10 +86,20 @@ class KernelPath(Learns):
     def predict(self, x: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:
         """Targets (n_spots, n_targets) at one penalty."""
         a = self.arrays
-        coefficients = a["vectors"] @ (a["product"] / (a["values"].clip(0) + penalty)[:, None])
-        level = a["mean"] - a["center"] @ coefficients
-        dual = solve_triangular(a["root"], coefficients, lower=True, trans="T")
+        dual, level = (a["dual"], a["level"]) if "dual" in a else self._solution(penalty)
         return np.concatenate([self._kernel(part) @ dual + level for part in _parts(x)]).astype(np.float32)
+
+    def settle(self, penalty: float) -> None:
+        """Keep what predicts at this penalty, and no more: there are no others afterwards."""
+        dual, level = self._solution(penalty)
+        self.arrays = {name: self.arrays[name] for name in ("landmarks", "width")} | {"dual": dual, "level": level}
+
+    def _solution(self, penalty: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights of the landmarks (n_landmarks, n_targets), and level (n_targets,), at one penalty."""
+        a = self.arrays
+        coefficients = a["vectors"] @ (a["product"] / (a["values"].clip(0) + penalty)[:, None])
+        dual: NDArray[np.float64] = solve_triangular(a["root"], coefficients, lower=True, trans="T")
+        return dual, a["mean"] - a["center"] @ coefficients
 
     def _mapped(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """Coordinates (n_spots, n_landmarks) whose inner products are the kernel."""
@@ -123,6 +136,14 @@ class Kernel(ChosenOnFolds):
         self.class_penalty = class_penalty
         self.scaler = Scaler()
         self.expression, self.classes = KernelPath(seed=seed), KernelPath(seed=seed)
+
+    def fit(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
+        """Choose both penalties on the inner folds, then fit on all training spots."""
+        found = super().fit(spots, folds)
+        for path, penalty in ((self.expression, self.penalty), (self.classes, self.class_penalty)):
+            if path.arrays:
+                path.settle(penalty)
+        return found
 
     def fit_parts(self, spots: Spots) -> None:
         """Fit both regressions on these spots."""

@@ -90,6 +90,9 @@ class Subtypes(Learns):
         if self.self_training:
             label = self._own_labels(views, label)
         self._fit_members(_rows(views, label >= 0), label[label >= 0])
+        for kernel in self.kernels.values():
+            if kernel.arrays:
+                kernel.settle(PENALTY)
 
     def predict(self, spots: Spots, embedding: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""

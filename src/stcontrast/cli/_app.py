@@ -435,11 +435,12 @@ def similar(  # noqa: PLR0913
 
 
 @app.command(epilog="\b\nExample:\n  stcontrast report model_dir --out report.html")
-def report(
+def report(  # noqa: PLR0913
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
     *,
     out: Annotated[Path, typer.Option(help="Web page to write (.html).")],
     data: Annotated[list[Path] | None, typer.Option(help="Store with predictions of the model, for maps; again for several.")] = None,
+    label_key: LabelKey = None,
     table_key: TableKey = None,
     image_key: ImageKey = None,
     library_key: LibraryKey = None,
@@ -450,11 +451,17 @@ def report(
     import stcontrast as stc
 
     if not data:
-        of_data = {"table_key": table_key, "image_key": image_key, "library_key": library_key, "um_per_px": um_per_px}
+        of_data = {
+            "label_key": label_key,
+            "table_key": table_key,
+            "image_key": image_key,
+            "library_key": library_key,
+            "um_per_px": um_per_px,
+        }
         _refuse(of_data, "it is about the stores of --data, and there are none")
     check_out(out, overwrite=overwrite, inputs=data or [])
     stc.models.load(model).report(
-        out, [read(path) for path in data] if data else None, table_key=table_key, image_key=image_key,
+        out, [read(path) for path in data] if data else None, label_key=label_key, table_key=table_key, image_key=image_key,
         library_key=library_key, um_per_px=um_per_px, overwrite=overwrite,
     )  # fmt: skip
     typer.echo(f"Report written to {out}: open it in a browser")

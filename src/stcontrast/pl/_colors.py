@@ -13,6 +13,7 @@ from stcontrast._report import CLASS_COLORS
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -49,8 +50,8 @@ MAX_CLASSES: Final = 102
 PALE: Final = (0.93, 0.93, 0.93)
 
 
-def ink(figure: Figure) -> str:
-    """Colour of text that is visible on the figure's background."""
+def ink(figure: Figure | Axes) -> str:
+    """Colour of text that is visible on the background of a figure, or of axes."""
     import matplotlib as mpl
     from matplotlib.colors import to_rgba
 

@@ -283,3 +283,85 @@ def test_a_slide_file_is_predicted_in_one_command(stores, ridge, tmp_path):
     assert names == ["result.zarr", "result_classes.png", "result_expression.png", "slide.tif"]
     mixed = run("predict", slide, stores / "new.zarr", "--model", ridge, "--out", tmp_path / "more.zarr")
     assert "two calls" in mixed.output
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--donor-key", "donor"), ("--table-key", "table"), ("--image-key", "he"), ("--library-key", "library_id")],
+    ids=lambda option: option[0],
+)
+def test_options_of_tables_are_refused_for_slide_files(option, ridge, tmp_path):
+    slide = tmp_path / "slide.tif"
+    slide.write_bytes(b"II*")
+    result = run("predict", slide, "--model", ridge, "--out", tmp_path / "result.zarr", *option)
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert f"Invalid value for {option[0]}: it has no effect here: slide files have no table" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["slide.tif"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "says"),
+    [
+        (["predict", "NEW", "--model", "MODEL", "--out", "OUT", "--pitch-um", "50"], "--pitch-um", "stores have spots"),
+        (["predict", "NEW", "--model", "MODEL", "--out", "OUT", "--no-figure", "--gene", "GENE1"], "--gene", "no figure"),
+        (["report", "MODEL", "--out", "OUT.html", "--table-key", "table"], "--table-key", "it is about the stores of --data"),
+        (["report", "MODEL", "--out", "OUT.html", "--um-per-px", "1"], "--um-per-px", "it is about the stores of --data"),
+        (["demo", "--out", "OUT", "--sections", "C2"], "--sections", "only `--data her2st`"),
+    ],
+    ids=["predict pitch", "predict gene", "report table", "report scale", "demo sections"],
+)  # fmt: skip
+def test_an_option_without_effect_is_wrong_usage(arguments, option, says, stores, ridge, tmp_path):
+    places = {"NEW": stores / "new.zarr", "MODEL": ridge, "OUT": tmp_path / "out.zarr", "OUT.html": tmp_path / "r.html"}
+    result = run(*(places.get(item, item) for item in arguments))
+    assert result.exit_code == 2, result.output
+    said = " ".join(result.output.split())
+    assert f"Invalid value for {option}: it has no effect here: {says}" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gene_that_is_not_predicted_is_told_before_any_work(stores, ridge, tmp_path):
+    result = run("predict", stores / "new.zarr", "--model", ridge, "--out", tmp_path / "o.zarr", "--gene", "GENE99")
+    assert result.exit_code == 1
+    assert "--gene: the model does not predict 'GENE99'; it has 30 genes" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_are_drawn_of_the_table_that_is_named(stores, ridge, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(stc.pl, "spatial_pred", lambda *_, **given: drawn.append(given))
+    monkeypatch.setattr(stc.pl, "spatial_class", lambda *_, **given: drawn.append(given))
+    sdata = spatialdata.read_zarr(stores / "new.zarr")
+    sdata["spots"], sdata["other"] = sdata["table"].copy(), sdata["table"].copy()
+    del sdata.tables["table"]
+    sdata.write(tmp_path / "two.zarr")
+    out = tmp_path / "result.zarr"
+    result = run("predict", tmp_path / "two.zarr", "--model", ridge, "--out", out, "--table-key", "spots")
+    assert result.exit_code == 0, result.output
+    assert [given["table_key"] for given in drawn] == ["spots", "spots"]
+
+
+@pytest.fixture(scope="module")
+def of_color(stores):
+    """A model on colour statistics with a joint embedding."""
+    sdata = spatialdata.read_zarr(stores / "train.zarr")
+    options = {"max_epochs": 2}
+    stc.tl.fit(sdata, batch_key="donor", label_key="subtype", encoder="color", options=options).save(stores / "color")
+    return stores / "color"
+
+
+@pytest.mark.parametrize("command", ["predict", "classify", "similar"])
+def test_the_encoder_of_a_model_is_given_by_its_name(command, stores, of_color, tmp_path, monkeypatch):
+    from stcontrast.tl import _features
+
+    asked = []
+    resolve = _features.resolve_encoders
+    monkeypatch.setattr(_features, "resolve_encoders", lambda encoder: asked.append(encoder) or resolve(encoder))
+    out = tmp_path / ("o.csv" if command == "similar" else "o.zarr")
+    where = [stores / "new.zarr", "--model", of_color, "--out", out]
+    result = run(command, *where, "--encoder", "color", *(["--no-figure"] if command == "predict" else []))
+    assert result.exit_code == 0, result.output
+    assert set(asked) == {"color"}
+    wrong = run(command, *where, "--overwrite", "--encoder", "color", "--encoder", "texture")
+    assert wrong.exit_code == 1
+    assert "found 2 encoders" in wrong.output

@@ -60,6 +60,14 @@ def test_numbers_are_those_of_the_metric():
     assert dots(axes[0])["a"][0][0] > 0.99
 
 
+@pytest.mark.parametrize(("n", "expected"), [(60, 10), (1200, 90)], ids=["few spots", "many spots"])
+def test_neighbours_by_default(n: int, expected: int):
+    adata = spots(n)
+    (ax,) = mixing(adata, keys="X_image", batch_key="donor")
+    table = stc.metrics.batch_mixing(adata.obsm["X_image"], adata.obs["donor"].to_numpy(), n_neighbors=expected)
+    assert dots(ax)["b"][0][0] == pytest.approx(table.loc["b", "same_batch_fraction"])
+
+
 def test_slides_by_default_and_slots_of_the_user():
     (ax,) = mixing(spots(), keys=["X_stc_image", "X_image"])
     assert ax.get_title(loc="left") == "Mixing of slides"

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import stcontrast as stc
@@ -124,3 +125,11 @@ def test_axes_of_the_user(cv: CrossValidation, monkeypatch: pytest.MonkeyPatch):
     assert isinstance(cv_summary(cv, return_fig=True), Figure)
     assert cv_summary(cv, show=True) is None
     assert shown == [1]
+
+
+@pytest.mark.parametrize(("style", "expected"), [("default", "#000000"), ("dark_background", "#ffffff")])
+def test_means_are_visible_on_any_page(cv: CrossValidation, style: str, expected: str):
+    with plt.style.context(style):
+        ax = cv_summary(cv, show=False)
+    (bars,) = [c for c in ax.collections if str(c.get_label()).startswith("mean of")]
+    assert to_hex(bars.get_color()[0]) == expected

@@ -143,6 +143,60 @@ def test_of_a_model(model, data, tmp_path):
     assert model.model_id in text
 
 
+def classified(data, model):
+    """The slides with predicted classes, one of the annotated ones unknown to the model, and with a bad name."""
+    table = data["table"].copy()
+    sdata = type(data)(
+        images=dict(data.images), shapes=dict(data.shapes), tables={"table": table, "stc_pred": data["stc_pred"].copy()}
+    )
+    stc.tl.classify(sdata, model)
+    labels = table.obs[LABELS].astype(object)
+    labels.iloc[:3] = EVIL
+    labels.iloc[3:6] = None
+    table.obs["annotated"] = pd.Categorical(labels)
+    return sdata
+
+
+def codes_of(slide, kind):
+    return np.frombuffer(base64.b64decode(slide[f"{kind}_class"]), np.uint8)
+
+
+def test_maps_of_classes(model, data, tmp_path):
+    sdata = classified(data, model)
+    model.report(tmp_path / "r.html", sdata, label_key="annotated")
+    maps = maps_of(tmp_path / "r.html")
+    names = [one["name"] for one in maps["classes"]]
+    assert names == [*model.classes, EVIL]
+    assert len({one["color"] for one in maps["classes"]}) == len(names)
+    table, first = sdata["table"], maps["slides"][0]
+    here = (table.obs["region"] == first["name"]).to_numpy()
+    for kind, column in (("observed", "annotated"), ("predicted", "stc_class")):
+        expected = [255 if pd.isna(name) else names.index(name) for name in table.obs[column][here]]
+        np.testing.assert_array_equal(codes_of(first, kind), expected)
+    found = Tags((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert sum(tag == "script" for tag, _ in found.tags) == 2
+    assert EVIL in found.text
+    assert ("option", {"value": "classes"}) in found.tags
+
+
+def test_maps_of_predicted_classes_alone_and_of_none(model, data, tmp_path):
+    sdata = classified(data, model)
+    model.report(tmp_path / "predicted.html", sdata)
+    maps = maps_of(tmp_path / "predicted.html")
+    assert [one["name"] for one in maps["classes"]] == [
+        name for name in model.classes if (sdata["table"].obs["stc_class"] == name).any()
+    ]
+    assert all(slide["observed_class"] is None and slide["predicted_class"] for slide in maps["slides"])
+    model.report(tmp_path / "none.html", data)
+    maps = maps_of(tmp_path / "none.html")
+    assert maps["classes"] is None
+    assert all(slide["observed_class"] is slide["predicted_class"] is None for slide in maps["slides"])
+    assert 'value="classes"' not in (tmp_path / "none.html").read_text(encoding="utf-8")
+    with pytest.raises(KeyError, match=r"`label_key`: no column 'kind'.*'subtype'"):
+        model.report(tmp_path / "x.html", data, label_key="kind")
+    assert not (tmp_path / "x.html").exists()
+
+
 def test_of_a_model_of_classes_alone(data, tmp_path):
     labels = data["table"][:, :0].copy()
     del labels.uns["spatialdata_attrs"]
@@ -269,3 +323,47 @@ def test_in_a_browser(page, tmp_path, width):
     assert out["colors"] > 50
     assert out["title"] == f"Skin & {EVIL}"
     assert out["wide"]
+
+
+CLASS_PROBE = """<script>
+addEventListener("load", () => {
+  const gene = document.getElementById("gene"), out = {}, at = (id) => document.getElementById(id);
+  const later = (next) => setTimeout(next, 400);
+  const seen = () => [at("scale").offsetParent !== null, at("legend").offsetParent !== null];
+  const pixel = (id) => { const c = at(id); return [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data].join(); };
+  later(() => {
+    out.gene = seen(); const before = pixel("predicted");
+    gene.value = "classes"; gene.dispatchEvent(new Event("change"));
+    later(() => {
+      out.classes = seen(); out.changed = before !== pixel("predicted");
+      out.captions = [at("observed-caption").textContent, at("predicted-caption").textContent];
+      gene.value = "0"; gene.dispatchEvent(new Event("change"));
+      later(() => {
+        out.back = seen(); out.same = before === pixel("predicted");
+        const pre = document.createElement("pre"); pre.id = "probe"; pre.textContent = JSON.stringify(out); document.body.append(pre);
+      });
+    });
+  });
+});
+</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
+def test_classes_in_a_browser(model, data, tmp_path):
+    model.report(tmp_path / "r.html", classified(data, model), label_key="annotated")
+    probed = tmp_path / "probed.html"
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    probed.write_text(text.replace("</body>", CLASS_PROBE), encoding="utf-8")
+    command = [
+        CHROMIUM, "--no-sandbox", "--headless=new", "--disable-gpu", "--window-size=1200,900",
+        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom", probed.as_uri(),
+    ]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    out = json.loads(Tags(re.search(r'<pre id="probe">.*?</pre>', dom, re.DOTALL)[0]).text)
+    assert out["gene"] == out["back"] == [True, False]
+    assert out["classes"] == [False, True]
+    assert out["changed"]
+    assert out["same"]
+    assert out["captions"][0] == "Classes, annotated on donor1_a"
+    assert re.fullmatch(r"Classes, predicted: \d+ % of \d+ annotated spots agree", out["captions"][1])

@@ -113,7 +113,7 @@ def test_anndata_in_anndata_out(predicted, model, toy):
     assert set(adata.obsm) == before
     np.testing.assert_allclose(table.X, predicted["stc_pred"].X, atol=1e-4)
     np.testing.assert_array_equal(table.obsm["spatial"], adata.obsm["spatial"])
-    assert list(table.obs.columns) == ["donor", "stc_in_distribution"]
+    assert list(table.obs.columns) == ["library_id", "donor", "stc_in_distribution"]
     assert table.uns["stcontrast"]["prediction"]["provenance"] == {"donor3_a": "out-of-donor"}
 
 

@@ -12,7 +12,7 @@ from scipy.stats import norm, t
 
 import stcontrast as stc
 from tests.tl.conftest import copied
-from tests.tl.toy import bare, parts_of
+from tests.tl.toy import as_anndata, bare, parts_of
 
 GENES = [f"G{i}" for i in range(6)]
 
@@ -237,6 +237,23 @@ def test_a_column_of_the_user_is_left_alone():
     stc.tl.score_genes(pred, {"A": GENES[:1]})
     stc.tl.score_genes(pred, {"A": GENES[1:2]})
     np.testing.assert_allclose(pred.obs["score_A"], pred.X[:, 1], rtol=1e-6)
+
+
+def test_slides_of_an_anndata(toy, caplog):
+    adata = as_anndata(copied(toy))
+    model = stc.tl.fit(copied(toy), batch_key="donor", method="ridge", genes=list(adata.var_names[:8]))
+    adata.uns["stcontrast"] = {"image_features": dict(toy["table"].uns["stcontrast"]["image_features"])}
+    pred = stc.tl.predict_expression(adata, model)
+    found = stc.tl.score_genes(pred, {"A": model.genes})
+    assert found["slide"].tolist() == ["donor1_a", "donor2_a", "donor3_a"]
+    for _, row in found.iterrows():
+        here = (adata.obs["library_id"] == row["slide"]).to_numpy()
+        assert row["score"] == pytest.approx(float(pred.X[here].mean()), rel=1e-5)
+    del pred.obs["library_id"]
+    with pytest.raises(ValueError, match=r"made of 3 slides, \['donor1_a'.*no column of `obs` says which spot"):
+        stc.tl.score_genes(pred, {"A": model.genes})
+    pred.obs["section"] = adata.obs["library_id"]
+    assert len(stc.tl.score_genes(pred, {"A": model.genes}, library_key="section")) == 3
 
 
 def test_what_is_no_prediction(toy):

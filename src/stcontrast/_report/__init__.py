@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from stcontrast._report.colors import CLASS_COLORS
 from stcontrast._report.maps import SlideNumbers, slide_maps
 from stcontrast._report.page import write_page
 from stcontrast._report.trust import RULE, RULE_WITHOUT_FOLDS, judged
 
-__all__ = ["RULE", "RULE_WITHOUT_FOLDS", "SlideNumbers", "judged", "slide_maps", "write_page"]
+__all__ = [
+    "CLASS_COLORS",
+    "RULE",
+    "RULE_WITHOUT_FOLDS",
+    "SlideNumbers",
+    "judged",
+    "slide_maps",
+    "write_page",
+]

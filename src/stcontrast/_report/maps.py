@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from stcontrast._reading import spot_distance
+from stcontrast._report.colors import CLASS_COLORS
 from stcontrast.metrics import gene_correlation
 from stcontrast.pp._crops import shrunk_image
 
@@ -48,6 +49,8 @@ class SlideNumbers(NamedTuple):
         Whether a spot is out of distribution; `None` if nobody says.
     slide
         The slide with its H&E; `None` if it is not given.
+    predicted_class, observed_class
+        Number of the class of every spot (n_spots,), −1 where there is none; `None` where no spot has one.
     """
 
     name: str
@@ -57,9 +60,13 @@ class SlideNumbers(NamedTuple):
     observed: NDArray[np.float32]
     outside: NDArray[np.bool_] | None = None
     slide: Slide | None = None
+    predicted_class: NDArray[np.int64] | None = None
+    observed_class: NDArray[np.int64] | None = None
 
 
-def slide_maps(slides: Sequence[SlideNumbers], genes: Sequence[str]) -> dict[str, Any] | None:
+def slide_maps(
+    slides: Sequence[SlideNumbers], genes: Sequence[str], classes: Sequence[str] = ()
+) -> dict[str, Any] | None:
     """What the browser draws.
 
     Parameters
@@ -68,6 +75,8 @@ def slide_maps(slides: Sequence[SlideNumbers], genes: Sequence[str]) -> dict[str
         The slides.
     genes
         Genes in the order of their columns, the most important first: as many as there is space for are kept.
+    classes
+        Names of the classes, in the order of their numbers; at most 255 of them.
 
     Returns
     -------
@@ -85,7 +94,9 @@ def slide_maps(slides: Sequence[SlideNumbers], genes: Sequence[str]) -> dict[str
             low[column], high[column] = np.quantile(known, (0.01, 0.99))
     high = np.where(high - low > 1e-6, high, low + 1.0)
     room = PICTURE_BYTES // len(slides)
+    colors = [CLASS_COLORS[i % len(CLASS_COLORS)] for i in range(len(classes))]
     return {
+        "classes": [{"name": name, "color": color} for name, color in zip(classes, colors, strict=True)] or None,
         "genes": list(genes[:kept]),
         "left_out": len(genes) - kept,
         "low": [float(value) for value in low],
@@ -124,10 +135,17 @@ def _of_slide(
         "y": _packed((numbers.centers[rows, 1] - corner[1]) / height * STEPS, np.uint16),
         "predicted": _packed(_levels(predicted[rows], low, high), np.uint8),
         "observed": _packed(_levels(observed[rows], low, high), np.uint8) if known.any() else None,
+        "predicted_class": _codes(numbers.predicted_class, rows),
+        "observed_class": _codes(numbers.observed_class, rows),
         "outside": None if outside is None else _packed(outside[rows], np.uint8),
         "r": [float(value) if np.isfinite(value) else None for value in r],
         "picture": None if picture is None else _picture(picture, corner, opposite, room=room),
     }
+
+
+def _codes(of_spot: NDArray[np.int64] | None, rows: NDArray[np.intp]) -> str | None:
+    """Numbers of classes; 255 has none."""
+    return None if of_spot is None else _packed(np.where(of_spot < 0, NO_VALUE, of_spot)[rows], np.uint8)
 
 
 def _levels(values: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:

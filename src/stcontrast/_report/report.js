@@ -44,6 +44,8 @@
   const unpack = (slide) => slide.unpacked ??= {
     x: wide(slide.x), y: wide(slide.y), predicted: bytes(slide.predicted),
     observed: slide.observed && bytes(slide.observed), outside: slide.outside && bytes(slide.outside),
+    observed_class: slide.observed_class && bytes(slide.observed_class),
+    predicted_class: slide.predicted_class && bytes(slide.predicted_class),
   };
   const picture = (slide) => slide.image ??= new Promise((resolve) => {
     if (!slide.picture) return resolve(null);
@@ -52,7 +54,7 @@
     image.onerror = () => resolve(null);
     image.src = slide.picture.source;
   });
-  const paint = (canvas, slide, image, levels, spots) => {
+  const paint = (canvas, slide, image, levels, spots, colors) => {
     canvas.width = WIDTH;
     canvas.height = Math.max(1, Math.round(WIDTH * slide.aspect));
     const pen = canvas.getContext("2d"), parts = unpack(slide);
@@ -69,28 +71,46 @@
     for (let i = 0; i < parts.x.length; i++) {
       pen.beginPath();
       pen.arc(parts.x[i] / STEPS * canvas.width, parts.y[i] / STEPS * canvas.height, radius, 0, 2 * Math.PI);
-      pen.fillStyle = levels[i] === NO_VALUE ? "rgba(0,0,0,0)" : maps.colors[levels[i]];
+      pen.fillStyle = levels[i] === NO_VALUE ? "rgba(0,0,0,0)" : colors[levels[i]];
       pen.fill();
       pen.lineWidth = parts.outside && parts.outside[i] ? 2 : 0.5;
       pen.strokeStyle = parts.outside && parts.outside[i] ? "#004bb4" : "#444";
       pen.stroke();
     }
   };
-  const draw = async () => {
-    const slide = maps.slides[at("slide").value], gene = Number(at("gene").value), spots = at("spots").checked;
-    const image = await picture(slide), parts = unpack(slide), n = parts.x.length;
-    const of = (values) => values && values.subarray(gene * n, (gene + 1) * n);
-    const observed = of(parts.observed), name = maps.genes[gene];
-    paint(at("observed"), slide, image, observed, spots);
-    paint(at("predicted"), slide, image, of(parts.predicted), spots);
-    const r = slide.r[gene];
+  const same = (one, other) => {
+    let known = 0, equal = 0;
+    one.forEach((code, i) => { if (code !== NO_VALUE && other[i] !== NO_VALUE) { known++; equal += code === other[i]; } });
+    return known ? `: ${Math.round(100 * equal / known)} % of ${known} annotated spots agree` : "";
+  };
+  const drawClasses = (slide, image, parts, spots) => {
+    const { observed_class: observed, predicted_class: predicted } = parts, colors = maps.classes.map((one) => one.color);
+    paint(at("observed"), slide, image, observed, spots, colors);
+    paint(at("predicted"), slide, image, predicted, spots, colors);
+    at("observed-caption").textContent = observed ? `Classes, annotated on ${slide.name}` : `${slide.name}: not annotated`;
+    at("predicted-caption").textContent = predicted
+      ? "Classes, predicted" + (observed ? same(observed, predicted) : "") : "Classes: not predicted";
+  };
+  const drawGene = (slide, image, parts, spots, gene) => {
+    const n = parts.x.length, of = (values) => values && values.subarray(gene * n, (gene + 1) * n);
+    const observed = of(parts.observed), name = maps.genes[gene], r = slide.r[gene];
+    paint(at("observed"), slide, image, observed, spots, maps.colors);
+    paint(at("predicted"), slide, image, of(parts.predicted), spots, maps.colors);
     at("observed-caption").textContent = observed ? `${name}, observed on ${slide.name}` : `${slide.name}: not measured`;
     at("predicted-caption").textContent = `${name}, predicted` + (r === null ? "" : `, r = ${r.toFixed(2).replace("-", "−")}`);
+    at("low").textContent = maps.low[gene].toFixed(2);
+    at("high").textContent = maps.high[gene].toFixed(2);
+  };
+  const draw = async () => {
+    const slide = maps.slides[at("slide").value], shown = at("gene").value, spots = at("spots").checked;
+    const image = await picture(slide), parts = unpack(slide), ofClasses = shown === "classes";
+    if (ofClasses) drawClasses(slide, image, parts, spots);
+    else drawGene(slide, image, parts, spots, Number(shown));
+    at("scale").hidden = ofClasses;
+    if (at("legend")) at("legend").hidden = !ofClasses;
     const drawn = slide.n_drawn < slide.n_spots ? ` ${slide.n_drawn} of them are drawn.` : "";
     const outside = parts.outside ? " Spots with a thick blue edge are out of distribution." : "";
     at("about").textContent = `${slide.name}: ${slide.note}. ${slide.n_spots} spots.${drawn}${outside}`;
-    at("low").textContent = maps.low[gene].toFixed(2);
-    at("high").textContent = maps.high[gene].toFixed(2);
   };
   const bar = at("bar").getContext("2d");
   maps.colors.forEach((color, i) => { bar.fillStyle = color; bar.fillRect(i * 256 / maps.colors.length, 0, 2, 14); });

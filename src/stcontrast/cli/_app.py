@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -11,8 +11,12 @@ from stcontrast.cli._files import check_out, listed, options, outputs, read, sli
 from stcontrast.cli._group import Group, set_up_log
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
     from spatialdata import SpatialData
+
+    from stcontrast.models import Predictor
 
 __all__ = ["app"]
 
@@ -33,6 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+HER2ST_SECTIONS: Final = "C2,C3,C4,C5,C6"
+
 Slides = Annotated[list[Path], typer.Argument(help="SpatialData stores (.zarr) or AnnData (.h5ad).")]
 Store = Annotated[Path, typer.Argument(help="SpatialData store (.zarr) or AnnData (.h5ad).")]
 ModelFolder = Annotated[Path, typer.Option(help="Folder of a saved model.")]
@@ -50,6 +56,12 @@ UmPerPx = Annotated[float | None, typer.Option(help="µm per pixel, where it can
 Encoder = Annotated[
     list[str] | None, typer.Option(help="Image encoder (texture, color, a timm name, ...); again for several.")
 ]
+ModelEncoder = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoder", help="The encoder that the model was trained with, where it cannot make features by itself; again for several."
+    ),
+]  # fmt: skip
 FieldUm = Annotated[list[float] | None, typer.Option(help="Side of the crops in µm; again for several.")]
 UseRep = Annotated[list[str] | None, typer.Option(help="Slot of obsm with features to learn from; again for several.")]
 NGenes = Annotated[int, typer.Option(help="Genes to model at most.")]
@@ -100,17 +112,21 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for table, figures, model and store.")] = Path("demo-output"),
     donor_key: Annotated[str, typer.Option(help="Column of obs with patient or animal.")] = "donor",
     label_key: LabelKey = "subtype",
-    sections: Annotated[str, typer.Option(help="her2st: sections, separated by commas.")] = "C2,C3,C4,C5,C6",
+    sections: Annotated[
+        str | None, typer.Option(help="her2st: sections, separated by commas; C2 to C6 by default.")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Hold out one donor: fit, predict its expression and subtypes from its H&E, cross-validate."""
     from stcontrast.cli._demo import WRITTEN, run_demo
 
+    if data != "her2st":
+        _refuse({"sections": sections}, "only `--data her2st` has sections")
     for name in WRITTEN:
         if (out / name).exists():
             check_out(out / name, overwrite=overwrite)
-    sdata = _demo_data(data, sections=sections, seed=seed)
+    sdata = _demo_data(data, sections=sections or HER2ST_SECTIONS, seed=seed)
     typer.echo(run_demo(sdata, out, donor_key=donor_key, label_key=label_key, seed=seed))
     typer.echo(f"Next: stcontrast fit YOUR_SLIDES.zarr --model model_dir --donor-key donor (look at {out}/ first)")
 
@@ -243,6 +259,7 @@ def predict(  # noqa: PLR0913
     model: ModelFolder,
     out: Annotated[Path, typer.Option(help="Result: a store or file; for several stores a folder.")],
     donor_key: DonorKey = None,
+    encoder: ModelEncoder = None,
     standardize: Standardize = "slide",
     table_key: TableKey = None,
     image_key: ImageKey = None,
@@ -257,18 +274,27 @@ def predict(  # noqa: PLR0913
     import stcontrast as stc
 
     if slide_files(slides):
+        of_tables = {"donor_key": donor_key, "table_key": table_key, "image_key": image_key, "library_key": library_key}
+        _refuse(of_tables, "slide files have no table and one image; it is for stores (.zarr) and AnnData (.h5ad)")
         check_out(out, overwrite=overwrite, inputs=slides)
+        fitted = stc.models.load(model)
+        _check_gene(fitted, gene)
         result = stc.tl.predict_slide(
-            slides, model, out=out, um_per_px=um_per_px, pitch_um=pitch_um, standardize=standardize, overwrite=overwrite
-        )
+            slides, fitted, out=out, um_per_px=um_per_px, pitch_um=pitch_um, encoder=_one_or_several(encoder),
+            standardize=standardize, overwrite=overwrite,
+        )  # fmt: skip
         _say_predicted(result, out, gene=gene, figure=figure)
         return
+    _refuse({"pitch_um": pitch_um}, "stores have spots already; it is for slide files")
+    if not figure or all(path.suffix == ".h5ad" for path in slides):
+        _refuse({"gene": gene}, "no figure is drawn")
     targets = outputs(slides, out, overwrite=overwrite)
     fitted = stc.models.load(model)
-    where: dict[str, Any] = {
-        "donor_key": donor_key, "standardize": standardize, "table_key": table_key, "image_key": image_key,
-        "library_key": library_key, "um_per_px": um_per_px,
+    _check_gene(fitted, gene)
+    keys: dict[str, Any] = {
+        "table_key": table_key, "image_key": image_key, "library_key": library_key, "um_per_px": um_per_px,
     }  # fmt: skip
+    where = {"donor_key": donor_key, "encoder": _one_or_several(encoder), "standardize": standardize, **keys}
     for path, target in zip(slides, targets, strict=True):
         data = read(path)
         found = stc.tl.predict_expression(data, fitted, **where) if fitted.has_expression else None
@@ -276,7 +302,7 @@ def predict(  # noqa: PLR0913
             stc.tl.classify(data, fitted, **where)
         result = data if found is None else _with_classes(found, data)
         write(result, target)
-        _say_predicted(result, target, gene=gene, figure=figure)
+        _say_predicted(result, target, gene=gene, figure=figure, keys=keys)
 
 
 @app.command(epilog="\b\nExample:\n  stcontrast classify new.zarr --model model_dir --out classified.zarr")
@@ -287,6 +313,7 @@ def classify(  # noqa: PLR0913
     out: Annotated[Path, typer.Option(help="Result: for one input a store or file, for several a folder.")],
     key_added: Annotated[str, typer.Option(help="Column of obs to write.")] = "stc_class",
     donor_key: DonorKey = None,
+    encoder: ModelEncoder = None,
     standardize: Standardize = "slide",
     table_key: TableKey = None,
     image_key: ImageKey = None,
@@ -302,8 +329,9 @@ def classify(  # noqa: PLR0913
     for path, target in zip(slides, targets, strict=True):
         data = read(path)
         stc.tl.classify(
-            data, fitted, key_added=key_added, donor_key=donor_key, standardize=standardize, table_key=table_key,
-            image_key=image_key, library_key=library_key, um_per_px=um_per_px,
+            data, fitted, key_added=key_added, donor_key=donor_key, encoder=_one_or_several(encoder),
+            standardize=standardize, table_key=table_key, image_key=image_key, library_key=library_key,
+            um_per_px=um_per_px,
         )  # fmt: skip
         write(data, target)
         typer.echo(_table(data, table_key).obs[key_added].value_counts().to_string())
@@ -384,6 +412,7 @@ def similar(  # noqa: PLR0913
     spots: Annotated[str | None, typer.Option(help="Names of spots separated by commas, or a file with one a line; all by default.")] = None,
     k: Annotated[int, typer.Option(help="Training spots to find for each.")] = 20,
     by: Annotated[Literal["image", "gene"], typer.Option(help="Spots that look alike, or that express what the image suggests.")] = "image",
+    encoder: ModelEncoder = None,
     standardize: Standardize = "slide",
     table_key: TableKey = None,
     image_key: ImageKey = None,
@@ -396,7 +425,8 @@ def similar(  # noqa: PLR0913
 
     check_out(out, overwrite=overwrite, inputs=[slide])
     matches = stc.tl.find_similar(
-        read(slide), stc.models.load(model), spots=listed(spots), k=k, by=by, standardize=standardize,
+        read(slide), stc.models.load(model), spots=listed(spots), k=k, by=by, encoder=_one_or_several(encoder),
+        standardize=standardize,
         table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px,
     )  # fmt: skip
     matches.to_csv(out, index=False)
@@ -405,11 +435,12 @@ def similar(  # noqa: PLR0913
 
 
 @app.command(epilog="\b\nExample:\n  stcontrast report model_dir --out report.html")
-def report(
+def report(  # noqa: PLR0913
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
     *,
     out: Annotated[Path, typer.Option(help="Web page to write (.html).")],
     data: Annotated[list[Path] | None, typer.Option(help="Store with predictions of the model, for maps; again for several.")] = None,
+    label_key: LabelKey = None,
     table_key: TableKey = None,
     image_key: ImageKey = None,
     library_key: LibraryKey = None,
@@ -419,9 +450,18 @@ def report(
     """Write what a model is and which of its genes can be trusted, as a web page. (`evaluate --report` says more.)"""
     import stcontrast as stc
 
+    if not data:
+        of_data = {
+            "label_key": label_key,
+            "table_key": table_key,
+            "image_key": image_key,
+            "library_key": library_key,
+            "um_per_px": um_per_px,
+        }
+        _refuse(of_data, "it is about the stores of --data, and there are none")
     check_out(out, overwrite=overwrite, inputs=data or [])
     stc.models.load(model).report(
-        out, [read(path) for path in data] if data else None, table_key=table_key, image_key=image_key,
+        out, [read(path) for path in data] if data else None, label_key=label_key, table_key=table_key, image_key=image_key,
         library_key=library_key, um_per_px=um_per_px, overwrite=overwrite,
     )  # fmt: skip
     typer.echo(f"Report written to {out}: open it in a browser")
@@ -480,6 +520,14 @@ def _columns(data: SpatialData | AnnData) -> set[str]:
     return {str(column) for table in tables for column in table.obs}
 
 
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """Refuse options that would have no effect: wrong usage, before any work."""
+    for name in [name for name, value in given.items() if value is not None]:
+        option = f"--{name.replace('_', '-')}"
+        msg = f"it has no effect here: {why}. Leave it out."
+        raise typer.BadParameter(msg, param_hint=option)
+
+
 def _one_or_several(names: list[str] | None) -> str | list[str] | None:
     return None if not names else names[0] if len(names) == 1 else names
 
@@ -491,7 +539,16 @@ def _with_classes(predicted: AnnData, data: Any) -> AnnData:
     return predicted
 
 
-def _say_predicted(result: Any, path: Path, *, gene: str | None, figure: bool) -> None:
+def _check_gene(model: Predictor, gene: str | None) -> None:
+    """Refuse a gene for the figure that the model does not predict."""
+    if gene is not None and gene not in model.genes:
+        msg = f"--gene: the model does not predict {gene!r}; it has {len(model.genes)} genes, the first {model.genes[:5]}."
+        raise ValueError(msg)
+
+
+def _say_predicted(
+    result: Any, path: Path, *, gene: str | None, figure: bool, keys: Mapping[str, Any] | None = None
+) -> None:
     from anndata import AnnData
 
     from stcontrast._keys import CLASS, PREDICTION_TABLE
@@ -509,6 +566,6 @@ def _say_predicted(result: Any, path: Path, *, gene: str | None, figure: bool) -
         said.append("a class of every spot")
     typer.echo(f"{' and '.join(said)}, written to {path}")
     if figure:
-        for drawn in draw_results(result, path, gene=gene):
+        for drawn in draw_results(result, path, gene=gene, keys=keys or {}):
             typer.echo(f"Figure: {drawn}")
     typer.echo(f"Next: in Python, stc.pl.spatial_pred(spatialdata.read_zarr('{path}'), GENE)")

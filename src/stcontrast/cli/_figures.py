@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stcontrast._keys import CLASS, HELD_OUT_R, PREDICTION_TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from spatialdata import SpatialData
@@ -36,8 +36,11 @@ def best_gene(sdata: SpatialData) -> str:
     return str(var[HELD_OUT_R].idxmax() if var[HELD_OUT_R].notna().any() else var.index[0])
 
 
-def draw_results(sdata: SpatialData, path: Path, *, gene: str | None = None) -> list[Path]:
-    """Draw the prediction of a gene and the classes next to a store; the files."""
+def draw_results(
+    sdata: SpatialData, path: Path, *, gene: str | None = None, keys: Mapping[str, Any] | None = None
+) -> list[Path]:
+    """Draw the prediction of a gene and the classes next to a store, found by these keys; the files."""
+    found = dict(keys or {})
     from matplotlib.figure import Figure
 
     import stcontrast as stc
@@ -46,9 +49,9 @@ def draw_results(sdata: SpatialData, path: Path, *, gene: str | None = None) -> 
     with without_window():
         figures = {}
         if PREDICTION_TABLE in sdata.tables:
-            figures["expression"] = stc.pl.spatial_pred(sdata, gene or best_gene(sdata), return_fig=True)
+            figures["expression"] = stc.pl.spatial_pred(sdata, gene or best_gene(sdata), return_fig=True, **found)
         if any(CLASS in table.obs for table in sdata.tables.values()):
-            figures["classes"] = stc.pl.spatial_class(sdata, return_fig=True)
+            figures["classes"] = stc.pl.spatial_class(sdata, return_fig=True, **found)
         for name, figure in figures.items():
             if isinstance(figure, Figure):
                 drawn.append(path.with_name(f"{path.stem}_{name}.png"))

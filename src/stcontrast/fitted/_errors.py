@@ -16,7 +16,7 @@ __all__ = ["NO_ERRORS", "error_factors"]
 N_FACTORS: Final = 16
 # columns beyond the factors, and passes over the errors, that make the factors exact to some digits
 N_MORE: Final = 8
-N_PASSES: Final = 6
+N_PASSES: Final = 4
 VALUES_AT_ONCE: Final = 2**22
 NO_ERRORS: Final = np.zeros((0, 0), dtype=np.float32)
 

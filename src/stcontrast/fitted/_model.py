@@ -381,6 +381,7 @@ class Predictor(Learns):
         data: SpatialData | AnnData | Sequence[SpatialData | AnnData] | None = None,
         *,
         title: str | None = None,
+        label_key: str | None = None,
         prediction_key: str = PREDICTION_TABLE,
         table_key: str | None = None,
         layer: str | None = None,
@@ -392,7 +393,8 @@ class Predictor(Learns):
         """Write a report: one web page with everything in it, which a browser opens without a network.
 
         It has what the model was trained on and what was held out, a table of genes to search and sort that says which of
-        them can be trusted and by what rule, and, with `data`, maps of observed and predicted expression. The report of a
+        them can be trusted and by what rule, and, with `data`, maps of observed and predicted expression, and of annotated
+        and predicted classes where there are any (:func:`stcontrast.tl.classify` writes them). The report of a
         cross-validation (:meth:`stcontrast.tl.CrossValidation.report`) knows more of new donors.
 
         Parameters
@@ -403,6 +405,8 @@ class Predictor(Learns):
             One object or a list of them, with predictions of this model.
         title
             Title of the page.
+        label_key
+            Column of `obs` of `data` with the annotated class, for the maps.
         prediction_key, table_key, layer, image_key, um_per_px, library_key
             As in :func:`stcontrast.pl.spatial_pred`.
         overwrite
@@ -415,7 +419,7 @@ class Predictor(Learns):
         FileExistsError
             If something is there and `overwrite` is off.
         KeyError
-            If an object has no prediction.
+            If an object has no prediction, or none has the column `label_key`.
 
         Examples
         --------
@@ -427,7 +431,7 @@ class Predictor(Learns):
             self.require_expression()
         content = model_content(
             self.spec, self.calibration, self.model_id, data, title=title or "Model", prediction_key=prediction_key,
-            keys=keys,
+            label_key=label_key, keys=keys,
         )  # fmt: skip
         write_page(place, content)
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stcontrast._keys import CLASS
 from stcontrast._predictions import MEASURED, PREDICTED, read_values
-from stcontrast._reading import Keys, as_list, obs_column
+from stcontrast._reading import Keys, as_list, names_of, obs_column
 from stcontrast._records import VERSION, read_record
 from stcontrast._report import RULE_WITHOUT_FOLDS, SlideNumbers, judged, slide_maps
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
+    from numpy.typing import NDArray
     from spatialdata import SpatialData
 
     from stcontrast._predictions import Values
@@ -27,6 +28,8 @@ __all__ = ["model_content"]
 
 # genes whose numbers are read for the maps
 MAX_GENES: Final = 48
+# as many as a byte has numbers, but for the one of no class
+MAX_CLASSES: Final = 255
 PROVENANCE: Final = {
     "in-sample": "the model was trained on this slide: r says nothing of new slides",
     "in-donor": "another slide of a donor that the model was trained on",
@@ -43,6 +46,7 @@ def model_content(
     *,
     title: str,
     prediction_key: str,
+    label_key: str | None,
     keys: Keys,
 ) -> dict[str, Any]:
     """Values for the template.
@@ -57,13 +61,15 @@ def model_content(
         Title of the page.
     prediction_key
         Table of predictions of a SpatialData.
+    label_key
+        Column of `obs` with the annotated class, if there is one.
     keys
         Where things lie in the objects.
 
     Raises
     ------
     KeyError
-        If an object has no prediction.
+        If an object has no prediction, or no object has the annotated class.
     ValueError
         If a prediction was made by another model.
     """
@@ -74,6 +80,10 @@ def model_content(
     if data is not None:
         found = read_values(as_list(data), list(genes.index[:MAX_GENES]), None, keys, prediction_key=prediction_key)
         _check_made_by(model_id, as_list(data), prediction_key)
+    if label_key is not None and not any(label_key in values.source.table.obs for values in found):
+        columns = sorted({str(name) for values in found for name in values.source.table.obs})
+        msg = f"`label_key`: no column {label_key!r} in `obs` of `data`; its columns are {columns}."
+        raise KeyError(msg)
     return {
         "title": title,
         "subtitle": f"The method “{spec['method']}”, model {model_id}.",
@@ -81,7 +91,7 @@ def model_content(
         "card": _card(spec),
         "methods": None,
         "genes": _gene_table(spec, genes) if spec["genes"] else None,
-        "maps": _maps(found, list(genes.index[:MAX_GENES])),
+        "maps": _maps(found, list(genes.index[:MAX_GENES]), spec["classes"], label_key),
         "classes": _classes(spec),
         "slides": _slides(found) if found else None,
     }
@@ -156,12 +166,40 @@ def _gene_table(spec: Mapping[str, Any], genes: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _maps(found: Sequence[Values], genes: list[str]) -> dict[str, Any] | None:
-    numbers = [_numbers(values, slide, genes) for values in found for slide in values.source.slides]
-    return slide_maps(numbers, genes)
+def _maps(
+    found: Sequence[Values], genes: list[str], known: Sequence[str], label_key: str | None
+) -> dict[str, Any] | None:
+    columns = CLASS, label_key
+    of_each = [[_names(values.source.table, column) for column in columns] for values in found]
+    seen = sorted({str(name) for names in of_each for one in names if one is not None for name in one[one != ""]})
+    classes = [*(name for name in known if name in seen), *(name for name in seen if name not in known)][:MAX_CLASSES]
+    numbers = [
+        _numbers(values, slide, genes, [_codes(one, slide, classes) for one in names])
+        for values, names in zip(found, of_each, strict=True)
+        for slide in values.source.slides
+    ]
+    return slide_maps(numbers, genes, classes)
 
 
-def _numbers(values: Values, slide: Slide, genes: Sequence[str]) -> SlideNumbers:
+def _names(table: AnnData, column: str | None) -> NDArray[np.str_] | None:
+    """Class of every spot, empty where there is none; `None` without such a column."""
+    if column is None or column not in table.obs:
+        return None
+    values = obs_column(table, column)
+    return np.where(values.isna(), "", names_of(values)).astype(np.str_)
+
+
+def _codes(names: NDArray[np.str_] | None, slide: Slide, classes: Sequence[str]) -> NDArray[np.int64] | None:
+    if names is None:
+        return None
+    number = {name: i for i, name in enumerate(classes)}
+    codes = np.array([number.get(name, -1) for name in names[slide.rows].tolist()], dtype=np.int64)
+    return codes if (codes >= 0).any() else None
+
+
+def _numbers(
+    values: Values, slide: Slide, genes: Sequence[str], classes: Sequence[NDArray[np.int64] | None]
+) -> SlideNumbers:
     def read(kind: str) -> Any:
         nothing = np.full(len(slide.rows), np.nan)
         columns = [values.of[gene, kind][slide.rows] if (gene, kind) in values.of else nothing for gene in genes]
@@ -170,7 +208,7 @@ def _numbers(values: Values, slide: Slide, genes: Sequence[str]) -> SlideNumbers
     inside = values.inside[slide.rows]
     note = PROVENANCE.get(str(values.provenance.get(slide.name)), PROVENANCE["unknown-donor"])
     outside = inside == 0 if np.isfinite(inside).any() else None
-    return SlideNumbers(slide.name, note, slide.centers, read(PREDICTED), read(MEASURED), outside, slide)
+    return SlideNumbers(slide.name, note, slide.centers, read(PREDICTED), read(MEASURED), outside, slide, *classes)
 
 
 def _classes(spec: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 
 from stcontrast._arguments import NAME, SEED, TEXT, checked, listed, whole
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, IMAGE_FEATURES, TUNED_FEATURES, VAE_LATENT
@@ -16,7 +17,6 @@ from stcontrast.pl._layout import finish, given_titles, plain_panels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -41,6 +41,7 @@ PANELS: Final = (
 )  # fmt: skip
 SPREAD: Final = 0.5
 MAX_LEGEND: Final = 10
+N_NEIGHBORS: Final = 90
 # neighbours of more spots take minutes in wide features, and change no digit that is drawn
 MAX_SPOTS: Final = 10_000
 
@@ -52,7 +53,7 @@ def batch_mixing(  # noqa: PLR0913
     keys: str | Sequence[str] | None = None,
     batch_key: str | None = None,
     label_key: str | None = None,
-    n_neighbors: int = 90,
+    n_neighbors: int | None = None,
     table_key: str | None = None,
     library_key: str | None = None,
     seed: int = 0,
@@ -80,7 +81,8 @@ def batch_mixing(  # noqa: PLR0913
     label_key
         Column of `obs` with the class, for a second panel.
     n_neighbors
-        Number of nearest spots.
+        Number of nearest spots; by default 90, or half of the smallest donor's spots where these are fewer: with all
+        spots as neighbours any embedding looks mixed.
     table_key
         Table that holds the spots; the only one by default.
     library_key
@@ -121,6 +123,9 @@ def batch_mixing(  # noqa: PLR0913
     batch = np.concatenate([_batches(table, batch_key, library_key) for table in tables])
     label = None if label_key is None else np.concatenate([_column(table, "label_key", label_key) for table in tables])
     drawn = _drawn(len(batch), seed)
+    if n_neighbors is None:
+        counts = pd.Series(batch[drawn]).value_counts()
+        n_neighbors = int(np.clip(counts.min() // 2, 1, N_NEIGHBORS)) if len(counts) else N_NEIGHBORS
     found = {
         slot: mixing_of(
             _points(tables, slot)[drawn], batch[drawn], label=None if label is None else label[drawn],

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from stcontrast._reading import obs_column
+from stcontrast._report import CLASS_COLORS
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -38,14 +40,6 @@ type Palette = str | Sequence[str] | Mapping[str, str]
 COLORS: Final = (
     "#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#94a4a2", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
-# The first five are of Okabe and Ito 2008. Each next one is the colour that is farthest (CIE Lab) from those before it
-# and from faded H&E, for normal vision and the three kinds of colour blindness (Machado et al. 2009). The first 14 have
-# no purple, in which haematoxylin lies.
-CLASS_COLORS: Final = (
-    "#e69f00", "#009e73", "#56b4e9", "#d55e00", "#f0e442", "#691e00", "#004bb4", "#00ff87", "#e1004b", "#a5d2a5",
-    "#0f78ff", "#4b693c", "#874b00", "#e1b45a", "#4b2d5a", "#7800ff", "#4b3c87", "#7869c3", "#b40fe1", "#9696ff",
-    "#965a78", "#2d00c3", "#78b469", "#c3783c",
-)  # fmt: skip
 # from light to dark without purple and blue: neither end sinks into haematoxylin and eosin
 CMAP: Final = "YlOrBr"
 WIDTH_CMAP: Final = "YlGn"
@@ -56,8 +50,8 @@ MAX_CLASSES: Final = 102
 PALE: Final = (0.93, 0.93, 0.93)
 
 
-def ink(figure: Figure) -> str:
-    """Colour of text that is visible on the figure's background."""
+def ink(figure: Figure | Axes) -> str:
+    """Colour of text that is visible on the background of a figure, or of axes."""
     import matplotlib as mpl
     from matplotlib.colors import to_rgba
 

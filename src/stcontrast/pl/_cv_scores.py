@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from stcontrast.pl._colors import COLORS
+from stcontrast.pl._colors import COLORS, ink
 from stcontrast.pl._layout import finish, one_panel
 
 if TYPE_CHECKING:
@@ -107,14 +107,14 @@ def cv_summary(
             of_donor, rows + offset, s=32, color=color, edgecolors="white", linewidths=0.5, label=donor, zorder=2
         )
     means = values.mean(axis=1).to_numpy()
-    panel.vlines(means, rows - 0.38, rows + 0.38, color="black", linewidth=2.2, label="mean of donors", zorder=3)
+    panel.vlines(means, rows - 0.38, rows + 0.38, color=ink(panel), linewidth=2.2, label="mean of donors", zorder=3)
     for row in np.flatnonzero(np.isnan(means)):
         panel.text(
             0.5, float(row), "no value", transform=panel.get_yaxis_transform(), color="0.5", fontsize=9, ha="center",
             va="center",
         )  # fmt: skip
     for row in rows[1:]:
-        panel.axhline(row - 0.5, color="0.92", linewidth=0.8, zorder=0)
+        panel.axhline(row - 0.5, color=ink(panel), alpha=0.08, linewidth=0.8, zorder=0)
     panel.set_yticks(rows, methods)
     panel.set_ylim(len(methods) - 0.5, -0.5)
     panel.tick_params(axis="y", length=0)

@@ -98,8 +98,8 @@ def score_genes(
     TypeError
         If an object is no prediction.
     ValueError
-        If too few genes of a set are predicted, a file is no GMT file, a column of `obs` is yours, or two objects have a
-        slide of the same name. All before anything is written.
+        If too few genes of a set are predicted, a file is no GMT file, a column of `obs` is yours, two objects have a
+        slide of the same name, or nothing says which spots are of which slide. All before anything is written.
 
     Notes
     -----
@@ -135,6 +135,8 @@ def score_genes(
     _check_columns_differ(columns)
     tables = [prediction_of(item, prediction_key) for item in as_list(pred)]
     slides = [slide_of_row(table, library_key=library_key) for table in tables]
+    for table, slide in zip(tables, slides, strict=True):
+        _check_slides_known(table, slide)
     _check_slides_differ(slides)
     for table in tables:
         check_unique_genes(table, "the prediction")
@@ -169,6 +171,17 @@ def _check_columns_differ(columns: Mapping[str, list[str]]) -> None:
     if not names.is_unique:
         twice = names[names.duplicated()].unique().tolist()
         msg = f"`gene_sets`: two sets would have the columns {twice} of `obs`. Give one of them another name."
+        raise ValueError(msg)
+
+
+def _check_slides_known(table: AnnData, slides: NDArray[np.str_]) -> None:
+    """Refuse several slides that are taken for one: their mean says nothing."""
+    made_of = list((read_record(table, "prediction") or {}).get("provenance", {}))
+    if len(made_of) > 1 and len(set(slides.tolist())) == 1 and slides[0] not in made_of:
+        msg = (
+            f"The prediction was made of {len(made_of)} slides, {made_of[:5]}, and no column of `obs` says which spot is of "
+            "which. Put it there, `pred.obs['library_id'] = adata.obs[...]`, or name it with `library_key`."
+        )
         raise ValueError(msg)
 
 

@@ -240,7 +240,7 @@ def prediction_frame(
 ) -> dict[str, Any]:
     """What a prediction table has in addition to its numbers: `obs`, `var`, `obsm`, `varm` and `uns`."""
     images = _images_of(source)
-    named = (source.region_key, source.instance_key, source.slide_key if images else None, donor_key)
+    named = (source.region_key, source.instance_key, source.slide_key, donor_key)
     carried = [key for key in named if key and key in source.table.obs]
     obs = pd.DataFrame({key: obs_column(source.table, key) for key in carried}, index=source.table.obs_names)
     obs[IN_DISTRIBUTION] = in_distribution

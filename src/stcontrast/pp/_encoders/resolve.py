@@ -195,7 +195,7 @@ def encoder_from_spec(spec: dict[str, Any], *, allow_download: bool = True) -> E
         msg = (
             f"The model needs the weights of {name!r}, which are not on this machine, and a model that was loaded fetches "
             "none by itself. If you trust it: `stc.models.load(folder, allow_download=True)`. Or give the encoder: "
-            "`encoder=...`."
+            "`encoder=...`, in a shell `--encoder`."
         )
         raise ConnectionError(msg) from error
 

@@ -101,7 +101,7 @@ def fit(  # noqa: PLR0913
         Column of `obs` that names patient or animal: what is held out as a whole. `batch_key` by default.
     method
         ``"stcontrast"`` (ours); a published method: ``"tpirbae"``, ``"mclstexp"``, ``"nh2st"``, ``"bleep"``,
-        ``"triplex"``, ``"deepspot"``; or a baseline: ``"ridge"``, ``"knn"``, ``"mlp"``, ``"color"``, ``"mean"``, chance
+        ``"mvitgene"``, ``"magic"``, ``"triplex"``, ``"deepspot"``; or a baseline: ``"ridge"``, ``"knn"``, ``"mlp"``, ``"color"``, ``"mean"``, chance
         (``"field"``) and the oracle ``"depth"``.
     encoder, field_um
         As in :func:`stcontrast.pp.image_features`, fields in µm. By default the features that are there, else

@@ -176,3 +176,13 @@ def test_recipes_and_their_penalties(tmp_path):
     again.restore(read_state(tmp_path))
     np.testing.assert_array_equal(again.predict_expression(data), method.predict_expression(data))
     np.testing.assert_array_equal(again.predict_proba(data), method.predict_proba(data))
+
+
+@pytest.mark.parametrize("name", ["color", "depth"])
+def test_what_is_made_of_ridge_takes_the_recipe_too(name):
+    data = hest_data(n_columns=7)
+    method = get_method(name, options={"recipe": "hest"})
+    method.fit(data, inner_folds(data))
+    found = method.predict_expression(data.unseen(depth=True))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[data.measured].mean(axis=0), data.observed[data.measured].mean(axis=0), atol=0.1)

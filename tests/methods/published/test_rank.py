@@ -10,7 +10,7 @@ from tests.methods.quick import QUICK
 from tests.methods.synthetic import training_data
 
 WITH_A_REGRESSION = ["deepspot", "magic", "mvitgene", "nh2st", "triplex"]
-LONGER = {"max_epochs": 30, "batch_size": 32, "learning_rate": 5e-3}
+LONGER = {"max_epochs": 20, "batch_size": 32, "learning_rate": 8e-3}
 
 
 def made(name: str, **options):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from stcontrast.metrics import calibration_error
+from stcontrast.metrics._classes import calibration_bins
 
 
 def test_by_hand():
@@ -31,3 +32,11 @@ def test_confidence_is_counted_in_ten_bins_unless_told_otherwise():
     apart, together = (0.39 + 0.79) / 2, abs(0.5 - 0.7)
     assert calibration_error(proba, label) == pytest.approx(apart)
     assert calibration_error(proba, label, n_bins=5) == pytest.approx(together)
+
+
+def test_full_confidence_belongs_to_the_last_bin():
+    confidence = np.array([0.95, 1.0, 0.91, 0.05])
+    found = calibration_bins(confidence, np.array([True, True, False, False]))
+    assert found.index.tolist() == [0, 9]
+    np.testing.assert_allclose(found.loc[9, ["confidence", "accuracy", "n_spots"]], [2.86 / 3, 2 / 3, 3])
+    np.testing.assert_allclose(found.loc[0, ["confidence", "accuracy", "n_spots"]], [0.05, 0, 1])

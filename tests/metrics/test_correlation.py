@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
-from stcontrast.metrics import gene_correlation, mean_slide_correlation, rmse
+from stcontrast.metrics import gene_correlation, mean_slide_correlation, rmse, variance_ratio
 
 
 def expression(n: int = 30, n_genes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -78,3 +78,19 @@ def test_nothing_to_score_is_nan():
     predicted, observed = expression(10)
     assert np.isnan(mean_slide_correlation(np.full_like(predicted, np.nan), observed, np.zeros(10, dtype=np.int64)))
     assert np.isnan(mean_slide_correlation(predicted, np.ones_like(observed), np.zeros(10, dtype=np.int64)))
+
+
+def test_variance_is_compared_gene_by_gene():
+    rng = np.random.default_rng(0)
+    observed = rng.normal(size=(60, 3)) * np.array([1.0, 5.0, 0.0])
+    predicted = rng.normal(size=(60, 3)) * np.array([2.0, 1.0, 1.0])
+    found = variance_ratio(predicted.astype(np.float32), observed.astype(np.float32))
+    np.testing.assert_allclose(found[:2], predicted.var(axis=0)[:2] / observed.var(axis=0)[:2], rtol=1e-5)
+    # nothing to compare with
+    assert np.isnan(found[2])
+
+
+def test_three_spots_of_a_slide_count():
+    predicted, observed = np.array([[1.0], [2.0], [3.0]]), np.array([[1.0], [2.0], [4.0]])
+    found = mean_slide_correlation(predicted, observed, np.zeros(3, dtype=np.int64))
+    assert found == pytest.approx(pearsonr(predicted[:, 0], observed[:, 0]).statistic)

@@ -60,7 +60,7 @@ def test_micro_batches_do_not_change_the_weights() -> None:
 def test_half_precision_learns_much_the_same() -> None:
     _, of_one = trained(augment=False)
     weights, of_half = trained(augment=False, precision="bf16-mixed", micro_batch=7)
-    assert of_half[-1]["loss"] == pytest.approx(of_one[-1]["loss"], rel=0.05)
+    assert of_half[-1]["loss"] == pytest.approx(of_one[-1]["loss"], rel=0.1)
     assert all(value.dtype == torch.float32 for name, value in weights.items() if "num_batches" not in name)
 
 

@@ -23,8 +23,8 @@ CROPS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8
 
 
 def small(**changes: Any) -> TimmEncoder:
-    arguments: dict[str, Any] = {"pretrained": False, "size_px": 32, "device": "cpu"}
-    return TimmEncoder("test_resnet", **(arguments | changes))
+    arguments: dict[str, Any] = {"name": "test_resnet", "pretrained": False, "size_px": 32, "device": "cpu"}
+    return TimmEncoder(**(arguments | changes))
 
 
 def test_symmetries_are_the_mean_over_the_square() -> None:
@@ -93,7 +93,21 @@ def test_without_a_compiler_the_network_runs_as_it_is(
     ("changes", "said"),
     [
         ({"precision": "half"}, "must be one of 'float32', .*found 'half'"),
-        ({"size_px": -1}, "must be positive, found -1"),
+        ({"size_px": -1}, "`size_px` must be a whole number of at least 0, found -1"),
+        ({"size_px": "64"}, "`size_px` must be a whole number"),
+        ({"name": 3}, "`name` must be a name .*, found 3"),
+        ({"name": ""}, "`name` must be a name"),
+        ({"pretrained": "no"}, "`pretrained` must be True or False, found 'no'"),
+        ({"weights": 7}, "`weights` must be a path"),
+        ({"model_args": 3}, "`model_args` must be a mapping"),
+        ({"seed": -1}, "`seed` must be a whole number"),
+        ({"mean": "abc"}, "`mean` must be three numbers"),
+        ({"mean": (0.5, 0.5)}, "`mean` must be three numbers"),
+        ({"std": (0.2, 0.0, 0.2)}, "`std` must be three positive numbers"),
+        ({"device": "nonsense"}, "`device` must be a torch device, .*found 'nonsense'"),
+        ({"device": 7}, "`device` must be a torch device"),
+        ({"compile": 1}, "`compile` must be True or False"),
+        ({"symmetries": 8}, "`symmetries` must be True or False"),
     ],
 )
 def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:

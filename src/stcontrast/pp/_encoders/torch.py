@@ -12,6 +12,8 @@ from unittest.mock import patch
 
 import numpy as np
 
+from stcontrast._arguments import FLAG, NAME, OPTIONS, PATH, POSITIVE, Rule, check_fields, listed, number, one_of, whole
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,6 +32,29 @@ OFFLINE: Final = (
 )
 
 PRECISIONS: Final = ("float32", "bfloat16", "float16")
+
+
+def _is_device(value: Any) -> bool:
+    import torch
+
+    try:
+        torch.device(value)
+    except RuntimeError:
+        return False
+    return True
+
+
+DEVICE: Final = Rule(
+    "a torch device, such as 'cpu' or 'cuda'", lambda value: not isinstance(value, int | float) and _is_device(value)
+)
+COLOR: Final = Rule(
+    "three numbers, of red, green and blue in [0, 1]",
+    lambda value: listed(number(least=0), what="").holds(value) and len(value) == 3,
+)
+SPREAD: Final = Rule(
+    "three positive numbers, of red, green and blue in [0, 1]",
+    lambda value: listed(POSITIVE, what="").holds(value) and len(value) == 3,
+)
 
 
 def require_file(weights: str | Path | None) -> None:
@@ -225,12 +250,10 @@ class TorchEncoder:
 
     def _check_options(self) -> None:
         """Raise on options that cannot be, before a network is made."""
-        if self.precision not in (None, *PRECISIONS):
-            msg = f"`precision` must be one of {', '.join(map(repr, PRECISIONS))} or None, found {self.precision!r}."
-            raise ValueError(msg)
-        if self.size_px < 0:
-            msg = f"`size_px` must be positive, found {self.size_px}."
-            raise ValueError(msg)
+        check_fields(
+            self, name=NAME, weights=PATH, model_args=OPTIONS, size_px=whole(0), precision=one_of(*PRECISIONS),
+            device=DEVICE, compile=FLAG, channels_last=FLAG, symmetries=FLAG, mean=COLOR, std=SPREAD,
+        )  # fmt: skip
 
     def _adopt(self, model: Any) -> None:
         """Freeze a network and settle the options that were left open."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import MISSING, fields
-from inspect import Parameter, signature
+from inspect import Parameter, isfunction, signature
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import stcontrast as stc
@@ -23,16 +25,34 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"{room.__name__.rpartition('.')[2]}.{name}": getattr(room, name)
     for room, names in (
         (stc.pp, ("complete", "crops", "image_features", "tissue_grid")),
-        (stc.tl, ("classify", "cross_validate", "embed", "embed_genes", "find_similar", "fit", "predict_expression")),
+        (stc.tl, stc.tl.__all__),
+        (stc.pl, stc.pl.__all__),
     )
     for name in names
+    if isfunction(getattr(room, name))
 }
 # what other places know better: objects, names of elements, encoders, slots, spots, a mapping by slide
 ELSEWHERE = {
     "data", "sdata", "model", "encoder", "weights", "stain", "image_key", "shapes_key", "use_rep", "gene_sets", "spots",
-    "image_tower", "geometry", "tissue", "coordinate_system",
+    "image_tower", "geometry", "tissue", "coordinate_system", "slides", "pred",
+    "palette", "training",
+}  # fmt: skip
+# a right value, where an argument has no default
+RIGHT: dict[str, Any] = {
+    "path": "a.geojson", "gene_sets": {"one": ["A"]}, "cv": SimpleNamespace(scores_of=None),
+    "found": pd.DataFrame(), "gene": "A",
 }  # fmt: skip
 WRONG: dict[str, list[Any]] = {
+    "a mapping from names of sets": [3, [], {}],
+    "the name of": [3, [1]],
+    "one or more of": ["zz", [], 3],
+    "a number, ": ["zz", {}],
+    "a table": [3, "a"],
+    "True, False or the name": [3, []],
+    "an Axes": [3, "a", [], [3]],
+    "what `stc.tl.cross_validate`": [3, "cv", None],
+    "a colour map": [3, "", []],
+    "a title": [3, {"a": 1}, [1]],
     "a whole number": [-5, 0.5, "3", None, True, float("nan"), [2]],
     "a finite number": [-1.0, float("nan"), float("inf"), "1", None, True],
     "a name": ["", 3, ["a"]],
@@ -72,7 +92,7 @@ def test_a_bad_argument_is_named_before_anything_is_looked_at(function: str, arg
     parameters = signature(call).parameters
     # neither data nor a model are looked at: there are none
     given: dict[str, Any] = {
-        name: 64 if name in rules else None
+        name: RIGHT.get(name, 64) if name in rules else None
         for name, parameter in parameters.items()
         if parameter.default is Parameter.empty and name != argument
     }

@@ -167,11 +167,28 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "options": OPTIONS,
     "tower_options": OPTIONS,
-    "store": PATH,
-    "directory": PATH,
+    **dict.fromkeys(("store", "directory", "path", "out"), PATH),
+    "image_key": Rule(
+        "a name (text), or a mapping from slide to name",
+        lambda value: NAME.holds(value) or (isinstance(value, Mapping) and all(map(NAME.holds, value.values()))),
+    ),
+    # of pictures
+    "cmap": Rule("a colour map: its name, or one of matplotlib", lambda value: NAME.holds(value) or callable(value)),
+    "title": Rule(
+        "a title (text), or a list of titles",
+        lambda value: isinstance(value, str)
+        or (isinstance(value, Sequence | np.ndarray) and all(isinstance(item, str) for item in value)),
+    ),
+    **dict.fromkeys(("class_key", "prediction_key", "reference", "metric", "gene_set"), NAME),
+    "ax": listed(
+        Rule("", lambda value: hasattr(value, "set_title") and hasattr(value, "figure")),
+        what="an Axes of matplotlib, or several", alone=True,
+    ),
+    "cv": Rule("what `stc.tl.cross_validate` returned", lambda value: hasattr(value, "scores_of")),
     # switches
     **dict.fromkeys(
-        ("complete", "overwrite", "pretrained", "within_slide", "fill_missing", "normalize", "learn_temperature", "guided", "augment", "fast"),
+        ("complete", "overwrite", "pretrained", "within_slide", "fill_missing", "normalize", "learn_temperature", "guided", "augment", "fast",
+         "show", "return_fig"),
         FLAG,
     ),
 }  # fmt: skip

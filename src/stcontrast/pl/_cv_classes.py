@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
+from stcontrast._arguments import checked, whole
 from stcontrast.metrics._classes import calibration_bins, calibration_error
 from stcontrast.pl._colors import COLORS
 from stcontrast.pl._layout import finish, one_panel
@@ -26,6 +27,7 @@ CELL_IN: Final = 0.55
 MISSING: Final = "0.9"
 
 
+@checked()
 def confusion(
     cv: CrossValidation,
     *,
@@ -113,6 +115,7 @@ MAX_METHODS: Final = 8
 AREA: Final = (12.0, 180.0)
 
 
+@checked(n_bins=whole(1))
 def calibration(
     cv: CrossValidation,
     *,

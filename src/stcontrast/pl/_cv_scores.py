@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from stcontrast._arguments import checked, whole
 from stcontrast.pl._colors import COLORS, ink
 from stcontrast.pl._layout import finish, one_panel
 
@@ -40,6 +41,7 @@ FONT_SIZE: Final = 7
 BETTER: Final = {"pearson": " (better)", "spearman": " (better)", "rmse": " (worse)"}
 
 
+@checked()
 def cv_summary(
     cv: CrossValidation,
     *,
@@ -140,6 +142,7 @@ def _per_donor(cv: CrossValidation, metric: str, gene_set: str | None) -> pd.Dat
     return by_donor.reindex(list(dict.fromkeys([*cv.methods, *by_donor.index])))
 
 
+@checked(n_genes=whole(0))
 def gene_scores(  # noqa: PLR0913
     cv: CrossValidation,
     *,

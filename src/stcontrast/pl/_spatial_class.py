@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from stcontrast._arguments import FLAG, POSITIVE, SHARE, TEXT, Rule, checked, listed, one_of, whole
+from stcontrast._arguments import FLAG, NAME, POSITIVE, SHARE, TEXT, Rule, checked, listed, one_of, whole
 from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, as_list, obs_column, resolve_all, slide_outlines
 from stcontrast._records import read_record
@@ -48,6 +48,7 @@ SHOWN: Final = (1.0, 0.5)
 
 
 @checked(
+    key=NAME,
     confidence=Rule("True, False or the name of a column", lambda value: FLAG.holds(value) or isinstance(value, str)),
     groups=NAMES,
     size=POSITIVE,

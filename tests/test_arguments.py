@@ -44,7 +44,7 @@ RIGHT: dict[str, Any] = {
 }  # fmt: skip
 WRONG: dict[str, list[Any]] = {
     "a mapping from names of sets": [3, [], {}],
-    "the name of": [3, [1]],
+    "the name of": [2.5, [3.5]],
     "one or more of": ["zz", [], 3],
     "a number, ": ["zz", {}],
     "a table": [3, "a"],

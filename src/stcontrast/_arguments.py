@@ -180,9 +180,10 @@ RULES: Final[dict[str, Rule]] = {
         or (isinstance(value, Sequence | np.ndarray) and all(isinstance(item, str) for item in value)),
     ),
     **dict.fromkeys(("class_key", "prediction_key", "reference", "metric", "gene_set"), NAME),
-    "ax": listed(
-        Rule("", lambda value: hasattr(value, "set_title") and hasattr(value, "figure")),
-        what="an Axes of matplotlib, or several", alone=True,
+    "ax": Rule(
+        "an Axes of matplotlib, or several",
+        lambda value: np.size(value) > 0
+        and all(hasattr(one, "set_title") and hasattr(one, "figure") for one in np.ravel(value)),
     ),
     "cv": Rule("what `stc.tl.cross_validate` returned", lambda value: hasattr(value, "scores_of")),
     # switches

@@ -89,11 +89,11 @@ def test_errors(cv: CrossValidation):
         calibration(cv, methods=["knn", "mlp"], show=False)
     with pytest.raises(ValueError, match="label_key"):
         calibration(replace(cv, classes=cv.classes[:0]), show=False)
-    with pytest.raises(ValueError, match="0 methods to draw"):
+    with pytest.raises(ValueError, match="must be the name of a method"):
         calibration(cv, methods=[], show=False)
     with pytest.raises(ValueError, match="9 methods to draw: choose 1 to 8"):
         calibration(made(cv, [f"m{i}" for i in range(9)], [True], [0.5]), show=False)
-    with pytest.raises(ValueError, match="`n_bins` must be at least 1"):
+    with pytest.raises(ValueError, match="`n_bins` must be a whole number"):
         calibration(cv, n_bins=0, show=False)
 
 

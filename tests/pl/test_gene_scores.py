@@ -125,7 +125,7 @@ def test_errors(cv: CrossValidation):
         gene_scores(cv, metric="macro_f1", show=False)
     with pytest.raises(ValueError, match="to compare 'ridge' with is needed"):
         gene_scores(cv, method="ridge", show=False)
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match="must be a whole number"):
         gene_scores(cv, n_genes=-1, show=False)
     apart = made(cv, [("knn", "d", "s", "g1", 0.1), ("ridge", "d", "s", "g2", 0.1)])
     with pytest.raises(ValueError, match="of no gene in common"):

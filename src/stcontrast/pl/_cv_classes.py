@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
-from stcontrast._arguments import checked, whole
+from stcontrast._arguments import NAME, checked, listed, whole
 from stcontrast.metrics._classes import calibration_bins, calibration_error
 from stcontrast.pl._colors import COLORS
 from stcontrast.pl._layout import finish, one_panel
@@ -115,7 +115,7 @@ MAX_METHODS: Final = 8
 AREA: Final = (12.0, 180.0)
 
 
-@checked(n_bins=whole(1))
+@checked(n_bins=whole(1), methods=listed(NAME, what="the name of a method, or a list of names", alone=True))
 def calibration(
     cv: CrossValidation,
     *,
@@ -166,9 +166,6 @@ def calibration(
     >>> ax.get_xlabel()
     'mean confidence of the bin'
     """
-    if n_bins < 1:
-        msg = f"`n_bins` must be at least 1; found {n_bins}."
-        raise ValueError(msg)
     table = cv.classes
     chosen = _chosen(cv, methods)
     curves = {method: _curve(table[table["method"] == method], n_bins) for method in chosen}

@@ -203,9 +203,6 @@ def gene_scores(  # noqa: PLR0913
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('ridge', 'mean')
     """
-    if n_genes < 0:
-        msg = f"`n_genes` must not be negative; found {n_genes}."
-        raise ValueError(msg)
     table, method = _per_gene(cv.scores_of(gene_set), cv.methods, method=method, reference=reference, metric=metric)
     x, y = table[reference].to_numpy(), table[method].to_numpy()
     best = np.argsort(_distance_from_best(y, metric), kind="stable")[:n_genes]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from stcontrast._arguments import POSITIVE, SEED, SHARE, TEXT, checked, listed, whole
+from stcontrast._arguments import NAME, POSITIVE, SEED, SHARE, TEXT, checked, listed, whole
 from stcontrast._keys import CLASS, EMBEDDING
 from stcontrast._reading import as_list, obsm_array, resolve_table
 from stcontrast.pl._colors import CLASS_COLORS, CMAP, Palette, class_colors, class_names, color_scale, ink
@@ -39,7 +39,7 @@ UNKNOWN: Final = "#b0b0b0"
 NAMES: Final = listed(TEXT, what="the name of a column, or a list of names", alone=True)
 
 
-@checked(key=TEXT, color=NAMES, n_neighbors=whole(2), seed=SEED, size=POSITIVE,
+@checked(key=NAME, color=NAMES, n_neighbors=whole(2), seed=SEED, size=POSITIVE,
          alpha=SHARE, ncols=whole(1))  # fmt: skip
 def embedding(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],

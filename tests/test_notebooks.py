@@ -21,7 +21,9 @@ def run_notebooks() -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gallery", "first_steps", "several_patients", "visium", "few_labels", "your_own", "paper"])
+@pytest.mark.parametrize(
+    "name", ["gallery", "first_steps", "several_patients", "visium", "few_labels", "your_own", "paper"]
+)
 def test_a_notebook_runs(name: str) -> None:
     pytest.importorskip("nbclient")
     notebook = run_notebooks().executed(ROOT / f"docs/notebooks/{name}.ipynb")

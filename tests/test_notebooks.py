@@ -21,7 +21,9 @@ def run_notebooks() -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gallery", "first_steps"])
+@pytest.mark.parametrize(
+    "name", ["gallery", "first_steps", "several_patients", "visium", "few_labels", "your_own", "paper"]
+)
 def test_a_notebook_runs(name: str) -> None:
     pytest.importorskip("nbclient")
     notebook = run_notebooks().executed(ROOT / f"docs/notebooks/{name}.ipynb")
@@ -36,4 +38,4 @@ def test_a_notebook_runs(name: str) -> None:
     pictures = [
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]
-    assert len(pictures) >= 4
+    assert len(pictures) >= 2

@@ -19,7 +19,8 @@ SHORT = {
     name: {key: 1 if key in ("max_epochs", "vae_epochs") else value for key, value in options.items()}
     for name, options in QUICK.items()
 }
-# without the oracle, which uses the depth of what it predicts (tests/methods/baselines/test_depth.py)
+# without the oracle, which uses the depth of what it predicts (tests/methods/baselines/test_depth.py), and without what
+# needs the predictions of another model (tests/methods/baselines/test_given.py)
 METHODS = {name: options for name, options in SHORT.items() if name != "depth"} | {
     "nh2st (code)": {"method": "nh2st", **SHORT["nh2st"], "variant": "code"},
     "tpirbae, guided": {"method": "tpirbae", **SHORT["tpirbae"], "guided": True},
@@ -51,7 +52,7 @@ def scrambled(toy, donor: str, seed: int):
 
 
 def test_no_method_is_forgotten():
-    assert {options.get("method", name) for name, options in METHODS.items()} == set(_base.METHODS) - {"depth"}
+    assert {options.get("method", name) for name, options in METHODS.items()} == set(_base.METHODS) - {"depth", "given"}
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,9 @@ def fit(  # noqa: PLR0913
         Column of `obs` that names patient or animal: what is held out as a whole. `batch_key` by default.
     method
         ``"stcontrast"`` (ours); a published method: ``"tpirbae"``, ``"mclstexp"``, ``"nh2st"``, ``"bleep"``,
-        ``"mvitgene"``, ``"magic"``, ``"triplex"``, ``"deepspot"``; or a baseline: ``"ridge"``, ``"knn"``, ``"mlp"``, ``"color"``, ``"mean"``, chance
-        (``"field"``) and the oracle ``"depth"``.
+        ``"mvitgene"``, ``"magic"``, ``"triplex"``, ``"deepspot"``; a baseline: ``"ridge"``, ``"knn"``, ``"mlp"``,
+        ``"kernel"``, ``"color"``, ``"mean"``, chance (``"field"``) and the oracle ``"depth"``; or the predictions of
+        another model (``"given"``).
     encoder, field_um
         As in :func:`stcontrast.pp.image_features`, fields in µm. By default the features that are there, else
         colour and texture at 100, 200, 400 and 800 µm. The features of several encoders have equal weight.

@@ -34,9 +34,15 @@ __all__ = ["crops"]
 MAX_CROPS: Final = 20
 SIDE_IN: Final = 1.25
 DECILES: Final = 10
+
+
+def _names_group(value: Any) -> bool:
+    return isinstance(value, str | int | np.integer) and not isinstance(value, bool)
+
+
 GROUPS: Final = Rule(
     "the name of a class or the number of a bin, or a list of them",
-    lambda value: isinstance(value, str | int) or (np.ndim(value) == 1 and len(value) > 0),
+    lambda value: _names_group(value) or (np.ndim(value) == 1 and len(value) > 0 and all(map(_names_group, value))),
 )
 
 

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast._data.design import MAX_RANGED, block_of_column, build_design, neighbor_means, neighbor_ranges
+from stcontrast._data.design import (
+    MAX_RANGED,
+    SlideMoments,
+    block_of_column,
+    build_design,
+    neighbor_means,
+    neighbor_ranges,
+)
 from tests.synthetic import hexagonal, square
 
 
@@ -254,3 +261,20 @@ def test_the_features_are_left_alone():
     before = features.copy()
     build_design(features, slide, xy)
     np.testing.assert_array_equal(features, before)
+
+
+@given(seed=st.integers(0, 10_000), cut=st.integers(1, 29))
+def test_moments_of_two_parts_are_those_of_the_whole(seed, cut):
+    block = np.random.default_rng(seed).normal(3, 2, (30, 5)).astype(np.float32)
+    block[:, 4] = 7
+    whole, merged = SlideMoments.of(block), SlideMoments.of(block[:cut]).merged(SlideMoments.of(block[cut:]))
+    assert merged.n == whole.n == 30
+    np.testing.assert_allclose(whole.mean, block.astype(np.float64).mean(axis=0))
+    np.testing.assert_allclose(merged.mean, whole.mean, atol=1e-12)
+    np.testing.assert_allclose(merged.squares, whole.squares, atol=1e-9)
+    np.testing.assert_array_equal(merged.largest, np.abs(block).max(axis=0))
+    scaled = merged.standardized(block)
+    np.testing.assert_allclose(scaled[:, :4].mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled[:, :4].std(axis=0), 1, atol=1e-5)
+    # a constant column says nothing
+    assert not scaled[:, 4].any()

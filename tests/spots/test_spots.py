@@ -248,3 +248,26 @@ def test_what_is_taken_and_what_is_unseen():
     spots = two_sides()
     assert len(spots.take(np.array([3, 1])).gene_side) == 30
     assert spots.unseen().gene_side is None
+
+
+def test_the_order_of_training_is_by_slide_name_spot_name_and_place():
+    xy = np.array([[5.0, 1], [0, 0], [0, 2], [0, 1], [9, 9], [1, 1]])
+    spots = Spots.of(
+        np.array([1, 0, 1, 1, 0, 0]), xy, name=np.array(["b", "x", "a", "a", "c", "d"]), slides=["second", "first"]
+    )
+    # slide "first" has the code 1; its two spots of one name are told apart by their place
+    assert spots.in_order(np.arange(6)).tolist() == [3, 2, 0, 4, 5, 1]
+    assert spots.in_order(np.array([5, 0, 1])).tolist() == [0, 5, 1]
+    # without names of slides their codes decide
+    assert replace(spots, slides=()).in_order(np.arange(6)).tolist() == [4, 5, 1, 3, 2, 0]
+
+
+def test_slides_in_order_keep_their_names_also_on_the_gene_side():
+    gene_side = Spots.of(np.array([0, 2]), np.zeros((2, 2)), name=np.array(["z", "a"]), slides=["c", "b", "a"])
+    spots = Spots.of(np.array([1, 0, 2]), np.zeros((3, 2)), slides=["c", "b", "a"], gene_side=gene_side)
+    found = spots.with_slides_in_order()
+    assert list(found.slides) == ["a", "b", "c"]
+    assert [found.slides[i] for i in found.slide] == ["b", "c", "a"]
+    assert found.gene_side is not None
+    assert found.gene_side.name.tolist() == ["a", "z"]
+    assert [found.gene_side.slides[i] for i in found.gene_side.slide] == ["a", "c"]

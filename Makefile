@@ -5,13 +5,13 @@ BIN := .venv/bin
 export MPLBACKEND ?= agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types docs lock clean
+.PHONY: help install demo test test-slow test-lowest lint types docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # several processes (-n 2) would otherwise compete for the same cores with the threads of each
-test test-slow: export OMP_NUM_THREADS ?= 1
+test test-slow test-lowest: export OMP_NUM_THREADS ?= 1
 
 install: ## make or update .venv with the package and its development tools
 	@scripts/setup-env.sh
@@ -25,6 +25,13 @@ test: install ## run the tests that take seconds and need neither network nor GP
 
 test-slow: install ## run the tests on real slides, and those that kill processes
 	$(BIN)/python -m pytest -m "slow and not network and not gpu" $(ARGS)
+
+test-lowest: ## run the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	scripts/setup-env.sh uv venv --quiet --allow-existing .venv-lowest
+	scripts/setup-env.sh uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+		--group test --editable .
+	.venv-lowest/bin/python -m pytest -n logical --maxprocesses 8 --dist worksteal -o filterwarnings=default \
+		-m "not slow and not network and not gpu" $(ARGS)
 
 lint: install ## check style and spelling
 	$(BIN)/ruff check

@@ -352,11 +352,11 @@ def of_color(stores):
 
 @pytest.mark.parametrize("command", ["predict", "classify", "similar"])
 def test_the_encoder_of_a_model_is_given_by_its_name(command, stores, of_color, tmp_path, monkeypatch):
-    from stcontrast.tl import _features
+    from stcontrast.tl._features import to_predict
 
     asked = []
-    resolve = _features.resolve_encoders
-    monkeypatch.setattr(_features, "resolve_encoders", lambda encoder: asked.append(encoder) or resolve(encoder))
+    resolve = to_predict.resolve_encoders
+    monkeypatch.setattr(to_predict, "resolve_encoders", lambda encoder: asked.append(encoder) or resolve(encoder))
     out = tmp_path / ("o.csv" if command == "similar" else "o.zarr")
     where = [stores / "new.zarr", "--model", of_color, "--out", out]
     result = run(command, *where, "--encoder", "color", *(["--no-figure"] if command == "predict" else []))

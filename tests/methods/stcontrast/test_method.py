@@ -358,8 +358,8 @@ def test_what_is_saved_is_all_there_is(four, tmp_path):
     assert {"slope", "parts/space/axes", "parts/linear/arrays/rotation", "parts/arrays/bank", "parts/level"} <= arrays
     assert {
         "subtypes/arrays/coefficients",
-        "subtypes/kernels/kernel/arrays/root",
-        "subtypes/kernels/kernel of features/arrays/root",
+        "subtypes/kernels/kernel/arrays/dual",
+        "subtypes/kernels/kernel of features/arrays/dual",
     } <= arrays
 
 

@@ -66,12 +66,13 @@ class Subtypes(Learns):
         self.weights = dict(PRIOR)
         self.scaler = Scaler(unit=True)
         self.arrays: dict[str, NDArray[Any]] = {}
-        self.kernels = {name: KernelPath(seed=seed) for name in PRIOR if name.startswith("kernel")}
+        self.kernels = self._fresh_kernels()
 
     def fit(self, spots: Spots, embedding: NDArray[np.float32] | None) -> None:
         """Fit on training spots, with their joint embedding (n_spots, d) where there were counts to learn it from."""
         from sklearn.decomposition import PCA
 
+        self.kernels = self._fresh_kernels()
         self.scaler.fit(spots)
         blocks = [self.scaler.scaled(spots), *([] if embedding is None else [embedding])]
         self.arrays = {"n_classes": np.array(spots.n_classes)}
@@ -93,6 +94,9 @@ class Subtypes(Learns):
         for kernel in self.kernels.values():
             if kernel.arrays:
                 kernel.settle(PENALTY)
+
+    def _fresh_kernels(self) -> dict[str, KernelPath]:
+        return {name: KernelPath(seed=self.seed) for name in PRIOR if name.startswith("kernel")}
 
     def predict(self, spots: Spots, embedding: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Probability of every class (n_spots, n_classes)."""

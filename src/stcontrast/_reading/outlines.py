@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stcontrast._reading.columns import obs_column
-from stcontrast._reading.element_slides import positions_of, shapes_of_region
 from stcontrast._reading.elements import (
     shape_centers,
 )
+from stcontrast._reading.spatialdata_slides import positions_of, shapes_of_region
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,15 +14,15 @@ import numpy as np
 
 from stcontrast._keys import UNS
 from stcontrast._progress import stage
+from stcontrast._reading.anndata_slides import column_of_libraries, library_rows, library_slide
 from stcontrast._reading.columns import obs_column
-from stcontrast._reading.element_slides import element_slide
-from stcontrast._reading.library_slides import column_of_libraries, library_rows, library_slide
 from stcontrast._reading.scale import (
     positive_number,
 )
 from stcontrast._reading.sections import PerSlide, Sections, of_slide, table_region_keys
 from stcontrast._reading.slide_images import report_images
 from stcontrast._reading.slide_scale import compare_slides, with_scale
+from stcontrast._reading.spatialdata_slides import element_slide
 from stcontrast._reading.wsi import slide_element
 from stcontrast._records import read_record
 

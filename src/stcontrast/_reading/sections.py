@@ -5,7 +5,6 @@ Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the squar
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -32,8 +31,6 @@ __all__ = [
     "of_slide",
     "table_region_keys",
 ]
-
-logger = logging.getLogger(__name__)
 
 # spots of a platform have one size; of these cells do not
 SAME_SIZE: Final = 0.03

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DualScalePair"]
 
+type Around = tuple[Tensor, Tensor, Tensor]
+
 
 class DualScalePair(PairModule):
     """Query and neighbour branch of image and genes.
@@ -68,21 +70,23 @@ class DualScalePair(PairModule):
 
     def embed_image(self, table: SpotTable, rows: Tensor) -> Tensor:
         """Both scales of the image, each of unit length (n, 2 d)."""
-        query, nodes = self._image(table, rows)
+        query, nodes = self._image(table, rows, _around(table, rows))
         return torch.cat([functional.normalize(part, dim=1) for part in (query, nodes.mean(dim=1))], dim=1)
 
     def embed_genes(self, table: SpotTable, rows: Tensor) -> Tensor:
         """Both scales of the genes, each of unit length (n, 2 d)."""
-        return torch.cat([functional.normalize(part, dim=1) for part in self._genes(table, rows)], dim=1)
+        scales = self._genes(table, rows, _around(table, rows))
+        return torch.cat([functional.normalize(part, dim=1) for part in scales], dim=1)
 
     def regress(self, table: SpotTable, rows: Tensor) -> Tensor:
         """Expression from the image (n, n_targets)."""
-        return self._decoded(*self._image(table, rows))
+        return self._decoded(*self._image(table, rows, _around(table, rows)))
 
     def losses(self, table: SpotTable, rows: Tensor) -> dict[str, Tensor]:
         """Contrast of both scales, and error of the regression."""
-        image, nodes = self._image(table, rows)
-        gene, near_gene = self._genes(table, rows)
+        around = _around(table, rows)
+        image, nodes = self._image(table, rows, around)
+        gene, near_gene = self._genes(table, rows, around)
         near_image = nodes.mean(dim=1)
         expression = self.expression_error(self._decoded(image, nodes), table.target[rows], table.slide[rows])
         if self.variant == "paper":
@@ -100,18 +104,16 @@ class DualScalePair(PairModule):
             "expression": expression,
         }
 
-    def _image(self, table: SpotTable, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _image(self, table: SpotTable, rows: Tensor, around: Around) -> tuple[Tensor, Tensor]:
         """Token of the spot (n, d), and nodes of its neighbourhood (n, n_nearest, d)."""
-        near = table.near[rows]
-        different, place = torch.unique(near, return_inverse=True)
-        nodes = self.image_graph(table.image[different], hyperedges(table.image[near]), place)
+        different, place, edges = around
+        nodes = self.image_graph(table.image[different], edges, place)
         return self.image_query(table.image[rows]), nodes
 
-    def _genes(self, table: SpotTable, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _genes(self, table: SpotTable, rows: Tensor, around: Around) -> tuple[Tensor, Tensor]:
         """Tokens of the spot and of its neighbourhood (n, d); the hyperedges are those of the image."""
-        near = table.near[rows]
-        different, place = torch.unique(near, return_inverse=True)
-        nodes = self.gene_graph(self.gene_token(table.gene[different]), hyperedges(table.image[near]), place)
+        different, place, edges = around
+        nodes = self.gene_graph(self.gene_token(table.gene[different]), edges, place)
         return self.gene_token(table.gene[rows]), nodes.mean(dim=1)
 
     def _decoded(self, image: Tensor, nodes: Tensor) -> Tensor:
@@ -126,3 +128,10 @@ class DualScalePair(PairModule):
         fused_image = self.cross(image, gene)
         fused_gene = self.cross(gene, fused_image)
         return fused_image[:, 0], fused_gene[:, 0]
+
+
+def _around(table: SpotTable, rows: Tensor) -> Around:
+    """The neighbourhood of spots: its different spots, where each of them is (n, n_nearest), and the hyperedges."""
+    near = table.near[rows]
+    different, place = torch.unique(near, return_inverse=True)
+    return different, place, hyperedges(table.image[near])

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from stcontrast.nn._losses import gaussian_target_loss, one_way_nce
 from stcontrast.nn._pairs import Contrast, PairModule, SpotTable
-from stcontrast.nn._towers import ProjectionHead
+from stcontrast.nn._towers import ProjectionHead, field_widths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class FieldPair(PairModule):
         super().__init__(contrast)
         self.weights = weights
         self.bandwidth = bandwidth
-        widths = [len(part) for part in torch.arange(n_image).tensor_split(min(n_fields, n_image))]
+        widths = field_widths(n_image, n_fields)
         self.image_heads = nn.ModuleList(ProjectionHead(width, n_embedding, dropout=dropout) for width in widths)
         self.gene_head = ProjectionHead(n_gene, n_embedding, dropout=dropout)
         self.second = nn.Sequential(nn.LayerNorm(n_image), nn.Linear(n_image, n_embedding))

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from stcontrast.nn._losses import distilled_nce
 from stcontrast.nn._pairs import Contrast, PairModule, SpotTable
-from stcontrast.nn._towers import CrossEncoder, ProjectionHead
+from stcontrast.nn._towers import CrossEncoder, ProjectionHead, field_widths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,7 @@ class MomentumPair(PairModule):
         self.register_buffer("queue", torch.zeros(2, 0, n_embedding), persistent=False)
         self.register_buffer("queued", torch.zeros(0, dtype=torch.int64), persistent=False)
         self.n_seen, self.n_compared = 0, 1.0
-        widths = [len(part) for part in torch.arange(n_image).tensor_split(min(n_fields, n_image))]
+        widths = field_widths(n_image, n_fields)
         self.tokens = nn.ModuleList(nn.Linear(width, n_embedding) for width in widths)
         self.asked = nn.Parameter(torch.randn(N_QUERIES, n_embedding) / math.sqrt(n_embedding))
         self.decoder = CrossEncoder(n_embedding, n_layers=n_layers, n_heads=n_heads, dropout=dropout)

@@ -228,6 +228,11 @@ def hyperedges(features: Tensor, *, n_similar: int = 3) -> Tensor:
     return joined.clamp(max=1.0).transpose(1, 2)
 
 
+def field_widths(n_image: int, n_fields: int) -> list[int]:
+    """Widths of the parts that image features are cut into, as ``tensor_split`` does; at most as many as features."""
+    return [len(part) for part in torch.arange(n_image).tensor_split(min(n_fields, n_image))]
+
+
 class HypergraphConvolution(nn.Module):
     r"""One step along the hyperedges: :math:`D^{-1} H B^{-1} H^\top X \Theta + b`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -181,8 +182,6 @@ def crops(  # noqa: PLR0913
 
 def _keys_of(data: SpatialData | AnnData, color: str, keys: Keys, prediction_key: str) -> Keys | None:
     """Where the column is: in the table of the spots, or in that of the prediction; `None` where it is no column."""
-    from dataclasses import replace
-
     if color in resolve_table(data, table_key=keys.table_key).obs:
         return keys
     tables = getattr(data, "tables", {})

@@ -11,15 +11,8 @@ from stcontrast._arguments import NAME, POSITIVE, SEED, SHARE, TEXT, checked, li
 from stcontrast._keys import CLASS, EMBEDDING
 from stcontrast._reading import as_list, obsm_array, resolve_table
 from stcontrast.pl._colors import CLASS_COLORS, CMAP, Palette, class_colors, class_names, color_scale, ink
-from stcontrast.pl._layout import (
-    ColorBar,
-    add_color_bars,
-    finish,
-    given_titles,
-    legend_width,
-    make_panels,
-    panel_legend,
-)
+from stcontrast.pl._layout import finish, given_titles, make_panels
+from stcontrast.pl._legends import ColorBar, add_color_bars, legend_width, panel_legend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,17 +12,8 @@ from stcontrast._keys import CLASS
 from stcontrast._reading import Keys, as_list, obs_column, resolve_all, slide_outlines
 from stcontrast._records import read_record
 from stcontrast.pl._colors import CMAP, Limit, Palette, class_colors, class_names, color_scale, faded, is_limit
-from stcontrast.pl._layout import (
-    LEGEND_PLACES,
-    ColorBar,
-    add_color_bars,
-    add_legend,
-    choose_slides,
-    finish,
-    given_titles,
-    make_panels,
-    with_slide,
-)
+from stcontrast.pl._layout import choose_slides, finish, given_titles, make_panels, with_slide
+from stcontrast.pl._legends import LEGEND_PLACES, ColorBar, add_color_bars, add_legend
 from stcontrast.pl._slide import common_views, draw_picture, draw_scale_bar, draw_spots, read_picture
 
 if TYPE_CHECKING:

@@ -23,16 +23,8 @@ from stcontrast._predictions import (
 from stcontrast._reading import Keys, as_list, slide_outlines
 from stcontrast.metrics import gene_correlation
 from stcontrast.pl._colors import CMAP, WIDTH_CMAP, Limit, color_scale, is_limit
-from stcontrast.pl._layout import (
-    BAR_SPACE,
-    ColorBar,
-    add_color_bars,
-    choose_slides,
-    finish,
-    given_titles,
-    make_panels,
-    with_slide,
-)
+from stcontrast.pl._layout import choose_slides, finish, given_titles, make_panels, with_slide
+from stcontrast.pl._legends import BAR_SPACE, ColorBar, add_color_bars
 from stcontrast.pl._slide import common_views, draw_picture, draw_scale_bar, draw_spots, read_picture
 
 if TYPE_CHECKING:

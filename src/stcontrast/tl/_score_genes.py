@@ -226,7 +226,7 @@ def _warn_of_intervals(tables: Sequence[AnnData], slides: Sequence[NDArray[np.st
     silent, partial, bare = [], [], []
     for table, slide in zip(tables, slides, strict=True):
         names = list(dict.fromkeys(slide.tolist()))
-        if SPOT_ERRORS not in table.varm or not {LOWER, UPPER} <= set(table.layers):
+        if not _has_errors(table):
             silent += names
             continue
         held = _holds(table)
@@ -244,7 +244,14 @@ def _warn_of_intervals(tables: Sequence[AnnData], slides: Sequence[NDArray[np.st
         logger.warning("No intervals, or none of the slide's mean, for %s.", "; for ".join(told))
 
 
+def _has_errors(table: AnnData) -> bool:
+    """Whether a prediction says how the errors of genes go together, and has intervals."""
+    return SPOT_ERRORS in table.varm and {LOWER, UPPER} <= set(table.layers)
+
+
 def _scored(table: AnnData, used: Mapping[str, list[str]]) -> dict[str, _Scores]:
+    from scipy.stats import norm, t
+
     weights = np.zeros((table.n_vars, len(used)))
     for i, genes in enumerate(used.values()):
         weights[table.var_names.get_indexer(genes), i] = 1 / len(genes)
@@ -253,9 +260,7 @@ def _scored(table: AnnData, used: Mapping[str, list[str]]) -> dict[str, _Scores]
     values = np.concatenate([np.asarray(block[:, here] @ weights[here], dtype=np.float64) for block in blocks])
     record = read_record(table, "prediction") or {}
     tail = (1 + float(record.get("interval", LEVEL))) / 2
-    from scipy.stats import norm, t
-
-    known = SPOT_ERRORS in table.varm and {LOWER, UPPER} <= set(table.layers)
+    known = _has_errors(table)
     of_spots = _deviation(table.varm[SPOT_ERRORS], weights) if known else np.full(len(used), np.nan)
     freedom = _degrees_of_freedom(table)
     of_slides = _deviation(table.varm[SLIDE_ERRORS], weights) if known and freedom else np.full(len(used), np.nan)

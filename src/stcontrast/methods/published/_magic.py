@@ -60,7 +60,6 @@ class MagicOptions(ContrastiveOptions):
         super().__post_init__()
         check_fields(
             self, momentum=number(least=0, below=1), queue_size=whole(0), distillation=SHARE, n_fields=whole(1),
-            batch_size=whole(2),
         )  # fmt: skip
         if self.n_embedding % self.n_heads:
             msg = f"`n_embedding` must be a multiple of `n_heads`, found {self.n_embedding} and {self.n_heads}."

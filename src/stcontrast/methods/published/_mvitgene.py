@@ -57,7 +57,7 @@ class MvitgeneOptions(ContrastiveOptions):
         not_negative = number(least=0)
         check_fields(
             self, n_fields=whole(1), bandwidth=POSITIVE, soft_weight=not_negative, second_weight=not_negative,
-            batch_size=whole(2), n_embedding=whole(2),
+            n_embedding=whole(2),
         )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["FeatureSpec", "encode_centers", "feature_spec", "pair_encoders", "prefetched"]
-
-logger = logging.getLogger(__name__)
 
 POLL_S: Final = 0.1
 # crops that an encoder is given at once

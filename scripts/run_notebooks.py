@@ -37,6 +37,14 @@ def executed(path: Path) -> Any:
     return notebook
 
 
+def without_widgets_warning(notebook: Any) -> Any:
+    """The notebook without what tqdm says, with a path of this machine, where ipywidgets is absent."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if "IProgress not found" not in output.get("text", "")]
+    return notebook
+
+
 def smaller(png: str) -> str:
     """A PNG (base64) with 256 colours."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(256, dither=Image.Dither.NONE)
@@ -48,7 +56,7 @@ def smaller(png: str) -> str:
 def main() -> None:
     """Execute the notebooks that are named, or all."""
     for path in [Path(name) for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("*.ipynb")):
-        nbformat.write(executed(path), path)
+        nbformat.write(without_widgets_warning(executed(path)), path)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,20 @@
 # PYTHON=/path/to/python names the interpreter; ARGS="..." is passed on, for instance make test ARGS="-k crops -x".
 
 BIN := .venv/bin
+IN_PROCESSES := -n logical --maxprocesses 8 --dist worksteal
+QUICK := not slow and not long and not network and not gpu
 export MPLBACKEND ?= agg
+# images of containers often set it: every process would compile all libraries again, which takes 20 s
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-lowest lint types docs lock clean
+.PHONY: help install demo test test-slow test-long test-lowest test-newest lint types docs lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # several processes (-n 2) would otherwise compete for the same cores with the threads of each
-test test-slow test-lowest: export OMP_NUM_THREADS ?= 1
+test test-slow test-long test-lowest test-newest: export OMP_NUM_THREADS ?= 1
 
 install: ## make or update .venv with the package and its development tools
 	@scripts/setup-env.sh
@@ -20,18 +24,26 @@ demo: install ## fit, predict, classify and cross-validate on toy data, into dem
 	$(BIN)/stcontrast demo --out demo-output --overwrite $(ARGS)
 
 test: install ## run the tests that take seconds and need neither network nor GPU, in as many processes as cores
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal \
-		-m "not slow and not network and not gpu" $(ARGS)
+	$(BIN)/python -m pytest $(IN_PROCESSES) -m "$(QUICK)" $(ARGS)
 
 test-slow: install ## run the tests on real slides, and those that kill processes
-	$(BIN)/python -m pytest -m "slow and not network and not gpu" $(ARGS)
+	$(BIN)/python -m pytest $(IN_PROCESSES) -m "slow and not network and not gpu" $(ARGS)
 
-test-lowest: ## run the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
-	scripts/setup-env.sh uv venv --quiet --allow-existing .venv-lowest
-	scripts/setup-env.sh uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+test-long: install ## run the tests that take minutes: long notebooks, the demo under a test
+	$(BIN)/python -m pytest $(IN_PROCESSES) -m "long and not network and not gpu" $(ARGS)
+
+test-lowest: install ## run the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(call test-with,lowest,lowest-direct)
+
+test-newest: install ## run the tests with the newest versions there are, in .venv-newest
+	$(call test-with,newest,highest)
+
+define test-with
+	scripts/setup-env.sh uv venv --quiet --allow-existing --python $(BIN)/python .venv-$(1)
+	scripts/setup-env.sh uv pip install --quiet --upgrade --python .venv-$(1)/bin/python --resolution $(2) \
 		--group test --editable .
-	.venv-lowest/bin/python -m pytest -n logical --maxprocesses 8 --dist worksteal -o filterwarnings=default \
-		-m "not slow and not network and not gpu" $(ARGS)
+	.venv-$(1)/bin/python -m pytest $(IN_PROCESSES) -o filterwarnings=default -m "$(QUICK)" $(ARGS)
+endef
 
 lint: install ## check style and spelling
 	$(BIN)/ruff check

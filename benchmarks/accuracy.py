@@ -1,12 +1,14 @@
 """All methods and baselines on the same features and the same folds: how well each predicts slides it never saw.
 
     python benchmarks/accuracy.py --data FOLDER --out FOLDER [--rows NAME ...] [--tasks NAME ...] [--encoder NAME]
-                                  [--neighbors N]
+                                  [--neighbors N] [--seeds N ...] [--once]
 
 FOLDER holds her2st/, olfactory_bulb/ and stutility/, as in the tests. Every row runs in a process of its own, so that its
 peak memory is its own; results are written to OUT/results.jsonl as they come, and a repeated call takes up where the last
 one stopped. Prints four tables: accuracy, differences to ridge, intervals,
-and recall from image to gene on held-out slides. ``--encoder color`` takes plain colour
+and recall from image to gene on held-out slides; all are means over the seeds, and with several of them a fifth has the
+mean, the range and the number of seeds. ``--once`` trains
+methods without a choice on inner folds (the published ones) once, not in every fold too: there is no interval then. ``--encoder color`` takes plain colour
 statistics at 100, 200 and 400 µm instead of the default features, ``densenet121`` and ``mobilenetv2_100`` networks in
 FOLDER/encoders at 200 and 400 µm. ``--neighbors`` gives every method that many neighbours
 beside a spot's own features, instead of what each takes by default.
@@ -27,6 +29,8 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from accuracy_tables import accuracy, intervals, margins, over_seeds, retrieval
 
 # row: method and its options
 CLIP = {
@@ -179,7 +183,7 @@ def genes_of(train):
     return [shared[i] for i in choose_genes(joined.X.tocsr(), total, slide, n_genes=N_GENES)]
 
 
-def run_task(name, folder, row, n_neighbors):
+def run_task(name, folder, row, n_neighbors, seed):
     """Hold out each group of a task in turn: a result for each slide or donor."""
     import stcontrast as stc
 
@@ -205,9 +209,9 @@ def run_task(name, folder, row, n_neighbors):
             others = [ad.read_h5ad(folder.parent / "counts" / f"{other}.h5ad") for other in alone]
         model = stc.tl.fit(
             [*train, *others], batch_key="donor", label_key=LAYERS if of_layers else None, method=row["method"], options=options,
-            n_neighbors=n_neighbors,
+            n_neighbors=n_neighbors, seed=seed,
         )  # fmt: skip
-        shared = {"task": name, "group": group, "seconds": time.process_time() - start}
+        shared = {"task": name, "group": group, "seed": seed, "seconds": time.process_time() - start}
         scores = classes(test, model) if of_layers else expression(test, model, genes_of(train))
         for result in scores:
             yield {**shared, **result, "held-out r of the model": model.spec.get("held_out_r")}
@@ -251,8 +255,8 @@ def expression(test, model, genes):
             "Moran difference": np.nanmean(moran_difference(found, observed, np.asarray(table.obsm["spatial"]))),
             "ceiling": np.nanmean(correlation_ceiling(counts, depth)),
             # without an interval there is nothing to cover
-            "coverage": ((lower <= observed) & (observed <= upper)).mean() if np.isfinite(lower).all() else None,
-            "width": (upper - lower).mean(dtype=float) if np.isfinite(lower).all() else None,
+            "coverage": ((lower <= observed) & (observed <= upper)).mean() if np.isfinite(upper).all() else None,
+            "width": (upper - lower).mean(dtype=float) if np.isfinite(upper).all() else None,
             "recall": recall,
             "r by gene": dict(zip(here, np.round(r, 5).tolist(), strict=True)),
         }  # fmt: skip
@@ -291,103 +295,41 @@ def partial(found, observed, depth):
     return gene_correlation(residuals[0], residuals[1])
 
 
+def train_once():
+    """Leave out the fits of inner folds, where a method chooses nothing on them."""
+    from stcontrast._data.spots import Prediction
+    from stcontrast.methods._base import Method
+
+    Method.predict_out_of_fold = lambda self, spots, folds: Prediction.empty(
+        len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes
+    )
+
+
 def run_row(arguments):
     """In a process of its own: one row on some tasks."""
     import stcontrast as stc
 
     stc.settings.progress = False
+    if arguments.once:
+        train_once()
     row = {"method": arguments.run, **ROWS[arguments.run]}
     for task in arguments.tasks:
-        for result in run_task(task, arguments.out / "slides", row, arguments.neighbors):
+        for result in run_task(task, arguments.out / "slides", row, arguments.neighbors, *arguments.seeds):
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(json.dumps({"row": arguments.run, **result, "GiB": memory}, default=float), flush=True)
 
 
-def by_task(results, metric):
-    """Mean over the slides of a group, then over groups; rows x tasks."""
-    return results.groupby(["row", "task", "group"])[metric].mean().groupby(["row", "task"]).mean().unstack()
-
-
-def accuracy(results):
-    """Mean r of each task, and macro-F1: within a mouse, then over mice; and of all spots of all mice together."""
-    expression = results[results["mean r"].notna()]
-    parts = {}
-    for task in [task for task in TASKS if task in set(expression["task"])]:
-        here = expression[expression["task"] == task]
-        if task.startswith("her2st A, C"):
-            more = " + counts" if "counts" in task else ""
-            parts[f"C > A{more}"] = here[here["group"] == "A"].groupby("row")["mean r"].mean()
-            parts[f"A > C{more}"] = here[here["group"] == "C"].groupby("row")["mean r"].mean()
-        elif task == "arrays 1, 2":
-            parts["1 > 2"] = here[here["group"] == "2"].groupby("row")["mean r"].mean()
-            parts["2 > 1"] = here[here["group"] == "1"].groupby("row")["mean r"].mean()
-        else:
-            parts[task] = by_task(here, "mean r")[task]
-    for task in [task for task in TASKS if "layers" in task and task in set(results["task"])]:
-        here = results[results["task"] == task]
-        parts[f"{task}: F1"] = by_task(here, "macro-F1")[task]
-        parts[f"{task}: pooled"] = here.groupby("row")["confusion"].agg(
-            lambda many: macro_f1(np.sum(list(many), axis=0))
-        )
-    parts["CPU s a fit"] = results.groupby("row")["seconds"].mean().round(1)
-    parts["peak GiB"] = results.groupby("row")["GiB"].max().round(2)
-    return pd.DataFrame(parts)
-
-
-def macro_f1(confusion):
-    """Mean over classes of F1, from counts of true (rows) and predicted classes."""
-    right = np.diag(confusion)
-    return float(np.mean(2 * right / (confusion.sum(axis=0) + confusion.sum(axis=1))))
-
-
-def margins(results, reference="ridge"):
-    """Mean difference in r to ridge over genes, and the share of genes that gain, by row and held-out group."""
-    lines = []
-    for (task, group), here in results[results["mean r"].notna()].groupby(["task", "group"]):
-        of_row = {
-            row: pd.concat([pd.Series(r) for r in part["r by gene"]], axis=1).mean(axis=1) for row, part in here.groupby("row")
-        }  # fmt: skip
-        for row, r in of_row.items():
-            gain = (r - of_row[reference]).dropna()
-            text = f"{gain.mean():+.3f} ({(gain > 0).mean():.0%})"
-            lines.append({"row": row, "held out": f"{task}: {group}", "gain": text})
-    return pd.DataFrame(lines).pivot(index="row", columns="held out", values="gain")
-
-
-def intervals(results):
-    """Coverage of nominal 90 % intervals, their width over that of the mean's, and the shape of predictions."""
-    expression = results[results["mean r"].notna()]
-    width = by_task(expression, "width")
-    parts = {"coverage": by_task(expression, "coverage"), "width / mean's": width / width.loc["mean"]}
-    parts |= {
-        metric: by_task(expression, metric)
-        for metric in ("r given depth", "rmse", "variance ratio", "Moran difference", "ceiling")
-    }
-    return pd.concat(parts, axis=1)
-
-
-def retrieval(results):
-    """Recall at 10 from image to gene above chance on held-out slides: mean, and its 95 % interval over slides."""
-    lines = []
-    of_task = results[results["recall"].notna()]
-    for (task, row), here in of_task.groupby(["task", "row"], sort=False):
-        for kind in ("by expression", "by embedding"):
-            values = np.array([recall[kind] for recall in here["recall"] if recall.get(kind) is not None], dtype=float)
-            if len(values) == 0:
-                continue
-            draws = np.random.default_rng(0).choice(values, size=(2000, len(values))).mean(axis=1)
-            low, high = np.quantile(draws, [0.025, 0.975])
-            text = f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
-            lines.append({"row": f"{row}, {kind}", "task": task, "recall": text})
-    return pd.DataFrame(lines).pivot(index="row", columns="task", values="recall") if lines else pd.DataFrame()
+def read(kept):
+    """The results so far; those of before there were seeds are of seed 0."""
+    results = pd.read_json(kept, lines=True, dtype={"group": str})
+    return results.assign(seed=results["seed"].fillna(0).astype(int) if "seed" in results else 0)
 
 
 def finished(kept):
-    """Rows and tasks of which every group is there."""
+    """Rows, tasks and seeds of which every group is there."""
     if not kept.exists():
         return set()
-    stored = pd.read_json(kept, lines=True, dtype={"group": str})
-    groups = stored.groupby(["row", "task"])["group"].agg(set)
+    groups = read(kept).groupby(["row", "task", "seed"])["group"].agg(set)
     return {key for key, there in groups.items() if there == set(TASKS[key[1]][1])}
 
 
@@ -399,6 +341,8 @@ def main():
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
     parser.add_argument("--encoder", choices=("texture", "color", *NETWORKS), default="texture")
     parser.add_argument("--neighbors", type=int)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--once", action="store_true")
     parser.add_argument("--run", choices=[SLIDES, *ROWS], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run == SLIDES:
@@ -413,30 +357,34 @@ def main():
         slides = ["--run", SLIDES, "--data", str(arguments.data), "--encoder", arguments.encoder]
         subprocess.run([*again, *slides], check=True)
     kept = arguments.out / "results.jsonl"
-    for row in arguments.rows:
-        missing = [task for task in arguments.tasks if (row, task) not in finished(kept)]
+    for row, seed in [(row, seed) for seed in arguments.seeds for row in arguments.rows]:
+        missing = [task for task in arguments.tasks if (row, task, seed) not in finished(kept)]
         if not missing:
             continue
-        command = [*again, "--run", row, "--tasks", *missing]
+        command = [*again, "--run", row, "--seeds", str(seed), "--tasks", *missing]
         if arguments.neighbors is not None:
             command += ["--neighbors", str(arguments.neighbors)]
+        if arguments.once:
+            command += ["--once"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child, kept.open("a") as file:
             for line in child.stdout:
                 if line.startswith("{"):
                     file.write(line)
                     file.flush()
         if child.returncode:
-            sys.exit(f"row {row!r} failed; what was finished before is in {kept}")
-    results = pd.read_json(kept, lines=True, dtype={"group": str}).fillna({"slide": ""})
-    results = results.drop_duplicates(["row", "task", "group", "slide"], keep="last")
+            sys.exit(f"row {row!r}, seed {seed} failed; what was finished before is in {kept}")
+    results = read(kept).fillna({"slide": ""})
+    results = results.drop_duplicates(["row", "task", "group", "slide", "seed"], keep="last")
     results = results.reindex(columns=[*results.columns.union(["mean r", "macro-F1", "confusion", "r by gene"])])
     rows = [row for row in ROWS if row in set(results["row"])]
-    print(accuracy(results).reindex(rows).round(3).to_string())
+    print(accuracy(results, TASKS).reindex(rows).round(3).to_string())
     if {"ridge", "mean"} <= set(results.loc[results["mean r"].notna(), "row"]):
         print(margins(results).reindex(rows).to_string())
         print(intervals(results).reindex(rows).round(3).to_string())
     if "recall" in results:
         print(retrieval(results).to_string())
+    if results["seed"].nunique() > 1:
+        print(over_seeds(results).reindex(rows).to_string())
 
 
 if __name__ == "__main__":

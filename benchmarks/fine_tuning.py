@@ -1,9 +1,9 @@
 """Does fine-tuning help on a donor that nobody has seen? Toy slides, a small network with random weights, end to end.
 
-    python benchmarks/fine_tuning.py --seeds 0 1
+    python benchmarks/fine_tuning.py --seeds 0 1 [--methods ridge bleep mclstexp tpirbae]
 
-The same network, frozen and fine-tuned, at the same field; ridge regression on its features; the last donor held out.
-The options were chosen by the correlation with inner held-out donors (the model's spec) on toy slides of another seed.
+The same network, frozen and fine-tuned, at the same field; ridge regression on its features, or another method; the last
+donor held out. Of methods whose own loss can train a network, fine-tuned by the joint loss and by their own. The options were chosen by the correlation with inner held-out donors (the model's spec) on toy slides of another seed.
 """
 
 from __future__ import annotations
@@ -32,17 +32,31 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def measure(seed: int, *, n_spots: int = 120, n_genes: int = 120) -> dict[str, float]:
+METHODS: dict[str, dict[str, Any]] = {"ridge": {}, "bleep": {}, "mclstexp": {"fast": True}, "tpirbae": {}}
+
+
+def measure(seed: int, method: str, *, n_spots: int = 120, n_genes: int = 120) -> dict[str, float | str]:
     """Mean gene correlation and share of right subtypes on the last donor, of the frozen and the fine-tuned network."""
     sdata = stc.datasets.toy(n_donors=N_DONORS, n_spots=n_spots, n_genes=n_genes, seed=seed)
     donors = [f"donor{i + 1}" for i in range(N_DONORS)]
     encoder = stc.pp.TimmEncoder("test_resnet", pretrained=False, size_px=64, seed=seed)
-    how = {"batch_key": "donor", "label_key": "subtype", "method": "ridge", "encoder": encoder, "field_um": FIELD_UM}
-    found: dict[str, float] = {"seed": seed}
-    for name, tower in {
+    how: dict[str, Any] = {
+        "batch_key": "donor",
+        "label_key": "subtype",
+        "method": method,
+        "encoder": encoder,
+        "field_um": FIELD_UM,
+    }
+    how["options"] = METHODS[method]
+    found: dict[str, float | str] = {"method": method, "seed": seed}
+    towers: dict[str, dict[str, Any]] = {
         "frozen": {},
         "fine-tuned": {"image_tower": "finetune", "tower_options": OPTIONS},
-    }.items():
+        "own loss": {"image_tower": "finetune", "tower_options": {**OPTIONS, "loss": "method"}},
+    }
+    if method == "ridge":
+        del towers["own loss"]
+    for name, tower in towers.items():
         start = time.perf_counter()
         model = stc.tl.fit(_donors(sdata, donors[:-1]), **how, **tower, seed=seed)
         new = _donors(sdata, donors[-1:])
@@ -80,10 +94,12 @@ def _donors(sdata: SpatialData, donors: list[str]) -> SpatialData:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["ridge"])
+    arguments = parser.parse_args()
     stc.settings.progress = False
     torch.set_num_threads(1)
-    print(pd.DataFrame([measure(seed) for seed in seeds]).set_index("seed").T.round(3).to_string())
+    found = [measure(seed, method) for method in arguments.methods for seed in arguments.seeds]
+    print(pd.DataFrame(found).set_index(["method", "seed"]).T.round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -417,7 +417,7 @@ def cluster(arguments):
     n_spots = min(arguments.spots)
     seconds = {}
     for n_workers in (1, 2):
-        with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None) as of, Client(of):
+        with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as of, Client(of):
             for what, n in (("warm-up", 500), (n_workers, n_spots)):
                 sdata = read_slide(folder)
                 grid(sdata, n)
@@ -433,7 +433,10 @@ def cluster(arguments):
 def finetune(arguments):
     from fine_tuning import measure
 
-    report(pd.DataFrame([measure(seed) for seed in (0, 1)]).set_index("seed").T, arguments.out / "finetune.csv")
+    report(
+        pd.DataFrame([measure(seed, "ridge") for seed in (0, 1)]).drop(columns="method").set_index("seed").T,
+        arguments.out / "finetune.csv",
+    )
 
 
 def interleaved(runs, repeats):

@@ -3,6 +3,7 @@
     python benchmarks/scale.py imports
     python benchmarks/scale.py fit [--spots 2000 10000 40000] [--features 252] [--method stcontrast] [--slides 16]
     python benchmarks/scale.py fit --slides 24 --features 1536 --spots 100000
+    python benchmarks/scale.py cluster --spots 200000 [--method ridge]
 
 ``imports``: CPU seconds of the import of every part of the package, beyond numpy and anndata, and memory of the process.
 
@@ -10,6 +11,10 @@
 what the process held before the fit (peak), in kB a spot; the peak of the whole process, data and libraries included;
 and the exponent of the CPU seconds between the smallest and the largest size. With several numbers of `--slides` there
 are as many rows, one number of spots for each.
+
+``cluster``: a model of 4000 spots predicts a slide of so many into a store: in this process; on two workers of a dask cluster;
+and again with one of them killed half-way. Prints the wall seconds, the peak of the workers, and whether every number is the
+same.
 """
 
 from __future__ import annotations
@@ -136,6 +141,61 @@ def fit(arguments):
         print(f"CPU seconds grow with the number of spots to the power {exponent:.2f}")
 
 
+def cluster(arguments):
+    """Predictions into a store, here and on a dask cluster."""
+    import signal
+    import tempfile
+    import threading
+
+    import anndata as ad
+    import numpy as np
+    from dask.distributed import Client, LocalCluster
+
+    import stcontrast as stc
+
+    stc.settings.progress = False
+    logging.getLogger("stcontrast").setLevel(logging.ERROR)
+
+    def table(n_spots, n_slides):
+        spots = synthetic(n_spots, arguments.features, n_slides)
+        obs = {"donor": spots.donor, "library_id": np.array(spots.slides)[spots.slide]}
+        found = ad.AnnData(spots.counts, obs=obs, obsm={"X_image": spots.features, "spatial": spots.xy})
+        found.obs_names, found.var_names = spots.name, spots.genes
+        return found
+
+    model = stc.tl.fit(
+        table(4000, 8), donor_key="donor", library_key="library_id", use_rep="X_image", method=arguments.method
+    )
+    new, rows, first = table(arguments.spots[0], 1), [], None
+    with tempfile.TemporaryDirectory() as folder:
+        for where in ("this process", "2 workers", "2 workers, one killed"):
+            path, start = Path(folder) / f"{where}.zarr", time.perf_counter()
+            if where == "this process":
+                stc.tl.predict_expression(new, model, library_key="library_id", store=path)
+                peak = memory("VmHWM")
+            else:
+                with (
+                    LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as local,
+                    Client(local) as client,
+                ):
+                    workers = [
+                        client.run(os.getpid, workers=[name])[name] for name in client.scheduler_info()["workers"]
+                    ]
+                    if "killed" in where:
+                        threading.Timer(rows[-1]["wall s"] / 2, os.kill, (workers[0], signal.SIGKILL)).start()
+                    stc.tl.predict_expression(new, model, library_key="library_id", store=path)
+                    peak = max(client.run(memory, "VmHWM").values())
+            found = ad.read_zarr(path)
+            first = found if first is None else first
+            same = np.array_equal(found.X, first.X) and np.array_equal(
+                found.layers["lower"], first.layers["lower"], equal_nan=True
+            )
+            rows.append({"where": where, "spots": len(new), "wall s": time.perf_counter() - start, "peak GiB": peak / 2**20,
+                         "same": bool(same)})  # fmt: skip
+            print(rows[-1], flush=True)
+    show(rows)
+
+
 def in_process(arguments):
     """What a process of its own, on one thread, prints last."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -157,6 +217,7 @@ def main():
     parts = {
         "imports": imports,
         "fit": fit,
+        "cluster": cluster,
         "one-fit": lambda given: one_fit(given.spots[0], given.features, given.method, given.slides[0]),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,11 +1,11 @@
-"""The page "What we check", made of the tests: a test that is marked as a situation is a line, its parameters the variants.
+"""Make the page "What we check" from the tests: one line for each test that is marked as a situation.
 
     python scripts/checks_table.py          # print the page
     python scripts/checks_table.py --write  # write docs/user_guide/checks.md
 
-A test says what it is about: ``@pytest.mark.situation(group, situation, outcome, message)``. The message stands in the
-test, which compares it with what the package says. ``tests/test_checks_table.py`` fails where the committed page is not
-the current one.
+The mark is ``@pytest.mark.situation(group, situation, outcome, message)``. The test compares the message with what the
+package says, and the parameters of the test are the variants. ``tests/test_checks_table.py`` fails if the committed page
+is out of date.
 """
 
 from __future__ import annotations
@@ -28,14 +28,21 @@ GROUPS = (
     "µm per pixel", "Images", "Tables, shapes and images", "Image features", "Counts", "Genes", "Donors, slides, labels",
     "Prediction",
 )  # fmt: skip
-OUTCOMES = ("error", "warning", "works", "not used", "right, or asked for", "asked for")
+OUTCOMES = (
+    "error",
+    "warning",
+    "works",
+    "not used",
+    "derived correctly, or an error asks for it",
+    "an error asks for it",
+)
 # parameters that say what is expected, and calls, are no situations
 MOST_VARIANTS = 12
 HEAD = """# What we check
 
-What happens with unusual or wrong input. An error comes before any work, and changes nothing. A warning goes to the
-logger `stcontrast`. The page is made of the tests (`scripts/checks_table.py`): a line is a test, and its variants are the
-test's parameters.
+This page lists what happens with unusual or wrong input. An error is raised before any work starts, and your data are not
+changed. A warning goes to the logger `stcontrast`. `scripts/checks_table.py` makes the page from the tests: each line is a
+test, and the variants are its parameters.
 """
 
 

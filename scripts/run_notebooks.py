@@ -2,7 +2,7 @@
 
     python scripts/run_notebooks.py [docs/notebooks/first_steps.ipynb ...]
 
-Pictures are reduced to 256 colours, and what changes from run to run (times of cells, kernel) is left out.
+A large picture becomes a JPEG, and what changes from run to run (times of cells, kernel) is left out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).parents[1] / "docs" / "notebooks"
+# bytes of a picture that is kept without loss
+LARGEST_PNG = 40_000
+JPEG_QUALITY = 78
 
 
 def executed(path: Path) -> Any:
@@ -26,13 +29,14 @@ def executed(path: Path) -> Any:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=1200, kernel_name="python3", record_timing=False)
     # elsewhere there may be no screen, and a backend that shows nothing
-    environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # of `stcontrast`
+    environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PATH": scripts}
     client.execute(cwd=str(path.parent), env=environment)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
-                data["image/png"] = smaller(data["image/png"])
+                data |= compressed(data.pop("image/png"))
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     return notebook
 
@@ -45,12 +49,16 @@ def without_widgets_warning(notebook: Any) -> Any:
     return notebook
 
 
-def smaller(png: str) -> str:
-    """A PNG (base64) with 256 colours."""
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+def compressed(png: str) -> dict[str, str]:
+    """A picture (base64) by its type: PNG without loss while it is small, else JPEG. Both keep a colour bar smooth."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+    kind = "image/png"
+    if file.tell() > LARGEST_PNG:
+        file, kind = io.BytesIO(), "image/jpeg"
+        picture.save(file, "JPEG", quality=JPEG_QUALITY)
+    return {kind: base64.b64encode(file.getvalue()).decode()}
 
 
 def main() -> None:

@@ -39,6 +39,11 @@ steps of the optimiser grow with the data as they do in the original, and at the
 published number. An epoch leaves out an incomplete batch, as published, only if that is at most a tenth of the spots;
 otherwise all spots are split into batches of equal size. mclSTExp takes spots of one slide a step. `max_steps` sets the
 number of steps instead, whatever the size of the data.
+
+The trainings on this page are those of the heads, on frozen features. With
+[`image_tower="finetune"`](../user_guide/fine_tuning.md#how-it-is-trained) the encoder is trained before that:
+`tower_options` say for how many `epochs` (10), at which rates, and with which `batch_size` (256), whatever the method. With
+`{"loss": "method"}` among them the loss and the batches are those of bleep, mclstexp or tpirbae.
 """
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import logging
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from lightning.pytorch.trainer.connectors import callback_connector
 
 import stcontrast as stc
 
@@ -31,12 +33,29 @@ def _ctrl_c_is_heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_search_for_callbacks() -> Iterator[None]:
+    """Lightning looks through all installed packages for callbacks at every training: a tenth of the time of short ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callback_connector, "_load_external_callbacks", lambda group: [])
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _log_level_of_the_session() -> Iterator[None]:
+    """The command line, and code of the guide, set the level of the package's log, which other tests look at."""
+    logger = logging.getLogger("stcontrast")
+    before = logger.level
+    yield
+    logger.setLevel(before)
+
+
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     """Client of a dask cluster of two processes."""
     distributed = pytest.importorskip("distributed", reason="distributed is not installed")
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,6 +114,17 @@ def test_a_damaged_file_is_named(folder: Path, name: str, damage: Any) -> None:
         assert name in str(caught.value)
 
 
+def test_arrays_under_the_name_of_the_manifest_are_not_decoded(folder: Path) -> None:
+    (folder / "model.json").write_bytes(np.random.default_rng(0).bytes(4_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"`model\.json` holds no JSON object"):
+            read_folder(folder, "Thing")
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_files_of_another_model_are_refused(folder: Path, tmp_path: Path) -> None:
     """Also where they have the same size and belong together."""
     other = {**STATE, "weights": {**STATE["weights"], "first": STATE["weights"]["first"] + 1}}
@@ -162,7 +174,7 @@ def test_only_a_model_and_nothing_else_is_replaced(folder: Path, monkeypatch: py
     write_folder(folder, "Thing", {"new": 1}, STATE, overwrite=True)
     assert read_folder(folder, "Thing")[0] == {"new": 1}
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"no stcontrast model \(notes\.txt\): it is left alone"):
+    with pytest.raises(FileExistsError, match=r"not of a stcontrast model \(notes\.txt\)"):
         write_folder(folder, "Thing", SPEC, STATE, overwrite=True)
     assert (folder / "notes.txt").read_text() == "mine"
     monkeypatch.chdir(folder)
@@ -175,7 +187,7 @@ def test_a_folder_of_another_program_is_left_alone(tmp_path: Path, name: str) ->
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / name).write_text('{"theirs": 1}')
     (tmp_path / "theirs" / "data.bin").write_bytes(b"1")
-    with pytest.raises(FileExistsError, match="no stcontrast model"):
+    with pytest.raises(FileExistsError, match="not of a stcontrast model"):
         write_folder(tmp_path / "theirs", "Thing", SPEC, STATE, overwrite=True)
     assert {path.name for path in (tmp_path / "theirs").iterdir()} == {name, "data.bin"}
 
@@ -204,7 +216,7 @@ def test_what_a_killed_write_moved_aside_is_put_back(tmp_path: Path, caplog: pyt
     (beside / "lock").touch()
     (tmp_path / "model").rename(beside / "old")
     assert read_folder(tmp_path / "model", "Thing")[0] == SPEC
-    assert "what was there before is back" in caplog.text
+    assert "the earlier content is restored" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

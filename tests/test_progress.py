@@ -21,7 +21,7 @@ from stcontrast import _progress
 from stcontrast._progress import Stage, duration, of_part, parts_of, shows_progress, stage, steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from spatialdata import SpatialData
 
@@ -308,40 +308,38 @@ import sys, time
 import stcontrast as stc
 from tests.test_progress import CALLS
 import scvi, timm, stcontrast.tl.cross_validation
-sdata = stc.datasets.toy(n_donors=3, n_spots=60, n_genes=60)
-print("ENTERED", time.time(), flush=True)
-CALLS[sys.argv[1]](sdata)
-print("LEFT", time.time(), flush=True)
+for name in sys.argv[1:]:
+    sdata = stc.datasets.toy(n_donors=3, n_spots=60, n_genes=60)
+    print("ENTERED", time.time(), flush=True)
+    CALLS[name](sdata)
+    print("LEFT", time.time(), flush=True)
 """
 
 
-def start(call: str, **streams: Any) -> subprocess.Popen[bytes]:
+def start(calls: Iterable[str], **streams: Any) -> subprocess.Popen[bytes]:
     root = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, root])}
     environment.pop("STCONTRAST_PROGRESS", None)
-    return subprocess.Popen([sys.executable, "-c", SESSION, call], cwd=root, env=environment, **streams)
+    return subprocess.Popen([sys.executable, "-c", SESSION, *calls], cwd=root, env=environment, **streams)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", CALLS)
-def test_a_session_without_a_terminal_says_nothing(call: str) -> None:
-    process = start(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = (text.decode() for text in process.communicate(timeout=300))
+def test_a_session_without_a_terminal_says_nothing() -> None:
+    process = start(CALLS, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = (text.decode() for text in process.communicate(timeout=600))
     assert process.returncode == 0, err
     assert err == ""
-    assert re.fullmatch(r"ENTERED [\d.]+\nLEFT [\d.]+\n", out)
+    assert re.fullmatch(rf"(ENTERED [\d.]+\nLEFT [\d.]+\n){{{len(CALLS)}}}", out)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-@pytest.mark.parametrize(
-    "call", [name for name in CALLS if name.startswith(("fit", "cross_validate", "image_features"))]
-)
-def test_a_terminal_shows_a_first_sign_early_and_no_library(call: str) -> None:
+def test_a_terminal_shows_a_first_sign_early_and_no_library() -> None:
     import pty
 
+    calls = [name for name in CALLS if name.startswith(("fit", "cross_validate", "image_features"))]
     leader, follower = pty.openpty()
-    process = start(call, stdin=follower, stdout=follower, stderr=follower)
+    process = start(calls, stdin=follower, stdout=follower, stderr=follower)
     os.close(follower)
     seen: list[tuple[float, bytes]] = []
     while True:
@@ -356,11 +354,11 @@ def test_a_terminal_shows_a_first_sign_early_and_no_library(call: str) -> None:
     assert process.wait(timeout=60) == 0
     screen = Terminal()
     screen.write(b"".join(data for _, data in seen).decode())
-    entered = float(re.search(r"ENTERED ([\d.]+)", screen.getvalue())[1])  # type: ignore[index]
-    first = next(at for at, data in seen if b"[00:" in data)
-    left = float(re.search(r"LEFT ([\d.]+)", screen.getvalue())[1])  # type: ignore[index]
-    # 2 seconds on an idle machine; a busy one takes longer for all of it
-    assert first - entered < max(2, (left - entered) / 3)
+    times = [[float(at) for at in re.findall(rf"{word} ([\d.]+)", screen.getvalue())] for word in ("ENTERED", "LEFT")]
+    for call, entered, left in zip(calls, *times, strict=True):
+        first = next(at for at, data in seen if at > entered and b"[00:" in data)
+        # 2 seconds on an idle machine; a busy one takes longer for all of it
+        assert first - entered < max(2, (left - entered) / 3), call
     names = [name for name in screen.names if not name.startswith(("ENTERED", "LEFT"))]
     assert [name for name in names if re.fullmatch(OURS, name) is None] == []
 

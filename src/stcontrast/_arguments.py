@@ -122,7 +122,7 @@ RULES: Final[dict[str, Rule]] = {
         (
             "n_genes", "n_score_genes", "n_latent", "n_hidden", "n_layers", "n_heads", "n_per_head", "n_embedding",
             "n_coordinates", "n_components", "n_model", "k", "probe_k", "max_epochs", "vae_epochs", "epochs", "max_steps", "batch_size",
-            "micro_batch", "size_px", "n_image", "n_gene", "n_jobs", "precompute",
+            "micro_batch", "size_px", "n_image", "n_gene", "n_jobs", "precompute", "max_spots",
         ),
         whole(1),
     ),

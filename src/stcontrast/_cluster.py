@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
-__all__ = ["ATTEMPTS", "loaded", "n_workers", "running_client", "spread"]
+__all__ = ["ATTEMPTS", "loaded", "n_workers", "on_cluster", "running_client", "spread"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,23 @@ def running_client() -> Any:
             return None
     # this process is a worker: its part is not split again
     return None
+
+
+def on_cluster() -> AbstractContextManager[object]:
+    """Inside it, joblib's tasks go to the dask client that the user has started; nothing changes where there is none.
+
+    A backend that the user has chosen stays.
+    """
+    from joblib import parallel_config
+    from joblib.parallel import get_active_backend
+
+    backend, _ = get_active_backend()
+    client = running_client()
+    # joblib's own default
+    if client is None or type(backend).__name__ != "LokyBackend":
+        return nullcontext()
+    context: AbstractContextManager[object] = parallel_config(backend="dask", client=client)
+    return context
 
 
 def n_workers(client: Any) -> int:

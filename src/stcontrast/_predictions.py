@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy import sparse
 from stcontrast._keys import HELD_OUT_R, IN_DISTRIBUTION, LOWER, UPPER
 from stcontrast._reading import (
     Keys,
+    close_genes,
     in_memory,
     names_of,
     obs_column,
@@ -97,9 +97,9 @@ def read_values(
     Parameters
     ----------
     objects
-        SpatialData with a prediction, or predictions.
+        SpatialData with a prediction, or predictions. Where only image and measurement are drawn, any object with counts.
     genes
-        Predicted genes.
+        Predicted genes, or measured ones where there is no prediction.
     panels
         What is to be drawn; `None`: measured and predicted.
     keys
@@ -116,12 +116,16 @@ def read_values(
     ValueError
         If the counts are not raw, or a gene has several columns.
     """
-    predictions = [prediction_of(item, prediction_key) for item in objects]
+    alone = panels is not None and set(panels) <= {IMAGE, MEASURED}
+    predictions = [
+        None if alone and not _has_prediction(item, prediction_key) else prediction_of(item, prediction_key)
+        for item in objects
+    ]
     for item, prediction in zip(objects, predictions, strict=True):
-        if prediction is item:
+        if prediction is not None and prediction is item:
             _check_positions(prediction)
     measured = [
-        None if prediction is item else _measured_table(item, prediction, prediction_key, keys.table_key)
+        _measured_table(item, prediction, prediction_key, keys.table_key)
         for item, prediction in zip(objects, predictions, strict=True)
     ]
     for prediction, table in zip(predictions, measured, strict=True):
@@ -163,15 +167,22 @@ def prediction_of(data: SpatialData | AnnData, prediction_key: str) -> AnnData:
     if not isinstance(data, AnnData):
         msg = f"Expected a SpatialData object or the AnnData that `predict_expression` returned, found {type(data).__name__}."
         raise TypeError(msg)
-    # a record may be lost where tables are concatenated
-    ours = read_record(data, "prediction") is not None or IN_DISTRIBUTION in data.obs or HELD_OUT_R in data.var
-    if not ours:
+    if not _is_prediction(data):
         msg = (
             "The AnnData object holds no prediction of stcontrast. Give what `stc.tl.predict_expression` returned for it, or "
             f"put a prediction of your own into the SpatialData that it belongs to: `sdata[{prediction_key!r}] = prediction`."
         )
         raise TypeError(msg)
     return data
+
+
+def _is_prediction(table: AnnData) -> bool:
+    # a record may be lost where tables are concatenated
+    return read_record(table, "prediction") is not None or IN_DISTRIBUTION in table.obs or HELD_OUT_R in table.var
+
+
+def _has_prediction(data: SpatialData | AnnData, prediction_key: str) -> bool:
+    return prediction_key in data.tables if hasattr(data, "tables") else hasattr(data, "var") and _is_prediction(data)
 
 
 def _check_positions(prediction: AnnData) -> None:
@@ -182,15 +193,20 @@ def _check_positions(prediction: AnnData) -> None:
 
 
 def _measured_table(
-    sdata: SpatialData, prediction: AnnData, prediction_key: str, table_key: str | None
+    data: SpatialData | AnnData, prediction: AnnData | None, prediction_key: str, table_key: str | None
 ) -> AnnData | None:
-    """The table of measurements: the one that is named, or the one that annotates the shapes of the prediction."""
-    if table_key is not None:
-        return resolve_table(sdata, table_key=table_key)
+    """The table of measurements: the one that is named, or the one that annotates the shapes of the prediction.
+
+    Without a prediction it is the only table; a prediction alone has none.
+    """
+    if prediction is data:
+        return None
+    if prediction is None or table_key is not None:
+        return resolve_table(data, table_key=table_key)
     predicted = set(table_region_keys(prediction)[0])
     fitting = {
         name: table
-        for name, table in sdata.tables.items()
+        for name, table in data.tables.items()
         if name != prediction_key
         and "spatialdata_attrs" in table.uns
         and read_record(table, "prediction") is None
@@ -203,9 +219,11 @@ def _measured_table(
 
 
 def _keys_of(
-    data: SpatialData | AnnData, prediction: AnnData, measured: AnnData | None, keys: Keys, prediction_key: str
+    data: SpatialData | AnnData, prediction: AnnData | None, measured: AnnData | None, keys: Keys, prediction_key: str
 ) -> Keys:
     """Which table the slides of an object are read from: the measured one, if it has all slides of the prediction."""
+    if prediction is None:
+        return keys
     if prediction is data:
         # a table of a SpatialData, alone
         attached = keys.slide_key is None and "spatialdata_attrs" in prediction.uns
@@ -216,25 +234,26 @@ def _keys_of(
     return replace(keys, table_key=next(name for name, table in data.tables.items() if table is measured))
 
 
-def _check_gene(gene: str, *, prediction: AnnData, measured: AnnData | None) -> None:
-    """Raise unless the gene was predicted."""
-    if gene in prediction.var_names:
+def _check_gene(gene: str, *, prediction: AnnData | None, measured: AnnData | None) -> None:
+    """Raise unless the gene was predicted; or measured, where there is no prediction."""
+    known = (measured if prediction is None else prediction).var_names  # type: ignore[union-attr]
+    if gene in known:
         return
-    where = f"not among the {prediction.n_vars} genes of the prediction"
+    where = f"not among the {len(known)} genes of the {'table' if prediction is None else 'prediction'}"
     if measured is not None and gene in measured.var_names:
         where += " (it was measured, but is not modelled)"
-    elif measured is not None:
+    elif measured is not None and prediction is not None:
         where += f", nor among the {measured.n_vars} measured genes of the table"
-    close = get_close_matches(gene, list(prediction.var_names), n=5)
-    # gene symbols of two species may differ only in their case
-    close = list(dict.fromkeys([name for name in prediction.var_names if name.lower() == gene.lower()] + close))
-    hint = f"Close matches: {close}." if close else f"The first of them: {list(prediction.var_names[:5])}."
+    close = close_genes(gene, known)
+    hint = f"Close matches: {close}." if close else f"The first of them: {list(known[:5])}."
     msg = f"Gene {gene!r} is {where}. {hint}"
     raise KeyError(msg)
 
 
-def _check_panels(prediction: AnnData, panels: Sequence[str]) -> None:
+def _check_panels(prediction: AnnData | None, panels: Sequence[str]) -> None:
     """Raise where the prediction lacks what a panel shows."""
+    if prediction is None:
+        return
     layers = {LOWER: [LOWER], UPPER: [UPPER], WIDTH: [LOWER, UPPER]}
     for panel in panels:
         absent = [name for name in layers.get(panel, []) if name not in prediction.layers]
@@ -252,40 +271,42 @@ def _check_panels(prediction: AnnData, panels: Sequence[str]) -> None:
 
 def _values(
     source: Sections,
-    prediction: AnnData,
+    prediction: AnnData | None,
     measured: AnnData | None,
     genes: Sequence[str],
     *,
     panels: Sequence[str] | None,
     layer: str | None,
 ) -> Values:
-    rows = _rows_in(prediction, source)
-
     def wanted(*kinds: str) -> bool:
         return any(kind in (panels or (MEASURED, PREDICTED)) for kind in kinds)
 
-    def predicted(matrix: Any, gene: str) -> NDArray[np.float64]:
-        return np.where(rows >= 0, _column(prediction, matrix, gene)[rows], np.nan)
-
     numbers: dict[tuple[str, str], NDArray[np.float64]] = {}
-    for gene in genes:
-        # also what says whether a slide has a prediction
-        numbers[gene, PREDICTED] = predicted(prediction.X, gene)
-        if wanted(LOWER, UPPER, WIDTH):
-            low, high = (predicted(prediction.layers[name], gene) for name in (LOWER, UPPER))
-            numbers |= {(gene, LOWER): low, (gene, UPPER): high, (gene, WIDTH): high - low}
+    inside = np.full(source.table.n_obs, np.nan)
+    record: Mapping[str, Any] = {}
+    if prediction is not None:
+        rows = _rows_in(prediction, source)
+        record = read_record(prediction, "prediction") or {}
+        for gene in genes:
+            # also what says whether a slide has a prediction
+            numbers[gene, PREDICTED] = _of_rows(prediction, prediction.X, gene, rows)
+            if wanted(LOWER, UPPER, WIDTH):
+                low, high = (_of_rows(prediction, prediction.layers[name], gene, rows) for name in (LOWER, UPPER))
+                numbers |= {(gene, LOWER): low, (gene, UPPER): high, (gene, WIDTH): high - low}
+        if IN_DISTRIBUTION in prediction.obs:
+            says = obs_column(prediction, IN_DISTRIBUTION).astype(float).to_numpy()
+            inside = np.where(rows >= 0, says[rows], np.nan)
     if measured is not None and wanted(MEASURED):
         of_table = _rows_in(measured, source)
         for gene, values in measured_expression(measured, genes, layer).items():
             found = np.where(of_table >= 0, values[of_table], np.nan)
             if np.isfinite(found).any():
                 numbers[gene, MEASURED] = found
-    inside = np.full(len(rows), np.nan)
-    if IN_DISTRIBUTION in prediction.obs:
-        says = obs_column(prediction, IN_DISTRIBUTION).astype(float).to_numpy()
-        inside = np.where(rows >= 0, says[rows], np.nan)
-    record = read_record(prediction, "prediction") or {}
     return Values(source, numbers, inside, record.get("provenance", {}), float(record.get("interval", LEVEL)))
+
+
+def _of_rows(prediction: AnnData, matrix: Any, gene: str, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    return np.where(rows >= 0, _column(prediction, matrix, gene)[rows], np.nan)
 
 
 def measured_expression(table: AnnData, genes: Sequence[str], layer: str | None) -> dict[str, NDArray[np.float64]]:

@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from stcontrast._settings import settings
@@ -214,9 +215,9 @@ def of_part(name: str) -> Iterator[None]:
         _PARTS.reset(token)
 
 
-def parts_of[T](items: Collection[T], name: str) -> Iterator[T]:
-    """Go through items, each a part of the work: "fold 1 of 4", "fold 2 of 4"."""
-    for i, item in enumerate(items):
+def parts_of[T](items: Collection[T], name: str, *, done: int = 0) -> Iterator[T]:
+    """Go through items, each a part of the work: "fold 1 of 4", "fold 2 of 4"; the first of them may be done already."""
+    for i, item in islice(enumerate(items), done, None):
         with of_part(f"{name} {i + 1} of {len(items)}"):
             yield item
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stcontrast._data.spots import Spots
 
 SPEC = {
-    "genes": [f"g{i}" for i in range(5)], "classes": ["a", "b"], "blocks": [6], "n_neighbors": 6,
+    "genes": [f"g{i}" for i in range(5)], "classes": ["a", "b"], "blocks": [6], "n_neighbors": 6, "n_spots": 90, "n_spots_used": 90,
     "standardize": "slide", "image_features": [{"encoder": {"kind": "callable", "name": "made"}}], "versions": {"stcontrast": "0"},
     "donors": ["a", "b", "c"],
 }  # fmt: skip
@@ -73,7 +73,7 @@ def test_expression_is_never_negative(model, seen):
 
 def test_other_features_are_refused(model, seen):
     seen["features"] = seen["features"][:, :4]
-    with pytest.raises(ValueError, match="trained on 6 image features a spot, found 4"):
+    with pytest.raises(ValueError, match="trained on 6 image features per spot, found 4"):
         predict(model, seen)
 
 
@@ -97,7 +97,7 @@ def test_an_old_model_is_replaced_only_if_asked(model, tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(model, tmp_path):
     (tmp_path / "thesis.tex").write_text("years")
-    with pytest.raises(FileExistsError, match="no stcontrast model"):
+    with pytest.raises(FileExistsError, match="not of a stcontrast model"):
         model.save(tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "years"
 
@@ -118,7 +118,7 @@ def test_a_save_that_fails_leaves_the_old_model(model, tmp_path, monkeypatch):
 def test_a_method_that_is_not_there_is_named(model, tmp_path):
     other = Predictor(model.method, model.spec | {"method": "lasso"})
     other.save(tmp_path / "model")
-    with pytest.raises(ValueError, match="method 'lasso', which is not there"):
+    with pytest.raises(ValueError, match="method 'lasso', which is not available"):
         stc.models.load(tmp_path / "model")
 
 

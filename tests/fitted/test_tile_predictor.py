@@ -128,7 +128,7 @@ def test_features_of_another_encoder_are_refused(ridge: Predictor, wsi: Any) -> 
     from wsidata.io import add_features
 
     add_features(wsi, key="resnet_tiles", tile_key="tiles", features=np.zeros((len(wsi["tiles"]), 512)))
-    with pytest.raises(ValueError, match="trained on 126 image features a spot, found 512"):
+    with pytest.raises(ValueError, match="trained on 126 image features per spot, found 512"):
         zs.tl.feature_prediction(wsi, TilePredictor(ridge), "resnet", device="cpu", pbar=False)
 
 
@@ -147,7 +147,7 @@ def test_only_its_own_table_is_replaced(ridge: Predictor, wsi: Any) -> None:
 def test_features_that_only_the_user_can_make(ridge: Predictor, wsi: Any) -> None:
     given = {"slot": "X_image", "encoder": {"kind": "given", "name": "X_image", "n_features": 126}, "field_um": []}
     model = Predictor(ridge.method, {**ridge.spec, "image_features": [given]})
-    with pytest.raises(ValueError, match=r"features of the user's own.*`wsidata\.io\.add_features`"):
+    with pytest.raises(ValueError, match=r"custom features.*`wsidata\.io\.add_features`"):
         TilePredictor(model).encode(wsi)
 
 

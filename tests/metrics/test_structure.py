@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -49,3 +52,19 @@ def test_a_smooth_prediction_of_a_noisy_gene_is_above_0():
     assert moran_difference(smooth, noisy, xy)[0] > 0.3
     assert moran_difference(noisy, noisy, xy)[0] == pytest.approx(0)
     assert np.isnan(moran_difference(np.ones_like(smooth), noisy, xy)[0])
+
+
+THREADS = """
+import numpy as np, torch
+from stcontrast.metrics import moran_difference
+torch.set_num_threads(1)
+values, xy = np.random.default_rng(0).normal(size=(2, 40, 5)), np.random.default_rng(1).uniform(size=(40, 2))
+moran_difference(*values, xy)
+assert torch.get_num_threads() == 1
+"""
+
+
+@pytest.mark.slow
+def test_the_number_of_threads_stays():
+    # numba, which computes Moran's I, sets it to the number of cores at its first use
+    subprocess.run([sys.executable, "-c", THREADS], check=True)

@@ -1,22 +1,26 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.testing.compare import compare_images
 
 import stcontrast as stc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from matplotlib.figure import Figure
     from spatialdata import SpatialData
 
     from stcontrast.tl import CrossValidation
 
 mpl.use("Agg")
+BASELINE = Path(__file__).parent / "baseline"
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +64,19 @@ def autoshow() -> Iterator[Callable[[bool], None]]:
     before = sc.settings.autoshow
     yield set_to
     sc.settings.autoshow = before
+
+
+@pytest.fixture
+def difference(tmp_path: Path) -> Callable[[Figure, str], object]:
+    """How a figure differs from the baseline image of a name; `None` where it does not."""
+    if mpl.__version_info__ < (3, 11):
+        pytest.skip("matplotlib draws text in another way before 3.11")
+
+    def compared(figure: Figure, name: str) -> object:
+        figure.savefig(tmp_path / "drawn.png", dpi=25, metadata={"Software": None})
+        return compare_images(str(BASELINE / f"{name}.png"), str(tmp_path / "drawn.png"), tol=12)
+
+    return compared
 
 
 @pytest.fixture(autouse=True)

@@ -128,7 +128,7 @@ def test_errors(cv: CrossValidation):
     with pytest.raises(ValueError, match="must be a whole number"):
         gene_scores(cv, n_genes=-1, show=False)
     apart = made(cv, [("knn", "d", "s", "g1", 0.1), ("ridge", "d", "s", "g2", 0.1)])
-    with pytest.raises(ValueError, match="of no gene in common"):
+    with pytest.raises(ValueError, match="for no shared gene"):
         gene_scores(apart, show=False)
 
 

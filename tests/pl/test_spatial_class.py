@@ -194,6 +194,12 @@ def test_few_whole_numbers_are_classes(sdata: SpatialData, values: list[Any], na
     assert sorted(legend_of(axes[0, 0].figure)) == sorted(names)
 
 
+@pytest.mark.parametrize(("n", "kind", "classes"), [(30, float, True), (31, float, False), (45, int, True)])
+def test_many_whole_floats_are_no_classes(sdata: SpatialData, n: int, kind: type, classes: bool):
+    axes = numbered(sdata, "n_cells", (np.arange(90) % n).astype(kind))
+    assert bool(axes[0, 0].figure.legends) == classes
+
+
 def test_uncertain_classes_are_pale(sdata: SpatialData):
     table = sdata["table"]
     table.obs["stc_class"] = "tumour"

@@ -506,3 +506,28 @@ def test_ids_of_two_types_are_one_spot(sdata: SpatialData):
     sdata["stc_pred"].obs["spot_id"] = sdata["stc_pred"].obs["spot_id"].astype(float)
     for old, new in zip(before.ravel(), spatial_pred(sdata, "GENE1", show=False).ravel(), strict=True):
         np.testing.assert_allclose(values(old), values(new))
+
+
+@pytest.mark.parametrize("as_anndata", [False, True], ids=["SpatialData", "AnnData"])
+def test_image_and_measurement_need_no_prediction(sdata: SpatialData, as_anndata: bool):
+    del sdata.tables["stc_pred"]
+    data: Any = sdata
+    if as_anndata:
+        data = sdata["table"].copy()
+        data.obs["library_id"] = data.obs["region"].astype(str)
+    axes = spatial_pred(data, ["GENE2", "GENE15"], panels=["image", "measured"], show=False)
+    assert axes.shape == (3, 3)
+    for (first, second, image), slide in zip(axes, SLIDES, strict=True):
+        np.testing.assert_allclose(values(first), observed(sdata["table"], "GENE2", slide), rtol=1e-6)
+        np.testing.assert_allclose(values(second), observed(sdata["table"], "GENE15", slide), rtol=1e-6)
+        assert not filled(image)
+    assert spatial_pred(data, "GENE2", panels="image", slides="donor2_a", show=False).shape == (1, 1)
+    with pytest.raises(KeyError, match=r"'gene2' is not among the 20 genes of the table. Close matches: \['GENE2'"):
+        spatial_pred(data, "gene2", panels="measured", show=False)
+    with pytest.raises((KeyError, TypeError), match=r"stc.tl.predict_expression"):
+        spatial_pred(data, "GENE2", panels=["measured", "predicted"], show=False)
+
+
+def test_some_objects_may_have_a_prediction(sdata: SpatialData, written: SpatialData):
+    del sdata.tables["stc_pred"]
+    assert spatial_pred([sdata, written], "GENE2", panels="measured", show=False).shape[1] == 1

@@ -120,6 +120,7 @@ def test_predictions_on_a_cluster(client, tmp_path):
     np.testing.assert_allclose(on_cluster, alone.expression, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_parts_whose_image_was_lost_are_sent_again(expected, client, monkeypatch, caplog):
     encode, calls = _cluster._encode_shards, []
 

@@ -191,7 +191,7 @@ def empty(adata: ad.AnnData) -> None:
         (logged, {}, ValueError, "Raw counts are needed, but `X`"),
         (negative, {}, ValueError, "Raw counts are needed"),
         (without_x, {}, ValueError, "no `X`"),
-        (taken, {}, ValueError, "holds something that stcontrast has not written"),
+        (taken, {}, ValueError, "holds something that stcontrast did not write"),
         (twice_named, {}, ValueError, "not unique"),
         (empty, {}, ValueError, "no spot has any counts"),
         (None, {"layer": "counts"}, KeyError, "No layer 'counts'"),

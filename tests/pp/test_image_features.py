@@ -224,7 +224,7 @@ def test_scanpy_visium_gets_features_too() -> None:
         ({"encoder": []}, ValueError, "`encoder` is an empty list"),
         ({"encoder": ["texture", 5]}, TypeError, "`encoder` must be"),
         ({"encoder": ["texture", "color", TextureEncoder(64)]}, ValueError, r"`encoder` has \['texture'\] twice"),
-        ({"encoder": [lambda x: x, lambda x: x]}, ValueError, "<lambda>'] twice.* told apart by their names"),
+        ({"encoder": [lambda x: x, lambda x: x]}, ValueError, "<lambda>'] twice.* distinguished only by their names"),
         ({"encoder": ["texture", "color"], "size_px": 32}, ValueError, "`size_px` cannot be given for 2 encoders"),
         (
             {"encoder": ["texture", "resnet18"], "pretrained": False, "weights": "w.pth"},

@@ -171,7 +171,7 @@ def test_a_small_piece_of_tissue_is_found() -> None:
 
 
 def test_what_is_no_h_and_e_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'slide' holds next to no tissue.*leave out `stain`"):
+    with pytest.raises(ValueError, match=r"'slide' has almost no tissue.*leave out `stain`"):
         StainNormalizer("macenko").fit_slide(lazy(np.full((300, 300, 3), 255, dtype=np.uint8)))
     green = ORIGINAL[..., [1, 0, 1]] // np.array([4, 1, 4], dtype=np.uint8)
     with pytest.raises(ValueError, match=r"cannot be estimated .*is it H&E"):

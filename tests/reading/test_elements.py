@@ -132,7 +132,7 @@ def opaque(pixels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.situation(
-    "Images", "Fluorescence or other images that are no H&E lie over the spots", "not used", "is not RGB"
+    "Images", "Fluorescence or other images that are not H&E lie over the spots", "not used", "is not RGB"
 )
 @pytest.mark.parametrize(
     ("channels", "names"),
@@ -196,7 +196,9 @@ def test_why_an_image_is_not_taken() -> None:
     )
 
 
-@pytest.mark.situation("Images", "Several RGB images lie under the spots", "warning", "is taken, finer than")
+@pytest.mark.situation(
+    "Images", "Several RGB images lie under the spots", "warning", "is used, because it is finer than"
+)
 def test_the_finest_image_is_taken(caplog: pytest.LogCaptureFixture) -> None:
     xy = points(6) / 4
     sdata = one(
@@ -207,7 +209,7 @@ def test_the_finest_image_is_taken(caplog: pytest.LogCaptureFixture) -> None:
         found = images_over(sdata["s1"], "s1", xy, images=sdata.images)
     assert found is not None
     assert found.name == "full"
-    assert "'full' is taken, finer than ['low', 'mid']" in caplog.text
+    assert "'full' is used, because it is finer than ['low', 'mid']" in caplog.text
     named = images_over(sdata["s1"], "s1", xy, images={"mid": sdata["mid"]})
     assert named is not None
     assert named.name == "mid"
@@ -360,3 +362,13 @@ def test_a_multiscale_image_lies_where_its_finest_level_lies() -> None:
     found = images_over(sdata["s1"], "s1", xy + shift, images=sdata.images)
     assert found is not None
     np.testing.assert_allclose(found.to_pixels(xy + shift), xy)
+
+
+@pytest.mark.parametrize("colors_last", [True, False])
+def test_many_channels_are_counted_and_not_listed(colors_last: bool) -> None:
+    xy = points(20)
+    stack = np.moveaxis(picture(channels=3 if colors_last else 128), -1, 0 if not colors_last else 2)
+    wrong = image(np.moveaxis(stack, 0, -1), {"a": Identity()})
+    told = why_no_image(circles(xy, {"a": Identity()}), xy, images={"he": wrong})
+    assert told.startswith(f"'he' is not RGB ({96 if colors_last else 128} channels")
+    assert ("parse it with `dims=('y', 'x', 'c')`" in told) == colors_last

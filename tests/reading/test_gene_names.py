@@ -62,7 +62,7 @@ def test_less_than_a_tenth_of_the_smallest_is_refused(size: int, n_shared: int, 
         shared_genes(tables)
 
 
-@pytest.mark.situation("Genes", "Gene names are of two kinds", "error", "Genes begin")
+@pytest.mark.situation("Genes", "Two kinds of gene names, such as symbols and Ensembl ids", "error", "Genes begin")
 @pytest.mark.parametrize(
     ("wanted", "found", "told"),
     [
@@ -89,3 +89,50 @@ def test_names_that_are_not_unique_are_refused_with_advice() -> None:
         shared_genes([table(SYMBOLS), table(twice)])
     with pytest.raises(ValueError, match=r"`adata.var_names = adata.var\['gene_ids'\]` names genes by Ensembl id"):
         shared_genes([table(twice, gene_ids=ENSEMBL, feature=twice)])
+
+
+@pytest.mark.situation(
+    "Genes", "Antibodies, control probes or spike-ins are among the genes", "warning", "seem to be antibodies, controls"
+)
+@pytest.mark.parametrize(
+    "names",
+    [
+        [
+            "NegControlProbe_00042",
+            "antisense_ADCY4",
+            "UnassignedCodeword_0001",
+            "DeprecatedCodeword_0007",
+            "BLANK_0006",
+        ],
+        ["NegPrb1", "Negative2", "SystemControl3", "FalseCode9"],
+        ["Blank-1", "blank-44"],
+        ["ERCC-00002"],
+    ],
+    ids=["Xenium", "CosMx", "MERSCOPE", "spike-ins"],
+)
+def test_control_probes_are_named(names: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    shared_genes([table([*SYMBOLS, *names]), table(SYMBOLS)])
+    assert (
+        f"{len(names)} features seem to be antibodies, controls or spike-ins, e.g. {sorted(names)[:5]}" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "n_other"),
+    [
+        (["Gene Expression"] * 17 + ["Antibody Capture"] * 3, 3),
+        (["Gene Expression"] * 20, 0),
+        # another use of the column
+        (["protein_coding"] * 18 + ["lncRNA"] * 2, 0),
+        (["Antibody Capture"] * 20, 0),
+    ],
+    ids=["antibodies", "genes", "biotypes", "antibodies alone"],
+)
+def test_feature_types_are_looked_at(kinds: list[str], n_other: int, caplog: pytest.LogCaptureFixture) -> None:
+    shared_genes([table(SYMBOLS, feature_types=kinds)])
+    assert (f"{n_other} features seem to be" in caplog.text) == bool(n_other)
+
+
+def test_genes_with_names_like_controls_are_genes(caplog: pytest.LogCaptureFixture) -> None:
+    shared_genes([table(["ERCC1", "ERCC6L2", "NEGR1", "BLNK", "Blank", "NELFA", "SYS1", "ANTXR1"])])
+    assert caplog.text == ""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from spatialdata import SpatialData
-from spatialdata.models import Labels2DModel
+from spatialdata.models import Labels2DModel, PointsModel
 from spatialdata.transformations import Identity, Scale, Translation
 
 import stcontrast as stc
@@ -159,7 +159,9 @@ def test_one_number_may_be_stored_for_all_slides() -> None:
     assert [s.um_per_px for s in found.slides] == [0.75, 0.75]
 
 
-@pytest.mark.situation("µm per pixel", "A scale or a spot diameter is no positive number", "error", "positive number")
+@pytest.mark.situation(
+    "µm per pixel", "A scale or a spot diameter is not a positive number", "error", "positive number"
+)
 @pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "half"])
 def test_a_scale_must_be_a_positive_number(bad: Any) -> None:
     with pytest.raises(ValueError, match=r"`um_per_px` of slide 's1' must be a positive number"):
@@ -170,7 +172,7 @@ def test_a_scale_must_be_a_positive_number(bad: Any) -> None:
         resolve_slides(slide(PICTURE, points(8)), spot_diameter_um=bad)
 
 
-@pytest.mark.situation("Tables, shapes and images", "A mapping names a slide that is absent", "error")
+@pytest.mark.situation("Tables, shapes and images", "A mapping names a slide that does not exist", "error")
 @pytest.mark.parametrize("given", [{"um_per_px": {"C": 1.0}}, {"image_key": {"C": "A_he"}}])
 def test_a_mapping_may_not_name_slides_that_are_absent(given: dict[str, Any]) -> None:
     with pytest.raises(KeyError, match=rf"`{next(iter(given))}` names .* absent: \['C'\]. Slides: \['A', 'B'\]"):
@@ -297,7 +299,7 @@ def test_a_named_image_that_lies_elsewhere_is_an_error() -> None:
     sdata["other"] = image(PICTURE, {"s2": Identity()})
     sdata["if"] = image(picture(channels=5), {"s1": Identity()})
     for name in ("far", "other", "if"):
-        with pytest.raises(ValueError, match=f"Image '{name}' lies elsewhere than the spots of 's1'.*or is not RGB"):
+        with pytest.raises(ValueError, match=f"Image '{name}' does not lie under the spots of 's1'.*or is not RGB"):
             resolve_slides(sdata, image_key=name)
 
 
@@ -353,6 +355,18 @@ def test_lowres_where_there_is_nothing_better_or_where_it_is_asked_for() -> None
         resolve_slides(adata, image_key="hires")
 
 
+@pytest.mark.parametrize(("name", "factor"), [("downscaled_fullres", 0.25), ("fullres", 1.0), ("mid", 0.3)])
+def test_images_may_have_any_name_and_the_finest_is_taken(name: str, factor: float) -> None:
+    adata = visium_adata(PICTURE, 4 * points(9))
+    library = adata.uns["spatial"]["lib"]
+    library["images"] = {"lowres": PICTURE[::2, ::2], name: picture(384, 512)}
+    library["scalefactors"] |= {f"tissue_{name}_scalef": factor}
+    (only,) = resolve_slides(adata, um_per_px=2.0).slides
+    assert only.image is not None
+    assert only.image.name == f"lib/{name}"
+    np.testing.assert_allclose(only.centers, 4 * factor * points(9))
+
+
 def test_visium_scale_is_that_of_the_image_that_is_read() -> None:
     adata = visium_adata(picture(200, 200), 80 + hexagonal(7, 7, 80.0))
     adata.uns["spatial"]["lib"]["scalefactors"]["spot_diameter_fullres"] = 0.65 * 80
@@ -392,7 +406,7 @@ def test_a_grey_image_is_no_stain() -> None:
 @pytest.mark.situation("Tables, shapes and images", "Spots of an AnnData lie off their image", "error")
 def test_positions_off_the_image_are_an_error() -> None:
     adata = visium_adata(PICTURE, 40 * points(9))
-    with pytest.raises(ValueError, match=r"'hires' of 'lib' \(128 × 96 pixels\) lies elsewhere than the spots: 11%"):
+    with pytest.raises(ValueError, match=r"'hires' of 'lib' \(128 × 96 pixels\) does not lie under the spots: 11%"):
         resolve_slides(adata)
 
 
@@ -736,3 +750,125 @@ def renamed(name: str) -> SpatialData:
     sdata[name] = sdata["s1_he"]
     del sdata.images["s1_he"]
     return sdata
+
+
+# --- positions that cannot be meant
+
+
+def narrow(xy: np.ndarray, factor: float) -> ad.AnnData:
+    """Visium spots of which the positions are too small by a factor."""
+    high, wide = (xy.max(axis=0) + 40).astype(int)[::-1]
+    adata = visium_adata(picture(high, wide), xy * factor, factor=1.0)
+    adata.uns["spatial"]["lib"]["scalefactors"]["spot_diameter_fullres"] = 25.0 * 0.65
+    return adata
+
+
+@pytest.mark.situation(
+    "Tables, shapes and images",
+    "Positions are those of the array, or in pixels of another image",
+    "warning",
+    "lie on top of each other",
+)
+@pytest.mark.parametrize(
+    ("factor", "apart"),
+    [(1 / 25, "1"), (0.2, "5"), (0.08, "2"), (0.5, None), (1.0, None)],
+    ids=["array", "hires", "lowres", "half", "right"],
+)
+def test_spots_that_overlap_are_in_other_units(
+    factor: float, apart: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolve_slides(narrow(VISIUM, factor), um_per_px=4.0)
+    assert (f"spots are 16.2 pixels wide, and only {apart} pixels apart: they lie on top" in caplog.text) == bool(apart)
+
+
+def test_cells_that_touch_do_not_overlap(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    xy = 40 + square(12, 12, 10.0) + rng.uniform(-4, 4, (144, 2))
+    sdata = on_lattice(xy, 10.0, um_per_px=1.0)
+    sdata["s1"]["radius"] = rng.uniform(4, 9, 144)
+    resolve_slides(sdata)
+    assert "on top of each other" not in caplog.text
+
+
+@pytest.mark.situation(
+    "Tables, shapes and images",
+    "Spots share their places, as those of two sections",
+    "warning",
+    "exactly on another one",
+)
+@pytest.mark.parametrize(
+    ("twice", "said"), [(81, True), (9, True), (2, False)], ids=["two sections", "a part", "two spots"]
+)
+def test_spots_at_one_place(twice: int, said: bool, caplog: pytest.LogCaptureFixture) -> None:
+    resolve_slides(narrow(np.concatenate([VISIUM, VISIUM[:twice]]), 1.0))
+    assert (f"'lib': {twice} of {81 + twice} spots lie exactly on another one" in caplog.text) == said
+
+
+@pytest.mark.situation("Images", "An AnnData object has no usable image of a slide", "error", "that is H&E")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda library: library["images"].clear(), r"`uns\['spatial'\]\['lib'\]` has no images"),
+        (lambda library: library["scalefactors"].clear(), r"'hires' has no scale factor `tissue_hires_scalef`"),
+        (lambda library: library["images"].update(hires=PICTURE[..., 0]), r"'hires' is not RGB \(shape \(96, 128\)\)"),
+    ],
+    ids=["no images", "no scale factors", "grey"],
+)
+def test_why_an_anndata_has_no_image(change: Any, told: str) -> None:
+    adata = visium_adata(PICTURE, 4 * points(9))
+    del adata.uns["spatial"]["lib"]["images"]["lowres"]
+    change(adata.uns["spatial"]["lib"])
+    with pytest.raises(ValueError, match=rf"\['lib'\] that is H&E \('lib': {told}"):
+        require_images(resolve_slides(adata), [20.0])
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels", "The column of slides and `uns['spatial']` have different names", "error", "its keys are"
+)
+def test_a_slide_that_uns_does_not_name() -> None:
+    adata = visium_adata(PICTURE, 4 * points(9))
+    adata.obs["library_id"] = "sample 1"
+    with pytest.raises(ValueError, match=r"`uns\['spatial'\]` has no 'sample 1'; its keys are \['lib'\]"):
+        require_images(resolve_slides(adata), [20.0])
+
+
+@pytest.mark.parametrize("names", [("x", "y"), ("Y", "X"), ("y", "z", "x"), ("row", "col")])
+def test_positions_of_a_data_frame_have_the_names_of_its_columns(names: tuple[str, ...]) -> None:
+    xy = 4 * points(9)
+    by_name = {"x": xy[:, 0], "y": xy[:, 1], "z": np.zeros(9), "row": xy[:, 0], "col": xy[:, 1]}
+    adata = visium_adata(PICTURE, xy)
+    adata.obsm["spatial"] = pd.DataFrame({name: by_name[name.lower()] for name in names}, index=adata.obs_names)
+    np.testing.assert_allclose(resolve_slides(adata).slides[0].centers, points(9))
+
+
+def test_positions_need_two_columns() -> None:
+    adata = visium_adata(PICTURE, 4 * points(9))
+    adata.obsm["spatial"] = adata.obsm["spatial"][:, :1]
+    with pytest.raises(ValueError, match=r"two columns, x and y of every spot, found shape \(9, 1\)"):
+        resolve_slides(adata)
+
+
+def test_a_region_of_points_says_how_to_make_circles() -> None:
+    sdata = slide(PICTURE, points(8))
+    del sdata.shapes["s1"]
+    sdata["s1"] = PointsModel.parse(points(8), transformations={"s1": Identity()})
+    with pytest.raises(KeyError, match=r"\['s1'\] are points: make circles of them"):
+        resolve_slides(sdata)
+
+
+@pytest.mark.situation(
+    "µm per pixel",
+    "Cells are far wider or narrower than cells are, at a given scale",
+    "warning",
+    "as cells do, and are",
+)
+@pytest.mark.parametrize(
+    ("um_per_px", "warned"), [(0.5, False), (2.0, False), (8.0, True), (0.1, True)], ids=["half", "two", "8", "0.1"]
+)
+def test_cells_have_the_width_of_cells(um_per_px: float, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    sdata = on_lattice(40 + square(12, 12, 16.0) + rng.uniform(-4, 4, (144, 2)), 10.0)
+    sdata["s1"]["radius"] = rng.uniform(4, 9, 144)
+    resolve_slides(sdata, um_per_px=um_per_px)
+    width = 2 * np.median(sdata["s1"]["radius"]) * um_per_px
+    assert (f"as cells do, and are {width:.3g} µm wide at {um_per_px:g} µm per pixel" in caplog.text) == warned

@@ -41,7 +41,11 @@ def test_jitter_does_not_bias_the_pitch(seed: int) -> None:
         assert found.jitter == pytest.approx(0.03, rel=0.15)
 
 
-@pytest.mark.situation("µm per pixel", "Any array, with holes and jitter, turned and mirrored", "right, or asked for")
+@pytest.mark.situation(
+    "µm per pixel",
+    "Any array, with holes and jitter, rotated and mirrored",
+    "derived correctly, or an error asks for it",
+)
 @given(st.integers(0, 2**32), st.sampled_from([*PLATFORMS, RELAXED, CELLS]))
 def test_a_scale_is_right_or_asked_for(seed: int, platform: str) -> None:
     spots = draw(np.random.default_rng(seed), [platform])
@@ -105,7 +109,7 @@ def test_a_stretched_lattice_is_none(stretched: np.ndarray) -> None:
 
 
 @pytest.mark.situation(
-    "µm per pixel", "No platform, or more than one, fits the lattice and the width of the spots", "asked for"
+    "µm per pixel", "No platform, or more than one, fits the lattice and the width of the spots", "an error asks for it"
 )
 @pytest.mark.parametrize(
     ("sites", "width", "why"),

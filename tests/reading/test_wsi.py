@@ -119,7 +119,7 @@ def test_a_file_that_knows_no_scale(tmp_path: Path, um_per_px: float | None, cap
     wsi = opened(write_slide(tmp_path / "a.tiff", [PIXELS], um_per_px=um_per_px))
     with pytest.raises(ValueError, match=r"µm per pixel is unknown for \['spots'\]"):
         stc.pp.crops(wsi, field_um=20, size_px=16)
-    assert ("352.8 µm per pixel, which no microscope has (72 dots an inch" in caplog.text) == (um_per_px is not None)
+    assert ("352.8 µm per pixel, which no microscope has (72 dots per inch" in caplog.text) == (um_per_px is not None)
 
 
 def test_what_wsidata_attaches_of_the_slide_is_not_taken_for_it(file: Path) -> None:

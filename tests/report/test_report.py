@@ -115,6 +115,26 @@ def test_the_maps_hold_measurement_and_prediction(page, cv, data):
     assert slide["r"][gene] == pytest.approx(np.corrcoef(measured, predicted)[0, 1], abs=1e-4)
 
 
+def test_the_maps_hold_annotated_and_predicted_classes_of_held_out_donors(page, cv):
+    maps = maps_of(page)
+    obs = cv.predictions.obs
+    names = [one["name"] for one in maps["classes"]]
+    assert set(names) == set(obs["annotated"].dropna())
+    for slide in maps["slides"]:
+        here = obs[obs["slide"] == slide["name"]]
+        for kind, column in (("observed", "annotated"), ("predicted", "class_ridge")):
+            expected = [255 if pd.isna(name) else names.index(name) for name in here[column]]
+            np.testing.assert_array_equal(codes_of(slide, kind), expected)
+    assert ("option", {"value": "classes"}) in Tags(page.read_text(encoding="utf-8")).tags
+
+
+def test_without_labels_there_is_no_map_of_classes(data, tmp_path):
+    without = stc.tl.cross_validate(data, donor_key="donor", methods=["mean"], n_genes=30)
+    assert list(without.predictions.obs) == ["donor", "slide"]
+    without.report(tmp_path / "r.html")
+    assert maps_of(tmp_path / "r.html")["classes"] is None
+
+
 def test_card_classes_and_slides(page):
     text = Tags(page.read_text(encoding="utf-8")).text
     for part in (

@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stcontrast
 from stcontrast._data.design import (
     MAX_RANGED,
     SlideMoments,
     block_of_column,
     build_design,
+    design_of_some,
     neighbor_means,
     neighbor_ranges,
 )
@@ -278,3 +280,23 @@ def test_moments_of_two_parts_are_those_of_the_whole(seed, cut):
     np.testing.assert_allclose(scaled[:, :4].std(axis=0), 1, atol=1e-5)
     # a constant column says nothing
     assert not scaled[:, 4].any()
+
+
+@pytest.mark.parametrize("n_neighbors", [0, 1, 18])
+@given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
+def test_a_part_of_the_spots_keeps_its_neighbours_and_the_moments_of_its_slide(n_neighbors, seed, share):
+    features, slide, xy = slides(seed)
+    rng = np.random.default_rng(seed)
+    some = rng.permutation(np.flatnonzero(rng.random(len(slide)) < share))
+    whole = build_design(features, slide, xy, n_neighbors=n_neighbors, standardize="none")
+    of_slides = [np.flatnonzero(slide == code) for code in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        # a slide in several parts
+        patch.setattr(stcontrast._data.design, "SPOTS_AT_ONCE", 7)
+        design, moments = design_of_some(features, xy, of_slides, some, n_neighbors=n_neighbors)
+    np.testing.assert_allclose(design, whole[some], atol=1e-5)
+    for found, rows in zip(moments, of_slides, strict=True):
+        expected = SlideMoments.of(whole[rows])
+        assert found.n == len(rows)
+        np.testing.assert_allclose(found.mean, expected.mean, atol=1e-6)
+        np.testing.assert_allclose(found.squares, expected.squares, rtol=1e-4, atol=1e-4)

@@ -102,3 +102,49 @@ def test_a_gene_side_where_nothing_was_counted_is_none(objects):
     assert gather(sides[0], Keys(), gene_side=sides[1]).gene_side is None
     with pytest.raises(ValueError, match=r"Slides share a name: \['s1'\]"):
         gather(sides[0], Keys(), gene_side=sides[0])
+
+
+def whole_numbers(kind: str, *, n: int = 60, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(6.0, (n, 30)).astype(np.float64)
+    if kind == "times ten":
+        counts *= 10
+    elif kind == "per million, rounded":
+        counts = np.rint(1e6 * counts / counts.sum(axis=1, keepdims=True))
+    elif kind == "empty":
+        counts[:] = 0
+    elif kind == "even":  # by chance, in a few values
+        counts = np.where(np.arange(30) < 2, 2.0 * rng.integers(1, 3, (n, 30)), 0.0)
+    obs = pd.DataFrame({"library_id": f"s{seed}", "donor": f"d{seed}"}, index=[f"s{seed}-{i}" for i in range(n)])
+    return ad.AnnData(counts.astype(np.float32), obs=obs, obsm={"spatial": rng.uniform(0, 9, (n, 2))})
+
+
+@pytest.mark.situation("Counts", "Counts are whole numbers, but not raw", "warning", "Each of the slides")
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("times ten", "are all multiples of 10"), ("per million, rounded", "the same sum of counts in every spot")],
+    ids=["multiplied", "per million, rounded"],
+)
+def test_whole_numbers_that_are_no_counts(kind: str, told: str, caplog):
+    gathered([whole_numbers(kind), whole_numbers("raw", seed=1), whole_numbers(kind, seed=2)])
+    assert caplog.text.count("Each of the slides ['s0', 's2'] has ") == 1
+    assert told in caplog.text
+
+
+@pytest.mark.situation("Counts", "A slide has genes and no counts at all", "warning", "no counts at all")
+def test_a_slide_without_any_count_is_named(caplog):
+    gathered([whole_numbers("raw"), whole_numbers("empty", seed=1)])
+    assert "Each of the slides ['s1'] has a table with genes and no counts at all" in caplog.text
+
+
+def test_counts_are_not_suspected(caplog):
+    without = whole_numbers("raw", seed=3)
+    gathered([whole_numbers("raw"), whole_numbers("even", seed=1), without])
+    gathered([without, without[:, :0].copy()][:1])
+    assert "Each of the slides" not in caplog.text
+
+
+def test_a_table_without_genes_has_no_counts_to_miss(caplog):
+    bare = whole_numbers("raw", seed=1)[:, :0].copy()
+    gathered([whole_numbers("raw"), bare])
+    assert "Each of the slides" not in caplog.text

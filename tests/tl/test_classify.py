@@ -85,9 +85,7 @@ def test_a_name_that_is_taken_is_refused(unseen, model, taken):
     else:
         table.obs[taken] = "mine"
     before = snapshot(unseen)
-    with pytest.raises(
-        ValueError, match=rf"'{taken}'\]` holds something that stcontrast has not written.*give another"
-    ):
+    with pytest.raises(ValueError, match=rf"'{taken}'\]` holds something that stcontrast did not write.*give another"):
         stc.tl.classify(unseen, model, key_added="tissue")
     assert snapshot(unseen) == before
 

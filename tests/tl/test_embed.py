@@ -192,7 +192,7 @@ def test_a_name_that_is_taken_is_refused(unseen, joint_model, key, taken):
     if taken != "X_image":
         unseen["table"].obsm[taken] = np.zeros((40, 2))
     before = snapshot(unseen)
-    told = "which is for image features" if taken == "X_image" else "holds something that stcontrast has not written"
+    told = "which is for image features" if taken == "X_image" else "holds something that stcontrast did not write"
     with pytest.raises(ValueError, match=rf"`obsm\['{taken}'\]`.*{told}"):
         stc.tl.embed(unseen, joint_model, key_added=key)
     assert snapshot(unseen) == before

@@ -106,7 +106,7 @@ def add_own(sdata: SpatialData) -> SpatialData:
 
 @pytest.fixture(scope="module")
 def blocks(toy: SpatialData) -> SpatialData:
-    """The toy slides with features of texture, with those of two encoders, and with features of the user's own."""
+    """The toy slides with features of texture, with those of two encoders, and with custom features."""
     sdata = add_own(copied(toy))
     stc.pp.image_features(sdata, encoder=["color", network()], field_um=100, key_added="X_two")
     return sdata
@@ -249,12 +249,14 @@ def test_cross_validation_of_slots(blocks, tmp_path):
 def test_own_features_that_are_absent_or_of_another_width(of_blocks, blocks):
     new = bare(parts_of(copied(blocks), "donor3"))
     with pytest.raises(
-        ValueError, match=r"own in `obsm\['X_own'\]` \(3 a spot\), found none. Put features made the same"
+        ValueError, match=r"custom features in `obsm\['X_own'\]` \(3 a spot\), found none. Put features made the same"
     ):
         stc.tl.predict_expression(new, of_blocks)
     add_own(new)["table"].obsm["X_own"] = np.ones((new["table"].n_obs, 2))
     for predict in (stc.tl.predict_expression, stc.tl.classify):
-        with pytest.raises(ValueError, match=r"own in `obsm\['X_own'\]` \(3 a spot\), found X_own at"):
+        with pytest.raises(
+            ValueError, match=r"custom features in `obsm\['X_own'\]` \(3 a spot\), found X_own \(2 a spot\)"
+        ):
             predict(new, of_blocks)
     assert set(new["table"].obsm) == {"X_own"}
 
@@ -268,8 +270,8 @@ def test_own_features_that_are_absent_or_of_another_width(of_blocks, blocks):
         ({"use_rep": ["X_own", "X_own"]}, ValueError, "each once"),
         ({"use_rep": 3}, TypeError, "must be the name of a slot"),
         ({"use_rep": ["X_own", 3]}, TypeError, "must be the name of a slot"),
-        ({"use_rep": "X_own", "encoder": "texture"}, ValueError, "`use_rep` is 'X_own': leave one or the other out"),
-        ({"use_rep": ["X_image", "X_own"], "field_um": 100}, ValueError, "leave one or the other out"),
+        ({"use_rep": "X_own", "encoder": "texture"}, ValueError, "`use_rep` is 'X_own': leave out one of them"),
+        ({"use_rep": ["X_image", "X_own"], "field_um": 100}, ValueError, "leave out one of them"),
         ({"use_rep": "X_empty"}, ValueError, r"must be an array of numbers .* found shape \(120, 0\)"),
         ({"use_rep": "X_cut"}, ValueError, "it was changed after"),
         ({"use_rep": "X_nan"}, ValueError, r"in `obsm\['X_nan'\]` hold values that are not finite"),

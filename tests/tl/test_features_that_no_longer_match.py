@@ -161,7 +161,7 @@ def test_a_scale_that_was_given_then_and_not_now_stays(colored: SpatialData, cap
     np.testing.assert_array_equal(sdata["table"].obsm["X_image"], before)
     assert "no longer match" not in caplog.text
     # the lattice of the toy slides is Visium's, at 1 µm a pixel
-    assert "were made at 0.5 µm per pixel, and its spots suggest 1" in caplog.text
+    assert "were made at 0.5 µm per pixel, but its spots suggest 1" in caplog.text
 
 
 @pytest.mark.situation(
@@ -254,7 +254,7 @@ def test_after_concatenation_fit_says_what_the_features_are_taken_for(
     assert "stcontrast" not in joined["table"].uns
     stc.tl.fit(joined, batch_key="donor", method="mean")
     assert "has no record of what made it" in caplog.text
-    assert "its 35 columns are taken for features of your own" in caplog.text
+    assert "its 35 columns are treated as custom features" in caplog.text
     caplog.clear()
     # the user's own slot is the user's own: nothing to say
     joined["table"].obsm["X_own"] = joined["table"].obsm["X_image"]

@@ -93,7 +93,7 @@ def test_the_order_of_spots_is_kept(query, joint_model):
 @pytest.mark.parametrize(
     ("spots", "error", "message"),
     [
-        (["spot", f"{FIRST}1"], KeyError, rf"no spots \['spot'\]; its spots begin \['{FIRST}0'"),
+        (["spot", f"{FIRST}1"], KeyError, rf"no spots \['spot'\]; some that exist: \['{FIRST}0'"),
         ([0, 40], IndexError, r"positions \[40\], but the table's rows are 0 to 39"),
         ([-1], IndexError, r"positions \[-1\]"),
         (np.ones(39, dtype=bool), ValueError, r"mask `spots` has shape \(39,\), but the table has 40 spots"),

@@ -195,9 +195,7 @@ def test_anndata_with_features_of_the_user_s_own(toy):
     provenance = predicted.uns["stcontrast"]["prediction"]["provenance"]
     assert provenance == {f"donor{i}_a": "in-sample" for i in (1, 2, 3)}
     other = as_anndata(toy)
-    with pytest.raises(
-        ValueError, match=r"features of the user's own in `obsm\['X_image'\]` \(20 a spot\), found X_image"
-    ):
+    with pytest.raises(ValueError, match=r"custom features in `obsm\['X_image'\]` \(20 a spot\), found X_image"):
         stc.tl.predict_expression(other, model)
     del other.obsm["X_image"]
     with pytest.raises(ValueError, match="found none"):
@@ -250,7 +248,7 @@ BAD = {
     "unknown method": ({"method": "lasso"}, None, ValueError, "Unknown method 'lasso'. Valid options are"),
     "normalised counts": ({}, break_counts, ValueError, "Raw counts are needed, but `X` holds the value"),
     "counts of a layer": ({"layer": "truth"}, None, ValueError, r"`layers\['truth'\]` holds the value"),
-    "image elsewhere": ({"image_key": "donor1_a_he"}, None, ValueError, "lies elsewhere than the spots of 'donor2_a'"),
+    "image elsewhere": ({"image_key": "donor1_a_he"}, None, ValueError, "does not lie under the spots of 'donor2_a'"),
     "negative scale": ({"um_per_px": -1}, None, ValueError, "must be a positive number"),
     "no field": ({"field_um": ()}, None, ValueError, "`field_um` must be"),
     "nothing to learn": (
@@ -321,3 +319,15 @@ def test_features_made_in_different_ways_are_refused(toy):
     with pytest.raises(ValueError, match="would be made, in different ways"):
         stc.tl.fit([one, two], batch_key="donor", method="mean")
     assert "X_image" not in one["table"].obsm
+
+
+def test_with_more_spots_than_asked_for_nothing_is_written(toy, caplog):
+    sdata = copied(toy)
+    model = stc.tl.fit(sdata, batch_key="donor", method="ridge", max_spots=60)
+    assert model.spec["n_spots_used"] == 60 < model.spec["n_spots"] == sdata["table"].n_obs
+    assert "stc_pred" not in sdata
+    assert "X_image" in sdata["table"].obsm
+    assert "Learning from 60 of" in caplog.text
+    assert "are not written" in caplog.text
+    stc.tl.predict_expression(sdata, model)
+    assert np.isfinite(sdata["stc_pred"].X).all()

@@ -89,7 +89,7 @@ def test_where_no_object_has_an_image_the_usual_error_comes(toy):
 def test_a_slide_without_genes_and_without_image_is_an_error(toy, with_images):
     no_image = bare(parts_of(copied(toy), "donor3"))
     del no_image.images["donor3_a_he"]
-    with pytest.raises(ValueError, match=r"No image lies under the spots of \['donor3_a'\].*objects of their own"):
+    with pytest.raises(ValueError, match=r"No image lies under the spots of \['donor3_a'\].*separate objects"):
         stc.tl.fit([with_images, no_image], batch_key="donor", label_key=LABELS)
 
 

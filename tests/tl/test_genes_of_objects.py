@@ -62,7 +62,7 @@ def test_panels_that_share_few_genes_are_said(
 
 @pytest.mark.situation(
     "Genes",
-    "A gene has no count on one slide and is well expressed on others (an outer join filled with zeros)",
+    "A gene has no counts on one slide and is well expressed on the others (an outer join filled with zeros)",
     "warning",
     "genes some have no count at all on a slide",
 )

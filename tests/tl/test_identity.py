@@ -59,7 +59,7 @@ def test_donors_of_any_type(kind: str) -> None:
 
 @pytest.mark.situation(
     "Donors, slides, labels",
-    "Donors differ in case, spaces or leading zeros alone",
+    "Names of donors differ only in case, spaces or leading zeros",
     "warning",
     "differ only in how they are written",
 )
@@ -165,3 +165,104 @@ def test_names_of_slides_survive_a_file(name: str, suffix: str, tmp_path: Path) 
         found = read_record(back, record)
         assert found is not None
         assert found["provenance"] == {name: "in-sample"}
+
+
+TEXT_FOR_NONE = ["nan", "NaN", "", " ", "<NA>"]
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels", "A label is 'nan' or an empty text", "warning", "they count as not annotated"
+)
+@pytest.mark.parametrize("text", TEXT_FOR_NONE, ids=repr)
+@pytest.mark.parametrize("kind", ["text", "category"])
+def test_text_for_a_missing_label_is_no_class(text: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    values = pd.Series([text] * 10 + ["fat"] * 20 + ["tumour"] * 10, index=[f"s0-{i}" for i in range(40)])
+    made = section("s0", what=values.astype("category") if kind == "category" else values)
+    model = learn([made, section("s1", seed=1, what=["fat", "tumour"] * 20)], label_key="what")
+    assert model.classes == ["fat", "tumour"]
+    assert "10 spots have an empty text or 'nan' in column 'what' of `obs`: they count as not annotated" in caplog.text
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels", "A donor or batch is missing, 'nan' or an empty text", "error", "blank or 'nan'"
+)
+@pytest.mark.parametrize("text", [np.nan, None, *TEXT_FOR_NONE], ids=repr)
+@pytest.mark.parametrize("key", ["donor_key", "batch_key"])
+def test_text_for_a_missing_donor_is_refused(text: Any, key: str) -> None:
+    values = pd.Series([text] * 3 + ["d0"] * 37, dtype=object, index=[f"s0-{i}" for i in range(40)])
+    with pytest.raises(
+        ValueError, match=rf"`{key}`: column 'donor' of `obs` is empty for 3 spots \(missing, blank or 'nan'\)"
+    ):
+        learn([section("s0", donor=values), section("s1", seed=1, donor="d1")], **{key: "donor"})
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels", "A class may mean that a spot is not annotated", "warning", "is learnt as a class"
+)
+@pytest.mark.parametrize("name", ["NA", "None", "unknown", "Undetermined"])
+def test_a_class_that_may_be_none_is_named(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = learn([section(f"s{i}", seed=i, what=[name, "tumour"] * 20) for i in range(2)], label_key="what")
+    assert name in model.classes
+    assert f"`label_key`: ['{name}'] in column 'what' of `obs` is learnt as a class" in caplog.text
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels",
+    "Names of classes differ only in case, spaces or leading zeros",
+    "warning",
+    "are learnt as different classes",
+)
+@pytest.mark.parametrize("other", ["Tumour", "tumour ", "TUMOUR"], ids=repr)
+def test_classes_that_look_alike_are_named(other: str, caplog: pytest.LogCaptureFixture) -> None:
+    learn(
+        [section("s0", what=["fat", "tumour"] * 20), section("s1", seed=1, what=["fat", other] * 20)], label_key="what"
+    )
+    assert f"The classes {sorted(['tumour', other])} in column 'what' of `obs` differ only in how" in caplog.text
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels", "All labels are one class", "warning", "there is nothing to tell apart"
+)
+def test_one_class_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    learn([section(f"s{i}", seed=i, what="tumour") for i in range(2)], label_key="what")
+    assert "column 'what' of `obs` has one class, 'tumour': there is nothing to tell apart" in caplog.text
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels",
+    "The column of donors or batches names spots or holds a measurement",
+    "error",
+    "does it name spots",
+)
+@pytest.mark.parametrize("key", ["donor_key", "batch_key"])
+@pytest.mark.parametrize(
+    "values", [[f"AAAC{i}-1" for i in range(40)], [0.1 * i for i in range(40)], [500 + 7 * i for i in range(40)]],
+    ids=["barcodes", "fractions", "counts"],
+)  # fmt: skip
+def test_a_value_a_spot_is_no_donor(key: str, values: list[Any]) -> None:
+    with pytest.raises(ValueError, match=rf"`{key}`: column 'who' of `obs` has 40 different values in 40 spots"):
+        learn([section("s0", who=values)], library_key="library_id", **{key: "who"})
+
+
+def test_many_cores_of_an_array_are_donors() -> None:
+    many = section("tma", n=80, who=[f"core{i // 4}" for i in range(80)])
+    assert len(learn([many], donor_key="who", library_key="library_id").spec["donors"]) == 20
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels", "Labels are codes in one object and names in another", "warning", "codes of the names"
+)
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [([0, 1], True), (["0", "1"], True), ([0.0, 1.0], True), (["fat", "T2"], False)],
+    ids=["int", "text", "float", "names"],
+)
+def test_codes_and_names_of_classes(values: list[Any], said: bool, caplog: pytest.LogCaptureFixture) -> None:
+    learn([section("s0", what=["fat", "tumour"] * 20), section("s1", seed=1, what=values * 20)], label_key="what")
+    assert ("are numbers (['0', '1']) and names (['fat', 'tumour'])" in caplog.text) == said
+    assert ("codes of the names" in caplog.text) == said
+
+
+def test_numbers_alone_are_classes(caplog: pytest.LogCaptureFixture) -> None:
+    learn([section(f"s{i}", seed=i, what=[1, 2, np.nan, 4] * 10) for i in range(2)], label_key="what")
+    assert "codes of the names" not in caplog.text

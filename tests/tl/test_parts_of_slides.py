@@ -62,7 +62,7 @@ PARTS: list[Any] = [
 ]
 
 
-@pytest.mark.situation("Prediction", "A few spots, or a part of a slide, are predicted alone", "warning")
+@pytest.mark.situation("Prediction", "Only a few spots, or a part of a slide, are predicted", "warning")
 @pytest.mark.parametrize(("choose", "told"), PARTS)
 @pytest.mark.parametrize("use", ["predict_expression", "classify", "store"])
 def test_a_part_is_warned_of_and_is_right_with_the_moments_of_the_training_slides(
@@ -156,3 +156,15 @@ def test_fit_says_that_a_training_slide_is_small(caplog: pytest.LogCaptureFixtur
     stc.tl.fit(slides, batch_key="donor", use_rep="X_own", method="mean")
     assert "Slide 's0' has 9 spots" in caplog.text
     assert "Slide 's1'" not in caplog.text
+
+
+@pytest.mark.situation("Prediction", "A training slide is only a part of one", "warning", "part of a slide")
+def test_a_training_slide_that_is_a_part_is_named_and_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    slides = [whole(f"s{i}", seed=i) for i in range(4)]
+    slides[1] = slides[1][slides[1].obs["kind"] == "tumour"].copy()
+    model = stc.tl.fit(slides, batch_key="donor", use_rep="X_own", method="ridge")
+    assert re.findall(r"Slide '(s\d)' .*part of a slide", caplog.text) == ["s1"]
+    caplog.clear()
+    new = whole("new", seed=9)
+    stc.tl.predict_expression(new[new.obs["kind"] == "tumour"].copy(), model)
+    assert "Slide 'new' has image features that spread 0." in caplog.text

@@ -233,7 +233,7 @@ def test_a_model_of_features_of_the_users_own_is_refused(files):
     train = stc.datasets.toy(n_donors=2, n_spots=40, n_genes=30)
     train["table"].obsm["mine"] = np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32)
     model = stc.tl.fit(train, batch_key="donor", method="ridge", use_rep="mine")
-    with pytest.raises(ValueError, match="features of the user's own"):
+    with pytest.raises(ValueError, match="custom features"):
         stc.tl.predict_slide(files / "one.tiff", model)
 
 

@@ -36,10 +36,10 @@ def shuffled(table: AnnData) -> AnnData:
     return table[np.random.default_rng(0).permutation(table.n_obs)].copy()
 
 
-def fitted(train: Sequence[AnnData], method: str, *, seed: int = 0) -> Any:
+def fitted(train: Sequence[AnnData], method: str, *, seed: int = 0, n_jobs: int | None = None) -> Any:
     return stc.tl.fit(
         [table.copy() for table in train], batch_key="donor", label_key=LABELS, method=method, seed=seed,
-        options=QUICK.get(method),
+        options=QUICK.get(method), n_jobs=n_jobs,
     )  # fmt: skip
 
 
@@ -123,6 +123,16 @@ def test_count_only_slides_may_come_in_any_order(tables):
 def test_another_seed_gives_another_network(tables):
     *train, new = tables
     assert farthest(*(predicted(fitted(train, "bleep", seed=seed), new) for seed in (0, 1))) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given to the executor")
+def test_inner_folds_in_two_processes_give_the_same_model(tables):
+    *train, new = tables
+    for method in ("ridge", "stcontrast", "tpirbae"):
+        here, there = fitted(train, method), fitted(train, method, n_jobs=2)
+        assert farthest(predicted(here, new), predicted(there, new)) < 1e-4, method
+        np.testing.assert_allclose(there.calibration.half_width, here.calibration.half_width, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -231,7 +231,7 @@ def test_errors_change_nothing(sets, arguments, message):
 def test_a_column_of_the_user_is_left_alone():
     pred = prediction(SPOTS, SLIDES)
     pred.obs["score_B"] = 1.0
-    with pytest.raises(ValueError, match=r"`obs\['score_B'\]` holds something that stcontrast has not written"):
+    with pytest.raises(ValueError, match=r"`obs\['score_B'\]` holds something that stcontrast did not write"):
         stc.tl.score_genes(pred, {"A": GENES, "B": GENES})
     assert "score_A" not in pred.obs
     stc.tl.score_genes(pred, {"A": GENES[:1]})

@@ -76,6 +76,39 @@ def test_a_saved_model_makes_the_same_features_of_a_new_slide(model_and_data, un
     np.testing.assert_allclose(again["stc_pred"].X, train["stc_pred"].X, atol=1e-5)
 
 
+def test_the_method_s_own_loss_makes_another_tower_than_the_joint_one(raw, unseen, model_and_data):
+    how = {"method": "bleep", "genes": list(raw["table"].var_names[:12]), "options": {"max_epochs": 1}}
+    model = tuned(parts_of(raw, "donor1", "donor2"), tower_options={**TUNE, "loss": "method"}, **how)
+    assert list(model.history["fine-tuned encoder"].columns) == ["epoch", "contrastive", "loss"]
+    joint = model_and_data[0]
+    assert model.tower.spec["sha256"] != joint.tower.spec["sha256"]
+    stc.tl.predict_expression(unseen, model)
+    assert np.isfinite(unseen["stc_pred"].X).all()
+
+
+@pytest.mark.long
+def test_in_a_cross_validation_every_method_has_towers_of_its_own_loss(toy, monkeypatch):
+    made = []
+    monkeypatch.setattr(Tuning, "run", _noted(Tuning.run, made))
+    stc.tl.cross_validate(
+        parts_of(copied(toy), "donor1", "donor2"), donor_key="donor", encoder=encoder(), image_tower="finetune",
+        genes=list(toy["table"].var_names[:12]), tower_options={**TUNE, "loss": "method"},
+        # (the first step of Adam knows the signs of the gradient alone: another loss may have the same ones)
+        methods={"bleep": {"max_epochs": 1}, "narrow": {"method": "bleep", "n_embedding": 8, "max_epochs": 1}, "color": {}},
+    )  # fmt: skip
+    assert [name for name, _ in made] == ["without0-0", "without0-1", "without1-0", "without1-1"]
+    assert len({sha for _, sha in made}) == 4
+
+
+def _noted(run, made):
+    def note(self, *args, name, **kwargs):
+        found = run(self, *args, name=name, **kwargs)
+        made.append((name, found[1].spec["sha256"]))
+        return found
+
+    return note
+
+
 def test_features_of_another_tower_are_not_used(model_and_data, unseen):
     model, _ = model_and_data
     stc.tl.predict_expression(unseen, model)
@@ -90,7 +123,7 @@ def test_features_of_another_tower_are_not_used(model_and_data, unseen):
 
 def test_another_encoder_is_refused(model_and_data, unseen):
     for predict in (stc.tl.predict_expression, stc.tl.classify):
-        with pytest.raises(ValueError, match="fine-tuned with it, and predicts with no other: leave out `encoder`"):
+        with pytest.raises(ValueError, match="own fine-tuned encoder, and cannot use another one: leave out `encoder`"):
             predict(unseen, model_and_data[0], encoder=encoder())
     assert "X_image" not in unseen["table"].obsm
 
@@ -132,7 +165,9 @@ def test_the_tower_of_an_inner_fold_has_not_seen_the_held_out_donor(toy):
         tuning = Tuning.of(encoder(), None, TUNE)
         with tuning.cut(sources) as store:
             genes = inputs.genes[:12]
-            found.append(tuning.run(store, inputs, np.arange(len(inputs.slide)), FitSpec(genes=genes))[0])
+            found.append(
+                tuning.run(store, inputs, np.arange(len(inputs.slide)), FitSpec(genes=genes), method="ridge")[0]
+            )
     [before, after] = found
     same = [np.array_equal(one, other) for one, other in zip(before.of_fold, after.of_fold, strict=True)]
     assert sorted(same) == [False, False, True]
@@ -180,6 +215,7 @@ def test_cross_validation_tunes_without_the_held_out_donor(toy, tmp_path, caplog
         np.testing.assert_allclose(one[here].layers[method], other[here].layers[method], rtol=1e-5)
     assert not np.array_equal(one[~here].layers["ridge"], other[~here].layers["ridge"])
     # the towers are there already
+    caplog.clear()
     with caplog.at_level("INFO", logger="stcontrast"):
         again = predictions(copied(toy), directory=tmp_path / "cv")
     assert "Tuning test_resnet" not in caplog.text
@@ -201,8 +237,12 @@ def test_what_cannot_be_tuned_is_refused_before_any_work(raw):
         tuned(raw, image_tower="tuned")
     with pytest.raises(ValueError, match="a frozen encoder has none"):
         tuned(raw, image_tower="frozen")
-    with pytest.raises(ValueError, match="'color' looks at colour alone"):
+    with pytest.raises(ValueError, match="'color' uses colour alone"):
         tuned(raw, method="color")
+    with pytest.raises(
+        ValueError, match="'ridge' has no loss of its own that trains an encoder; 'bleep', 'mclstexp', 't"
+    ):
+        tuned(raw, tower_options={**TUNE, "loss": "method"})
     assert snapshot(raw) == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -22,8 +23,10 @@ __all__ = [
     "block_of_column",
     "build_design",
     "column_parts",
+    "design_of_some",
     "neighbor_means",
     "neighbor_ranges",
+    "parts_of_slide",
     "set_out",
     "standardize_slides",
     "surroundings",
@@ -39,6 +42,8 @@ RING: Final = 6
 MAX_RANGED: Final = 1024
 # numbers that are copied at once in double precision
 MOST_AT_ONCE: Final = 2**22
+# spots whose design is made at once
+SPOTS_AT_ONCE: Final = 16_384
 
 
 def neighbor_means(features: NDArray[np.float32], xy: NDArray[np.float64], *, n_neighbors: int) -> NDArray[np.float32]:
@@ -139,19 +144,88 @@ def build_design(
     Design (n_spots, n_design), float32: every block of the features once, twice or four times, see
     :func:`block_of_column`.
     """
+    design, moments = design_of_some(
+        features, xy, rows_by_slide(slide), np.arange(len(features)), blocks=blocks, n_neighbors=n_neighbors
+    )
+    return standardize_slides(design, slide, moments) if standardize == "slide" else design
+
+
+def design_of_some(
+    features: NDArray[np.float32],
+    xy: NDArray[np.float64],
+    of_slides: Sequence[NDArray[np.intp]],
+    some: NDArray[np.intp],
+    *,
+    blocks: Sequence[int] = (),
+    n_neighbors: int,
+) -> tuple[NDArray[np.float32], list[SlideMoments]]:
+    """The design of some spots, not standardised: their neighbours may be any spots of their slide.
+
+    A slide is walked through in parts, so that the design of all its spots is never in memory.
+
+    Parameters
+    ----------
+    features, xy, blocks, n_neighbors
+        As in :func:`build_design`; the features may lie on disk.
+    of_slides
+        Rows of all spots of each slide.
+    some
+        Rows of the spots whose design is wanted, all of these slides.
+
+    Returns
+    -------
+    Design (n_some, n_design), and the moments of the design of all spots of each slide.
+    """
     blocks = blocks or (features.shape[1],)
-    design = np.empty((len(features), len(block_of_column(blocks, n_neighbors))), dtype=np.float32)
-    for rows in rows_by_slide(slide):
-        design[rows] = set_out(features[rows], xy[rows], blocks=blocks, n_neighbors=n_neighbors)
-    return standardize_slides(design, slide) if standardize == "slide" else design
+    design = np.empty((len(some), len(block_of_column(blocks, n_neighbors))), dtype=np.float32)
+    place = np.full(len(features), -1)
+    place[some] = np.arange(len(some))
+    moments = []
+    for rows in of_slides:
+        parts = []
+        tree = cKDTree(xy[rows])
+        for part in parts_of_slide(xy[rows], SPOTS_AT_ONCE):
+            # a small slide is one part
+            area = part if len(part) == len(rows) else surroundings(tree, part, n_neighbors=n_neighbors)
+            seen = rows[area]
+            block = set_out(
+                np.asarray(features[seen], dtype=np.float32), xy[seen], blocks=blocks, n_neighbors=n_neighbors
+            )
+            if len(part) < len(area):
+                block = block[np.searchsorted(area, part)]
+            parts.append(SlideMoments.of(block))
+            wanted = place[rows[part]]
+            design[wanted[wanted >= 0]] = block[wanted >= 0]
+        moments.append(reduce(SlideMoments.merged, parts))
+    return design, moments
 
 
-def standardize_slides(design: NDArray[np.float32], slide: NDArray[np.int64]) -> NDArray[np.float32]:
-    """A design (n_spots, n_design) with zero mean and unit deviation within every slide, changed in place."""
-    for rows in rows_by_slide(slide):
-        for part in column_parts(len(rows), design.shape[1]):
-            here = design[rows, part]
-            design[rows, part] = SlideMoments.of(here).standardized(here)
+def parts_of_slide(xy: NDArray[np.float64], n: int) -> list[NDArray[np.intp]]:
+    """All spots of a slide in parts of at most `n`, each in ascending order.
+
+    Neighbours lie together: what the design of a part needs beyond its own spots is little.
+    """
+    order = np.lexsort((xy[:, 0], xy[:, 1]))
+    return [np.sort(order[start : start + n]) for start in range(0, len(order), n)]
+
+
+def standardize_slides(
+    design: NDArray[np.float32], slide: NDArray[np.int64], moments: Sequence[SlideMoments]
+) -> NDArray[np.float32]:
+    """A design (n_spots, n_design) with zero mean and unit deviation within every slide, changed in place.
+
+    Parameters
+    ----------
+    design, slide
+        Design (n_spots, n_design) and slide (n_spots,) of spots.
+    moments
+        Of all spots of each of their slides, in ascending order of `slide`.
+    """
+    n_at_once = max(MOST_AT_ONCE // max(design.shape[1], 1), 1)
+    for rows, of_slide in zip(rows_by_slide(slide), moments, strict=True):
+        for start in range(0, len(rows), n_at_once):
+            part = rows[start : start + n_at_once]
+            design[part] = of_slide.standardized(design[part])
     return design
 
 

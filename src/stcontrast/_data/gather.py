@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,8 @@ from scipy import sparse
 from stcontrast._data.genes import lost_genes
 from stcontrast._data.spots import Spots
 from stcontrast._progress import stage
-from stcontrast._reading import are_numbers, look_alike, names_of, obs_column, raw_counts, shared_genes
+from stcontrast._reading import are_numbers, is_missing, look_alike, names_of, obs_column, raw_counts, shared_genes
+from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +34,23 @@ FEW: Final = 20
 FEW_NUMBERS: Final = 5
 SHARE_OF_NAMES: Final = 0.5
 SHARE_OF_NUMBERS: Final = 0.1
+# whole numbers of which all are multiples of one mean something; totals of spots that are that near are the same
+MANY_COUNTS: Final = 200
+SAME_DEPTH: Final = 1e-3
+NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d+)?")
+# names of classes that may mean that there is none
+NO_CLASS: Final = (
+    "na",
+    "n/a",
+    "none",
+    "null",
+    "unknown",
+    "undetermined",
+    "unassigned",
+    "unlabeled",
+    "unlabelled",
+    "unannotated",
+)
 
 
 @stage("reading counts")
@@ -137,8 +156,33 @@ def stack_tables(
         counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")), depth=np.concatenate(depth), label=label,
         classes=classes, **known,
     )  # fmt: skip
+    _warn_of_counts(spots, np.repeat([table.n_vars > 0 for table in tables], [table.n_obs for table in tables]))
     _warn_of_lost_genes(spots)
     return spots
+
+
+def _warn_of_counts(spots: Spots, counted: NDArray[np.bool_]) -> None:
+    """Say at WARNING which slides have no counts at all, or whole numbers that look normalised; `counted`: with genes."""
+    told: dict[str, list[str]] = {}
+    for rows in rows_by_slide(spots.slide):
+        total = spots.depth[rows][spots.depth[rows] > 0]
+        values = spots.counts[rows].data
+        step = int(np.gcd.reduce(values.astype(np.int64))) if len(values) >= MANY_COUNTS else 1
+        if len(total) == 0 and counted[rows].any():
+            found = "a table with genes and no counts at all: no expression is learnt from it. Was it joined by ids that differ?"
+        elif len(total) >= FEW and np.ptp(total) < SAME_DEPTH * np.median(total):
+            found = (
+                "the same sum of counts in every spot, as after normalising and rounding, where raw counts are needed. If the "
+                "counts were drawn down to one depth, all is well."
+            )
+        elif step > 1:
+            found = f"counts that are all multiples of {step}, where raw counts are needed."
+        else:
+            continue
+        code = int(spots.slide[rows[0]])
+        told.setdefault(found, []).append(spots.slides[code] if len(spots.slides) > code else str(code + 1))
+    for found, names in told.items():
+        logger.warning("Each of the slides %s has %s", names[:5], found)
 
 
 def _warn_of_lost_genes(spots: Spots) -> None:
@@ -168,7 +212,7 @@ def depth_of(source: Sections) -> NDArray[np.float64]:
         )
         raise ValueError(msg)
     logger.warning(
-        "The model is an oracle: it looks at the measured depth of the spots that it predicts. Its "
+        "The model is an oracle: it uses the measured depth of the spots that it predicts. Its "
         "scores are an upper limit, not a prediction."
     )
     return np.asarray(raw_counts(source.table, None).sum(axis=1), dtype=np.float64).ravel()
@@ -182,7 +226,7 @@ def _check_one_donor_a_slide(source: Sections, donor_key: str, *, named: bool) -
     donors = np.unique(names_of(obs_column(source.table, donor_key))).tolist()
     if len(donors) > 1:
         msg = (
-            f"The AnnData object holds several donors, {donors[:5]}: say which column of `obs` names the slides "
+            f"The AnnData object holds several donors, {donors[:5]}: name the column of `obs` with the slides "
             "(`library_key`)."
         )
         raise ValueError(msg)
@@ -194,8 +238,17 @@ def stacked_column(tables: Sequence[AnnData], key: str, argument: str) -> NDArra
         if key not in table.obs:
             msg = f"`{argument}`: no column {key!r} in `obs`; its columns are {sorted(table.obs.columns)}."
             raise KeyError(msg)
-        if n_empty := int(obs_column(table, key).isna().sum()):
-            msg = f"`{argument}`: column {key!r} of `obs` is empty for {n_empty} spots. Fill it in, or remove these spots."
+        column = obs_column(table, key)
+        if n_empty := int(is_missing(column).sum()):
+            msg = f"`{argument}`: column {key!r} of `obs` is empty for {n_empty} spots (missing, blank or 'nan'). Fill it in, or remove these spots."
+            raise ValueError(msg)
+        distinct = column.drop_duplicates()
+        if len(distinct) > max(FEW, len(column) * SHARE_OF_NAMES):
+            msg = (
+                f"`{argument}`: column {key!r} of `obs` has {len(distinct)} different values in {len(column)} spots, e.g. "
+                f"{distinct.iloc[:3].tolist()}: does it name spots, or hold a measurement? Name the column with the donor, section "
+                "or batch."
+            )
             raise ValueError(msg)
     return np.concatenate([names_of(obs_column(table, key)) for table in tables])
 
@@ -211,10 +264,17 @@ def _stacked_labels(tables: Sequence[AnnData], key: str | None) -> tuple[NDArray
     columns = [obs_column(table, key) if key in table.obs else absent.reindex(table.obs_names) for table in tables]
     for of_table in columns:
         # one by one: the barcodes of two slides are the same
-        _check_classes(of_table[of_table.notna()].astype(object), key)
+        _check_classes(of_table[~is_missing(of_table)].astype(object), key)
     column = pd.concat([of_table.astype(object) for of_table in columns])
-    known = column.notna().to_numpy()
+    known = ~is_missing(column)
+    if n_text := int(known.size - known.sum() - column.isna().sum()):
+        logger.warning(
+            "`label_key`: %d spots have an empty text or 'nan' in column %r of `obs`: they count as not annotated.",
+            n_text,
+            key,
+        )
     classes, index = np.unique(names_of(column[known]), return_inverse=True)
+    _warn_of_classes(classes.tolist(), key)
     label = np.full(len(column), -1, dtype=np.int64)
     label[known] = index
     return label, classes.tolist()
@@ -236,10 +296,38 @@ def _check_classes(values: pd.Series, key: str) -> None:
         raise ValueError(msg)
 
 
+def _warn_of_classes(classes: Sequence[str], key: str) -> None:
+    """Say at WARNING where two classes may be one, a class may mean that there is none, or there is only one."""
+    numbers = [name for name in classes if NUMBER.fullmatch(name)]
+    names = [name for name in classes if name not in numbers and name.strip().casefold() not in NO_CLASS]
+    if numbers and names:
+        logger.warning(
+            "The classes in column %r of `obs` are numbers (%s) and names (%s). Are the numbers codes of the names, in one of the "
+            "objects or slides? They are learnt as different classes.", key, numbers[:5], names[:5],
+        )  # fmt: skip
+    for alike in look_alike(classes):
+        logger.warning(
+            "The classes %s in column %r of `obs` differ only in how they are written, and are learnt as different classes.",
+            alike, key,
+        )  # fmt: skip
+    if unsure := [name for name in classes if name.strip().casefold() in NO_CLASS]:
+        logger.warning(
+            "`label_key`: %s in column %r of `obs` is learnt as a class. If it means that a spot is not annotated, set it to "
+            "missing: `adata.obs[%r] = adata.obs[%r].astype(object).where(~adata.obs[%r].isin(%s))`.", unsure, key, key, key, key, unsure,
+        )  # fmt: skip
+    if len(classes) == 1:
+        logger.warning(
+            "`label_key`: column %r of `obs` has one class, %r: there is nothing to tell apart.", key, classes[0]
+        )
+
+
 def _warn_of_donors(spots: Spots) -> None:
     """Say at WARNING where donors may be one and the same, or classes may be donors."""
     for alike in look_alike(spots.donor.tolist()):
-        logger.warning("The donors %s differ only in how they are written. If they are one, write them alike.", alike)
+        logger.warning(
+            "The donors %s differ only in how they are written. If they are the same donor, write them in the same way.",
+            alike,
+        )
     known = spots.label >= 0
     pairs = pd.DataFrame({"donor": spots.donor[known], "label": spots.label[known]}).drop_duplicates()
     n_donors, n_classes = pairs["donor"].nunique(), pairs["label"].nunique()

@@ -139,7 +139,7 @@ class Spots:
         if len(self.blocks) < 2 or not n_design:
             return np.ones(n_design, dtype=np.float32)
         # with neighbours there are more columns than features
-        block = block_of_column(self.blocks, n_design - self.features.shape[1])
+        block = block_of_column(self.blocks, n_design - sum(self.blocks))
         share = n_design / len(self.blocks)
         return np.sqrt(share / np.bincount(block)[block]).astype(np.float32)
 
@@ -176,6 +176,14 @@ class Spots:
         """The spots with counts, without the gene side; the same object's arrays where all have counts."""
         alone = replace(self, gene_side=None)
         return alone if self.measured.all() else alone.take(np.flatnonzero(self.measured))
+
+    def without_features(self) -> Self:
+        """The same spots without the image features that their design was made of."""
+        return replace(self, features=self.features[:, :0])
+
+    def without_design(self) -> Self:
+        """The same spots without design, for what looks at the genes alone."""
+        return replace(self, design=self.design[:, :0])
 
     def unseen(self, *, depth: bool = False) -> Self:
         """The same spots without anything that was measured or annotated: what a method may see when it predicts.

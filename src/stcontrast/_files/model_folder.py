@@ -87,7 +87,7 @@ def write_folder(
     """
     target = Path(directory).resolve()
     if target == Path.cwd():
-        msg = f"{str(directory)!r} is the working directory: name a folder in it, which will hold the model alone."
+        msg = f"{str(directory)!r} is the working directory: name a folder in it, which will hold only the model."
         raise FileExistsError(msg)
     recover(target)
     if target.is_file():
@@ -132,8 +132,13 @@ def read_folder(directory: str | Path, kind: str) -> tuple[dict[str, Any], State
         raise FileNotFoundError(msg)
     with unreadable(folder):
         _check_regular(file, most=MOST_BYTES)
+        with file.open("rb") as opened:
+            # arrays under this name would be decoded as text, in several times their size
+            if opened.read(1) != b"{":
+                msg = f"`{MODEL}` holds no JSON object"
+                raise ValueError(msg)
         head = json.loads(file.read_text())
-        if isinstance(head, dict) and head.get("format") != FORMAT:
+        if head.get("format") != FORMAT:
             msg = (
                 f"it was saved in format {head.get('format')!r}, by stcontrast {head.get('made_by', 'of an unknown version')}; "
                 f"this version reads format {FORMAT}"
@@ -152,7 +157,7 @@ def read_folder(directory: str | Path, kind: str) -> tuple[dict[str, Any], State
         for name, expected in manifest.files.items():
             _check_regular(folder / name, size=expected.size)
             if file_sha256(folder / name) != expected.sha256:
-                msg = f"`{name}` was changed after it was saved (its SHA-256 is another)"
+                msg = f"`{name}` was changed after it was saved (its SHA-256 differs)"
                 raise ValueError(msg)
         return manifest.spec, read_state(folder)
 
@@ -183,7 +188,7 @@ def unreadable(folder: Path) -> Iterator[None]:
         )
         msg = (
             f"The model in {str(folder)!r} cannot be read: {told or type(error).__name__}. Copy it again from where it was "
-            "saved, or fit and save it anew (`stc.tl.fit`, `model.save`)."
+            "saved, or fit and save it again (`stc.tl.fit`, `model.save`)."
         )
         raise ValueError(msg) from error
 
@@ -250,8 +255,8 @@ def _check_replaceable(target: Path, *, overwrite: bool) -> None:
         ours = {"spec.json", STATE, "arrays.npz", "tower.safetensors"}
     if other := sorted(there - ours):
         msg = (
-            f"{str(target)!r} holds something that is no stcontrast model ({', '.join(other[:5])}): it is left alone. Give "
-            "another folder, or move these away."
+            f"{str(target)!r} holds files that are not of a stcontrast model ({', '.join(other[:5])}). Nothing was "
+            "changed. Give another folder, or move these files away."
         )
         raise FileExistsError(msg)
 
@@ -260,7 +265,7 @@ def _check_regular(path: Path, *, most: int | None = None, size: int | None = No
     """Raise unless a path is a plain file of this size: a device or a pipe may never end."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        msg = f"`{path.name}` is no plain file"
+        msg = f"`{path.name}` is not a plain file"
         raise ValueError(msg)
     if (size is not None and found.st_size != size) or (most is not None and found.st_size > most):
         expected = f"{size} were saved" if size is not None else f"at most {most} can be"

@@ -60,7 +60,7 @@ def output_path(
         msg = f"`{argument}`: the name of the {what} must end in {wanted}, found {str(path)!r}."
         raise ValueError(msg)
     if blocked := next((parent for parent in place.parents if parent.is_file()), None):
-        msg = f"`{argument}`: {str(blocked)!r} is a file, so that nothing can be written below it. Give another path."
+        msg = f"`{argument}`: {str(blocked)!r} is a file, so nothing can be written in it. Give another path."
         raise NotADirectoryError(msg)
     if place.is_dir() and ".zarr" not in endings:
         msg = f"`{argument}`: {str(path)!r} exists and is a folder. Give another path."
@@ -138,7 +138,7 @@ def recover(path: Path) -> None:
                 with FileLock(folder / LOCK, blocking=False):
                     if (folder / OLD).exists() and not path.exists():
                         (folder / OLD).rename(path)
-                        logger.warning("A write of %s was broken off: what was there before is back.", path)
+                        logger.warning("Writing %s was interrupted: the earlier content is restored.", path)
                     _clear(folder)
             elif time.time() - folder.stat().st_mtime < BEING_MADE:
                 continue
@@ -147,7 +147,7 @@ def recover(path: Path) -> None:
             # another process is writing
             continue
         except OSError as error:
-            logger.warning("%s is left of a write that was broken off, and cannot be removed (%s).", folder, error)
+            logger.warning("%s is left from an interrupted write, and cannot be removed (%s).", folder, error)
 
 
 def _clear(folder: Path) -> None:

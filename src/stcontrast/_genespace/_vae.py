@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stcontrast._data.spots import Spots
     from stcontrast._models.batch_vae import BatchAgnosticVAE
 
-__all__ = ["CLASS_WEIGHT", "VaeSpace"]
+__all__ = ["BATCH", "CLASS_WEIGHT", "SLIDE", "VaeSpace", "adata_of", "empty_spots"]
 
 # against a log-likelihood of hundreds: the order of scANVI's classification ratio
 CLASS_WEIGHT: Final = 50.0
@@ -46,6 +46,9 @@ class VaeSpace(Learns):
         A trained model to use as it is, instead of training one; the spots must have its genes in its order.
     """
 
+    within_slide: ClassVar[bool] = True
+    """Whether a spot is seen against its slide."""
+
     def __init__(
         self,
         *,
@@ -60,37 +63,50 @@ class VaeSpace(Learns):
         self.guided = guided
         self.seed = seed
         self.given = given
-        self.vae: BatchAgnosticVAE | None = None
+        self.vae: Any = None
         self.share = np.float32(1.0)
 
     def fit(self, spots: Spots) -> None:
         """Train on the measured spots, or take the model that was given."""
-        from stcontrast._models.batch_vae import fit_vae
-
         measured = spots.take(np.flatnonzero(spots.measured))
         labels = [measured.classes[i] if i >= 0 else None for i in measured.label] if self.guided else None
-        self.vae = self.given or fit_vae(
-            _adata(measured.counts, measured.batch, measured.slide, measured.genes), batch_key=BATCH, labels=labels,
-            class_weight=CLASS_WEIGHT, n_latent=self.n_latent, max_epochs=self.max_epochs, slide_key=SLIDE,
-            seed=self.seed,
-        )  # fmt: skip
+        self.vae = self.given or self.trained(
+            adata_of(measured.counts, measured.batch, measured.slide, measured.genes), labels
+        )
         # what the modelled genes are of the whole library: a mean over slides, which count alike
         of_spot = np.asarray(measured.counts.sum(axis=1)).ravel() / np.maximum(measured.depth, 1.0)
         self.share = np.float32(np.mean([of_spot[rows].mean() for rows in rows_by_slide(measured.slide)]))
+
+    def trained(self, adata: AnnData, labels: Sequence[str | None] | None) -> Any:
+        """A model, trained on spots with a batch and a slide in `obs`, guided by their classes if there are some."""
+        from stcontrast._models.batch_vae import fit_vae
+
+        return fit_vae(
+            adata, batch_key=BATCH, labels=labels, class_weight=CLASS_WEIGHT, n_latent=self.n_latent,
+            max_epochs=self.max_epochs, slide_key=SLIDE, seed=self.seed,
+        )  # fmt: skip
 
     def encode(self, spots: Spots) -> NDArray[np.float32]:
         """Latent of the spots with counts (n_measured, n_latent), each against its own slide, which should be whole."""
         # the posterior mean is not random, but scvi-tools draws a sample as well
         with seeded(self.seed):
             rows = np.flatnonzero(spots.measured)
-            return self.fitted().encode_counts(spots.counts[rows], slide=spots.slide[rows].astype(str))
+            latent: NDArray[np.float32] = self.fitted().encode_counts(
+                spots.counts[rows], slide=spots.slide[rows].astype(str)
+            )
+            return latent
 
     def decode(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Expression (n_spots, n_genes), log(1 + counts per 10 000), averaged over the batches."""
-        proportions = self.fitted().decode_latent(latent)
+        proportions: NDArray[np.float32] = self.proportions(latent)
         return np.log1p(1e4 * self.share * proportions).astype(np.float32)
 
-    def fitted(self) -> BatchAgnosticVAE:
+    def proportions(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Share of every modelled gene in their counts (n_spots, n_genes), averaged over the batches."""
+        found: NDArray[np.float32] = self.fitted().decode_latent(latent)
+        return found
+
+    def fitted(self) -> Any:
         """The VAE."""
         if self.vae is None:
             msg = "The method has not been fitted with counts."
@@ -120,13 +136,9 @@ class VaeSpace(Learns):
 
         if not state:
             return
-        batches, classes = state["batches"], state["classes"]
-        n = max(len(batches), len(classes) + 1)
-        empty = sparse.csr_matrix((n, len(state["genes"])), dtype=np.float32)
-        batch = np.resize(np.array(batches, dtype=np.str_), n)
-        labels = [*classes, *[None] * (n - len(classes))] if classes else None
+        adata, labels = empty_spots(**{name: state[name] for name in ("batches", "classes", "genes")})
         self.vae = make_vae(
-            _adata(empty, batch, np.zeros(n, dtype=np.int64), state["genes"]), batch_key=BATCH, labels=labels,
+            adata, batch_key=BATCH, labels=labels,
             slide_key=SLIDE if state["within_slide"] else None, seed=self.seed, **state["architecture"],
         )  # fmt: skip
         restore_module(self.vae.module, state["weights"])
@@ -140,9 +152,20 @@ def _architecture(vae: BatchAgnosticVAE) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in {"adata", "registry", "seed"}}
 
 
-def _adata(
+def empty_spots(
+    batches: Sequence[str], classes: Sequence[str], genes: Sequence[str]
+) -> tuple[AnnData, list[str | None] | None]:
+    """Spots without counts and their labels, in every batch, of every class and of none: to set up a saved model."""
+    n = max(len(batches), len(classes) + 1)
+    empty = sparse.csr_matrix((n, len(genes)), dtype=np.float32)
+    labels = [*classes, *[None] * (n - len(classes))] if classes else None
+    return adata_of(empty, np.resize(np.array(batches, dtype=np.str_), n), np.zeros(n, dtype=np.int64), genes), labels
+
+
+def adata_of(
     counts: sparse.csr_matrix, batch: NDArray[np.str_], slide: NDArray[np.int64], genes: Sequence[str]
 ) -> AnnData:
+    """Spots as scvi-tools takes them: counts, batch and slide."""
     from anndata import AnnData
 
     columns = {BATCH: pd.Categorical(batch), SLIDE: pd.Categorical(slide.astype(str))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stcontrast._reading.columns import are_numbers, look_alike, names_of, obs_column, obsm_array
+from stcontrast._reading.columns import are_numbers, is_missing, look_alike, names_of, obs_column, obsm_array
 from stcontrast._reading.counts import in_memory, not_a_count, on_disk, raw_counts, row_blocks
 from stcontrast._reading.elements import (
     Placement,
@@ -15,7 +15,7 @@ from stcontrast._reading.elements import (
     rgb_size,
     shape_centers,
 )
-from stcontrast._reading.gene_names import check_unique_genes, shared_genes, why_few_genes
+from stcontrast._reading.gene_names import check_unique_genes, close_genes, shared_genes, why_few_genes
 from stcontrast._reading.gene_sets import named_gene_sets
 from stcontrast._reading.outlines import circle, slide_outlines
 from stcontrast._reading.resolve import (
@@ -54,11 +54,13 @@ __all__ = [
     "check_square_pixels",
     "check_unique_genes",
     "circle",
+    "close_genes",
     "find_lattice",
     "image_from_array",
     "image_of_element",
     "images_over",
     "in_memory",
+    "is_missing",
     "look_alike",
     "middle_spots",
     "named_gene_sets",

@@ -70,7 +70,7 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
             raise KeyError(no_positions(table))
         # counts alone: enough for the gene side of a model
         return Slide(name, rows, np.zeros((len(rows), 2)), np.nan, None, None)
-    centers = np.asarray(obsm_array(table, "spatial"), dtype=np.float64)[rows, :2]
+    centers = _positions(table)[rows]
     check_finite(centers, name)
     library = table.uns.get("spatial", {}).get(name, {})
     factors = library.get("scalefactors", {})
@@ -84,21 +84,49 @@ def library_slide(table: AnnData, name: str, rows: NDArray[np.intp], image_key: 
     if image_key is not None and image_key not in images:
         msg = f"No image {image_key!r} with a scale factor in `uns['spatial'][{name!r}]`; its images are {sorted(images)}."
         raise KeyError(msg)
-    chosen = image_key or next((resolution for resolution in ("hires", "lowres") if resolution in images), None)
+    # HEST-1k calls its only image "downscaled_fullres"
+    chosen = image_key or max(images, key=lambda image: float(factors[f"tissue_{image}_scalef"]), default=None)
     if chosen is None:
-        return Slide(name, rows, centers, diameter, None, None)
+        return Slide(name, rows, centers, diameter, None, None, no_image=_why_no_image(table, name))
     factor = float(factors[f"tissue_{chosen}_scalef"])
     height, width = np.shape(images[chosen])[:2]
     inside = share_inside(centers * factor, (width, height))
     if inside < COVERAGE:
         msg = (
-            f"Image {chosen!r} of {name!r} ({width} × {height} pixels) lies elsewhere than the spots: {inside:.0%} of them "
+            f"Image {chosen!r} of {name!r} ({width} × {height} pixels) does not lie under the spots: {inside:.0%} of them "
             f"fall on it. `obsm['spatial']` must be in pixels of the full-resolution image (scale factor {factor:g})."
         )
         raise ValueError(msg)
     image = image_from_array(images[chosen], f"{name}/{chosen}")
     stated = _stated_for_library(factors, name, factor)
     return Slide(name, rows, centers * factor, diameter * factor, image, None, stated=stated)
+
+
+def _positions(table: AnnData) -> NDArray[np.float64]:
+    """Positions (n_spots, 2), x and y; a data frame names its columns, in any order."""
+    values, names = obsm_array(table, "spatial"), getattr(table.obsm["spatial"], "columns", ())
+    found = {str(column).lower(): i for i, column in enumerate(names)}
+    axes = [found["x"], found["y"]] if {"x", "y"} <= set(found) else [0, 1]
+    if values.ndim != 2 or values.shape[1] < 2:
+        msg = f"`obsm['spatial']` must have two columns, x and y of every spot, found shape {values.shape}."
+        raise ValueError(msg)
+    return np.asarray(values[:, axes], dtype=np.float64)
+
+
+def _why_no_image(table: AnnData, name: str) -> str:
+    """Why the images of an AnnData are not the H&E of a slide."""
+    libraries = table.uns.get("spatial", {})
+    if name not in libraries:
+        return f"`uns['spatial']` has no {name!r}; its keys are {sorted(libraries)}"
+    images, factors = libraries[name].get("images", {}), libraries[name].get("scalefactors", {})
+    if not images:
+        return f"`uns['spatial'][{name!r}]` has no images"
+    return "; ".join(
+        f"{key!r} is not RGB (shape {np.shape(pixels)})"
+        if not is_rgb_array(pixels)
+        else f"{key!r} has no scale factor `tissue_{key}_scalef` (there are {sorted(factors)})"
+        for key, pixels in images.items()
+    )
 
 
 def _stated_for_library(factors: Mapping[str, Any], name: str, factor: float) -> Scale | None:

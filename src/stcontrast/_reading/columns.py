@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["are_numbers", "look_alike", "names_of", "obs_column", "obsm_array"]
+__all__ = ["are_numbers", "is_missing", "look_alike", "names_of", "obs_column", "obsm_array"]
 
-WHOLE = re.compile(r"[+-]?\d+\.0+")
+# what becomes of a missing value in a column that was made text; "NA" and "None" may be meant
+MISSING: Final = ("", "nan", "<na>")
+WHOLE: Final = re.compile(r"[+-]?\d+\.0+")
 
 
 def obs_column(table: AnnData, key: str) -> pd.Series:
@@ -38,6 +40,13 @@ def names_of(values: Any) -> NDArray[np.str_]:
     codes, distinct = pd.factorize(pd.Series(values).astype(object), use_na_sentinel=False)
     names = np.array([_name_of(value) for value in distinct], dtype=np.str_)
     return names[codes] if len(names) else np.zeros(0, dtype=np.str_)
+
+
+def is_missing(values: pd.Series) -> NDArray[np.bool_]:
+    """Where a column has no value (n,): also an empty text, and "nan" or "<NA>", which a column that is made text keeps."""
+    distinct = values.astype(object).drop_duplicates()
+    missing = [value for value in distinct if isinstance(value, str) and value.strip().casefold() in MISSING]
+    return (values.isna() | values.isin(missing)).to_numpy(dtype=np.bool_)
 
 
 def are_numbers(values: Iterable[Any]) -> bool:

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 COVERAGE: Final = 0.95
 # attribute of an element whose levels are those of a file of a scanner
 OF_FILE: Final = "of_file"
+# more are not listed
+MANY_CHANNELS: Final = 60
 # pixels of an H&E scan are square; a transformation that stretches one axis is a mistake
 ANISOTROPY: Final = 0.02
 
@@ -154,7 +156,7 @@ def why_no_image(shapes: GeoDataFrame, centers: NDArray[np.float64], *, images: 
     for name, element in images.items():
         shares = [inside for _, inside in _placements(element, name, shapes, centers)]
         if rgb_size(element) is None:
-            reasons.append(f"{name!r} is not RGB (channels {_channel_names(_finest_level(element))})")
+            reasons.append(f"{name!r} is not RGB ({_told_channels(_finest_level(element))})")
         elif not shares:
             reasons.append(f"{name!r} shares no coordinate system with the spots")
         else:
@@ -201,7 +203,7 @@ def _finest(found: list[Placement], slide: str) -> Placement:
     others = sorted({placement.name for placement in found} - {best.name})
     if others:
         logger.warning(
-            "Slide %s: image %r is taken, finer than %s, which lie there too. `image_key` names another one.", slide,
+            "Slide %s: image %r is used, because it is finer than %s, which lie there too. To use another image, give `image_key`.", slide,
             best.name, others,
         )  # fmt: skip
     return best
@@ -280,6 +282,16 @@ def _finest_level(element: Any) -> Any:
 
 def _channel_names(array: Any) -> list[Any]:
     return array.coords["c"].values.tolist() if "c" in array.coords else list(range(array.sizes["c"]))
+
+
+def _told_channels(array: Any) -> str:
+    names = _channel_names(array)
+    if len(names) <= MANY_CHANNELS:
+        return f"channels {names}"
+    colors_last = 3 <= array.sizes["x"] <= 4
+    return f"{len(names)} channels" + (
+        ": its axes are y, x, c, so parse it with `dims=('y', 'x', 'c')`" if colors_last else ""
+    )
 
 
 def _downsampling(finest: Any, level: Any) -> float | None:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import logging
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
 
-__all__ = ["check_unique_genes", "shared_genes", "why_few_genes"]
+__all__ = ["check_unique_genes", "close_genes", "shared_genes", "why_few_genes"]
 
 logger = logging.getLogger(__name__)
 
 ENSEMBL: Final = re.compile(r"ENS[A-Z]*[GT]\d{5,}(\.\d+)?")
+# features of spatial platforms that are no genes: controls of Xenium, CosMx and MERSCOPE, and spike-ins
+CONTROL: Final = re.compile(
+    r"(?:neg(?:control|prb)|negative\d|systemcontrol|falsecode|(?:unassigned|deprecated)codeword|blank[-_]|antisense_|"
+    r"intergenic_region|ercc-\d)",
+    re.IGNORECASE,
+)
 # of the genes of a table: below the first a warning, below the second (of the smallest table) an error
 FEW_SHARED: Final = 0.5
 LEAST_SHARED: Final = 0.1
@@ -55,6 +62,7 @@ def shared_genes(tables: Sequence[AnnData]) -> list[str]:
     named = {_called(table, i, len(tables)): table for i, table in enumerate(tables) if table.n_vars}
     for name, table in named.items():
         check_unique_genes(table, name)
+    _warn_of_other_features(named.values())
     if not named:
         return []
     first, *others = named.values()
@@ -71,13 +79,39 @@ def shared_genes(tables: Sequence[AnnData]) -> list[str]:
         pairs = ((smallest, stranger), (stranger, smallest))
         one, other = next((pair for pair in pairs if _column_with(pair[0].var_names, pair[1])), pairs[0])
         msg = (
-            f"{told} Objects that are learnt from together must share a tenth of the genes of the smallest. "
+            f"{told} Objects that a model learns from must share a tenth of the genes of the smallest. "
             f"{why_few_genes(one.var_names, other)}"
         )
         raise ValueError(msg)
     if len(shared) < FEW_SHARED * max(table.n_vars for table in named.values()):
         logger.warning("%s Only shared genes can be learnt; the others are left out.", told)
     return shared
+
+
+def close_genes(gene: str, known: Iterable[str]) -> list[str]:
+    """Names that may be meant by a name that is not there, at most six."""
+    names = [str(name) for name in known]
+    # gene symbols of two species may differ only in their case
+    alike = [name for name in names if name.lower() == gene.lower()]
+    return list(dict.fromkeys(alike + get_close_matches(gene, names, n=5)))[:6]
+
+
+def _warn_of_other_features(tables: Iterable[AnnData]) -> None:
+    """Say at WARNING where columns of tables are antibodies or controls, which would be learnt as genes."""
+    others: set[str] = set()
+    for table in tables:
+        other = table.var_names.str.match(CONTROL)
+        kinds = table.var["feature_types"].astype(str) if "feature_types" in table.var else None
+        # where none is of that type, the column means something else
+        if kinds is not None and (kinds == "Gene Expression").any():
+            other |= (kinds != "Gene Expression").to_numpy()
+        others |= set() if other.all() else set(table.var_names[other])
+    if others:
+        logger.warning(
+            "%d features seem to be antibodies, controls or spike-ins, e.g. %s. They count as genes, also in the depth of a spot. "
+            "Leave them out: `adata[:, ~adata.var_names.isin(names)]`, or `adata[:, adata.var['feature_types'] == 'Gene "
+            "Expression']` where that column is there.", len(others), sorted(others)[:5],
+        )  # fmt: skip
 
 
 def why_few_genes(wanted: Sequence[str] | pd.Index, table: AnnData) -> str:

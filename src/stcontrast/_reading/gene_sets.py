@@ -32,7 +32,7 @@ def named_gene_sets(gene_sets: Mapping[str, Sequence[str]] | str | PathLike[str]
     FileNotFoundError
         If there is no such file.
     ValueError
-        If there is no set, a set has no genes, two have one name, a name has a slash, or a file is no GMT file.
+        If there is no set, a set has no genes, two have one name, a name has a slash, or a file is not a GMT file.
     """
     given = gene_sets if isinstance(gene_sets, Mapping) else _read_gmt(Path(gene_sets))
     if not given:
@@ -72,7 +72,7 @@ def _read_gmt(path: Path) -> dict[str, list[str]]:
     try:
         text = (gzip.decompress(content) if content.startswith(GZIP) else content).decode("utf-8-sig")
     except (UnicodeDecodeError, EOFError, OSError) as error:
-        msg = f"{str(path)!r} is no GMT file: it is not text ({error})."
+        msg = f"{str(path)!r} is not a GMT file: it is not text ({error})."
         raise ValueError(msg) from error
     sets: dict[str, list[str]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -82,12 +82,12 @@ def _read_gmt(path: Path) -> dict[str, list[str]]:
         genes = [gene for gene in rest[1:] if gene]
         if not genes:
             msg = (
-                f"{str(path)!r} is no GMT file: line {number} must hold a name, a description and at least one gene, "
+                f"{str(path)!r} is not a GMT file: line {number} must hold a name, a description and at least one gene, "
                 f"separated by tabs; found {line[:60]!r}."
             )
             raise ValueError(msg)
         if name in sets:
-            msg = f"{str(path)!r}: line {number} holds the set {name!r} once more. Names of sets must be unique."
+            msg = f"{str(path)!r}: line {number} holds the set {name!r} again. Names of sets must be unique."
             raise ValueError(msg)
         sets[name] = genes
     return sets

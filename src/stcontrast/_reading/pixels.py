@@ -130,7 +130,7 @@ def _block_as_bytes(block: NDArray[Any], *, white: float, image: str) -> NDArray
         block = np.nan_to_num(block, nan=white)
     high = block.max(initial=0)
     if high > (1 + OVERSHOOT) * white and (block > white).mean() > OVERSHOOT:
-        msg = f"Image {image!r} holds {high:g}, more than {white:g}, which its overview took for white: convert it to uint8."
+        msg = f"Image {image!r} holds {high:g}, more than {white:g}, which was white in its overview: convert it to uint8."
         raise ValueError(msg)
     return np.clip(np.rint(block * (255.0 / white)), 0, 255).astype(np.uint8)
 

@@ -6,8 +6,9 @@ Pixels follow SpatialData: x to the right, y down, pixel (0, 0) covers the squar
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) 
     if isinstance(data, AnnData):
         return data
     if not isinstance(data, SpatialData):
-        msg = f"Expected a SpatialData or an AnnData object, found {type(data).__name__}."
+        msg = f"Expected a SpatialData or an AnnData object, found {type(data).__name__}.{_how_to_give(data)}"
         raise TypeError(msg)
     names = [name for name, table in data.tables.items() if read_record(table, "prediction") is None]
     if table_key is None and len(names) == 1:
@@ -100,6 +101,12 @@ def resolve_table(data: SpatialData | AnnData, *, table_key: str | None = None) 
         )
         raise KeyError(msg)
     return data.tables[table_key or "table"]
+
+
+def _how_to_give(data: object) -> str:
+    if isinstance(data, str | PathLike):
+        return " Read the file first: `anndata.read_h5ad(path)` or `spatialdata.read_zarr(path)`."
+    return " Several objects are given as a list." if isinstance(data, Iterable) else ""
 
 
 def slide_names(
@@ -150,7 +157,7 @@ def resolve_slides(
     image_key
         Image of every slide, or a mapping from slide to image; by default ``uns["stcontrast"]["image_key"]`` (such a
         mapping), else the finest RGB image that lies under the spots in a coordinate system they share, of a WSIData
-        its slide's file (which has the file's name). AnnData: ``"hires"`` or ``"lowres"``; the finer by default.
+        its slide's file (which has the file's name). AnnData: a key of its images, such as ``"hires"``; the finest by default.
     um_per_px
         µm per pixel of the image's finest level, a number or a mapping from slide to number; by default
         ``uns["stcontrast"]["um_per_px"]`` (likewise), else
@@ -194,9 +201,14 @@ def resolve_slides(
         regions, region_key, instance_key = table_region_keys(table)
         absent = sorted(set(regions) - set(data.shapes) - set(data.labels))
         if absent:
+            points = [name for name in absent if name in data.points]
             msg = (
-                f"The table annotates shapes that are absent: {absent}. Shapes in the object: {sorted(data.shapes)}. Add them, or "
-                "remove their rows from the table."
+                f"The table annotates shapes that are absent: {absent}. Shapes in the object: {sorted(data.shapes)}. "
+                + (
+                    f"{points} are points: make circles of them with `spatialdata.to_circles(sdata[name], radius=...)`."
+                    if points
+                    else "Add them, or remove their rows from the table."
+                )
             )
             raise KeyError(msg)
         of_row = obs_column(table, region_key).astype(str).to_numpy()
@@ -279,7 +291,7 @@ def split_gene_side(sources: Sequence[Sections], *, slots: Sequence[str]) -> tup
     if not seen or not alone:
         return list(sources), []
     logger.warning(
-        "No image lies under the spots of %s: these slides serve the gene side alone (the gene space). If they have an "
+        "No image lies under the spots of %s: these slides contribute only to the gene space. If they have an "
         "image, see `image_key`.", [slide.name for source in alone for slide in source.slides],
     )  # fmt: skip
     return seen, alone

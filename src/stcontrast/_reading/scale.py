@@ -220,7 +220,11 @@ def scale_from_spots(centers: NDArray[np.float64], diameter_px: float, *, one_si
             return Scale(VISIUM_PITCH_UM / pitch, f"a Visium lattice (100 µm pitch), {pitch:.1f} px")
     elif _within(fill, LEGACY_FILL) and lattice.side <= LEGACY_SIDE:
         return Scale(LEGACY_PITCH_UM / pitch, f"a legacy ST lattice (200 µm pitch), {pitch:.1f} px", assumed=True)
-    platform = "bins that touch" if lattice.neighbors == 4 and fill > TOUCHING else "no platform that stcontrast knows"
+    platform = (
+        "bins that touch"
+        if lattice.neighbors == 4 and TOUCHING < fill < 1 / TOUCHING
+        else "no platform that stcontrast knows"
+    )
     return Scale(None, f"{found} and are {fill:.2f} of that wide: {platform}")
 
 

@@ -6,6 +6,8 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final
 
+import pandas as pd
+
 from stcontrast._reading.elements import share_inside
 from stcontrast._reading.scale import (
     middle_spots,
@@ -28,8 +30,12 @@ __all__ = ["report_images", "require_images"]
 
 logger = logging.getLogger(__name__)
 
-# names of the small copies of a scan that Space Ranger makes
-SMALL_COPY: Final = re.compile("hires|lowres")
+# spots that are wider than this many distances to the next one lie on top of each other
+OVERLAP: Final = 3.0
+# rows that share their place with another, of all
+SHARED_PLACES: Final = 0.05
+# names of the small copies of a scan that Space Ranger and HEST-1k make
+SMALL_COPY: Final = re.compile("hires|lowres|downscaled")
 # sides of a crop: fewest pixels; largest in sides of the image
 FEWEST_PX: Final = 2.0
 WIDEST: Final = 2.0
@@ -62,8 +68,8 @@ def require_images(sections: Sections, fields_um: Iterable[float]) -> None:
         msg = (
             f"No image lies under the spots of {bare} that is H&E{why}. Every slide needs an RGB image that shares a coordinate system "
             "with its shapes (`spatialdata.transformations.set_transformation`), or name it with `image_key`; "
-            "an AnnData object holds it as scanpy does (`uns['spatial'][slide]['images']`). Or drop those slides; "
-            "`stc.tl.fit` learns the gene space from slides without an image too if they are objects of their own."
+            "an AnnData object holds it as scanpy does (`uns['spatial'][slide]['images']`). Or remove these slides. "
+            "`stc.tl.fit` also learns the gene space from slides without an image, if they are separate objects."
         )
         raise ValueError(msg)
     unscaled = [slide.name for slide in sections.slides if slide.um_per_px is None]
@@ -100,7 +106,7 @@ def _check_field(slide: Slide, field_um: float) -> None:
 
 
 def report_images(slides: Sequence[Slide], *, chosen: PerSlide[str]) -> None:
-    """Warn of spots beyond their image, and where only a small copy of the scan is there."""
+    """Warn of spots beyond their image or on top of each other, and where only a small copy of the scan is there."""
     for slide in slides:
         if slide.image is None:
             continue
@@ -108,9 +114,23 @@ def report_images(slides: Sequence[Slide], *, chosen: PerSlide[str]) -> None:
         inside = share_inside(slide.centers, (width, height))
         if inside < 1:
             logger.warning(
-                "Slide %r: %d of %d spots (%.2g %%) lie beyond its image %r (%d × %d pixels). What is beyond the "
-                "border gets the colour of the slide without tissue.", slide.name, round((1 - inside) * len(slide.centers)), len(slide.centers),
+                "Slide %r: %d of %d spots (%.2g %%) lie beyond its image %r (%d × %d pixels). Outside the "
+                "image, crops have the colour of empty glass.", slide.name, round((1 - inside) * len(slide.centers)), len(slide.centers),
                 100 * (1 - inside), slide.image.name, width, height,
+            )  # fmt: skip
+        distance = spot_distance(middle_spots(slide.centers))
+        if slide.diameter > OVERLAP * distance:
+            logger.warning(
+                "Slide %r: spots are %.3g pixels wide, and only %.3g pixels apart: they lie on top of each other. Are the positions "
+                "those of the array (rows and columns), or in pixels of another image? They must be in pixels of the "
+                "full-resolution image.", slide.name, slide.diameter, distance,
+            )  # fmt: skip
+        shared = pd.DataFrame(slide.centers).duplicated().to_numpy()
+        if shared.mean() > SHARED_PLACES:
+            logger.warning(
+                "Slide %r: %d of %d spots lie exactly on another one. Does it hold several sections, or a section twice? Name the "
+                "column that tells sections apart (AnnData: `library_key`), or give each its own shapes.",
+                slide.name, int(shared.sum()), len(shared),
             )  # fmt: skip
         small = SMALL_COPY.search(slide.image.name)
         if small and slide.um_per_px is not None and of_slide(chosen, slide.name) is None:

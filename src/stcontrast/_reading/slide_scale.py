@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 # µm per pixel from two sources that are farther apart contradict each other
 CONTRADICTION: Final = 1.05
+# widths of cells in µm, of nuclei to that of fat cells
+CELL_UM: Final = (2.0, 80.0)
 # spots that are as wide, in pitches, belong to one kind of array
 SAME_FILL: Final = 0.04
 
@@ -49,10 +51,17 @@ def with_scale(slide: Slide, *, given: float | None, stored: PerSlide[float], sp
     for other in known:
         if other.um_per_px is not None and _differ(scale.um_per_px, other.um_per_px):
             logger.warning(
-                "Slide %r: %.4g µm per pixel (%s), but %s gives %.4g. Crops are cut with %.4g. Check `um_per_px`: it is "
-                "that of the image that is read (%s).", slide.name, scale.um_per_px, scale.source, other.source,
+                "Slide %r: %.4g µm per pixel (%s), but %s gives %.4g. Crops are cut with %.4g. Check `um_per_px`: it "
+                "must be the scale of the image that is read (%s).", slide.name, scale.um_per_px, scale.source, other.source,
                 other.um_per_px, scale.um_per_px, "none" if slide.image is None else slide.image.name,
             )  # fmt: skip
+    width = slide.diameter * scale.um_per_px
+    if not slide.one_size and not CELL_UM[0] <= width <= CELL_UM[1]:
+        logger.warning(
+            "Slide %r: the shapes have different sizes, as cells do, and are %.3g µm wide at %.4g µm per pixel (%s; median). Cells "
+            "are 5 to 30 µm wide: check `um_per_px`. If the shapes are regions, all is well.", slide.name, width,
+            scale.um_per_px, scale.source,
+        )  # fmt: skip
     return replace(slide, um_per_px=scale.um_per_px, scale_derived=scale in known)
 
 

@@ -79,7 +79,7 @@ def shapes_of_region(
         raise ValueError(msg)
     # of cells rather than of nuclei; circles rather than polygons, whose centres are the same and cost nothing
     best = max(fitting, key=lambda found: (_alike(found[0], region), "radius" in sdata.shapes[found[0]]))
-    logger.info("Slide %s is a labels element: the centres of shapes %r of the same ids are taken.", region, best[0])
+    logger.info("Slide %s is a labels element: the centres of shapes %r with the same ids are used.", region, best[0])
     return best
 
 
@@ -141,10 +141,10 @@ def element_slide(
         )
     if image_key is not None and found is None:
         msg = (
-            f"Image {image_key!r} lies elsewhere than the spots of {name!r}, or is not RGB: "
+            f"Image {image_key!r} does not lie under the spots of {name!r}, or is not RGB: "
             f"{why_no_image(shapes, centers, images={image_key: images[image_key]})}. The channels of H&E are red, green and "
-            "blue (`c_coords=['r', 'g', 'b']`). Where an image lies is said by "
-            "`spatialdata.transformations.get_transformation(element, get_all=True)`."
+            "blue (`c_coords=['r', 'g', 'b']`). "
+            "`spatialdata.transformations.get_transformation(element, get_all=True)` shows where an image lies."
         )
         raise ValueError(msg)
     if found is None:

@@ -118,7 +118,7 @@ def slide_um_per_px(sdata: SpatialData) -> float | None:
         return None
     if mpp > COARSEST_UM_PER_PX:
         logger.warning(
-            "%s says %.4g µm per pixel, which no microscope has (%.0f dots an inch, for printing?): not used.",
+            "%s states %.4g µm per pixel, which no microscope has (%.0f dots per inch, for printing?): not used.",
             slide_name(sdata), mpp, 25400 / mpp,
         )  # fmt: skip
         return None

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Slide
 
-__all__ = ["SlideNumbers", "slide_maps"]
+__all__ = ["MAX_CLASSES", "SlideNumbers", "slide_maps"]
 
 # bytes before base64, of all slides together
 NUMBERS_BYTES: Final = 3_000_000
 PICTURE_BYTES: Final = 2_500_000
 MAX_GENES: Final = 48
+# as many as a byte has numbers, without that of no class
+MAX_CLASSES: Final = 255
 MAX_SPOTS: Final = 20_000
 PICTURE_PX: Final = 640
 QUALITIES: Final = (80, 60, 40)
@@ -76,7 +78,7 @@ def slide_maps(
     genes
         Genes in the order of their columns, the most important first: as many as there is space for are kept.
     classes
-        Names of the classes, in the order of their numbers; at most 255 of them.
+        Names of the classes, in the order of their numbers; at most `MAX_CLASSES`.
 
     Returns
     -------

@@ -21,12 +21,12 @@ YES, PARTLY, NO, UNKNOWN = "yes", "partly", "no", "unknown"
 RULE: Final = (
     f"“Yes”: the mean r over held-out donors is at least {GOOD:g} and at least {OF_CEILING:.0%} of its ceiling, r is above 0 "
     f"in every held-out donor, and the 90 % interval holds at least {COVERED:.0%} of the measurements. “Partly”: the mean r "
-    f"is at least {SOME:g}. “No”: everything below. “Unknown”: the gene has no r. What the report does not know (a ceiling, "
-    "an interval) is left out of the rule."
+    f"is at least {SOME:g}. “No”: everything below. “Unknown”: the gene has no r. If the ceiling or the interval "
+    "is unknown, the rule leaves it out."
 )
 RULE_WITHOUT_FOLDS: Final = (
     f"“Yes”: r on the held-out part of the training data is at least {GOOD:g}. “Partly”: it is at least {SOME:g}. “No”: "
-    "everything below. “Unknown”: the gene has no r. This is a rule of thumb: a cross-validation over donors knows more."
+    "everything below. “Unknown”: the gene has no r. This is a rule of thumb: a cross-validation over donors says more."
 )
 
 
@@ -36,7 +36,7 @@ def judged(genes: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     genes
-        Columns ``r``, and as far as they are known ``lowest`` (r in the worst donor), ``ceiling``, ``coverage``.
+        Columns ``r``, and, if known, ``lowest`` (r in the worst donor), ``ceiling``, ``coverage``.
     """
     r = genes["r"].to_numpy(dtype=np.float64)
 

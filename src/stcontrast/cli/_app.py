@@ -7,8 +7,38 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from stcontrast.cli._files import check_out, listed, options, outputs, read, slide_files, write
+from stcontrast.cli._files import check_out, outputs, read, slide_files, write
 from stcontrast.cli._group import Group, set_up_log
+from stcontrast.cli._options import (
+    BatchKey,
+    Complete,
+    DonorKey,
+    Encoder,
+    FieldUm,
+    Genes,
+    ImageKey,
+    LabelKey,
+    Layer,
+    LibraryKey,
+    MaxSpots,
+    ModelEncoder,
+    ModelFolder,
+    NGenes,
+    Overwrite,
+    Seed,
+    Slides,
+    Standardize,
+    Store,
+    TableKey,
+    Tower,
+    TowerOption,
+    UmPerPx,
+    UseRep,
+    listed,
+    one_or_several,
+    options,
+    refuse,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,45 +69,6 @@ app = typer.Typer(
 
 HER2ST_SECTIONS: Final = "C2,C3,C4,C5,C6"
 
-Slides = Annotated[list[Path], typer.Argument(help="SpatialData stores (.zarr) or AnnData (.h5ad).")]
-Store = Annotated[Path, typer.Argument(help="SpatialData store (.zarr) or AnnData (.h5ad).")]
-ModelFolder = Annotated[Path, typer.Option(help="Folder of a saved model.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what lies where the result goes.")]
-DonorKey = Annotated[
-    str | None, typer.Option(help="Column of obs with patient or animal (for fit: 'donor' where that is there).")
-]
-BatchKey = Annotated[str | None, typer.Option(help="Column of obs with the batch that the gene model is blind to.")]
-LabelKey = Annotated[str | None, typer.Option(help="Column of obs with the annotated subtype.")]
-Layer = Annotated[str | None, typer.Option(help="Layer with raw counts; X by default.")]
-TableKey = Annotated[str | None, typer.Option(help="Table that holds the spots; the only one by default.")]
-ImageKey = Annotated[str | None, typer.Option(help="Image to use, where several lie under the spots.")]
-LibraryKey = Annotated[str | None, typer.Option(help="Column of obs that names the slides of an AnnData.")]
-UmPerPx = Annotated[float | None, typer.Option(help="µm per pixel, where it cannot be derived.")]
-Encoder = Annotated[
-    list[str] | None, typer.Option(help="Image encoder (texture, color, a timm name, ...); again for several.")
-]
-ModelEncoder = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--encoder", help="The encoder that the model was trained with, where it cannot make features by itself; again for several."
-    ),
-]  # fmt: skip
-FieldUm = Annotated[list[float] | None, typer.Option(help="Side of the crops in µm; again for several.")]
-UseRep = Annotated[list[str] | None, typer.Option(help="Slot of obsm with features to learn from; again for several.")]
-NGenes = Annotated[int, typer.Option(help="Genes to model at most.")]
-Genes = Annotated[
-    str | None, typer.Option(help="Genes to model: names separated by commas, or a file with one a line.")
-]
-Standardize = Annotated[
-    Literal["slide", "training"], typer.Option(help="By what image features are standardised; training for a part of a slide.")
-]  # fmt: skip
-Tower = Annotated[Literal["frozen", "finetune"], typer.Option(help="Whether the encoder is fine-tuned.")]
-TowerOption = Annotated[
-    list[str] | None, typer.Option(help="Option of fine-tuning, KEY=VALUE or JSON; again for more.")
-]
-Complete = Annotated[bool, typer.Option("--complete", help="Fill zeros of the training spots first.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-
 
 def _version(*, asked: bool) -> None:
     if asked:
@@ -91,7 +82,7 @@ def _version(*, asked: bool) -> None:
 def main(
     *,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log what is being done. May stand anywhere.")
+        bool, typer.Option("--verbose", "-v", help="Log every stage. May stand anywhere in the command.")
     ] = False,
     version: Annotated[
         bool,
@@ -122,7 +113,7 @@ def demo(
     from stcontrast.cli._demo import WRITTEN, run_demo
 
     if data != "her2st":
-        _refuse({"sections": sections}, "only `--data her2st` has sections")
+        refuse({"sections": sections}, "only `--data her2st` has sections")
     for name in WRITTEN:
         if (out / name).exists():
             check_out(out / name, overwrite=overwrite)
@@ -135,16 +126,16 @@ def demo(
 def grid(  # noqa: PLR0913
     store: Annotated[Path, typer.Argument(help="SpatialData store (.zarr) with H&E images and no spots.")],
     *,
-    out: Annotated[Path, typer.Option(help="Store to write: the images, and spots over their tissue.")],
+    out: Annotated[Path, typer.Option(help="Store to write, with the images and with spots on their tissue.")],
     image_key: Annotated[list[str] | None, typer.Option(help="Image; again for several; all RGB images by default.")] = None,
     um_per_px: Annotated[float | None, typer.Option(help="µm per pixel of the finest level.")] = None,
     pitch_um: Annotated[float, typer.Option(help="Distance between neighbouring spots in µm.")] = 100.0,
     spot_diameter_um: Annotated[float, typer.Option(help="Diameter of the spots in µm.")] = 55.0,
     geometry: Annotated[Literal["visium", "square"], typer.Option(help="Circles on Visium's lattice, or squares.")] = "visium",
-    min_tissue: Annotated[float, typer.Option(help="Share of a spot that lies on tissue, at least.")] = 0.5,
+    min_tissue: Annotated[float, typer.Option(help="Smallest share of a spot that lies on tissue.")] = 0.5,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Lay spots over the tissue of images. (A slide file needs no grid: `stcontrast predict slide.svs` lays one.)"""
+    """Lay spots over the tissue of images. (For a slide file, `stcontrast predict slide.svs` does this itself.)"""
     import stcontrast as stc
 
     [target] = outputs([store], out, overwrite=overwrite)
@@ -175,11 +166,11 @@ def features(  # noqa: PLR0913
     um_per_px: UmPerPx = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make image features of every spot, to learn from or to look at. (`fit` and `predict` make those they need.)"""
+    """Compute image features of every spot. (`fit` and `predict` compute the features that they need.)"""
     import stcontrast as stc
 
     targets = outputs(slides, out, overwrite=overwrite)
-    given: dict[str, Any] = {"encoder": _one_or_several(encoder), "field_um": field_um}
+    given: dict[str, Any] = {"encoder": one_or_several(encoder), "field_um": field_um}
     for path, target in zip(slides, targets, strict=True):
         data = read(path)
         stc.pp.image_features(
@@ -211,6 +202,7 @@ def fit(  # noqa: PLR0913
     genes: Genes = None,
     n_neighbors: Annotated[int | None, typer.Option(help="Nearest spots whose features are added.")] = None,
     standardize: Annotated[Literal["slide", "none"], typer.Option(help="How image features are standardised.")] = "slide",
+    max_spots: MaxSpots = 100_000,
     layer: Layer = None,
     table_key: TableKey = None,
     image_key: ImageKey = None,
@@ -219,10 +211,11 @@ def fit(  # noqa: PLR0913
     complete: Complete = False,
     image_tower: Tower = "frozen",
     tower_option: TowerOption = None,
+    n_jobs: Annotated[int | None, typer.Option(help="Inner folds to fit at once; one by default.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Learn from slides and save the model. The slides are not changed."""
+    """Train a model on slides and save it. The slides are not changed."""
     import stcontrast as stc
 
     check_out(model, overwrite=overwrite, inputs=slides)
@@ -231,11 +224,11 @@ def fit(  # noqa: PLR0913
         donor_key = "donor"
     fitted = stc.tl.fit(
         data, batch_key=batch_key, donor_key=donor_key, label_key=label_key, method=method, layer=layer,
-        options=options(option or [], name="--option"), encoder=_one_or_several(encoder), field_um=field_um or None,
+        options=options(option or [], name="--option"), encoder=one_or_several(encoder), field_um=field_um or None,
         use_rep=use_rep or None, n_genes=n_genes, genes=listed(genes), n_neighbors=n_neighbors,
-        standardize=standardize, table_key=table_key, image_key=image_key, library_key=library_key,
+        standardize=standardize, max_spots=max_spots, table_key=table_key, image_key=image_key, library_key=library_key,
         um_per_px=um_per_px, complete=complete, image_tower=image_tower,
-        tower_options=options(tower_option or [], name="--tower-option"), seed=seed,
+        tower_options=options(tower_option or [], name="--tower-option"), n_jobs=n_jobs, seed=seed,
     )  # fmt: skip
     fitted.save(model, overwrite=overwrite)
     for score in ("held_out_r", "held_out_macro_f1"):
@@ -266,35 +259,35 @@ def predict(  # noqa: PLR0913
     library_key: LibraryKey = None,
     um_per_px: UmPerPx = None,
     pitch_um: Annotated[float | None, typer.Option(help="Slide files: distance between spots in µm.")] = None,
-    gene: Annotated[str | None, typer.Option(help="Gene of the figure; by default the one that is predicted best.")] = None,
+    gene: Annotated[str | None, typer.Option(help="Gene of the figure; by default the gene that is predicted best.")] = None,
     figure: Annotated[bool, typer.Option(help="Draw expression and classes of a store, next to the result.")] = True,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Predict expression and subtype. A call on slide files that was broken off goes on when it is repeated."""
+    """Predict expression and subtype. If a call on slide files is interrupted, repeat it to continue."""
     import stcontrast as stc
 
     if slide_files(slides):
         of_tables = {"donor_key": donor_key, "table_key": table_key, "image_key": image_key, "library_key": library_key}
-        _refuse(of_tables, "slide files have no table and one image; it is for stores (.zarr) and AnnData (.h5ad)")
+        refuse(of_tables, "slide files have no table and one image; it is for stores (.zarr) and AnnData (.h5ad)")
         check_out(out, overwrite=overwrite, inputs=slides)
         fitted = stc.models.load(model)
         _check_gene(fitted, gene)
         result = stc.tl.predict_slide(
-            slides, fitted, out=out, um_per_px=um_per_px, pitch_um=pitch_um, encoder=_one_or_several(encoder),
+            slides, fitted, out=out, um_per_px=um_per_px, pitch_um=pitch_um, encoder=one_or_several(encoder),
             standardize=standardize, overwrite=overwrite,
         )  # fmt: skip
         _say_predicted(result, out, gene=gene, figure=figure)
         return
-    _refuse({"pitch_um": pitch_um}, "stores have spots already; it is for slide files")
+    refuse({"pitch_um": pitch_um}, "stores have spots already; it is for slide files")
     if not figure or all(path.suffix == ".h5ad" for path in slides):
-        _refuse({"gene": gene}, "no figure is drawn")
+        refuse({"gene": gene}, "no figure is drawn")
     targets = outputs(slides, out, overwrite=overwrite)
     fitted = stc.models.load(model)
     _check_gene(fitted, gene)
     keys: dict[str, Any] = {
         "table_key": table_key, "image_key": image_key, "library_key": library_key, "um_per_px": um_per_px,
     }  # fmt: skip
-    where = {"donor_key": donor_key, "encoder": _one_or_several(encoder), "standardize": standardize, **keys}
+    where = {"donor_key": donor_key, "encoder": one_or_several(encoder), "standardize": standardize, **keys}
     for path, target in zip(slides, targets, strict=True):
         data = read(path)
         found = stc.tl.predict_expression(data, fitted, **where) if fitted.has_expression else None
@@ -321,7 +314,7 @@ def classify(  # noqa: PLR0913
     um_per_px: UmPerPx = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Name the tissue subtype of every spot."""
+    """Predict the tissue subtype of every spot."""
     import stcontrast as stc
 
     targets = outputs(slides, out, overwrite=overwrite)
@@ -329,7 +322,7 @@ def classify(  # noqa: PLR0913
     for path, target in zip(slides, targets, strict=True):
         data = read(path)
         stc.tl.classify(
-            data, fitted, key_added=key_added, donor_key=donor_key, encoder=_one_or_several(encoder),
+            data, fitted, key_added=key_added, donor_key=donor_key, encoder=one_or_several(encoder),
             standardize=standardize, table_key=table_key, image_key=image_key, library_key=library_key,
             um_per_px=um_per_px,
         )  # fmt: skip
@@ -345,7 +338,7 @@ def classify(  # noqa: PLR0913
 def evaluate(  # noqa: PLR0913
     slides: Slides,
     *,
-    donor_key: Annotated[str, typer.Option(help="Column of obs with patient or animal: what is held out.")] = "donor",
+    donor_key: Annotated[str, typer.Option(help="Column of obs with patient or animal, which is held out.")] = "donor",
     batch_key: BatchKey = None,
     label_key: LabelKey = None,
     methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "stcontrast,ridge,color,mean",
@@ -358,6 +351,7 @@ def evaluate(  # noqa: PLR0913
     use_rep: UseRep = None,
     n_genes: NGenes = 1000,
     genes: Genes = None,
+    max_spots: MaxSpots = 100_000,
     layer: Layer = None,
     table_key: TableKey = None,
     image_key: ImageKey = None,
@@ -366,12 +360,12 @@ def evaluate(  # noqa: PLR0913
     complete: Complete = False,
     image_tower: Tower = "frozen",
     tower_option: TowerOption = None,
-    n_jobs: Annotated[int | None, typer.Option(help="Processes to fit in; by cores and memory by default.")] = None,
-    directory: Annotated[Path | None, typer.Option(help="Folder for finished fits, to go on from.")] = None,
+    n_jobs: Annotated[int | None, typer.Option(help="Number of processes; chosen by cores and memory by default.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="Folder for finished fits, to continue from.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Hold out donors in turn, and print the scores of the methods."""
+    """Hold out each donor in turn, and print the scores of the methods."""
     import stcontrast as stc
 
     for path in (out, report):
@@ -385,9 +379,9 @@ def evaluate(  # noqa: PLR0913
     data = [read(path) for path in slides]
     cv = stc.tl.cross_validate(
         data, donor_key=donor_key, batch_key=batch_key, label_key=label_key, layer=layer,
-        methods={name: of_method.get(name, {}) for name in names}, n_folds=n_folds, encoder=_one_or_several(encoder),
-        field_um=field_um or None, use_rep=use_rep or None, n_genes=n_genes, genes=listed(genes), table_key=table_key,
-        image_key=image_key, library_key=library_key, um_per_px=um_per_px, complete=complete, image_tower=image_tower,
+        methods={name: of_method.get(name, {}) for name in names}, n_folds=n_folds, encoder=one_or_several(encoder),
+        field_um=field_um or None, use_rep=use_rep or None, n_genes=n_genes, genes=listed(genes), max_spots=max_spots,
+        table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px, complete=complete, image_tower=image_tower,
         tower_options=options(tower_option or [], name="--tower-option"), n_jobs=n_jobs, directory=directory, seed=seed,
     )  # fmt: skip
     typer.echo(cv.summary().round(3).to_string())
@@ -409,9 +403,9 @@ def similar(  # noqa: PLR0913
     *,
     model: ModelFolder,
     out: Annotated[Path, typer.Option(help="CSV file for the matches.")],
-    spots: Annotated[str | None, typer.Option(help="Names of spots separated by commas, or a file with one a line; all by default.")] = None,
-    k: Annotated[int, typer.Option(help="Training spots to find for each.")] = 20,
-    by: Annotated[Literal["image", "gene"], typer.Option(help="Spots that look alike, or that express what the image suggests.")] = "image",
+    spots: Annotated[str | None, typer.Option(help="Names of spots separated by commas, or a file with one per line; all by default.")] = None,
+    k: Annotated[int, typer.Option(help="Number of training spots to find for each spot.")] = 20,
+    by: Annotated[Literal["image", "gene"], typer.Option(help="Find spots that look similar, or that express what the image suggests.")] = "image",
     encoder: ModelEncoder = None,
     standardize: Standardize = "slide",
     table_key: TableKey = None,
@@ -420,12 +414,12 @@ def similar(  # noqa: PLR0913
     um_per_px: UmPerPx = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Find the measured training spots that look like the spots of a slide."""
+    """Find the measured training spots that look most similar to the spots of a slide."""
     import stcontrast as stc
 
     check_out(out, overwrite=overwrite, inputs=[slide])
     matches = stc.tl.find_similar(
-        read(slide), stc.models.load(model), spots=listed(spots), k=k, by=by, encoder=_one_or_several(encoder),
+        read(slide), stc.models.load(model), spots=listed(spots), k=k, by=by, encoder=one_or_several(encoder),
         standardize=standardize,
         table_key=table_key, image_key=image_key, library_key=library_key, um_per_px=um_per_px,
     )  # fmt: skip
@@ -447,7 +441,7 @@ def report(  # noqa: PLR0913
     um_per_px: UmPerPx = None,
     overwrite: Overwrite = False,
 ) -> None:  # fmt: skip
-    """Write what a model is and which of its genes can be trusted, as a web page. (`evaluate --report` says more.)"""
+    """Write a web page about a model: its training, and which genes can be trusted. (`evaluate --report` says more.)"""
     import stcontrast as stc
 
     if not data:
@@ -458,7 +452,7 @@ def report(  # noqa: PLR0913
             "library_key": library_key,
             "um_per_px": um_per_px,
         }
-        _refuse(of_data, "it is about the stores of --data, and there are none")
+        refuse(of_data, "it is about the stores of --data, and there are none")
     check_out(out, overwrite=overwrite, inputs=data or [])
     stc.models.load(model).report(
         out, [read(path) for path in data] if data else None, label_key=label_key, table_key=table_key, image_key=image_key,
@@ -474,7 +468,7 @@ def info(
     *,
     table_key: TableKey = None,
 ) -> None:
-    """Say what a model or a store holds."""
+    """Describe a model or a store."""
     from stcontrast._files import holds_model
     from stcontrast.cli._info import about_model, about_slides
 
@@ -518,18 +512,6 @@ def _columns(data: SpatialData | AnnData) -> set[str]:
 
     tables = [data] if isinstance(data, AnnData) else list(data.tables.values())
     return {str(column) for table in tables for column in table.obs}
-
-
-def _refuse(given: Mapping[str, object], why: str) -> None:
-    """Refuse options that would have no effect: wrong usage, before any work."""
-    for name in [name for name, value in given.items() if value is not None]:
-        option = f"--{name.replace('_', '-')}"
-        msg = f"it has no effect here: {why}. Leave it out."
-        raise typer.BadParameter(msg, param_hint=option)
-
-
-def _one_or_several(names: list[str] | None) -> str | list[str] | None:
-    return None if not names else names[0] if len(names) == 1 else names
 
 
 def _with_classes(predicted: AnnData, data: Any) -> AnnData:

@@ -1,20 +1,19 @@
-"""What the command line reads and writes: SpatialData stores, h5ad files, tables, options."""
+"""What the command line reads and writes: SpatialData stores and h5ad files."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stcontrast._files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from spatialdata import SpatialData
 
-__all__ = ["check_out", "listed", "options", "outputs", "read", "slide_files", "write"]
+__all__ = ["check_out", "outputs", "read", "slide_files", "write"]
 
 ENDINGS = (".zarr", ".h5ad")
 
@@ -106,7 +105,7 @@ def outputs(inputs: Sequence[Path], out: Path, *, overwrite: bool) -> list[Path]
     else:
         names = [path.name for path in inputs]
         if len(set(names)) < len(names):
-            msg = f"Several inputs have one name, {sorted(names)}: give them in several calls."
+            msg = f"Several inputs have the same name, {sorted(names)}: give them in several calls."
             raise ValueError(msg)
         if out.suffix in ENDINGS:
             msg = f"{len(inputs)} inputs need a folder to write to, found {str(out)!r}."
@@ -140,40 +139,3 @@ def write(data: SpatialData | AnnData, path: Path) -> None:
             data.write_h5ad(scratch)
         else:
             data.write(scratch)
-
-
-def options(given: Sequence[str], *, name: str) -> dict[str, Any] | None:
-    """Options from ``KEY=VALUE``, whose values are JSON or text, or from JSON objects; `None` where there are none.
-
-    Raises
-    ------
-    ValueError
-        If it is neither.
-    """
-    found: dict[str, Any] = {}
-    for item in given:
-        if item.lstrip().startswith("{"):
-            try:
-                found |= json.loads(item)
-            except ValueError as error:
-                msg = f"{name} {item!r} is not JSON ({error})."
-                raise ValueError(msg) from error
-            continue
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            msg = f"{name} takes KEY=VALUE or a JSON object, found {item!r}."
-            raise ValueError(msg)
-        try:
-            found[key.strip()] = json.loads(value)
-        except ValueError:
-            found[key.strip()] = value
-    return found or None
-
-
-def listed(given: str | None) -> list[str] | None:
-    """Names separated by commas, or one a line in a file; `None` where nothing is given."""
-    if given is None:
-        return None
-    path = Path(given)
-    parts = path.read_text().splitlines() if path.is_file() else given.split(",")
-    return [part.strip() for part in parts if part.strip()]

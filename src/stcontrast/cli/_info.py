@@ -28,7 +28,10 @@ def about_model(folder: Path) -> str:
         "model": f"{folder}, method {spec['method']}, seed {spec['seed']}",
         "genes": f"{len(spec['genes'])}: {_some(spec['genes'])}" if spec["genes"] else "none",
         "classes": ", ".join(spec["classes"]) or "none",
-        "trained on": f"{len(spec['slides'])} slides of the donors {_some(spec['donors'])}",
+        "trained on": (
+            f"{spec['n_spots_used']} of {spec['n_spots']} spots of {len(spec['slides'])} slides of the donors "
+            f"{_some(spec['donors'])}"
+        ),
         "features": "; ".join(
             f"{record['encoder']['name']} ({record['n_features']}) at {_numbers(record.get('field_um'))} µm"
             for record in spec["image_features"]

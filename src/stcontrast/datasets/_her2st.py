@@ -1,4 +1,4 @@
-"""HER2-positive breast cancer of Andersson et al. (2021)."""
+"""`her2st`: HER2-positive breast cancer of Andersson et al. (2021)."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def her2st(
     """Load the HER2-positive breast cancer data of Andersson et al.
 
     Eight patients (A to H), 36 sections, measured by the first generation of spatial transcriptomics: spots of 100 µm
-    on a square lattice of 200 µm pitch. A pathologist annotated one section of each patient. Files are downloaded
-    into `stcontrast.settings.data_dir` once, and checked against the checksums of the published ones.
+    on a square lattice of 200 µm pitch. A pathologist annotated one section of each patient. Files are downloaded once
+    into `stcontrast.settings.data_dir`, and checked against the checksums of the published files.
 
     Parameters
     ----------
@@ -60,23 +60,22 @@ def her2st(
         takes about 0.3 GB of memory.
     mirror
         Address or local folder to read from instead of the original repository, with the same paths below it. A local
-        folder is read in place. Default: `stcontrast.settings.data_mirror`, and if this is empty the repository.
+        folder is read in place. Default: `stcontrast.settings.data_mirror`; if this is empty, the repository.
     progress
         Whether to show progress bars. Default: `stcontrast.settings.progress`.
 
     Returns
     -------
-    For each section `S` circles `S` and, where the source has it, the H&E image `S_he` (uint8 RGB, four scales), both
-    in a coordinate system `S` whose unit is the pixel of the image; a section whose image is absent, or too small for
-    its spot positions, is loaded without one and a warning is logged. One table, `table`:
+    For each section `S` circles `S` and, if the source has it, the H&E image `S_he` (uint8 RGB, four scales), both in
+    a coordinate system `S` whose unit is the pixel of the image; a section whose image is absent, or too small for its
+    spot positions, is loaded without one and a warning is logged. One table, `table`:
 
     `X`
         Raw counts, CSR float32, spots × genes: the spots that have both counts and a position, and all genes that any
         of the sections lists (a section lists the genes that were seen in it, so others are zero there).
     `obs`
-        `donor` (letter), `slide` (section), `subtype` (the pathologist's class; missing where there is none or where
-        it is "undetermined"), `array_x`, `array_y` (position on the lattice), `region` and `spot_id` (keys of the
-        circles).
+        `donor` (letter), `slide` (section), `subtype` (the pathologist's class; missing if there is none, or if it is
+        "undetermined"), `array_x`, `array_y` (position on the lattice), `region` and `spot_id` (keys of the circles).
     `obsm["spatial"]`
         Spot centres, x and y, in pixels of the image.
     `uns["stcontrast"]["um_per_px"]`

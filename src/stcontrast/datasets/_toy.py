@@ -60,11 +60,11 @@ def toy(
     n_genes
         Number of genes, at least 9; they are called `GENE1`, `GENE2`, ... (`GENE1` marks tumour).
     seed
-        Seed of everything random, 0 or more.
+        Random seed, 0 or more.
 
     Returns
     -------
-    For each slide `s` an image `s_he` (uint8 RGB, three scales, 1 µm a pixel) and circles `s`, both in their own
+    For each slide `s` an image `s_he` (uint8 RGB, three scales, 1 µm per pixel) and circles `s`, both in their own
     coordinate system `s`; there is no "global" one. Some slides are translated or scaled in theirs. One table,
     `table`, annotates all circles:
 
@@ -92,7 +92,7 @@ def toy(
     Raises
     ------
     ValueError
-        If a number is out of its range.
+        If a number is out of range.
 
     Notes
     -----

@@ -34,7 +34,7 @@ GENES_AT_ONCE: Final = 64
 MAX_REFERENCE: Final = 5000
 # training spots that the projection is learnt from
 MAX_PROJECTED: Final = 20_000
-SPOTS_AT_ONCE: Final = 8192
+SPOTS_AT_ONCE: Final = 2048
 
 
 class Calibration(Learns):
@@ -212,8 +212,9 @@ class InDistribution(Learns):
             self.center[part], scale[part] = features[:, part].mean(axis=0), features[:, part].std(axis=0)
         flat = scale < 1e-6 * np.maximum(np.abs(self.center), 1e-6)
         self.scale = np.where(flat, 1.0, scale).astype(np.float32)
-        scaled = (_thinned(features, MAX_PROJECTED) - self.center) / self.scale
-        pca = PCA(min(N_COMPONENTS, *scaled.shape), random_state=0).fit(scaled)
+        scaled = _thinned(features, MAX_PROJECTED) - self.center
+        scaled /= self.scale
+        pca = PCA(min(N_COMPONENTS, *scaled.shape), copy=False, random_state=0).fit(scaled)
         self.rotation = pca.components_.T.astype(np.float32)
         self.reference = self._rotated(features)
         return self

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import platform
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._data.design import standardize_slides
+from stcontrast._data.design import design_of_some, standardize_slides
 from stcontrast._data.folds import inner_folds
 from stcontrast._data.genes import choose_genes
 from stcontrast._files import content_hash
+from stcontrast._reading import close_genes
+from stcontrast._slides import rows_by_slide
 from stcontrast.fitted._calibration import LEVEL
 from stcontrast.fitted._model import Predictor
 from stcontrast.fitted._moments import TrainingMoments
@@ -33,9 +36,11 @@ if TYPE_CHECKING:
 __all__ = [
     "FitSpec",
     "check_genes",
+    "draw_spots",
     "fingerprint_of",
     "fit_model",
     "genes_to_model",
+    "most_spots",
     "spots_of_model",
     "training_spots",
 ]
@@ -58,6 +63,7 @@ class FitSpec:
     seed: int = 0
     options: Mapping[str, Any] | None = None
     complete: bool = False
+    max_spots: int | None = 100_000
     more_genes: Sequence[str] = ()
     """Genes to model in addition to those that are chosen or named, because they are scored."""
 
@@ -94,21 +100,28 @@ def fit_model(
 
     Returns
     -------
-    The model, and the training spots as it saw them, to look at its embeddings.
+    The model, and the training spots as it saw them, to look at its embeddings: `rows` in order, or those that were
+    drawn from them.
     """
     fresh = get_method(method, seed=fit_spec.seed, options=fit_spec.options)
     fit_spec = replace(fit_spec, genes=genes_to_model(fit_spec, fresh))
-    train = training_spots(spots, rows, fit_spec)
+    drawn = draw_spots(spots, rows, most_spots(fresh, fit_spec, tuned=bool(of_fold)), seed=fit_spec.seed)
+    train = training_spots(spots, drawn, fit_spec)
     if not fresh.learns_from_gene_side:
         train = replace(train, gene_side=None)
     if not (train.has_counts or train.has_labels):
         msg = "Nothing to learn from: the training slides have neither counts nor labels."
         raise ValueError(msg)
     n_neighbors = fresh.n_neighbors if fit_spec.n_neighbors is None or fresh.uses_color else fit_spec.n_neighbors
-    train = train.with_design(n_neighbors=n_neighbors, standardize="none")
-    moments = TrainingMoments().fit(train.design, train.slide, n_features=train.features.shape[1])
+    names = np.asarray(spots.slides, dtype=np.str_)
+    of_slides = sorted(rows_by_slide(spots.slide, rows), key=lambda of_slide: names[spots.slide[of_slide[0]]])
+    design, of_slide = design_of_some(
+        spots.features, spots.xy, of_slides, drawn, blocks=spots.blocks, n_neighbors=n_neighbors
+    )
+    moments = TrainingMoments().fit(of_slide, n_features=spots.features.shape[1])
     if fit_spec.standardize == "slide":
-        standardize_slides(train.design, train.slide)
+        standardize_slides(design, train.slide, of_slide)
+    train = replace(train, design=design)
     slides = [train.slides[code] for code in np.unique(train.slide)]
     spec: dict[str, Any] = {
         "genes": list(train.genes),
@@ -119,6 +132,8 @@ def fit_model(
         "n_neighbors": n_neighbors,
         "standardize": fit_spec.standardize,
         "completed_targets": fit_spec.complete,
+        "n_spots": len(rows),
+        "n_spots_used": len(train),
         "spot_distance_um": spot_distance_um,
         "seed": int(fit_spec.seed),
         "donors": sorted(set(train.donor.tolist())),
@@ -129,9 +144,10 @@ def fit_model(
         },
         "gene_side": [] if train.gene_side is None else [train.slides[i] for i in np.unique(train.gene_side.slide)],
         "interval": LEVEL,
-        "versions": {name: version(name) for name in ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")}
-        | {"python": platform.python_version()},
+        "versions": dict(_versions()),
     }
+    if len(train) < len(rows):
+        logger.warning("Learning from %d of %d spots, drawn at random (`max_spots`).", len(train), len(rows))
     folds = inner_folds(train)
     if of_fold:
         own = [replace(train, features=features) for features in of_fold]
@@ -148,12 +164,58 @@ def fit_model(
     return model, train
 
 
+@cache
+def _versions() -> dict[str, str]:
+    """Versions of what a model is made with."""
+    names = ("stcontrast", "scvi-tools", "torch", "scikit-learn", "anndata")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
+
+
 def training_spots(spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec) -> Spots:
     """Training spots with genes and classes that are chosen on them alone; without a design."""
     held_out = np.setdiff1d(spots.donor, spots.donor[rows])
     train = spots.take(rows).without_donors(held_out)
     train = train.with_classes(train.known_classes).with_slides_in_order()
+    if train.gene_side is not None:
+        side = train.gene_side
+        drawn = draw_spots(side, np.arange(len(side)), fit_spec.max_spots, seed=fit_spec.seed)
+        train = replace(train, gene_side=side.take(drawn))
     return train.with_genes(_columns(train, fit_spec))
+
+
+def most_spots(method: Method | type[Method], fit_spec: FitSpec, *, tuned: bool) -> int | None:
+    """Largest number of spots that a fit learns from; `None`: all, as where an encoder was fine-tuned on them."""
+    # a network that looks around a spot needs the whole slide, and so do completed zeros
+    return fit_spec.max_spots if method.spotwise and not tuned and not fit_spec.complete else None
+
+
+def draw_spots(spots: Spots, rows: NDArray[np.intp], n: int | None, *, seed: int) -> NDArray[np.intp]:
+    """At most `n` of the rows, in the same order; all of them if `n` is `None`.
+
+    Annotated spots come first, if they are at most half of `n`. From the others as many are drawn of every slide, one
+    at least, and all of a slide that has fewer.
+
+    Parameters
+    ----------
+    spots
+        All spots.
+    rows
+        Rows to draw from.
+    n, seed
+        How many, and the seed of the draw.
+    """
+    if n is None or len(rows) <= n:
+        return rows
+    annotated = spots.label[rows] >= 0
+    chosen = annotated if annotated.sum() <= n // 2 else np.zeros(len(rows), dtype=np.bool_)
+    of_slides = rows_by_slide(spots.slide[rows], np.flatnonzero(~chosen))
+    rng, left = np.random.default_rng(seed), n - int(chosen.sum())
+    # the smallest slides first: what they do not use is shared among the others
+    for i, of_slide in enumerate(sorted(of_slides, key=len)):
+        share = min(len(of_slide), max(left // (len(of_slides) - i), 1))
+        chosen[rng.choice(of_slide, share, replace=False)] = True
+        left -= share
+    return rows[chosen]
 
 
 def spots_of_model(spots: Spots, rows: NDArray[np.intp], spec: Mapping[str, Any]) -> Spots:
@@ -201,7 +263,9 @@ def check_genes(spots: Spots, genes: Sequence[str] | None) -> None:
     known = set(spots.genes)
     absent = [gene for gene in genes or () if gene not in known]
     if absent and known:
-        msg = f"{len(absent)} of the genes to model are absent from the counts: {absent[:5]}. They begin {spots.genes[:5]}."
+        close = [name for gene in absent[:5] for name in close_genes(gene, spots.genes)[:2]]
+        hint = f"Close matches: {close}." if close else f"Some that exist: {spots.genes[:5]}."
+        msg = f"{len(absent)} of the genes to model are absent from the counts: {absent[:5]}. {hint}"
         raise KeyError(msg)
 
 

@@ -1,31 +1,30 @@
-"""The model that `fit` returns, whatever the method: predict, save, and a spec that says what it is."""
+"""The model that `fit` returns, for every method: predict, save, and a spec that describes it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
 from stcontrast._arguments import NAME, check_arguments, checked, one_of
-from stcontrast._data.design import standardize_slides
 from stcontrast._data.spots import Prediction, Spots
-from stcontrast._files import content_hash, output_path, read_folder, unreadable, write_folder
+from stcontrast._files import content_hash, output_path, write_folder
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import Keys
 from stcontrast._report import write_page
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 from stcontrast.fitted._calibration import Calibration
+from stcontrast.fitted._hub import card_text, upload
 from stcontrast.fitted._moments import StandardizeBy, TrainingMoments
 from stcontrast.fitted._report import model_content
-from stcontrast.fitted._spec import check_spec, portable
+from stcontrast.fitted._spec import portable
 from stcontrast.methods._base import METHODS, Method
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from stcontrast._models.image_tower import TunedEncoder
     from stcontrast._state import State
 
-__all__ = ["Predictor", "Retrieved", "as_model", "load"]
+__all__ = ["KIND", "TOWER", "Predictor", "Retrieved"]
 
 KIND: Final = "Predictor"
 TOWER: Final = "tower.safetensors"
@@ -44,7 +43,7 @@ TOWER: Final = "tower.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """Training spots that predictions by retrieval are made of.
+    """Training spots from which predictions by retrieval are made.
 
     Attributes
     ----------
@@ -53,7 +52,7 @@ class Retrieved:
     weights
         Their weights (n_spots, k), summing to 1.
     effective_k
-        How many of them a prediction really rests on (n_spots,): 1 / Σ weights².
+        Effective number of training spots in a prediction (n_spots,): 1 / Σ weights².
     donors
         Weight that comes from each donor (n_spots × n_donors).
     """
@@ -74,23 +73,23 @@ class Predictor(Learns):
     method
         The method.
     spec
-        What the model is: method, genes in order, classes, normalisation, what made the image features (encoder and
-        fields in µm of every block), widths of their blocks, donors and slides it was trained on, seed, package
-        versions, scores on held-out groups.
+        Description of the model: method, genes in order, classes, normalisation, image features (encoder and fields in
+        µm of every block), widths of their blocks, training donors and slides, seed, package versions, scores on
+        held-out groups.
 
     Attributes
     ----------
     bank
-        Names, slides and donors of the training spots with counts, in the order that retrieval counts them.
+        Names, slides and donors of the training spots with counts, in the order of retrieval.
     moments
         Mean and spread of the image features on the training slides.
     history
-        Losses of the last training by the name of the network, a table with a row for every epoch; nothing for a method
-        that is not trained in epochs. See :func:`stcontrast.pl.history`.
+        Losses of the last training: for each network a table with one row per epoch. Empty for a method that is not
+        trained in epochs. See :func:`stcontrast.pl.history`.
     tower
-        The encoder that was fine-tuned with it; `None` where the encoder was used as it is.
+        The encoder that was fine-tuned with the model; `None` if the encoder was frozen.
     allow_download
-        Whether the weights of its image encoder may be fetched; see :func:`load`.
+        Whether the weights of its image encoder may be downloaded; see :func:`load`.
     """
 
     learnt: ClassVar[tuple[str, ...]] = ("method", "calibration", "bank", "moments")
@@ -116,7 +115,14 @@ class Predictor(Learns):
     def fit(cls, method: Method, spots: Spots, folds: Sequence[Fold], spec: dict[str, Any]) -> Predictor:
         """Fit a method on training spots, and calibrate it on out-of-fold predictions."""
         model = cls(method, spec)
-        scores = model.calibration.fit(method.fit(spots, folds), spots, folds)
+        seen, of_folds = spots, folds
+        if not method.uses_features:
+            # every fold would copy them
+            seen = spots.without_features()
+            of_folds = [
+                replace(fold, spots=seen if fold.spots is spots else fold.spots.without_features()) for fold in folds
+            ]
+        scores = model.calibration.fit(method.fit(seen, of_folds), spots, folds)
         model.history = method.losses()
         donor = np.unique(spots.donor, return_inverse=True)[1]
         slide = np.array(spots.slides, dtype=np.str_)[spots.slide]
@@ -161,7 +167,7 @@ class Predictor(Learns):
 
     @property
     def model_id(self) -> str:
-        """Hash of the spec, which tells this model from another; the same wherever files lie."""
+        """Hash of the spec, which identifies the model. It does not depend on the place of files."""
         return content_hash([portable(self.spec)])[:12]
 
     @property
@@ -187,8 +193,8 @@ class Predictor(Learns):
         blocks = self.spec["blocks"]
         if features.shape[1] != sum(blocks):
             msg = (
-                f"The model was trained on {sum(blocks)} image features a spot, found {features.shape[1]}. "
-                f"What made them: {self.spec['image_features']}."
+                f"The model was trained on {sum(blocks)} image features per spot, found {features.shape[1]}. "
+                f"They were made with: {self.spec['image_features']}."
             )
             raise ValueError(msg)
         shapes = {"features": features.shape[:1], "slide": np.shape(slide), "xy": np.shape(xy)[:1]}
@@ -203,14 +209,13 @@ class Predictor(Learns):
             raise ValueError(msg)
         known = {"depth": depth} if self.method.oracle else {}
         spots = Spots.of(slide, xy, features=np.asarray(features, dtype=np.float32), blocks=blocks, **known)
-        spots = spots.with_design(n_neighbors=self.spec["n_neighbors"], standardize="none")
-        if self.spec["standardize"] == "none":
-            return spots
-        if standardize == "training":
-            return replace(spots, design=self.moments.standardized(spots.design))
+        n_neighbors = self.spec["n_neighbors"]
+        if self.spec["standardize"] == "none" or standardize == "training":
+            spots = spots.with_design(n_neighbors=n_neighbors, standardize="none")
+            by_training = self.spec["standardize"] == "slide"
+            return replace(spots, design=self.moments.standardized(spots.design)) if by_training else spots
         self.warn_of_parts(spots.features, spots.slide, names)
-        standardize_slides(spots.design, spots.slide)
-        return spots
+        return spots.with_design(n_neighbors=n_neighbors, standardize="slide")
 
     def warn_of_parts(self, features: NDArray[np.float32], slide: NDArray[np.int64], names: Sequence[str]) -> None:
         """Say at WARNING which slides are small, or seem to be parts of slides; arguments as of :meth:`predict`."""
@@ -242,7 +247,7 @@ class Predictor(Learns):
         xy
             Centres of the spots (n_spots, 2), comparable within a slide.
         depth
-            Measured counts of each spot (n_spots,), for an oracle alone; any other method never sees them.
+            Measured counts of each spot (n_spots,), only for an oracle. No other method sees them.
         standardize
             As in :func:`stcontrast.tl.predict_expression`.
         names
@@ -255,7 +260,7 @@ class Predictor(Learns):
         Raises
         ------
         ValueError
-            If the number of features differs from the training's, or an oracle is not given the depth.
+            If the number of features differs from that in training, or `depth` is missing for an oracle.
         """
         return self.predict_spots(
             self.unseen_spots(features, slide=slide, xy=xy, depth=depth, standardize=standardize, names=names)
@@ -310,7 +315,7 @@ class Predictor(Learns):
     def require_classes(self) -> None:
         """Raise a ValueError where the model was trained without labels."""
         if not self.classes:
-            msg = "The model was trained without labels: it knows no subtypes. Give `label_key` to `stc.tl.fit`."
+            msg = "The model was trained without labels: it predicts no subtypes. Give `label_key` to `stc.tl.fit`."
             raise ValueError(msg)
 
     def neighbors(
@@ -321,7 +326,7 @@ class Predictor(Learns):
         xy: NDArray[np.float64],
         standardize: StandardizeBy = "slide",
     ) -> Retrieved:
-        """Which training spots a prediction by retrieval is made of.
+        """Find the training spots from which a prediction by retrieval is made.
 
         Parameters
         ----------
@@ -330,12 +335,12 @@ class Predictor(Learns):
 
         Returns
         -------
-        Neighbours of every spot, how many it really rests on, and from which donors.
+        Neighbours of every spot, their effective number, and their donors.
 
         Raises
         ------
         ValueError
-            If the method does not retrieve, or the number of features differs from the training's.
+            If the method does not retrieve, or the number of features differs from that in training.
 
         Examples
         --------
@@ -351,28 +356,74 @@ class Predictor(Learns):
 
     @checked()
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model into a folder of its own: JSON, safetensors, and a manifest with size and hash of every file.
+        """Save the model in a separate folder: JSON, safetensors, and a manifest with size and hash of every file.
 
-        The folder appears whole or not at all: a model that is there stays until the new one is on the disk. The place
-        of a file of encoder weights is not saved.
+        The folder is written completely or not at all: an existing model stays until the new one is on the disk. The
+        path of a file of encoder weights is not saved.
 
         Parameters
         ----------
         directory
-            Folder to make.
+            Folder to create.
         overwrite
-            Replace a model that is there. A folder that holds anything else is never replaced.
+            Replace an existing model. A folder with other files is never replaced.
 
         Raises
         ------
         FileExistsError
-            If the folder is there and `overwrite` is off, or holds something that is no stcontrast model.
+            If the folder exists and `overwrite` is False, or if it holds files that are not of a stcontrast model.
         """
         tower = self.tower
         write_folder(
             directory, KIND, portable(self.spec), self.state(), overwrite=overwrite,
             more=None if tower is None else lambda folder: tower.save(folder / TOWER),
         )  # fmt: skip
+
+    @checked(repo_id=NAME, commit_message=NAME)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        token: str | None = None,
+        commit_message: str = "Upload a stcontrast model",
+    ) -> str:
+        """Upload the model to the Hugging Face hub, with a model card that is made from its spec.
+
+        :func:`stcontrast.models.from_hub` loads it again. The files are those of :meth:`save`. They hold the names of
+        the donors, slides and spots of the training data (the card does not), and for methods that retrieve also their
+        expression: check that you may share them.
+
+        Parameters
+        ----------
+        repo_id
+            Repository, ``"owner/name"``. It is made if it does not exist.
+        private
+            Whether a new repository is private. An existing one stays as it is.
+        token
+            Token of the hub; by default that of ``hf auth login`` or of the variable ``HF_TOKEN``.
+        commit_message
+            Message of the commit.
+
+        Returns
+        -------
+        Web address of the commit.
+
+        Raises
+        ------
+        ValueError
+            If `repo_id` is not of the form ``"owner/name"``.
+        PermissionError
+            If the hub refuses access.
+        ConnectionError
+            If the hub cannot be reached.
+
+        Examples
+        --------
+        >>> model.push_to_hub("my-lab/breast-visium")  # doctest: +SKIP
+        """
+        card = card_text(self.spec, repo_id)
+        return upload(self.save, card, repo_id, private=private, token=token, commit_message=commit_message)
 
     @checked(title=NAME)
     def report(  # noqa: PLR0913
@@ -390,12 +441,12 @@ class Predictor(Learns):
         library_key: str | None = None,
         overwrite: bool = False,
     ) -> None:
-        """Write a report: one web page with everything in it, which a browser opens without a network.
+        """Write a report: one self-contained web page, which a browser opens without a network.
 
-        It has what the model was trained on and what was held out, a table of genes to search and sort that says which of
-        them can be trusted and by what rule, and, with `data`, maps of observed and predicted expression, and of annotated
-        and predicted classes where there are any (:func:`stcontrast.tl.classify` writes them). The report of a
-        cross-validation (:meth:`stcontrast.tl.CrossValidation.report`) knows more of new donors.
+        The page says what the model was trained on and what was held out. A table of genes, to search and sort, says
+        which genes can be trusted and by which rule. With `data`, maps show observed and predicted expression, and
+        annotated and predicted classes (:func:`stcontrast.tl.classify` writes them). The report of a cross-validation
+        (:meth:`stcontrast.tl.CrossValidation.report`) says more about new donors.
 
         Parameters
         ----------
@@ -410,14 +461,14 @@ class Predictor(Learns):
         prediction_key, table_key, layer, image_key, um_per_px, library_key
             As in :func:`stcontrast.pl.spatial_pred`.
         overwrite
-            Replace a file that is there.
+            Replace an existing file.
 
         Raises
         ------
         ValueError
             If the name of the page does not end in ``.html``, or a prediction was made by another model.
         FileExistsError
-            If something is there and `overwrite` is off.
+            If the file exists and `overwrite` is False.
         KeyError
             If an object has no prediction, or none has the column `label_key`.
 
@@ -434,81 +485,3 @@ class Predictor(Learns):
             label_key=label_key, keys=keys,
         )  # fmt: skip
         write_page(place, content)
-
-
-@checked()
-def load(directory: str | PathLike[str], *, allow_download: bool = False) -> Predictor:
-    """Read a model that :meth:`~stcontrast.models.Predictor.save` wrote, whatever its method.
-
-    Parameters
-    ----------
-    directory
-        The model's folder.
-    allow_download
-        Whether the model may fetch the weights of its image encoder from the hub or the library that it names, when
-        features have to be made. Off by default: weights that are on this machine are used, and no address that a
-        model names is asked.
-
-    Returns
-    -------
-    The model, ready to predict. Nothing in the folder is executed, and no path in it is followed.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no model.
-    NotADirectoryError
-        If it is a file.
-    ValueError
-        If it was written in another format, by a method that is not there, or was cut or changed after it was saved.
-
-    Examples
-    --------
-    >>> import stcontrast as stc
-    >>> model = stc.models.load("model_dir")  # doctest: +SKIP
-    >>> stc.tl.predict_expression(sdata, model)  # doctest: +SKIP
-    """
-    folder = Path(directory)
-    if folder.is_file():
-        msg = f"{str(folder)!r} is a file: name the folder that the model was saved to."
-        raise NotADirectoryError(msg)
-    spec, state = read_folder(folder, KIND)
-    with unreadable(folder):
-        check_spec(spec)
-        if spec["method"] not in METHODS:
-            msg = f"it was fitted with the method {spec['method']!r}, which is not there: {sorted(METHODS)}"
-            raise ValueError(msg)
-        model = Predictor(METHODS[spec["method"]](**spec["method_spec"]), spec)
-        model.restore(state)
-        model.tower = _read_tower(folder, spec, allow_download=allow_download)
-    model.allow_download = allow_download
-    return model
-
-
-def _read_tower(folder: Path, spec: dict[str, Any], *, allow_download: bool) -> TunedEncoder | None:
-    """The encoder that was fine-tuned with the model in a folder; `None` where there is none."""
-    tuned = [block["encoder"] for block in spec["image_features"] if block["encoder"]["kind"] == "tuned"]
-    if not tuned:
-        return None
-    from stcontrast._models.image_tower import TunedEncoder
-
-    return TunedEncoder.load(folder / TOWER, tuned[0], allow_download=allow_download)
-
-
-def as_model(model: Predictor | str | PathLike[str]) -> Predictor:
-    """A fitted model, or the one in a folder.
-
-    Raises
-    ------
-    TypeError
-        If it is neither.
-    """
-    if isinstance(model, str | PathLike):
-        return load(model)
-    if not isinstance(model, Predictor):
-        msg = (
-            "`model` must be what `stc.tl.fit` returned, or the folder that it was saved to; found "
-            f"{type(model).__name__}."
-        )
-        raise TypeError(msg)
-    return model

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 
 import numpy as np
 
-from stcontrast._data.design import SlideMoments
-from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+
+    from stcontrast._data.design import SlideMoments
 
 __all__ = ["StandardizeBy", "TrainingMoments"]
 
@@ -36,7 +38,7 @@ class TrainingMoments(Learns):
     mean, deviation
         Mean over slides of the slides' means, and root mean square of their deviations (n_design,).
     least
-        Spread of the training slide that spreads least, in units of `deviation`.
+        Spread of the training slide that spreads least, in units of `deviation`; parts of slides left out.
     """
 
     learnt: ClassVar[tuple[str, ...]] = ("mean", "deviation", "least")
@@ -45,13 +47,14 @@ class TrainingMoments(Learns):
         self.mean = self.deviation = np.zeros(0, dtype=np.float64)
         self.least = 1.0
 
-    def fit(self, design: NDArray[np.float32], slide: NDArray[np.int64], *, n_features: int) -> Self:
-        """Learn from the design of the training spots (n_spots, n_design), not standardised, features first."""
-        found = [SlideMoments.of(design[rows]) for rows in rows_by_slide(slide)]
+    def fit(self, found: Sequence[SlideMoments], *, n_features: int) -> Self:
+        """Learn from the moments of the design of each training slide, features first."""
         self.mean = np.mean([part.mean for part in found], axis=0)
         self.deviation = np.sqrt(np.mean([part.squares / part.n for part in found], axis=0))
         spreads = [self.spread_of(np.sqrt(part.squares[:n_features] / part.n)) for part in found]
-        self.least = float(min(1.0, *spreads))
+        # a training slide that is itself a part says nothing of how little a whole one spreads
+        whole = [spread for spread in spreads if spread >= SMALL_SPREAD * np.median(spreads)]
+        self.least = float(min(1.0, *whole))
         return self
 
     def standardized(self, design: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -86,7 +89,7 @@ class TrainingMoments(Learns):
         else:
             return
         logger.warning(
-            "Slide %s %s: is it a part of a slide, or one tissue alone? Image features are standardised within the slide, so "
-            "that a prediction depends on the other spots that are given, and this one is not reliable. Predict the whole "
+            "Slide %s %s: is it only a part of a slide, or a single tissue? Image features are standardised within the slide, "
+            "so a prediction depends on all spots that you give, and this prediction is not reliable. Predict the whole "
             "slide and select spots afterwards, or give `standardize='training'`.", name, seen,
         )  # fmt: skip

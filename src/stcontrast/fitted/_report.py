@@ -11,7 +11,7 @@ from stcontrast._keys import CLASS
 from stcontrast._predictions import MEASURED, PREDICTED, read_values
 from stcontrast._reading import Keys, as_list, names_of, obs_column
 from stcontrast._records import VERSION, read_record
-from stcontrast._report import RULE_WITHOUT_FOLDS, SlideNumbers, judged, slide_maps
+from stcontrast._report import MAX_CLASSES, RULE_WITHOUT_FOLDS, SlideNumbers, judged, slide_maps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,17 +24,15 @@ if TYPE_CHECKING:
     from stcontrast._reading import Slide
     from stcontrast.fitted._calibration import Calibration
 
-__all__ = ["model_content"]
+__all__ = ["card_of", "model_content"]
 
 # genes whose numbers are read for the maps
 MAX_GENES: Final = 48
-# as many as a byte has numbers, but for the one of no class
-MAX_CLASSES: Final = 255
 PROVENANCE: Final = {
-    "in-sample": "the model was trained on this slide: r says nothing of new slides",
+    "in-sample": "the model was trained on this slide: r says nothing about new slides",
     "in-donor": "another slide of a donor that the model was trained on",
-    "out-of-donor": "of a donor that the model has not seen",
-    "unknown-donor": "nobody said whether the model has seen the donor",
+    "out-of-donor": "a slide of a donor that the model has not seen",
+    "unknown-donor": "it is unknown whether the model has seen the donor",
 }
 
 
@@ -88,7 +86,7 @@ def model_content(
         "title": title,
         "subtitle": f"The method “{spec['method']}”, model {model_id}.",
         "version": VERSION,
-        "card": _card(spec),
+        "card": card_of(spec),
         "methods": None,
         "genes": _gene_table(spec, genes) if spec["genes"] else None,
         "maps": _maps(found, list(genes.index[:MAX_GENES]), spec["classes"], label_key),
@@ -109,22 +107,28 @@ def _check_made_by(model_id: str, objects: Sequence[Any], prediction_key: str) -
             raise ValueError(msg)
 
 
-def _card(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+def card_of(spec: Mapping[str, Any], *, names: bool = True) -> list[tuple[str, str]]:
+    """What a reader has to know of a model: name and text of every row; donors and slides by name, or counted alone."""
+
+    def listed(of: Sequence[str] | Mapping[str, Any]) -> str:
+        return f"{len(of)}: {', '.join(of)}" if names else str(len(of))
+
     encoders = [str(block["encoder"]["name"]) for block in spec["image_features"]]
     unit, level = spec["held_out_unit"], spec["interval"]
     rests = {
         "donor": "Scores and intervals come from donors that were held out within the training data.",
-        "slide": "Scores and intervals come from held-out slides of one donor. They say nothing of another donor.",
+        "slide": "Scores and intervals come from held-out slides of one donor. They say nothing about another donor.",
     }.get(
         unit,
-        f"Scores and intervals come from held-out {unit}s of the training slides. They say nothing of another donor.",
+        f"Scores and intervals come from held-out {unit}s of the training slides. They say nothing about another donor.",
     )
     card = [
         ("Method", str(spec["method"])),
-        ("Trained on donors", f"{len(spec['donors'])}: {', '.join(spec['donors'])}"),
-        ("Trained on slides", f"{len(spec['slides'])}: {', '.join(spec['slides'])}"),
-        ("Held out for the scores", f"one {unit} after another. {rests}"),
-        ("Image features", " and ".join(encoders) + f"; {sum(spec['blocks'])} a spot"),
+        ("Trained on donors", listed(spec["donors"])),
+        ("Trained on slides", listed(spec["slides"])),
+        ("Spots", f"{spec['n_spots_used']} of {spec['n_spots']}"),
+        ("Held out for the scores", f"one {unit} at a time. {rests}"),
+        ("Image features", " and ".join(encoders) + f"; {sum(spec['blocks'])} per spot"),
         ("Genes", f"{len(spec['genes'])}, in {spec['units']}"),
         ("Classes", ", ".join(spec["classes"]) or "none"),
         ("Interval", f"{level:.0%}, of the same width for all spots of a gene"),
@@ -132,11 +136,11 @@ def _card(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {version}" for name, version in spec["versions"].items())),
     ]
     if spec["gene_side"]:
-        card.insert(3, ("Counts of further slides", ", ".join(spec["gene_side"])))
+        card.insert(3, ("Counts of further slides", listed(spec["gene_side"])))
     if spec["oracle"]:
-        card.insert(1, ("Warning", "The method looks at the measured depth: it is a yardstick, not a prediction."))
-    names = {"held_out_r": "Mean r on held-out data", "held_out_macro_f1": "Macro F1 on held-out data"}
-    card += [(text, f"{spec[name]:.2f}".replace("-", "−")) for name, text in names.items() if name in spec]
+        card.insert(1, ("Warning", "The method uses the measured depth: it is an upper limit, not a prediction."))
+    scores = {"held_out_r": "Mean r on held-out data", "held_out_macro_f1": "Macro F1 on held-out data"}
+    card += [(text, f"{spec[name]:.2f}".replace("-", "−")) for name, text in scores.items() if name in spec]
     if weights := _weights(spec):
         card.append(("Weights of its parts", weights))
     return card
@@ -160,9 +164,9 @@ def _gene_table(spec: Mapping[str, Any], genes: pd.DataFrame) -> dict[str, Any]:
     return {
         "rows": rows,
         "columns": [{"name": name, "sorted": by} for name, by in columns],
-        "note": f"r is the Pearson correlation within a slide, on held-out {unit}s. Choose a column's name to sort by it.",
+        "note": f"r is the Pearson correlation within a slide, on held-out {unit}s. Select the name of a column to sort by it.",
         "rule": RULE_WITHOUT_FOLDS
-        + ("" if unit == "donor" else " The model was trained on one donor: r says nothing of another donor."),
+        + ("" if unit == "donor" else " The model was trained on one donor: r says nothing about another donor."),
     }
 
 
@@ -217,8 +221,8 @@ def _classes(spec: Mapping[str, Any]) -> dict[str, Any] | None:
     score = spec.get("held_out_macro_f1")
     known = "no annotated spot was held out" if score is None else f"macro F1 {score:.2f} on held-out data"
     note = (
-        f"{len(spec['classes'])} classes: {', '.join(spec['classes'])}; {known}. Confusion and calibration need a "
-        "cross-validation: its own report has them."
+        f"{len(spec['classes'])} classes: {', '.join(spec['classes'])}; {known}. The report of a "
+        "cross-validation shows confusion and calibration."
     )
     return {"note": note, "confusion": None, "calibration": None, "error": None}
 

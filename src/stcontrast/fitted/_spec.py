@@ -72,6 +72,8 @@ class _Spec(BaseModel):
     donors: Names
     slides: dict[str, str] = {}
     gene_side: list[str] = []
+    n_spots: Annotated[int, Field(ge=1)]
+    n_spots_used: Annotated[int, Field(ge=1)]
     interval: Annotated[float, Field(gt=0, lt=1)] = 0.9
     n_held_out: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

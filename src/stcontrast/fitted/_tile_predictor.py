@@ -1,4 +1,4 @@
-"""A fitted model as LazySlide takes one: expression of the tiles of a whole slide."""
+"""`TilePredictor`: a fitted model for LazySlide, which predicts the expression of tiles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from stcontrast._arguments import checked, one_of
 from stcontrast._reading import add_tile_table, require_images, resolve_slides, tiles_alone
 from stcontrast._records import read_record, write_record
-from stcontrast.fitted._model import as_model
+from stcontrast.fitted._load import as_model
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import encode_spots, feature_spec, pair_encoders
 
@@ -30,10 +30,10 @@ __all__ = ["TilePredictor"]
 class TilePredictor:
     """A fitted model for :func:`lazyslide.tl.feature_prediction`.
 
-    LazySlide gives a model the features of all tiles and where the tiles lie. This one needs the features of its own
-    encoder at its own fields of view, which :meth:`encode` makes around the tiles' centres; it standardises them within
-    the slide and looks at neighbouring tiles, as the model was trained. Choose tiles as far apart as the spots that it
-    was trained on: neighbours are counted, not measured.
+    LazySlide gives a model the features and positions of all tiles. This predictor needs the features of the model's
+    encoder at the model's fields of view. :meth:`encode` computes them around the centres of the tiles. As in
+    training, features are standardised within the slide, and neighbouring tiles are used. The distance between tiles
+    should be that of the training spots, because the model takes a fixed number of neighbours.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class TilePredictor:
         Name of the results: features go to the table ``"{name}_features_{tile_key}"``, predictions to
         ``"{name}_{tile_key}"``.
     standardize
-        As in :func:`stcontrast.tl.predict_expression`: ``"training"`` where the tiles are a part of the tissue.
+        As in :func:`stcontrast.tl.predict_expression`: ``"training"`` if the tiles cover only a part of the tissue.
 
     Attributes
     ----------
@@ -52,13 +52,13 @@ class TilePredictor:
     name
         Name of the results.
     standardize
-        By whose moments image features are standardised.
+        How image features are standardised.
     features_model_name
         Name of the features, which LazySlide looks up.
     needs_coords
-        `True`: LazySlide passes the places of the tiles.
+        `True`: LazySlide passes the positions of the tiles.
     whole_slide
-        `True`: it passes all tiles at once.
+        `True`: LazySlide passes all tiles at once.
 
     Raises
     ------
@@ -111,10 +111,10 @@ class TilePredictor:
         encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
         um_per_px: float | None = None,
     ) -> None:
-        """Make the features that the model needs of every tile.
+        """Compute the features that the model needs, for every tile.
 
-        The crops are those of :func:`stcontrast.pp.image_features`: squares around the centres of the tiles, as wide as
-        the model's fields of view. The size of a tile plays no part.
+        The crops are cut as in :func:`stcontrast.pp.image_features`: squares around the centres of the tiles, as wide
+        as the model's fields of view. The size of a tile has no effect.
 
         Parameters
         ----------
@@ -123,10 +123,10 @@ class TilePredictor:
         tile_key
             Its tiles, from :func:`lazyslide.pp.tile_tissues`.
         encoder
-            Only for a model that was trained with a callable, which is not saved with it. For a model of several
-            encoders, all of them in a list, as they were for training.
+            Only for a model that was trained with a callable, because a callable is not saved with the model. For a
+            model of several encoders, give all of them in a list, as in training.
         um_per_px
-            µm per pixel of the finest level; what the file says by default.
+            µm per pixel of the finest level; by default the value in the file.
 
         Returns
         -------
@@ -137,14 +137,14 @@ class TilePredictor:
         Raises
         ------
         TypeError
-            If `wsi` is no WSIData.
+            If `wsi` is not a WSIData.
         KeyError
-            If it has no such tiles.
+            If `wsi` has no such tiles.
         FileNotFoundError
-            If its slide's file is gone.
+            If the slide file does not exist any more.
         ValueError
-            If µm per pixel is unknown, the encoder cannot be made again, or the name is taken by something else. All
-            before any work is done.
+            If µm per pixel is unknown, the encoder cannot be created again, or the name holds other data. All are
+            raised before any work is done.
         """
         key = f"{self.features_model_name}_{tile_key}"
         alone = tiles_alone(wsi, tile_key)
@@ -156,7 +156,7 @@ class TilePredictor:
         made_by = self.model.spec["image_features"]
         if any(record["encoder"]["kind"] == "given" for record in made_by):
             msg = (
-                "The model was trained on features of the user's own, which only the user can make: put them in a table "
+                "The model was trained on custom features, which only you can make: put them in a table "
                 "of the tiles (`wsidata.io.add_features`) and name it with `feature_key`."
             )
             raise ValueError(msg)
@@ -176,7 +176,7 @@ class TilePredictor:
             wsi.tables[key].obsm[slot] = features
 
     def predict(self, features: ArrayLike, coords: ArrayLike | None = None) -> dict[str, NDArray[np.float32]]:
-        """Expression of all tiles of one slide.
+        """Predict the expression of all tiles of one slide.
 
         Parameters
         ----------
@@ -192,14 +192,14 @@ class TilePredictor:
         Raises
         ------
         ValueError
-            If the places are not given, or the number of features differs from the training's.
+            If the positions are not given, or the number of features differs from that in training.
         """
         import torch
 
         values = np.asarray(features, dtype=np.float32)
         if coords is None or np.shape(coords) != (len(values), 2):
             found = "none" if coords is None else f"shape {np.shape(coords)}"
-            msg = f"The model looks at neighbouring tiles: give `coords` ({len(values)}, 2), found {found}."
+            msg = f"The model uses neighbouring tiles: give `coords` ({len(values)}, 2), found {found}."
             raise ValueError(msg)
         # LazySlide may have switched half precision on, which the methods were not made for
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
 from stcontrast._data.spots import Prediction
-from stcontrast._progress import parts_of, stage
+from stcontrast._progress import stage
 from stcontrast._state import Learns
+from stcontrast.methods._over_folds import over_folds
 from stcontrast.metrics import mean_slide_correlation
 
 if TYPE_CHECKING:
@@ -52,9 +54,14 @@ class Method(Learns, ABC):
     held: ClassVar[tuple[float, float]] = (7.5, 7.5)
     """Copies of the image features and of the expression (float32) of its training spots that a fit holds at once.
     Measured (`benchmarks/scale.py`); it decides how many fits run at once."""
+    trains_tower: ClassVar[bool] = False
+    """Whether its own loss can train an image encoder. Its network then looks at a spot's own crop, has no regression, and
+    keeps nothing from one step to the next."""
     oracle: ClassVar[bool] = False
-    """Whether it looks at the measured depth of the spots that it predicts; it is a yardstick then, not a prediction."""
+    """Whether it uses the measured depth of the spots that it predicts; it is a yardstick then, not a prediction."""
 
+    uses_features: bool = False
+    """Whether it looks at `features` too, and not at `design` alone; else the spots that it is given do not have them."""
     brought: str = ""
     """Hash of a trained part that it was given, if there is one; see the two below."""
     genes: Sequence[str] | None = None
@@ -101,13 +108,12 @@ class Method(Learns, ABC):
     def predict_out_of_fold(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
         """Predict every spot by a fit without its group."""
         found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
-        for fold in parts_of(folds, "fold"):
-            part, unseen = type(self)(**self.spec), fold.unseen(depth=self.oracle)
-            part.fit_parts(fold.training)
-            if fold.has_counts:
-                found.expression[fold.held_out] = part.predict_expression(unseen)
-            if fold.has_labels:
-                found.proba[fold.held_out] = part.predict_proba(unseen)
+        of_folds = over_folds(partial(_predict_held_out, type(self), self.spec), folds)
+        for fold, (expression, proba) in zip(folds, of_folds, strict=True):
+            if expression is not None:
+                found.expression[fold.held_out] = expression
+            if proba is not None:
+                found.proba[fold.held_out] = proba
         return found
 
     @abstractmethod
@@ -131,7 +137,7 @@ class Method(Learns, ABC):
             If the method does not retrieve.
         """
         del spots
-        msg = f"The method {self.name!r} predicts by no training spots in particular: it has no neighbours to show."
+        msg = f"The method {self.name!r} does not predict from single training spots, so it has no neighbours to show."
         raise ValueError(msg)
 
     def embed(self, spots: Spots) -> dict[str, NDArray[np.float32]]:
@@ -197,11 +203,7 @@ class ChosenOnFolds(Method):
 
     def fit(self, spots: Spots, folds: Sequence[Fold]) -> Prediction:
         """Choose on the inner folds, then fit on all training spots."""
-        parts: list[ChosenOnFolds] = []
-        for fold in parts_of(folds, "fold"):
-            parts.append(type(self)(**self.spec))
-            with stage(f"method {self.name}"):
-                parts[-1].fit_parts(fold.training)
+        parts = over_folds(partial(_fit_choosing, type(self), self.spec), folds)
         found = Prediction.empty(len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes)
         with_counts = [i for i, fold in enumerate(folds) if fold.has_counts]
         with_labels = [i for i, fold in enumerate(folds) if fold.has_labels]
@@ -235,6 +237,29 @@ class ChosenOnFolds(Method):
     def class_score(self, proba: NDArray[np.float32], label: NDArray[np.int64]) -> float:
         """How well probabilities (n_spots, n_classes) fit the labels (n_spots,): the mean log-likelihood by default."""
         return float(np.log(proba[np.arange(len(label)), label]).mean())
+
+
+def _fit_part[M: Method](method: type[M], spec: Mapping[str, Any], fold: Fold) -> M:
+    """The method, fitted on a fold's training spots."""
+    part = method(**spec)
+    part.fit_parts(fold.training)
+    return part
+
+
+def _fit_choosing[M: ChosenOnFolds](method: type[M], spec: Mapping[str, Any], fold: Fold) -> M:
+    with stage(f"method {method.name}"):
+        return _fit_part(method, spec, fold)
+
+
+def _predict_held_out(
+    method: type[Method], spec: Mapping[str, Any], fold: Fold
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Expression and probabilities of a fold's held-out spots, each where there is anything to learn it from."""
+    part, unseen = _fit_part(method, spec, fold), fold.unseen(depth=method.oracle)
+    return (
+        part.predict_expression(unseen) if fold.has_counts else None,
+        part.predict_proba(unseen) if fold.has_labels else None,
+    )
 
 
 METHODS: Final[dict[str, type[Method]]] = {}

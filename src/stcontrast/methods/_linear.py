@@ -21,7 +21,7 @@ __all__ = ["PENALTIES", "LinearClassifier", "RidgePath", "Scaler", "of_every_cla
 
 PENALTIES: Final = tuple(float(value) for value in np.logspace(0, 5, 11))
 MAX_COMPONENTS: Final = 256
-# columns up to which a covariance is diagonalised rather than approximated
+# rows or columns up to which all components are computed
 MAX_EXACT: Final = 1024
 CHUNK: Final = 1024
 
@@ -55,14 +55,31 @@ class Scaler(Learns):
         self.factor = spots.column_weights / scale
         return self
 
-    def scaled(self, spots: Spots, rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
-        """Design (n_spots, n_design), standardised; of all spots, or of some rows."""
-        scaled = (spots.design if rows is None else spots.design[rows]) - self.center
+    def scaled(
+        self, spots: Spots, rows: NDArray[np.intp] | None = None, *, overwrite: bool = False
+    ) -> NDArray[np.float32]:
+        """Design (n_spots, n_design), standardised; of all spots, or of some rows; in its own memory with `overwrite`."""
+        design = spots.design if rows is None else spots.design[rows]
+        # (rows are a copy already)
+        scaled = np.subtract(design, self.center, out=design if overwrite or rows is not None else None)
         scaled *= self.factor
         if self.unit:
-            length = np.linalg.norm(scaled, axis=1, keepdims=True)
-            scaled *= np.float32(np.sqrt(scaled.shape[1])) / np.maximum(length, np.float32(1e-6))
+            for start in range(0, len(scaled), CHUNK):
+                part = scaled[start : start + CHUNK]
+                length = np.linalg.norm(part, axis=1, keepdims=True)
+                part *= np.float32(np.sqrt(scaled.shape[1])) / np.maximum(length, np.float32(1e-6))
         return scaled
+
+
+def _principal(gram: NDArray[np.float64], n_components: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The largest eigenvalues of a Gram matrix (n_components,), and their vectors (n_columns, n_components)."""
+    if len(gram) <= MAX_EXACT:
+        values, vectors = np.linalg.eigh(gram)
+        return values[::-1][:n_components].clip(0), vectors[:, ::-1][:, :n_components]
+    from sklearn.utils.extmath import randomized_svd
+
+    vectors, values, _ = randomized_svd(gram, n_components, random_state=0)
+    return values, vectors
 
 
 def _chunks(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
@@ -96,7 +113,9 @@ class RidgePath(Learns):
         rows = np.flatnonzero(spots.measured)
         mean, of_spot = spots.slide_means()
         n_columns = image.shape[1]
-        center, squares = image[rows].mean(axis=0, dtype=np.float64), np.zeros(n_columns)
+        center, squares = np.zeros((2, n_columns))
+        for part in _chunks(rows):
+            center += image[part].sum(axis=0, dtype=np.float64) / len(rows)
         for part in _chunks(rows):
             squares += ((image[part] - center) ** 2).sum(axis=0)
         scale = np.sqrt(squares / len(rows))
@@ -104,29 +123,24 @@ class RidgePath(Learns):
         if weights is not None:
             scale = scale / weights
         n_components = min(MAX_COMPONENTS, len(rows), n_columns)
-        product = np.zeros((n_columns, spots.n_genes))
-        if n_columns <= MAX_EXACT:
-            gram = np.zeros((n_columns, n_columns))
+        if len(rows) <= min(n_columns, MAX_EXACT):
+            # few spots: their own components cost less than those of the columns
+            scaled = (image[rows] - center) / scale
+            _, values, components = np.linalg.svd(scaled, full_matrices=False)
+            variance, rotation = values[:n_components] ** 2, components[:n_components].T
+            covariance = (scaled @ rotation).T @ (spots.target[rows] - of_spot[rows])
+        else:
+            # chunk by chunk: a copy of a wide table costs more than all else
+            gram, product = np.zeros((n_columns, n_columns)), np.zeros((n_columns, spots.n_genes))
             for part in _chunks(rows):
                 scaled = (image[part] - center) / scale
                 gram += scaled.T @ scaled
                 product += scaled.T @ (spots.target[part] - of_spot[part])
-            values, vectors = np.linalg.eigh(gram)
-            variance, rotation = values[::-1][:n_components].clip(0), vectors[:, ::-1][:, :n_components]
-        else:
-            from sklearn.utils.extmath import randomized_svd
-
-            # in place: another copy of a wide table costs more than all else
-            wide = image[rows]
-            wide -= center.astype(np.float32)
-            wide /= scale.astype(np.float32)
-            _, values, right = randomized_svd(wide, n_components, random_state=0)
-            variance, rotation = values.astype(np.float64) ** 2, right.T.astype(np.float64)
-            for at in _chunks(np.arange(len(rows))):
-                product += wide[at].T @ (spots.target[rows[at]] - of_spot[rows[at]])
+            variance, rotation = _principal(gram, n_components)
+            covariance = rotation.T @ product
         self.arrays = {
             "center": center, "scale": scale, "rotation": rotation, "variance": variance,
-            "covariance": rotation.T @ product, "mean": mean.astype(np.float64),
+            "covariance": covariance, "mean": mean.astype(np.float64),
         }  # fmt: skip
         return self
 

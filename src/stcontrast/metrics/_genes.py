@@ -1,7 +1,9 @@
-"""Scores of every gene within one slide: correlation, its ceiling, error, variance, smoothness."""
+"""Scores of every gene within one slide: correlation, ceiling, error, variance, smoothness."""
 
 from __future__ import annotations
 
+import threading
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -13,12 +15,13 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 __all__ = [
-    "N_NEAREST",
     "correlation_ceiling",
     "gene_correlation",
     "gene_rank_correlation",
     "mean_slide_correlation",
+    "moran",
     "moran_difference",
+    "neighbor_graph",
     "rmse",
     "variance_ratio",
 ]
@@ -151,19 +154,40 @@ def moran_difference(
     Differences (n_genes,): above 0 if the prediction is spatially smoother than the measurement, as predictions usually
     are. NaN if either is constant. Neighbours are the 6 nearest spots.
     """
-    from scanpy.metrics import morans_i
+    graph = neighbor_graph(xy)
+    return moran(predicted, graph) - moran(observed, graph)
+
+
+def neighbor_graph(xy: NDArray[np.float64]) -> sparse.csr_matrix:
+    """The 6 nearest spots of every spot of one slide (n_spots × n_spots)."""
     from sklearn.neighbors import kneighbors_graph
 
-    graph = kneighbors_graph(xy, min(N_NEAREST, len(xy) - 1))
-    found = []
-    for values in (predicted, observed):
-        of_gene = np.asarray(values, dtype=np.float64).T
-        varies = np.ptp(of_gene, axis=1) > 1e-9
-        moran = np.full(len(of_gene), np.nan)
-        if varies.any():
-            moran[varies] = morans_i(graph, np.ascontiguousarray(of_gene[varies]))
-        found.append(moran)
-    return found[0] - found[1]
+    return kneighbors_graph(xy, min(N_NEAREST, len(xy) - 1))
+
+
+def moran(values: NDArray[np.floating], graph: sparse.csr_matrix) -> NDArray[np.float64]:
+    """Moran's I of every column of values (n_spots, n_genes) on a graph of the spots; NaN where it is constant."""
+    from scanpy.metrics import morans_i
+
+    _start_numba(threading.get_ident())
+    of_gene = np.asarray(values, dtype=np.float64).T
+    varies = np.ptp(of_gene, axis=1) > 1e-9
+    found = np.full(len(of_gene), np.nan)
+    if varies.any():
+        found[varies] = morans_i(graph, np.ascontiguousarray(of_gene[varies]))
+    return found
+
+
+@cache
+def _start_numba(_thread: int) -> None:
+    """Let numba start its threads, which sets the number of OpenMP's threads for torch too, and set that back."""
+    from scanpy.metrics import morans_i
+    from threadpoolctl import ThreadpoolController
+
+    before = {library.filepath: library.num_threads for library in ThreadpoolController().lib_controllers}
+    morans_i(neighbor_graph(np.eye(3, 2)), np.eye(1, 3))
+    for library in ThreadpoolController().lib_controllers:
+        library.set_num_threads(before.get(library.filepath, library.num_threads))
 
 
 def correlation_ceiling(

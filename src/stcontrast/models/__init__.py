@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from stcontrast._models.batch_vae import BatchAgnosticVAE, BatchAgnosticVAEModule, SpotsOnDisk
     from stcontrast._models.contrastive import ContrastiveModel
     from stcontrast._models.image_tower import TowerOptions, TunedEncoder
-    from stcontrast.fitted import Prediction, Predictor, Retrieved, TilePredictor, load
+    from stcontrast.fitted import Prediction, Predictor, Retrieved, TilePredictor, from_hub, load
 
 _HOMES = {
     "BatchAgnosticVAE": "stcontrast._models.batch_vae",
@@ -23,6 +23,7 @@ _HOMES = {
     "TilePredictor": "stcontrast.fitted",
     "TowerOptions": "stcontrast._models.image_tower",
     "TunedEncoder": "stcontrast._models.image_tower",
+    "from_hub": "stcontrast.fitted",
     "load": "stcontrast.fitted",
 }
 
@@ -37,6 +38,7 @@ __all__ = [
     "TilePredictor",
     "TowerOptions",
     "TunedEncoder",
+    "from_hub",
     "load",
 ]
 

@@ -1,4 +1,4 @@
-"""How the batches mix in embeddings, against the raw features."""
+"""`batch_mixing`: draw how batches mix in embeddings, compared with the image features."""
 
 from __future__ import annotations
 
@@ -62,33 +62,33 @@ def batch_mixing(  # noqa: PLR0913
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | NDArray[Any] | None:
-    """Draw how donors, or slides, mix in embeddings, against the image features that they are made of.
+    """Draw how donors, or slides, mix in embeddings, compared with the image features.
 
-    A row is an embedding, a dot is a donor: the share of the nearest spots that are of the same donor, as
-    :func:`stcontrast.metrics.batch_mixing` counts them. The open circle is what that share is by chance, where donors mix
-    perfectly. Mixing alone is no success, as noise mixes perfectly: with `label_key` a second panel shows how often the
-    nearest spots of *other* donors have the same class.
+    Each row is an embedding, and each dot a donor. Its value is the share of nearest spots from the same donor
+    (:func:`stcontrast.metrics.batch_mixing`). The open circle is the expected share if donors mix perfectly. Mixing
+    alone is no success, because noise mixes perfectly. With `label_key`, a second panel shows how often the nearest
+    spots of *other* donors have the same class.
 
     Parameters
     ----------
     data
         One object or a list of them.
     keys
-        Slot or slots of `obsm`, drawn in this order; by default the image features and all embeddings of this package
-        that are there.
+        Slot or slots of `obsm`, drawn in this order; by default the image features and all embeddings that stcontrast
+        wrote.
     batch_key
         Column of `obs` with the donor; the slide by default.
     label_key
         Column of `obs` with the class, for a second panel.
     n_neighbors
-        Number of nearest spots; by default 90, or half of the smallest donor's spots where these are fewer: with all
-        spots as neighbours any embedding looks mixed.
+        Number of nearest spots; by default 90, or half of the spots of the smallest donor if this is less. With all
+        spots as neighbours, any embedding looks mixed.
     table_key
         Table that holds the spots; the only one by default.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
     seed
-        Of more than 10 000 spots so many are drawn at random.
+        Random seed. If there are more than 10 000 spots, 10 000 are drawn at random.
     title
         Title of every panel, or one for all.
     ax
@@ -105,9 +105,9 @@ def batch_mixing(  # noqa: PLR0913
     Raises
     ------
     KeyError
-        If a slot or a column is absent; the message lists what is there.
+        If a slot or a column is absent. The message lists those that exist.
     ValueError
-        If there are fewer than two donors, or a slot has another width in another object.
+        If there are fewer than two donors, or the width of a slot differs between objects.
 
     Examples
     --------

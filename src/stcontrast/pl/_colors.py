@@ -46,6 +46,7 @@ WIDTH_CMAP: Final = "YlGn"
 QUANTILES: Final = (0.01, 0.99)
 CONSTANT: Final = 1e-5
 MAX_CLASSES: Final = 102
+FEW_FLOATS: Final = 30
 # what a class without confidence fades to
 PALE: Final = (0.93, 0.93, 0.93)
 
@@ -79,7 +80,9 @@ def class_names(table: AnnData, key: str) -> pd.Categorical | None:
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         values = column.dropna().to_numpy(dtype=np.float64)
         whole = bool((np.isfinite(values) & (values % 1 == 0)).all())
-        if not whole or len(np.unique(values)) > MAX_CLASSES or _is_confidence(table, key):
+        # ids become floating numbers where some are missing; so do counts
+        few = FEW_FLOATS if pd.api.types.is_float_dtype(column) else MAX_CLASSES
+        if not whole or len(np.unique(values)) > few or _is_confidence(table, key):
             return None
         codes = [None if pd.isna(value) else f"{value:.0f}" for value in column]
         return pd.Categorical(codes, categories=[f"{value:.0f}" for value in np.unique(values)])

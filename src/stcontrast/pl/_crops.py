@@ -1,4 +1,4 @@
-"""A sheet of H&E crops: what the spots of a class, or of a part of a gene's range, look like."""
+"""`crops`: draw a sheet of H&E crops, by class or by the value of a gene."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def crops(  # noqa: PLR0913
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | NDArray[Any] | None:
-    """Draw a sheet of H&E crops: a row for every class, or for every decile of a gene or another number.
+    """Draw a sheet of H&E crops: one row for each class, or for each decile of a gene or another number.
 
-    The crops of a row are drawn at random, from as many slides as there are. All crops have one scale.
+    The crops of a row are drawn at random from all slides. All crops have the same scale.
 
     Parameters
     ----------
@@ -96,13 +96,13 @@ def crops(  # noqa: PLR0913
     n
         Number of crops in a row, at most 20.
     n_bins
-        Number of rows for a gene or another number, each with the same number of spots; deciles by default. Equal values
-        stay together, so that there may be fewer.
+        Number of rows for a gene or another number, each with the same number of spots; deciles by default. Equal
+        values stay together, so there may be fewer rows.
     groups
-        Class or classes to draw, in this order; of numbers the bins, counted from 1, the lowest: ``[1, 10]`` compares the
+        Class or classes to draw, in this order. For numbers, the bins, where 1 is the lowest: ``[1, 10]`` compares the
         ends.
     values
-        Whether the values of a gene are those that were predicted or measured.
+        Whether to use the predicted or the measured values of a gene.
     field_um
         Side of a crop in µm.
     palette
@@ -114,11 +114,11 @@ def crops(  # noqa: PLR0913
     prediction_key
         Table of predictions of a SpatialData.
     layer
-        Layer with the counts, for a gene that was measured.
+        Layer with the counts, for a measured gene.
     um_per_px, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
     title
-        Title of every row, or one for all; by default its name and how many spots it has.
+        Title of every row, or one for all; by default its name and its number of spots.
     ax
         Axes to draw on, `n` for every row. A new figure by default.
     show
@@ -133,9 +133,9 @@ def crops(  # noqa: PLR0913
     Raises
     ------
     KeyError
-        If there is no such column, gene, class, bin or prediction; the message lists what is there.
+        If there is no such column, gene, class, bin or prediction. The message lists those that exist.
     ValueError
-        If a slide has no image or its µm per pixel are unknown, no spot has a value, or an argument is out of its range.
+        If a slide has no image or its µm per pixel are unknown, no spot has a value, or an argument is out of range.
 
     See Also
     --------

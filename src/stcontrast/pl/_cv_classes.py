@@ -42,11 +42,11 @@ def confusion(
     Parameters
     ----------
     cv
-        What :func:`stcontrast.tl.cross_validate` returned, with `label_key`.
+        Result of :func:`stcontrast.tl.cross_validate`, with `label_key`.
     method
         Method to draw; by default the first that predicted subtypes.
     normalize
-        Divide a row by the number of spots of that true subtype, so that it sums to 1; the number is given after its
+        Divide each row by the number of spots of its true subtype, so that it sums to 1. The number is given after the
         name. Otherwise the cells are numbers of spots. The row of a subtype without true spots is grey.
     ax
         Axes to draw on; a new figure by default.
@@ -64,7 +64,7 @@ def confusion(
     ValueError
         If no method predicted subtypes.
     KeyError
-        If `method` did not predict subtypes; the message lists those that did.
+        If `method` did not predict subtypes. The message lists those that did.
 
     Examples
     --------
@@ -127,14 +127,15 @@ def calibration(
 ) -> Figure | Axes | None:
     """Draw a reliability diagram: accuracy of the subtypes against the confidence of the methods.
 
-    A dot is a bin of confidence: mean confidence and accuracy of its spots, pooled over all held-out donors. Its area
-    grows with the number of spots. Below the diagonal a method is overconfident. The legend gives the expected
-    calibration error over those bins. ``cv.summary()`` averages this error over donors instead, so its values differ.
+    Each dot is a bin of confidence. It shows the mean confidence and the accuracy of its spots, pooled over all
+    held-out donors. Its area grows with the number of spots. Below the diagonal a method is overconfident. The legend
+    gives the expected calibration error over those bins. ``cv.summary()`` averages this error over donors instead, so
+    its values differ.
 
     Parameters
     ----------
     cv
-        What :func:`stcontrast.tl.cross_validate` returned, with `label_key`.
+        Result of :func:`stcontrast.tl.cross_validate`, with `label_key`.
     methods
         Method or methods to draw, at most 8; by default all that predicted subtypes.
     n_bins
@@ -155,7 +156,7 @@ def calibration(
     ValueError
         If no method predicted subtypes, if no method or more than 8 are to be drawn, or if `n_bins` is below 1.
     KeyError
-        If a method did not predict subtypes; the message lists those that did.
+        If a method did not predict subtypes. The message lists those that did.
 
     Examples
     --------

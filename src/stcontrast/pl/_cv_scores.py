@@ -60,7 +60,7 @@ def cv_summary(
     Parameters
     ----------
     cv
-        What :func:`stcontrast.tl.cross_validate` returned.
+        Result of :func:`stcontrast.tl.cross_validate`.
     metric
         Metric of ``cv.scores``.
     gene_set
@@ -79,7 +79,7 @@ def cv_summary(
     Raises
     ------
     ValueError
-        If no method has the metric; the message lists the existing ones.
+        If no method has the metric. The message lists the existing metrics.
     KeyError
         If there is no such gene set.
 
@@ -162,7 +162,7 @@ def gene_scores(  # noqa: PLR0913
     Parameters
     ----------
     cv
-        What :func:`stcontrast.tl.cross_validate` returned.
+        Result of :func:`stcontrast.tl.cross_validate`.
     method
         Method on the y axis; by default the first that is not the reference.
     reference
@@ -249,7 +249,7 @@ def _per_gene(
     values = values[[reference, method]].dropna()
     table = values.groupby(["donor", "gene"]).mean().groupby("gene").mean()
     if table.empty:
-        msg = f"{reference!r} and {method!r} have {metric!r} of no gene in common."
+        msg = f"{reference!r} and {method!r} have {metric!r} for no shared gene."
         raise ValueError(msg)
     return table, method
 

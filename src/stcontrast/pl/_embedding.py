@@ -1,4 +1,4 @@
-"""The joint embedding of image and genes as a UMAP."""
+"""`embedding`: draw the joint embedding of image and genes as a UMAP."""
 
 from __future__ import annotations
 
@@ -52,10 +52,11 @@ def embedding(  # noqa: PLR0913
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | NDArray[Any] | None:
-    """Draw a UMAP of the joint embedding: spots as their image (dots) and as their genes (triangles).
+    """Draw a UMAP of the joint embedding, with images as dots and genes as triangles.
 
-    The two sides of a spot are near each other where the model has tied them; a donor that stands apart has kept its
-    batch. The UMAP is that of scanpy, on cosine distances, over all spots of all objects, and is not kept.
+    If the model aligned image and genes, the two points of a spot are close to each other. A donor that stands apart
+    has kept its batch effect. The UMAP is computed by scanpy on cosine distances, over all spots of all objects, and
+    is not stored.
 
     Parameters
     ----------
@@ -63,10 +64,10 @@ def embedding(  # noqa: PLR0913
         One object or a list of them, in which :func:`stcontrast.tl.embed` or :func:`stcontrast.tl.fit` has written the
         embedding.
     key
-        Beginning of the names of its two slots, as `key_added` of :func:`stcontrast.tl.embed`.
+        Start of the names of its two slots, as `key_added` of :func:`stcontrast.tl.embed`.
     color
-        Column or columns of `obs` to colour by, a panel for each; ``"side"`` tells image and genes apart. By default the
-        side, and the predicted class where there is one.
+        Column or columns of `obs` to colour by, one panel for each. ``"side"`` distinguishes image and genes. By
+        default the side, and the predicted class if there is one.
     table_key
         Table that holds the spots; the only one by default.
     n_neighbors
@@ -84,7 +85,7 @@ def embedding(  # noqa: PLR0913
     title
         Title of every panel, or one for all.
     ncols
-        Number of panels in a row at most.
+        Largest number of panels in a row.
     ax
         Axes to draw on, one for every panel. A new figure by default.
     show
@@ -99,9 +100,9 @@ def embedding(  # noqa: PLR0913
     Raises
     ------
     KeyError
-        If an object has no embedding or no such column; the message lists what is there.
+        If an object has no embedding or no such column. The message lists those that exist.
     ValueError
-        If there are fewer than five points, the embeddings have different widths, or an argument is out of its range.
+        If there are fewer than five points, the embeddings have different widths, or an argument is out of range.
 
     Examples
     --------
@@ -169,7 +170,7 @@ def _points(tables: Sequence[AnnData], key: str) -> tuple[NDArray[np.float32], N
         start += table.n_obs
     widths = {values.shape[1] for values in points}
     if len(widths) > 1:
-        msg = f"The embeddings have different widths, {sorted(widths)}: they are of different models."
+        msg = f"The embeddings have different widths, {sorted(widths)}: they come from different models."
         raise ValueError(msg)
     found = np.concatenate(points)
     if len(found) < 5:

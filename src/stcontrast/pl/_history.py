@@ -1,4 +1,4 @@
-"""How a training went: its losses, epoch by epoch."""
+"""`history`: draw the losses of a training, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -52,21 +52,22 @@ def history(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | NDArray[Any] | None:
-    """Draw the losses of a training, epoch by epoch: a panel for every loss of every network.
+    """Draw the losses of a training, epoch by epoch: one panel for each loss of each network.
 
-    A loss that still falls steeply at the end asks for more epochs. The dashed line is the contrast that a guess has: a
-    contrastive loss that stays there has learnt nothing. Losses on held-out spots, where there are any, are drawn too.
+    If a loss still falls steeply at the end, train for more epochs. The dashed line is the contrastive loss of a
+    guess: a loss that stays there means that the network has learned nothing. Losses on held-out spots are drawn too,
+    if there are any.
 
     Parameters
     ----------
     model
-        A fitted model (its `history` has the numbers), also one that was saved and loaded; or a network of its own.
+        A fitted or loaded model (the values are in its `history`), or a network that was trained alone.
     losses
         Loss or losses to draw, columns of the tables in `history`; all by default.
     title
         Title of every panel, or one for all.
     ncols
-        Number of panels in a row at most.
+        Largest number of panels in a row.
     ax
         Axes to draw on, one for every panel. A new figure by default.
     show
@@ -81,9 +82,9 @@ def history(
     Raises
     ------
     KeyError
-        If there is no such loss; the message lists what is there.
+        If there is no such loss. The message lists those that exist.
     TypeError
-        If `model` is no model.
+        If `model` is not a model.
     ValueError
         If the model has no history: its method is not trained in epochs, or an earlier version saved it.
 
@@ -124,7 +125,7 @@ def _tables(model: Any) -> Mapping[str, pd.DataFrame]:
     if isinstance(model, Predictor):
         if not model.history:
             msg = (
-                f"The model keeps no history of a training: the method {model.method.name!r} is not trained in epochs, or "
+                f"The model has no training history: the method {model.method.name!r} is not trained in epochs, or "
                 "the model was saved by an earlier version."
             )
             raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Legends and colour bars: a figure of ours grows by what they take, the panels stay as they are."""
+"""Legends and colour bars. The figure grows to hold them; the panels keep their size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A spot's crop of H&E next to those of the measured spots that are nearest to it."""
+"""`similar`: draw the crop of a spot next to those of the most similar measured spots."""
 
 from __future__ import annotations
 
@@ -54,22 +54,23 @@ def similar(  # noqa: PLR0913
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | NDArray[Any] | None:
-    """Draw the H&E of spots, and next to each that of the measured spots that are nearest to it.
+    """Draw the H&E of spots, each next to the most similar measured spots.
 
-    A row is a query. Its matches follow in their order, with similarity, donor and class. All crops have one scale.
+    Each row is a query. Its matches follow in order of similarity, with similarity, donor and class. All crops have
+    the same scale.
 
     Parameters
     ----------
     found
-        What :func:`stcontrast.tl.find_similar` returned.
+        Result of :func:`stcontrast.tl.find_similar`.
     data
         The object or objects with the queries.
     training
         The object or objects with the matches, the model's training slides; `data` by default.
     n
-        Number of matches to draw of every query, at most.
+        Largest number of matches to draw for each query.
     max_queries
-        Number of queries to draw, the first of the table, at most 20.
+        Number of queries to draw, from the top of the table; at most 20.
     field_um
         Side of a crop in µm.
     label_key
@@ -79,7 +80,7 @@ def similar(  # noqa: PLR0913
     title
         Title of every panel, or one for all.
     ax
-        Axes to draw on: for every query one, and one for each of its matches. A new figure by default.
+        Axes to draw on: one for each query, and one for each of its matches. A new figure by default.
     show
         Show the figure. The default is ``scanpy.settings.autoshow``, or not to show it if `ax` is given.
     return_fig
@@ -92,9 +93,9 @@ def similar(  # noqa: PLR0913
     Raises
     ------
     KeyError
-        If a spot of the table is in no object, or a column is absent.
+        If no object has a spot of the table, or a column is absent.
     ValueError
-        If the table has no rows, a slide has no image or its µm per pixel are unknown, or an argument is out of its range.
+        If the table has no rows, a slide has no image or its µm per pixel are unknown, or an argument is out of range.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Predicted and annotated classes on the H&E."""
+"""`spatial_class`: draw predicted and annotated classes on the H&E."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def spatial_class(  # noqa: PLR0913
 ) -> Figure | NDArray[Any] | None:
     """Draw the predicted class of every spot on the H&E, and its annotation if there is one.
 
-    All slides have one scale in µm, and a class has one colour in all panels. A prediction pales as its confidence falls
-    to that of a guess. Spots without a class are outlined in grey. The data are not changed.
+    All slides have the same scale in µm, and a class has the same colour in all panels. A prediction is paler the
+    closer its confidence is to that of a guess. Spots without a class are outlined in grey. The data are not changed.
 
     Parameters
     ----------
@@ -87,13 +87,13 @@ def spatial_class(  # noqa: PLR0913
         SpatialData whose table annotates the spots; or AnnData with scanpy's images in ``uns["spatial"]``; or a list of
         these.
     key
-        Column of `obs` that holds the predicted class, as :func:`stcontrast.tl.classify` writes it. Numbers that are no
-        classes, for instance ``"stc_class_confidence"``, are drawn on a colour scale.
+        Column of `obs` that holds the predicted class, as :func:`stcontrast.tl.classify` writes it. Numbers that are
+        not classes, such as ``"stc_class_confidence"``, are drawn on a colour scale.
     label_key
         Column of `obs` that holds the annotation, drawn to the left of the prediction; not drawn by default.
     confidence
-        Pale the spots whose class is uncertain, by the column ``f"{key}_confidence"`` if it is there, or by the column
-        that is named. `False` draws full colours.
+        Draw spots with an uncertain class in paler colours. The confidence is in the column ``f"{key}_confidence"``,
+        if it exists, or in the named column. `False` draws full colours.
     groups
         Class or classes to draw; the spots of the others are outlined. All by default.
     table_key
@@ -104,19 +104,19 @@ def spatial_class(  # noqa: PLR0913
         Image, or a mapping from slide to image; the finest RGB image under the spots by default.
     um_per_px
         µm per pixel of the image's finest level: a number or a mapping from slide to number; by default
-        ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the spots. Where it is unknown there is no
-        scale bar.
+        ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the spots. If it is unknown, no scale bar is
+        drawn.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
     palette
-        Colours in the order of the classes, the name of a colour map, or a mapping from class to colour. By default those
-        of ``uns[f"{key}_colors"]``, else of ``uns[f"{label_key}_colors"]``, else colours that are told apart with any
-        colour vision and on H&E.
+        Colours in the order of the classes, the name of a colour map, or a mapping from class to colour. By default
+        those of ``uns[f"{key}_colors"]``, else of ``uns[f"{label_key}_colors"]``, else colours that can be
+        distinguished on H&E and by colour-blind readers.
     cmap, vmin, vmax
-        Of numbers that are no classes: colour map and ends of the colour scale, as in
+        For numbers that are not classes: colour map and ends of the colour scale, as in
         :func:`~stcontrast.pl.spatial_pred`.
     size
-        Width of the spots, in their true widths.
+        Width of the spots, relative to their true width.
     alpha
         Opacity of the spots.
     img_alpha
@@ -128,7 +128,7 @@ def spatial_class(  # noqa: PLR0913
         `None` or ``"none"`` for no legend. A legend that would take more than its share of the right margin is placed
         below.
     ncols
-        Number of panels in a row at most. By default what makes a figure that is wider than high.
+        Largest number of panels in a row. By default chosen so that the figure is wider than high.
     ax
         Axes to draw on: one for each slide, or with `label_key` two. A new figure by default.
     show
@@ -144,10 +144,10 @@ def spatial_class(  # noqa: PLR0913
     Raises
     ------
     KeyError
-        If a column, a class, a slide, a table or an image is absent; the message lists what is there.
+        If a column, a class, a slide, a table or an image is absent. The message lists those that exist.
     ValueError
-        If the annotation or the confidence is of another kind, an argument is out of its range, or `ax` or `title` has
-        another length than it should.
+        If the annotation or the confidence has the wrong type, an argument is out of range, or `ax` or `title` has the
+        wrong length.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Measured and predicted expression, its interval, and what the model does not know, on the H&E."""
+"""`spatial_pred`: draw measured and predicted expression on the H&E, with intervals and out-of-distribution spots."""
 
 from __future__ import annotations
 
@@ -81,23 +81,24 @@ def spatial_pred(  # noqa: PLR0913
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | NDArray[Any] | None:
-    """Draw the predicted expression of genes on the H&E, next to what was measured.
+    """Draw the predicted expression of genes on the H&E, next to the measured expression.
 
-    All slides have one scale in µm. Counts, predictions and bounds of a gene are in log(1 + counts per 10 000) and share
-    one colour scale over all slides. The title of the prediction gives its Pearson correlation with the measurement over
-    the spots of the slide, and "in-sample" if the model was trained on the slide. If a slide has no counts, or the gene
-    was not measured, the panel shows the H&E alone. Spots without a value are outlined in grey.
+    All slides have the same scale in µm. Counts, predictions and bounds of a gene are in log(1 + counts per 10 000)
+    and share one colour scale over all slides. The title of the prediction gives its Pearson correlation with the
+    measurement over the spots of the slide, and "in-sample" if the model was trained on the slide. If a slide has no
+    counts, or the gene was not measured, the panel shows only the H&E. Spots without a value are outlined in grey.
 
     Parameters
     ----------
     data
-        SpatialData with a prediction, as :func:`stcontrast.tl.predict_expression` writes it, with or without a measured
-        table; or the prediction that it returns for an AnnData, drawn on scanpy's images in ``uns["spatial"]`` if it has
-        some; or a list of these.
+        SpatialData with a prediction, as :func:`stcontrast.tl.predict_expression` writes it, with or without a
+        measured table; or the prediction that it returns for an AnnData, drawn on scanpy's images in
+        ``uns["spatial"]``, if there are any; or a list of these. For the panels ``"image"`` and ``"measured"`` alone, any
+        SpatialData or AnnData with counts: no prediction is needed.
     gene
         Name of a predicted gene, or several.
     panels
-        What to draw of every slide and gene, in this order:
+        What to draw for each slide and gene, in this order:
 
         - ``"image"``: the H&E alone
         - ``"measured"``: expression from the counts
@@ -106,9 +107,9 @@ def spatial_pred(  # noqa: PLR0913
         - ``"width"``: upper − lower, on a colour scale of its own
         - ``"out_of_distribution"``: spots that do not look like those that the model was trained on
 
-        By default measured and predicted; without a measurement H&E and predicted, of several genes predicted alone; on
-        a single axes `ax` predicted alone. With several genes, ``"image"`` and ``"out_of_distribution"`` are drawn once
-        for a slide, at its end.
+        By default ``"measured"`` and ``"predicted"``. Without a measurement, ``"image"`` and ``"predicted"`` for one
+        gene, and only ``"predicted"`` for several. On a single `ax`, only ``"predicted"``. With several genes,
+        ``"image"`` and ``"out_of_distribution"`` are drawn once per slide, at the end.
     prediction_key
         Table of predictions.
     table_key
@@ -121,17 +122,17 @@ def spatial_pred(  # noqa: PLR0913
         Image, or a mapping from slide to image; the finest RGB image under the spots by default.
     um_per_px
         µm per pixel of the image's finest level: a number or a mapping from slide to number; by default
-        ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the spots. Where it is unknown there is no
-        scale bar.
+        ``uns["stcontrast"]["um_per_px"]`` of the table, else derived from the spots. If it is unknown, no scale bar is
+        drawn.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
     cmap
-        Colour map of expression. The default has no purple and no blue, the colours of H&E.
+        Colour map of expression. The default contains neither purple nor blue, the colours of H&E.
     vmin, vmax
         Ends of the colour scale of expression: a number, a percentile such as ``"p99"``, or a list with one for every
         gene; the 1 % and 99 % quantiles of all values drawn by default.
     size
-        Width of the spots, in their true widths.
+        Width of the spots, relative to their true width.
     alpha
         Opacity of the spots.
     img_alpha
@@ -139,8 +140,8 @@ def spatial_pred(  # noqa: PLR0913
     title
         Title of every panel, or one for all; by default slide, gene and what the panel shows.
     ncols
-        Number of panels in a row at most; those of a slide and gene stay together. By default what makes a figure that is
-        wider than high.
+        Largest number of panels in a row. Panels of a slide and gene stay together. By default chosen so that the
+        figure is wider than high.
     ax
         Axes to draw on, one for every panel. A new figure by default.
     show
@@ -157,11 +158,11 @@ def spatial_pred(  # noqa: PLR0913
     TypeError
         If the data are neither a SpatialData nor a prediction.
     KeyError
-        If the prediction, a gene, a slide, a table, a layer, an image or the interval is absent; the message lists what
-        is there.
+        If the prediction, a gene, a slide, a table, a layer, an image or the interval is absent. The message lists
+        those that exist.
     ValueError
-        If the table holds no raw counts, the interval is asked for and holds on no slide, an argument is out of its range,
-        or `ax`, `title`, `vmin` or `vmax` has another length than it should.
+        If the table holds no raw counts, an interval is to be drawn but no slide has one, an argument is out of range,
+        or `ax`, `title`, `vmin` or `vmax` has the wrong length.
 
     See Also
     --------
@@ -248,11 +249,12 @@ def _cells(genes: Sequence[str], kinds: Sequence[str]) -> tuple[list[Cell], int]
 
 
 def _slides_to_draw(found: Sequence[Values], names: str | Sequence[str] | None) -> list[tuple[Values, Slide]]:
-    """The slides with a prediction, or those that are named, which must have one."""
+    """The slides with a prediction, or those that are named, which must have one; all of an object without any."""
     at = choose_slides([(values, slide) for values in found for slide in values.source.slides], names)
     predicted = [
         (values, slide) for values, slide in at
-        if any(np.isfinite(numbers[slide.rows]).any() for (_, kind), numbers in values.of.items() if kind == PREDICTED)
+        if all(kind != PREDICTED for _, kind in values.of)
+        or any(np.isfinite(numbers[slide.rows]).any() for (_, kind), numbers in values.of.items() if kind == PREDICTED)
     ]  # fmt: skip
     if not predicted or (names is not None and len(predicted) < len(at)):
         there = [slide.name for _, slide in predicted]

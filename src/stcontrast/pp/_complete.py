@@ -1,4 +1,4 @@
-"""Completed counts as targets for training: SpaCKLE's idea on the user's objects."""
+"""`complete`: fill dropouts in the counts with SpaCKLE, as targets for training."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def complete(  # noqa: PLR0913
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Fill what dropped out of the counts, as targets for training.
+    """Fill dropouts in the counts, as targets for training.
 
-    A zero is taken as missing, and is filled from the other genes of the spot and from its 18 nearest neighbours on
-    the slide by a small transformer, which is trained on all slides given here to recover measured values that were
-    hidden from it. What was measured stays as it is.
+    A zero is treated as missing. A small transformer fills it from the other genes of the spot and from its 18 nearest
+    neighbours on the slide. The transformer is trained on all slides given here, to recover measured values that were
+    hidden from it. Measured values stay unchanged.
 
     .. warning::
-        Completion makes expression smooth, and thereby easier to predict. Use it for *training* targets only: what is
-        scored has to be what was measured, and held-out donors must not take part.
+        Completion makes expression smooth, and therefore easier to predict. Use it only for *training* targets. Score
+        against measured values, and never include held-out donors.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ def complete(  # noqa: PLR0913
     layer
         Layer with raw counts; `X` by default.
     n_genes
-        Genes to complete at most: the most variable of those seen in 10 % of the spots.
+        Largest number of genes to complete: the most variable of those seen in 10 % of the spots.
     genes
-        Genes to complete, instead.
+        Names of the genes to complete, instead of `n_genes`.
     key_added
         Layer to write.
     table_key
@@ -70,28 +70,28 @@ def complete(  # noqa: PLR0913
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
     max_steps
-        Training steps at most.
+        Largest number of training steps.
     seed
-        Seed of everything random; the session's own random state is left as it was.
+        Random seed. The random state of your session is not changed.
     overwrite
-        Replace a layer that was not written by stcontrast. One that stcontrast wrote is renewed without it.
+        Replace a layer that stcontrast did not write. A layer that stcontrast wrote is always replaced.
 
     Returns
     -------
     `None`. Writes to every table ``layers[key_added]``, csr float32 (n_obs, n_vars): log(1 + counts per 10 000 of the
-    full library), completed for the chosen genes, as measured for all others. Spots without any counts stay empty.
-    And ``uns["stcontrast"]["completion"]``: genes, how many entries were filled, seed, and what it may be used for
-    (``uns["stcontrast"]["completion_<key_added>"]`` where `key_added` is not the default).
+    full library), completed for the chosen genes and measured for all others. Spots without any counts stay empty.
+    Also writes ``uns["stcontrast"]["completion"]``: genes, how many entries were filled, seed, and what it may be used
+    for (``uns["stcontrast"]["completion_<key_added>"]`` where `key_added` is not the default).
 
     Raises
     ------
     KeyError
-        If a layer, table, column or gene is absent; the message lists what is there.
+        If a layer, table, column or gene is absent. The message lists those that exist.
     TypeError
         If `data` is something else.
     ValueError
-        If counts are not raw, `key_added` holds something else, the objects share no genes, an object is given
-        twice, no gene is seen in 10 % of the spots, or there are no counts at all. All before any work is done.
+        If counts are not raw, `key_added` holds something else, the objects share no genes, an object is given twice,
+        no gene is seen in 10 % of the spots, or there are no counts at all. All are raised before any work is done.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def _check_objects(tables: list[AnnData], key_added: str, *, overwrite: bool) ->
     for table in tables:
         if not overwrite and key_added in table.layers and read_record(table, "completion", key_added) is None:
             msg = (
-                f"`layers[{key_added!r}]` holds something that stcontrast has not written: give another `key_added`, or "
+                f"`layers[{key_added!r}]` holds something that stcontrast did not write: give another `key_added`, or "
                 "`overwrite=True` to replace it."
             )
             raise ValueError(msg)
@@ -172,7 +172,7 @@ def _chosen(names: list[str], genes: Sequence[str] | None) -> NDArray[np.intp] |
     position = {gene: i for i, gene in enumerate(names)}
     absent = [gene for gene in genes if gene not in position]
     if absent:
-        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. They begin {names[:5]}."
+        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. Some that exist: {names[:5]}."
         raise KeyError(msg)
     return np.array([position[gene] for gene in dict.fromkeys(genes)], dtype=np.intp)
 

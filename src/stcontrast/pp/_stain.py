@@ -1,4 +1,4 @@
-"""Stain normalisation of crops: each slide's own stain is brought to one reference."""
+"""Stain normalisation of crops: transform the stain of each slide to one reference."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ _PUBLISHED: Final[dict[str, dict[str, list[Any]]]] = {
 
 @dataclass(frozen=True)
 class StainNormalizer:
-    """Bring the stain of every slide to one reference, before its crops are encoded.
+    """Transform the stain of every slide to one reference, before its crops are encoded.
 
-    Each slide's own stain is estimated from the slide alone, so nothing is learnt across slides, and a new slide is
-    treated as those of the training were.
+    The stain of a slide is estimated from this slide alone. Nothing is learned across slides, and a new slide is
+    treated in the same way as the training slides.
 
     Parameters
     ----------
     method
-        ``"macenko"``: the colours of haematoxylin and eosin, found as the extreme directions of optical density, and the
-        strength of each (its 99th percentile) become those of the reference. ``"reinhard"``: mean and deviation of the
-        tissue's colours in Ruderman's space become those of the reference, which fades out towards glass. Either way
-        glass becomes white.
+        ``"macenko"``: the colours of haematoxylin and eosin, found as the extreme directions of optical density, and
+        the strength of each (its 99th percentile) are mapped to those of the reference. ``"reinhard"``: mean and
+        deviation of the tissue's colours in Ruderman's space are mapped to those of the reference, with an effect that
+        fades out towards glass. With both methods, glass becomes white.
     reference
-        What slides are brought to. `None`: a published one (see Notes). An RGB image of a SpatialData
+        The reference. `None`: a published reference (see Notes). An RGB image of a SpatialData
         (``sdata.images[name]``): its stain. A :class:`squidpy.experimental.im.StainReference` of the same method: as
         fitted by :func:`squidpy.experimental.im.fit_stain_reference` with its default white point.
 
@@ -73,11 +73,11 @@ class StainNormalizer:
 
     Notes
     -----
-    The fits are squidpy's. Its own application of Macenko's method changes the colours of the stains and leaves their
-    strength; here both are changed, as in the paper. The published references are, for Macenko's method, the stain vectors
-    (0.5626, 0.7201, 0.4062) and (0.2159, 0.8012, 0.5581) with strengths 1.9705 and 1.0308 of the widely used
-    implementation by M. Veta; for Reinhard's, mean and deviation of the region of slide TCGA-A2-A3XS-DX1 that
-    Amgad et al. take for their standard, as given in HistomicsTK.
+    squidpy fits the stains. For Macenko's method, squidpy's own transformation changes the colours of the stains but
+    not their strength. Here both change, as in the paper. The published reference for Macenko's method has the stain
+    vectors (0.5626, 0.7201, 0.4062) and (0.2159, 0.8012, 0.5581) and the strengths 1.9705 and 1.0308, from the widely
+    used implementation by M. Veta. The published reference for Reinhard's method is the mean and deviation of the
+    region of slide TCGA-A2-A3XS-DX1 that Amgad et al. use as their standard, as given in HistomicsTK.
 
     References
     ----------
@@ -112,7 +112,7 @@ class StainNormalizer:
         return {"method": self.method, **self.target}
 
     def fit_slide(self, image: SlideImage) -> SlideStain:
-        """Estimate a slide's own stain.
+        """Estimate the stain of a slide.
 
         Parameters
         ----------
@@ -122,7 +122,7 @@ class StainNormalizer:
 
         Returns
         -------
-        What brings crops of this slide to the reference.
+        Transformation of crops of this slide to the reference.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class StainNormalizer:
 
 @dataclass(frozen=True, eq=False)
 class SlideStain:
-    """What brings the stain of one slide to the reference; made by ``StainNormalizer.fit_slide``.
+    """Transformation of the stain of one slide to the reference. Made by ``StainNormalizer.fit_slide``.
 
     Attributes
     ----------
@@ -165,7 +165,7 @@ class SlideStain:
         Parameters
         ----------
         crops
-            uint8 RGB (n, height, width, 3). Left as they are.
+            uint8 RGB (n, height, width, 3). Not changed.
 
         Returns
         -------
@@ -252,7 +252,7 @@ def _fitted(image: SlideImage, method: StainMethod) -> tuple[dict[str, list[Any]
     try:
         return _plain(sq.experimental.im.fit_stain_reference(sample, "sample", method=method), method), glass
     except (RuntimeError, ValueError) as error:
-        msg = f"The stain of image {image.name!r} cannot be estimated ({error}): is it H&E? Else leave out `stain`."
+        msg = f"The stain of image {image.name!r} cannot be estimated ({error}): is it H&E? If not, leave out `stain`."
         raise ValueError(msg) from error
 
 
@@ -308,7 +308,7 @@ def _tissue_sample(image: SlideImage) -> tuple[NDArray[np.uint8], NDArray[np.flo
             break
     if found < FEWEST_PX:
         msg = (
-            f"Image {image.name!r} holds next to no tissue ({found} pixels in {n_windows} windows all over it): its "
+            f"Image {image.name!r} has almost no tissue ({found} pixels in {n_windows} windows across it): its "
             "stain cannot be estimated. Drop the slide, or leave out `stain`."
         )
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""`classify`: the subtype of every spot from H&E alone."""
+"""`classify`: predict the subtype of every spot from H&E alone."""
 
 from __future__ import annotations
 
@@ -44,26 +44,27 @@ def classify(  # noqa: PLR0913
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
 ) -> None:
-    """Name the tissue subtype of every spot from its H&E.
+    """Predict the tissue subtype of every spot from its H&E.
 
     Parameters
     ----------
     data
         One object or a list of them; SpatialData whose table annotates the spots (it may have no genes), or AnnData.
     model
-        From :func:`fit` with a `label_key`, or :func:`stcontrast.models.load`, or the folder that it was saved to.
+        From :func:`fit` with a `label_key`, or :func:`stcontrast.models.load`, or the folder that the model was saved
+        to.
     key_added
-        Name of the column of classes. It may be there only if this function has written it.
+        Name of the column of classes. An existing column is replaced only if this function wrote it.
     donor_key
-        Column of `obs` with the donor, to say whether the model has met it.
+        Column of `obs` with the donor, to record whether the model was trained on it.
     encoder
-        Only for a model that was trained with a callable, which is not saved with it. For a model of several encoders,
-        all of them in a list, as they were for training.
+        Only for a model that was trained with a callable, because a callable is not saved with the model. For a model
+        of several encoders, give all of them in a list, as in training.
     standardize
-        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
-        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
-        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
-        with ``standardize="none"``.
+        How image features are standardised. ``"slide"``: with mean and deviation of the slide itself, which removes
+        differences in stain and scanner. Give the whole slide. ``"training"``: with those of the training slides, for
+        a part of a slide, a few spots or one tissue. The stain must then be similar to that of the training slides.
+        Has no effect on a model that was trained with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
 
@@ -71,18 +72,18 @@ def classify(  # noqa: PLR0913
     -------
     `None`. Writes to the table: ``obs["stc_class"]`` (categorical), ``obs["stc_class_confidence"]`` (probability of
     that class), ``obsm["stc_class_proba"]`` (n_spots, n_classes), and ``uns["stcontrast"]["classification"]``: classes
-    in order, model, and for each slide whether it is in-sample or out-of-donor. With another `key_added` all names
-    begin with it, and the last is ``uns["stcontrast"]["classification_<key_added>"]``.
+    in order, model, and for each slide whether it is in-sample or out-of-donor. With another `key_added`, all names
+    start with it, and the record is ``uns["stcontrast"]["classification_<key_added>"]``.
 
     Raises
     ------
     KeyError
-        If a column, table, image or slide that is named is absent; the message lists what is there.
+        If a named column, table, image or slide is absent. The message lists those that exist.
     FileNotFoundError
         If there is no model in the folder.
     ValueError
-        If the model was trained without labels, `key_added` holds something of yours, or an image cannot be used. All
-        before any work is done.
+        If the model was trained without labels, `key_added` holds your own data, or an image cannot be used. All are
+        raised before any work is done.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""`embed`: the joint embedding of image and genes for slides that the model was not trained on."""
+"""`embed`: compute the joint embedding of image and genes for new slides."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def embed(  # noqa: PLR0913
 ) -> None:
     """Embed every spot in the joint embedding of image and genes.
 
-    An H&E slide is enough: the image side needs image features only. Where the table has counts, the gene side is
-    embedded too, every spot relative to its own slide. Nothing is trained, and the result for a slide does not depend
-    on other slides. A slide should be given whole, because its spots are compared with it.
+    An H&E slide is enough: the image side needs only image features. If the table has counts, the gene side is
+    embedded too, every spot relative to its slide. Nothing is trained, and the result for a slide does not depend on
+    other slides. Give whole slides, because spots are compared with their slide.
 
     Parameters
     ----------
@@ -64,44 +64,44 @@ def embed(  # noqa: PLR0913
         One object or a list of them; SpatialData whose table annotates the spots (it may have no genes), or AnnData.
     model
         From :func:`fit` with counts and the method ``"stcontrast"`` or a published contrastive method, or
-        :func:`stcontrast.models.load`, or the folder that it was saved to.
+        :func:`stcontrast.models.load`, or the folder that the model was saved to.
     genes
-        Embed the gene side of every table that has genes. Such a table must have all genes of the model. `False` embeds
-        the image side only, and does not look at the counts.
+        Embed the gene side of every table that has genes. Such a table must have all genes of the model. With `False`,
+        only the image side is embedded and the counts are not read.
     layer
         Layer with raw counts; `X` by default.
     key_added
-        Beginning of the names of the two slots. They may be there only if this package has written them.
+        Start of the names of the two slots. Existing slots are replaced only if stcontrast wrote them.
     donor_key
-        Column of `obs` with the donor, to say whether the model has met it.
+        Column of `obs` with the donor, to record whether the model was trained on it.
     encoder
-        Only for a model that was trained with a callable, which is not saved with it.
+        Only for a model that was trained with a callable, because a callable is not saved with the model.
     standardize
-        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
-        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
-        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
-        with ``standardize="none"``.
+        How image features are standardised. ``"slide"``: with mean and deviation of the slide itself, which removes
+        differences in stain and scanner. Give the whole slide. ``"training"``: with those of the training slides, for
+        a part of a slide, a few spots or one tissue. The stain must then be similar to that of the training slides.
+        Has no effect on a model that was trained with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
 
     Returns
     -------
     `None`. Writes to the table: ``obsm["X_stc_image"]``, float32 (n_spots, n_embedding), rows of unit length;
-    ``obsm["X_stc_gene"]`` of the same shape where the table has counts, NaN in spots without counts; and
+    ``obsm["X_stc_gene"]`` of the same shape if the table has counts, NaN in spots without counts; and
     ``uns["stcontrast"]["embedding"]``: model, method, the slots, and for each slide whether it is in-sample or
     out-of-donor. With another `key_added` the slots are ``"<key_added>_image"`` and ``"<key_added>_gene"``, and the
-    record is ``uns["stcontrast"]["embedding_<key_added>"]``. The two slots always belong to one model: where no gene
-    side is made, an older one of this package is removed.
+    record is ``uns["stcontrast"]["embedding_<key_added>"]``. The two slots always belong to the same model: if no gene
+    side is computed, an older one of stcontrast is removed.
 
     Raises
     ------
     FileNotFoundError
         If there is no model in the folder.
     KeyError
-        If a column, layer, table, image or slide that is named is absent; the message lists what is there.
+        If a named column, layer, table, image or slide is absent. The message lists those that exist.
     ValueError
         If the model has no joint embedding, a table with genes lacks genes of the model, counts are not raw, a slot
-        holds something of yours, or an image cannot be used. All before any work is done.
+        holds your own data, or an image cannot be used. All are raised before any work is done.
 
     See Also
     --------

@@ -1,4 +1,4 @@
-"""`embed_genes`: the gene latent of spots, without an image."""
+"""`embed_genes`: compute the gene latent of spots, without an image."""
 
 from __future__ import annotations
 
@@ -58,58 +58,59 @@ def embed_genes(  # noqa: PLR0913
     key_added: str = VAE_LATENT,
     seed: int = 0,
 ) -> BatchAgnosticVAE | Predictor:
-    """Embed the counts of every spot in a latent space that does not know the batch. No image is needed.
+    """Embed the counts of every spot in a latent space that is independent of the batch. No image is needed.
 
     Without `model`, a :class:`~stcontrast.models.BatchAgnosticVAE` is trained on all spots with counts, and embeds
-    them. With `model`, nothing is trained: it encodes spots of any donor, each to the same latent whatever other
-    objects are given. A slide should be given whole, because its spots are compared with it.
+    them. With `model`, nothing is trained. The model encodes spots of any donor, and the latent of a spot does not
+    depend on the other objects. Give whole slides, because spots are compared with their slide.
 
     Parameters
     ----------
     data
         One object or a list of them: SpatialData, or AnnData with or without positions.
     batch_key
-        Column of `obs` that the latent is to be blind to, such as the donor. Every slide is a batch by default.
+        Column of `obs` that the encoder must not see, such as the donor. By default every slide is a batch.
     model
-        What to encode with: a trained model, what :func:`fit` returned if it has a gene latent (the methods
+        The model to encode with: a trained model, the result of :func:`fit` if it has a gene latent (methods
         ``"stcontrast"`` and ``"tpirbae"``, with counts), or the folder that either was saved to. `None` (default)
-        trains one.
+        trains a new model.
     within_slide
-        Show the encoder the expression of a spot against that of its whole slide (the default), which takes away what
-        a donor or a day's depth does to all of its spots alike; `False` shows it the counts of the spot alone, which
-        keeps differences between whole slides. Training only: a `model` knows what it was trained with.
+        With `True` (the default), the encoder sees the expression of a spot relative to its whole slide. This removes
+        effects that are the same in all spots of a slide, such as those of the donor or of sequencing depth. With
+        `False`, it sees only the counts of the spot, which keeps differences between whole slides. Used only for
+        training: a `model` keeps the setting of its training.
     label_key
-        Column of `obs` with annotated classes that guide the latent; missing values are spots without annotation. No
-        guidance by default. The model then names classes: ``model.predict``.
+        Column of `obs` with annotated classes that guide the latent. Missing values are spots without annotation. By
+        default there is no guidance. A guided model can predict classes with ``model.predict``.
     class_weight
-        What the classes weigh against the log-likelihood of a spot.
+        Weight of the classes relative to the log-likelihood of a spot.
     n_genes
-        Genes to model at most: the most variable of those seen in 10 % of the spots.
+        Largest number of genes to model: the most variable of those seen in 10 % of the spots.
     genes
-        Genes to model, instead.
+        Names of the genes to model, instead of `n_genes`.
     n_latent
         Dimensions of the latent space.
     max_epochs
-        Passes through the spots; 2500 / √n_spots by default, between 20 and 100.
+        Largest number of passes through the spots. By default 2500 / √n_spots, between 20 and 100.
     validation_key
-        Column of `obs` that names slides or donors, one in ten of which (at least one) is held out: training stops
-        early where it no longer helps them. By default all spots are trained on.
+        Column of `obs` that names slides or donors. One in ten of them (at least one) is held out, and training stops
+        early if it no longer improves on these. By default the model is trained on all spots.
     layer
-        Layer with raw counts. `X` by default, or with `model` the layer that it was set up with.
+        Layer with raw counts. By default `X`; with `model`, the layer of its training.
     table_key
         Table that holds the spots; the only one by default.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
     fill_missing
-        With `model`: take genes that an object lacks as zero counts. By default they are an error.
+        With `model`: treat genes that an object lacks as zero counts. By default they raise an error.
     key_added
-        Slot of `obsm` to write. It may be there only if this package has written it.
+        Slot of `obsm` to write. An existing slot is replaced only if stcontrast wrote it.
     seed
-        Seed of everything random; the session's own random state is left as it was.
+        Random seed. The random state of your session is not changed.
 
     Returns
     -------
-    The model: `model`, or what was read or trained. Written to every table: ``obsm[key_added]``, float32 (n_spots,
+    The model: the given, loaded or trained one. Written to every table: ``obsm[key_added]``, float32 (n_spots,
     n_latent), NaN in spots without counts; and ``uns["stcontrast"]["embed_genes"]``: genes, layer, how the model was
     trained (``uns["stcontrast"]["embed_genes_<key_added>"]`` where `key_added` is not the default). Nothing else is
     changed.
@@ -119,13 +120,13 @@ def embed_genes(  # noqa: PLR0913
     FileNotFoundError
         If there is no model in the folder.
     KeyError
-        If a column, layer, table or gene is absent; the message lists what is there.
+        If a column, layer, table or gene is absent. The message lists those that exist.
     TypeError
         If `data` or `model` is something else.
     ValueError
-        If counts are not raw, `key_added` holds something of yours, an object is given twice, the objects share no
-        genes, there are no counts or no classes to learn from, the model has no gene latent or genes that an object
-        lacks, or an argument of training is given together with `model`. All before any work is done.
+        If counts are not raw, `key_added` holds your own data, an object is given twice, the objects share no genes,
+        there are no counts or no classes to learn from, the model has no gene latent or genes that an object lacks, or
+        an argument of training is given together with `model`. All are raised before any work is done.
 
     Examples
     --------
@@ -194,5 +195,5 @@ def _check_tables(tables: Sequence[AnnData], key_added: str) -> None:
 def _check_only_for_training(**given: object) -> None:
     named = [name for name, value in given.items() if value is not None]
     if named:
-        msg = f"`model` is trained, and encodes as it is: {named} only mean something without it. Leave out either."
+        msg = f"`model` is already trained: {named} are used only for training. Leave out one of them."
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Predicted classes and expression as objects for QuPath."""
+"""`export_geojson`: write predicted classes and expression as objects for QuPath."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def export_geojson(  # noqa: PLR0913
 ) -> None:
     """Write the spots of a slide as GeoJSON, with predicted class and expression, for QuPath.
 
-    In QuPath: open the slide, then *File > Import objects from file*. Every spot becomes a detection with its class, and
-    the predicted genes become measurements, to colour by (*Measure > Show measurement maps*).
+    In QuPath, open the slide and choose *File > Import objects from file*. Every spot becomes a detection with its
+    class. The predicted genes become measurements, which can colour the spots (*Measure > Show measurement maps*).
 
     Parameters
     ----------
@@ -55,29 +55,29 @@ def export_geojson(  # noqa: PLR0913
     path
         The file to write; its name ends in ``.geojson`` or ``.json``.
     slide
-        Name of the slide; needed where the object has several.
+        Name of the slide. Required if the object has several.
     class_key
-        Column of `obs` with the class. By default ``"stc_class"`` where it is there. Colours are those of
+        Column of `obs` with the class. By default ``"stc_class"``, if it exists. Colours are those of
         ``uns[f"{class_key}_colors"]``, if any.
     genes
         Predicted genes to write as measurements, in log(1 + counts per 10 000).
     image_um_per_px
-        µm per pixel of the image that is open in QuPath. By default the coordinates are pixels of the finest level of the
-        object's own H&E; give it where QuPath has another one, such as the whole-slide file of
-        :func:`predict_slide`, whose result has a thumbnail.
+        µm per pixel of the image that is open in QuPath. By default the coordinates are pixels of the finest level of
+        the H&E in the object. Give it if QuPath shows another image, such as the whole-slide file of
+        :func:`predict_slide`, whose result has only a small copy.
     prediction_key
         Table with the prediction of a SpatialData.
     table_key, image_key, um_per_px, library_key
         As in :func:`stcontrast.pp.crops`.
     overwrite
-        Replace a file that is there.
+        Replace an existing file.
 
     Raises
     ------
     FileExistsError
-        If the file is there and `overwrite` is off.
+        If the file exists and `overwrite` is False.
     KeyError
-        If a slide, column, gene or prediction is absent; the message lists what is there.
+        If a slide, column, gene or prediction is absent. The message lists those that exist.
     ValueError
         If the object has several slides and none is named, there is nothing to write, the name of the file has another
         ending, or `image_um_per_px` is given and the scale of the slide is unknown.
@@ -133,7 +133,9 @@ def _factor(slide: Slide, image_um_per_px: float | None) -> float:
     if image_um_per_px is None:
         return 1.0
     if slide.um_per_px is None:
-        msg = f"Slide {slide.name!r}: its µm per pixel is unknown, so that `image_um_per_px` says nothing. Give `um_per_px`."
+        msg = (
+            f"Slide {slide.name!r}: its µm per pixel is unknown, so `image_um_per_px` cannot be used. Give `um_per_px`."
+        )
         raise ValueError(msg)
     return slide.um_per_px / image_um_per_px
 

@@ -1,4 +1,4 @@
-"""`find_similar`: the measured training spots that are nearest to a spot in the joint embedding."""
+"""`find_similar`: find the measured training spots that are nearest to a spot in the joint embedding."""
 
 from __future__ import annotations
 
@@ -47,46 +47,46 @@ def find_similar(  # noqa: PLR0913
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
 ) -> pd.DataFrame:
-    """Find the measured training spots that look like a spot, or that express what its image suggests.
+    """Find the measured training spots that look similar to a spot, or that express what its image suggests.
 
-    The query is always the image: an H&E slide is enough, and counts are not looked at. Its image embedding is
-    compared with the embeddings of the training spots with counts. Of more than 20 000 of them, the model keeps a
+    The query is always the image: an H&E slide is enough, and counts are not used. Its image embedding is compared
+    with the embeddings of the training spots with counts. If there are more than 20 000 of these, the model keeps a
     random 20 000. A spot that the model was trained on finds itself.
 
     Parameters
     ----------
     data
         One object or a list of them; SpatialData whose table annotates the spots (it may have no genes), or AnnData.
-        Give slides whole, because a spot is compared with its slide, and name the spots to search for in `spots`.
+        Give whole slides, because a spot is compared with its slide. To search for some spots, name them in `spots`.
     model
         From :func:`fit` with counts and the method ``"stcontrast"``, or :func:`stcontrast.models.load`, or the folder
-        that it was saved to.
+        that the model was saved to.
     spots
         Spots to search for, rows of the table: names (`obs_names`), a boolean mask, or positions. All by default. Only
         for one object.
     k
-        How many training spots to find for each.
+        Number of training spots to find for each spot.
     by
-        ``"image"``: training spots whose image embedding is nearest, that is, which measured spots look like this one.
-        ``"gene"``: training spots whose gene embedding is nearest, that is, which measured spots express what the image
-        of this one suggests.
+        ``"image"``: training spots with the nearest image embedding. These are the measured spots that look most
+        similar. ``"gene"``: training spots with the nearest gene embedding. These are the measured spots that express
+        what the image suggests.
     encoder
-        Only for a model that was trained with a callable, which is not saved with it.
+        Only for a model that was trained with a callable, because a callable is not saved with the model.
     standardize
-        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
-        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
-        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
-        with ``standardize="none"``.
+        How image features are standardised. ``"slide"``: with mean and deviation of the slide itself, which removes
+        differences in stain and scanner. Give the whole slide. ``"training"``: with those of the training slides, for
+        a part of a slide, a few spots or one tissue. The stain must then be similar to that of the training slides.
+        Has no effect on a model that was trained with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
 
     Returns
     -------
-    A table with one row for every pair of query and match, queries in the order of `spots`, matches most similar first:
-    ``query`` and ``query_slide`` (name and slide of the spot), ``match``, ``slide`` and ``donor`` (name, slide and
-    donor of the training spot), ``similarity`` (cosine in the joint embedding, from -1 to 1), ``rank`` (from 1).
-    Cosines of ``by="image"`` and ``by="gene"`` are not comparable. Nothing is written, except ``obsm["X_image"]`` where
-    that slot was free.
+    A table with one row for every pair of query and match, queries in the order of `spots`, matches most similar
+    first: ``query`` and ``query_slide`` (name and slide of the spot), ``match``, ``slide`` and ``donor`` (name, slide
+    and donor of the training spot), ``similarity`` (cosine in the joint embedding, from -1 to 1), ``rank`` (from 1).
+    Cosines of ``by="image"`` and ``by="gene"`` are not comparable. Nothing is written, except ``obsm["X_image"]`` if
+    this slot was empty.
 
     Raises
     ------
@@ -95,12 +95,12 @@ def find_similar(  # noqa: PLR0913
     IndexError
         If a position in `spots` is not a row of the table.
     KeyError
-        If a name in `spots`, or a table, image or slide that is named, is absent; the message lists what is there.
+        If a name in `spots`, or a named table, image or slide, is absent. The message lists those that exist.
     TypeError
         If `spots` holds neither names nor numbers nor a mask.
     ValueError
-        If the model keeps no joint embedding, `spots` selects none or does not fit the table, `k` or `by` is out of its
-        range, or an image cannot be used. All before any work is done.
+        If the model keeps no joint embedding, `spots` selects none or does not fit the table, `k` or `by` is out of
+        its range, or an image cannot be used. All are raised before any work is done.
 
     See Also
     --------
@@ -196,6 +196,6 @@ def _rows(table: AnnData, spots: ArrayLike | None) -> NDArray[np.intp]:
     rows = table.obs_names.get_indexer(pd.Index(asked.tolist()))
     absent = asked[rows < 0]
     if absent.size:
-        msg = f"The table has no spots {absent[:5].tolist()}; its spots begin {table.obs_names[:5].tolist()}."
+        msg = f"The table has no spots {absent[:5].tolist()}; some that exist: {table.obs_names[:5].tolist()}."
         raise KeyError(msg)
     return rows

@@ -1,15 +1,18 @@
-"""`fit`: learn from the user's own slides."""
+"""`fit`: train a model on your slides."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from joblib import parallel_config
 
 from stcontrast._arguments import checked, one_of
+from stcontrast._cluster import on_cluster
 from stcontrast._data.gather import gather
 from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, PREDICTION_TABLE, VAE_LATENT
 from stcontrast._progress import stage
@@ -66,6 +69,7 @@ def fit(  # noqa: PLR0913
     genes: Sequence[str] | None = None,
     n_neighbors: int | None = None,
     standardize: Standardize = "slide",
+    max_spots: int | None = 100_000,
     layer: str | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
@@ -76,95 +80,106 @@ def fit(  # noqa: PLR0913
     image_tower: ImageTowerKind = "frozen",
     tower_options: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    n_jobs: int | None = None,
     seed: int = 0,
 ) -> Predictor:
     """Learn to predict expression and subtype from H&E, on slides of several donors.
 
-    Each slide gives what it has: counts, labels or both. A table without genes, or spots without counts, take part
-    in the subtype alone; without any counts only the subtype is learnt. An object with counts and no image (and no
-    image features) takes part in the gene space alone, for a method that has one; its slides are named at WARNING. Genes are chosen, and everything else is
-    fitted, on the spots given here; inner folds hold out whole donors (slides of an only donor, blocks of an only
-    slide) to make choices and to calibrate intervals.
+    Each slide contributes what it has: counts, labels or both. A table without genes, or spots without counts,
+    contribute only to the subtype. Without any counts, only the subtype is learned. An object with counts but no image
+    (and no image features) contributes only to the gene space, if the method has one; a warning names its slides.
+    Genes are chosen, and everything else is fitted, on the spots given here. Inner folds hold out whole donors to make
+    choices and to calibrate intervals. With one donor they hold out slides, with one slide blocks of it.
 
     Parameters
     ----------
     data
-        One object or a list of them. SpatialData whose table annotates the spots; or AnnData, which needs
-        features in `obsm` (see `use_rep`) or scanpy's images in ``uns["spatial"]``. For the gene side alone,
-        AnnData with counts and nothing else.
+        One object or a list of them. SpatialData whose table annotates the spots; or AnnData, which needs features in
+        `obsm` (see `use_rep`) or scanpy's images in ``uns["spatial"]``. For the gene side, AnnData with only counts.
     batch_key
-        Column of `obs` that the gene model is blind to, such as the donor. Every slide is a batch by default.
+        Column of `obs` that the gene model must not see, such as the donor. By default every slide is a batch.
     label_key
-        Column of `obs` with the annotated subtype; missing values are spots without annotation. No subtypes by
-        default.
+        Column of `obs` with the annotated subtype. Missing values are spots without annotation. By default no subtypes
+        are learned.
     donor_key
-        Column of `obs` that names patient or animal: what is held out as a whole. `batch_key` by default.
+        Column of `obs` that names the patient or animal, which is held out as a whole. `batch_key` by default.
     method
         ``"stcontrast"`` (ours); a published method: ``"tpirbae"``, ``"mclstexp"``, ``"nh2st"``, ``"bleep"``,
         ``"mvitgene"``, ``"magic"``, ``"triplex"``, ``"deepspot"``; a baseline: ``"ridge"``, ``"knn"``, ``"mlp"``,
-        ``"kernel"``, ``"color"``, ``"mean"``, chance (``"field"``) and the oracle ``"depth"``; or the predictions of
-        another model (``"given"``).
+        ``"kernel"``, ``"color"``, ``"mean"``, ``"field"`` (chance) and ``"depth"`` (an oracle); or ``"given"``, the
+        predictions of another model.
     encoder, field_um
-        As in :func:`stcontrast.pp.image_features`, fields in µm. By default the features that are there, else
-        colour and texture at 100, 200, 400 and 800 µm. The features of several encoders have equal weight.
+        As in :func:`stcontrast.pp.image_features`, fields in µm. By default existing features are used; if there are
+        none, colour and texture at 100, 200, 400 and 800 µm. The features of several encoders have equal weight.
     use_rep
-        Slot of `obsm` with the features to learn from, or several, which become blocks of equal weight: features of
-        :func:`stcontrast.pp.image_features`, or your own. ``"X_image"`` by default; it is the only one that is made where
-        it is absent. Not with ``image_tower="finetune"``.
+        One or several slots of `obsm` with the features to learn from: features of
+        :func:`stcontrast.pp.image_features`, or your own. Several slots become blocks of equal weight. ``"X_image"``
+        by default; only this slot is computed if it is absent. Not with ``image_tower="finetune"``.
     n_genes
-        Genes to model at most: the most variable of those seen in 10 % of the training spots.
+        Largest number of genes to model: the most variable of those seen in 10 % of the training spots.
     genes
-        Genes to model, instead.
+        Names of the genes to model, instead of `n_genes`.
     n_neighbors
-        Nearest spots of the same slide whose mean image features are added to a spot's own, with the extremes of
-        the nearest six of them for every encoder of at most 1024 features. By default what the method takes: 18 (two
-        rings of Visium's lattice) for ours and the baselines, 0 for the published methods, which look at the spot itself
-        or bring a neighbourhood of their own.
+        Number of nearest spots of the same slide. Their mean image features are added to the features of the spot,
+        and, for every encoder of at most 1024 features, the extremes of the nearest six. The default depends on the
+        method: 18 (two rings of Visium's lattice) for ``"stcontrast"`` and the baselines, 0 for the published methods,
+        which use only the spot itself or define their own neighbourhood.
     standardize
-        ``"slide"``: image features to zero mean and unit deviation within every slide, against stain and scanner;
-        ``"none"``.
+        ``"slide"``: scale image features to zero mean and unit deviation within every slide, which removes differences
+        in stain and scanner. ``"none"``: no scaling.
+    max_spots
+        Largest number of spots to learn from, for ``"stcontrast"`` and the baselines; `None`: all. If there are more,
+        annotated spots (up to half of the number) and as many others of every slide are drawn at random. Image
+        features of all spots are still used, for the neighbours and to standardise within slides. The other methods
+        look around a spot and learn from all.
     layer
         Layer with raw counts; `X` by default.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
     complete
-        Fill the zeros of the training spots' expression before it is learnt from, as :func:`stcontrast.pp.complete`
-        does, with a model of those spots alone: inner folds complete without their held-out group. What predictions
-        are scored and calibrated against stays as it was measured. Takes a minute a fold.
+        Fill the zeros in the expression of the training spots before training, as :func:`stcontrast.pp.complete` does.
+        The model for this is fitted on the training spots alone; inner folds complete without their held-out group.
+        Scores and calibration use the measured values. Takes a minute per fold.
     image_tower
-        ``"frozen"``: the encoder is used as it is. ``"finetune"``: a network of timm (`encoder`, at `field_um`, 200 µm
-        by default) is first trained end to end on these spots, against their expression and classes, and then used
-        frozen. Inner folds have networks of their own, trained without their held-out group, so that calibration and
-        choices stay honest; that is one training a fold, and one more. Needs images; features in
-        ``obsm["X_image"]`` are neither looked at nor changed.
+        ``"frozen"``: the encoder is not trained. ``"finetune"``: a network of timm (`encoder`, at `field_um`, 200 µm
+        by default) is first trained end to end on these spots, to predict their expression and classes (or by the
+        method's own loss, with ``tower_options={"loss": "method"}``), and is then frozen. Each inner fold has its own
+        network, trained without its held-out group, so that calibration and choices are unbiased. This takes one
+        training per fold, and one more. Needs images. Features in ``obsm["X_image"]`` are neither used nor changed.
     tower_options
         Options of the fine-tuning, by name: :class:`stcontrast.models.TowerOptions`. Among them ``epochs``,
         ``batch_size``, ``micro_batch``, ``learning_rate``, ``precision``, ``devices``, ``checkpoint_dir``.
     options
-        Options of the method, by name; its page in the documentation has them. For ``"stcontrast"``: ``gene_space``
-        (``"axes"``, ``"vae"``, or a trained :class:`stcontrast.models.BatchAgnosticVAE`), ``n_coordinates``, ``vae_epochs``, ``loss``, ``contrastive_weight``, ``temperature``,
-        ``max_epochs``, ``penalty``.
+        Options of the method, by name. The page of the method lists them. For ``"stcontrast"``: ``gene_space``
+        (``"axes"``, ``"vae"``, or a trained :class:`stcontrast.models.BatchAgnosticVAE`), ``n_coordinates``,
+        ``vae_epochs``, ``loss``, ``contrastive_weight``, ``temperature``, ``max_epochs``, ``penalty``.
+    n_jobs
+        Number of inner folds to fit at the same time. Each runs in a process of its own, which needs memory for one more
+        fit. By default they run one after another in this process, unless ``joblib.parallel_config(n_jobs=...)`` says
+        otherwise or a dask ``Client`` runs; its workers then fit them. Predictions differ by rounding errors only.
     seed
-        Seed of everything random; the session's own random state is left as it was.
+        Random seed. The random state of your session is not changed.
 
     Returns
     -------
     The model: ``predict``, ``save``, ``spec``. Written to every table: ``obsm["X_image"]`` and
     ``uns["stcontrast"]["image_features"]`` if they were absent (fine-tuned ones in ``obsm["X_image_tuned"]`` and
-    ``uns["stcontrast"]["image_features_X_image_tuned"]`` instead); by a contrastive method ``obsm["X_stc_image"]`` and,
-    with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without counts; a
-    spot against its slide, as :func:`embed_genes` makes it) and ``uns["stcontrast"]["embed_genes"]``. To a SpatialData
-    also the table ``"stc_pred"``: predictions for the training slides, marked in-sample.
+    ``uns["stcontrast"]["image_features_X_image_tuned"]`` instead); by a contrastive method ``obsm["X_stc_image"]``
+    and, with counts, ``obsm["X_stc_gene"]`` and, with a VAE, ``obsm["X_stc_vae"]`` (float32; NaN in spots without
+    counts; a spot against its slide, as :func:`embed_genes` makes it) and ``uns["stcontrast"]["embed_genes"]``. In a
+    SpatialData also the table ``"stc_pred"``: predictions for the training slides, marked as in-sample. Neither
+    embeddings nor predictions are written if there are more spots than `max_spots`.
 
     Raises
     ------
     KeyError
-        If a column, layer, table, slot of `use_rep` or gene is absent; the message lists what is there.
+        If a column, layer, table, slot of `use_rep` or gene is absent. The message lists those that exist.
     TypeError
         If `data` is something else.
     ValueError
-        If a slot that is written holds something of yours, counts are not raw, a slide has no image, an image lies elsewhere than its spots, µm per pixel is unknown,
-        or there is nothing to learn from; if the encoder cannot be fine-tuned and is to be. All before any work is done.
+        If an output slot holds your own data, counts are not raw, a slide has no image, an image does not lie under
+        its spots, µm per pixel is unknown, or there is nothing to learn from; or if ``image_tower="finetune"`` and the
+        encoder cannot be fine-tuned. All are raised before any work is done.
 
     Examples
     --------
@@ -188,6 +203,7 @@ def fit(  # noqa: PLR0913
         genes=genes,
         n_neighbors=n_neighbors,
         standardize=standardize,
+        max_spots=max_spots,
         seed=seed,
         options=options,
         complete=complete,
@@ -226,19 +242,26 @@ def fit(  # noqa: PLR0913
         features, made_by = features_to_fit(sources, encoders=chosen, fields=fields, slots=slots)
     else:
         with tuning.cut(sources) as store:
-            tuned, tower = tuning.run(store, spots, rows, fit_spec)
+            tuned, tower = tuning.run(store, spots, rows, fit_spec, method=method)
         features, made_by, of_fold = tuning.write(sources, tower), tuned.made_by, tuned.of_fold
         tuning_losses = tuned.losses
     if asked.uses_color:
         features, made_by = color_features(sources, features, made_by)
     spots = replace(spots, features=features, blocks=block_widths(made_by))
-    model, train = fit_model(
-        spots, rows, method=method, fit_spec=fit_spec, made_by=made_by, of_fold=of_fold,
-        spot_distance_um=spot_distance_um(sources),
-    )  # fmt: skip
+    with on_cluster(), nullcontext() if n_jobs is None else parallel_config(n_jobs=n_jobs):
+        model, train = fit_model(
+            spots, rows, method=method, fit_spec=fit_spec, made_by=made_by, of_fold=of_fold,
+            spot_distance_um=spot_distance_um(sources),
+        )  # fmt: skip
     model.tower = tower
     if tuning_losses:
         model.history = {"fine-tuned encoder": pd.DataFrame(tuning_losses), **model.history}
+    if len(train) < len(rows):
+        logger.warning(
+            "Predictions and embeddings of the training slides are not written: `stc.tl.predict_expression(data, model, "
+            "store=...)` and `stc.tl.embed(data, model)` make them."
+        )
+        return model
     back = np.argsort(rows)
     _write_embeddings(sources, model, {slot: values[back] for slot, values in model.method.embed(train).items()})
     _write_predictions(sources, spots, model, donor_key=keys.donor_key or keys.batch_key)
@@ -257,9 +280,10 @@ def _write_embeddings(
         write_embedding(source.table, model, here, provenance={slide.name: "in-sample" for slide in source.slides})
         if VAE_LATENT in embeddings:
             source.table.obsm[VAE_LATENT] = here[VAE_LATENT]
+            latent: Any = getattr(model.method, "latent", None)
             # what `embed_genes` writes about a latent of its own
             record = {
-                "genes": model.genes, "n_latent": embeddings[VAE_LATENT].shape[1], "within_slide": True,
+                "genes": model.genes, "n_latent": embeddings[VAE_LATENT].shape[1], "within_slide": latent.within_slide,
                 "key_added": VAE_LATENT, "trained_on_these_spots": True, "method": model.method.name,
                 "model_id": model.model_id,
             }  # fmt: skip

@@ -166,7 +166,7 @@ def gather_counts(
 ) -> Spots:
     """All spots of all tables, with counts, slide, batch and label; everything that is named is checked."""
     if batch_key is not None and batch_key == label_key:
-        msg = f"`batch_key` and `label_key` are both {batch_key!r}: the latent cannot be blind to what guides it."
+        msg = f"`batch_key` and `label_key` are both {batch_key!r}: the latent cannot be independent of the column that guides it."
         raise ValueError(msg)
     slides = [slide_of_row(table, library_key=library_key) for table in tables]
     if batch_key is None:
@@ -192,7 +192,7 @@ def with_named_genes(spots: Spots, genes: Sequence[str]) -> Spots:
     columns = pd.Index(spots.genes).get_indexer(pd.Index(wanted, dtype=object))
     absent = [gene for gene, column in zip(wanted, columns, strict=True) if column < 0]
     if absent or not wanted:
-        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. They begin {list(spots.genes[:5])}."
+        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. Some that exist: {list(spots.genes[:5])}."
         raise KeyError(msg)
     return _with_columns(spots, columns)
 

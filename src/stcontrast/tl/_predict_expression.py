@@ -1,4 +1,4 @@
-"""`predict_expression`: expression from H&E alone."""
+"""`predict_expression`: predict expression from H&E alone."""
 
 from __future__ import annotations
 
@@ -57,55 +57,58 @@ def predict_expression(  # noqa: PLR0913
 ) -> AnnData | list[AnnData] | None:
     """Predict the expression of every spot from its H&E.
 
-    The slides need an image and spots; counts, if there are any, are not looked at (save by the oracle ``"depth"``,
-    which needs them in `X`). Image features are made with the model's own encoders unless fitting ones are in the slots
-    of `obsm` that it was trained on, ``"X_image"`` by default.
+    The slides need an image and spots. Counts are not used, except by the oracle ``"depth"``, which needs them in `X`.
+    Image features are computed with the encoders of the model, unless matching features are in the slots of `obsm`
+    that the model was trained on (``"X_image"`` by default).
 
     Parameters
     ----------
     data
         One object or a list of them; SpatialData whose table annotates the spots (it may have no genes), or AnnData.
     model
-        From :func:`fit` or :func:`stcontrast.models.load`, or the folder that it was saved to.
+        From :func:`fit` or :func:`stcontrast.models.load`, or the folder that the model was saved to.
     key_added
         Name of the table that is added to a SpatialData.
     donor_key
-        Column of `obs` with the donor, to say whether the model has met it; carried over into the prediction.
+        Column of `obs` with the donor, to record whether the model was trained on it. It is copied into the
+        prediction.
     encoder
-        Only for a model that was trained with a callable, which is not saved with it. For a model of several encoders,
-        all of them in a list, as they were for training.
+        Only for a model that was trained with a callable, because a callable is not saved with the model. For a model
+        of several encoders, give all of them in a list, as in training.
     standardize
-        By whose mean and deviation image features are standardised: ``"slide"``, those of the slide itself, which takes
-        out stain and scanner, and needs the whole slide; or ``"training"``, those of the training slides, for a part of a
-        slide, a few spots or one tissue, whose stain has to be like theirs. Without effect on a model that was trained
-        with ``standardize="none"``.
+        How image features are standardised. ``"slide"``: with mean and deviation of the slide itself, which removes
+        differences in stain and scanner. Give the whole slide. ``"training"``: with those of the training slides, for
+        a part of a slide, a few spots or one tissue. The stain must then be similar to that of the training slides.
+        Has no effect on a model that was trained with ``standardize="none"``.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
     store
-        Path of a zarr store to write the prediction to as it is made, for more spots than memory holds: one object
-        at a time. Its numbers stay on disk and are read lazily; image features that have to be made are not kept. Until
-        it is finished it lies in ``<store>.partial``, and the same call goes on there after a break.
+        Path of a zarr store to which the prediction is written step by step, for more spots than fit in memory; for
+        one object at a time. The values stay on disk and are read lazily. Newly computed image features are not kept.
+        Unfinished work is in ``<store>.partial``, and the same call continues it after an interruption.
 
     Returns
     -------
-    For one AnnData the prediction; for a list the list of the predictions of every AnnData in it, in order. `None`
-    where all are SpatialData: every SpatialData gets the prediction as a table `key_added` that annotates the same shapes. In it: ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``,
-    ``layers["upper"]`` = 90 % interval, NaN on slides of other donors where the model was trained on one donor; ``obs``: the keys, the donor, ``stc_in_distribution``; ``obsm["spatial"]`` in
-    pixels; ``var["stc_held_out_r"]``: correlation of each gene on held-out training groups; ``varm["stc_spot_errors"]``
-    and ``varm["stc_slide_errors"]``: how the errors of genes go together, for :func:`score_genes`;
-    ``uns["stcontrast"]["prediction"]``: units, model, and for each slide whether it is in-sample, of a donor that the
-    model knows, or out-of-donor. Image features that were made are kept where their slot was free.
+    For one AnnData the prediction; for a list, the list of predictions of every AnnData in it, in order. `None` if all
+    are SpatialData: then the prediction is added as a table `key_added` that annotates the same shapes. The prediction
+    holds ``X`` = log(1 + counts per 10 000), float32; ``layers["lower"]``, ``layers["upper"]`` = 90 % interval, NaN on
+    slides of other donors if the model was trained on one donor; ``obs``: the keys, the donor,
+    ``stc_in_distribution``; ``obsm["spatial"]`` in pixels; ``var["stc_held_out_r"]``: correlation of each gene on
+    held-out training groups; ``varm["stc_spot_errors"]`` and ``varm["stc_slide_errors"]``: how the errors of genes are
+    correlated, for :func:`score_genes`; ``uns["stcontrast"]["prediction"]``: units, model, and for each slide whether
+    it is in-sample, of a donor that the model knows, or out-of-donor. Newly computed image features are kept if their
+    slot was empty.
 
     Raises
     ------
     FileExistsError
-        If something lies at `store`.
+        If `store` exists.
     FileNotFoundError
         If there is no model in the folder.
     KeyError
-        If a column, table, image or slide that is named is absent; the message lists what is there.
+        If a named column, table, image or slide is absent. The message lists those that exist.
     ValueError
-        If the model has no genes, `key_added` is taken by something else, or an image cannot be used. All before any
+        If the model has no genes, `key_added` holds other data, or an image cannot be used. All are raised before any
         work is done.
 
     Examples

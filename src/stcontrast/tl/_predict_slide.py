@@ -1,4 +1,4 @@
-"""`predict_slide`: from whole-slide files to predictions in one call."""
+"""`predict_slide`: predict on whole-slide files in one call."""
 
 from __future__ import annotations
 
@@ -78,48 +78,49 @@ def predict_slide(  # noqa: PLR0913
 ) -> SpatialData:
     """Predict expression and subtype on whole-slide files: tissue, spots, image features, prediction.
 
-    What :func:`stcontrast.pp.tissue_grid`, :func:`predict_expression` and :func:`classify` do one after another. The
-    image stays in its file, and is read in tiles where there is tissue.
+    Does in one call what :func:`stcontrast.pp.tissue_grid`, :func:`predict_expression` and :func:`classify` do one
+    after another. The image stays in its file. It is read in tiles, only where there is tissue.
 
     Parameters
     ----------
     slides
-        A file of a slide scanner (svs, ndpi, mrxs, tiff, ...), or what ``wsidata.open_wsi`` returns; or a list of
-        them. Needs ``wsidata``.
+        A file of a slide scanner (svs, ndpi, mrxs, tiff, ...), or an object of ``wsidata.open_wsi``, or a list of
+        these. Needs ``wsidata``.
     model
-        From :func:`fit` or :func:`stcontrast.models.load`, or the folder that it was saved to.
+        From :func:`fit` or :func:`stcontrast.models.load`, or the folder that the model was saved to.
     out
-        SpatialData store (``.zarr``) to write the result to. With it, a call that was broken off goes on: until it is
-        finished, image features lie in ``<out>.partial``. By default nothing is written.
+        SpatialData store (``.zarr``) to write the result to. If a call with `out` is interrupted, the same call
+        continues it: unfinished work is in ``<out>.partial``. By default nothing is written.
     um_per_px
         µm per pixel of the finest level, a number, or a mapping from the name of a slide (its file without the ending)
-        to a number. By default what the files say.
+        to a number. By default the value in the file.
     pitch_um
-        Distance between neighbouring spots in µm; that of the training spots by default, or 100.
+        Distance between neighbouring spots in µm. By default that of the training spots, or 100 if it is unknown.
     spot_diameter_um
         Diameter of the spots in µm; 0.55 of `pitch_um` by default.
     geometry, min_tissue
         As in :func:`stcontrast.pp.tissue_grid`.
     tissue
-        ``"detect"``: spots on what is told from the glass. `None`: everywhere, for a file that tissue fills.
+        ``"detect"``: lay spots on tissue only. `None`: everywhere, for a file that is filled with tissue.
     encoder, standardize
         As in :func:`predict_expression`.
     overwrite
-        Replace what lies at `out`, and begin anew where an earlier call was broken off.
+        Replace an existing `out`, and start again instead of continuing an interrupted call.
 
     Returns
     -------
-    The result, as it is written to `out`. For every slide: a small copy of the image ``<slide>_he`` to draw on, and
-    shapes ``<slide>_spots`` in pixels of the file's finest level, both in a coordinate system of the slide's own name.
-    ``"table"``: the spots, and the classes if the model has any. ``"stc_pred"``: expression, if the model has genes, as
-    :func:`predict_expression` writes it. Image features are not kept: they belong to the file.
+    The result, as it is written to `out`. For every slide it has a small copy of the image, ``<slide>_he``, for
+    figures, and shapes, ``<slide>_spots``, in pixels of the file's finest level. Both are in a coordinate system named
+    after the slide. ``"table"``: the spots, and the classes if the model has any. ``"stc_pred"``: expression, if the
+    model has genes, as :func:`predict_expression` writes it. Image features are not kept, because they belong to the
+    file.
 
     Raises
     ------
     FileExistsError
-        If something lies at `out` and `overwrite` is False.
+        If `out` exists and `overwrite` is False.
     FileNotFoundError
-        If a slide or the model is not there.
+        If a slide or the model does not exist.
     ImportError
         If wsidata is not installed.
     KeyError
@@ -127,8 +128,9 @@ def predict_slide(  # noqa: PLR0913
     TypeError
         If a slide is neither a file nor a WSIData.
     ValueError
-        If two slides have the same name, µm per pixel is unknown, a file cannot be read as a slide, there is no tissue,
-        `out` does not end in ``.zarr``, or ``<out>.partial`` holds other work. All before any spot is encoded.
+        If two slides have the same name, µm per pixel is unknown, a file cannot be read as a slide, there is no
+        tissue, `out` does not end in ``.zarr``, or ``<out>.partial`` holds other work. All are raised before any spot
+        is encoded.
 
     Examples
     --------
@@ -193,7 +195,7 @@ def _refuse_own_features(model: Predictor) -> None:
     own = [str(record["slot"]) for record in model.spec["image_features"] if record["encoder"]["kind"] == "given"]
     if own:
         msg = (
-            f"The model was trained on features of the user's own in {own}, which cannot be made from a file: make spots "
+            f"The model was trained on custom features in {own}, which cannot be made from a file: make spots "
             "with `stc.pp.tissue_grid`, put the features there, and call `stc.tl.predict_expression`."
         )
         raise ValueError(msg)
@@ -237,7 +239,7 @@ def _scales(files: Sequence[_File], given: float | Mapping[str, float] | None) -
             raise KeyError(msg)
         scales = {file.name: (given or {}).get(file.name, file.um_per_px) for file in files}
     if lost := [name for name, scale in scales.items() if scale is None]:
-        msg = f"µm per pixel is unknown for {lost}: the files do not say it. Give `um_per_px`."
+        msg = f"µm per pixel is unknown for {lost}: the files do not state it. Give `um_per_px`."
         raise ValueError(msg)
     known = {name: float(scale) for name, scale in scales.items() if scale is not None}
     check_arguments({"um_per_px": known})
@@ -265,7 +267,7 @@ def _store(path: Path | None, stack: ExitStack, *, overwrite: bool, description:
             shutil.rmtree(folder)
     store = stack.enter_context(ResumableStore(folder, description, argument="out"))
     if store.resumed:
-        logger.info("Going on with the work in %s.", folder)
+        logger.info("Continuing the work in %s.", folder)
     return store
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from stcontrast._cluster import running_client, spread
-from stcontrast._data.design import SlideMoments, set_out, surroundings
+from stcontrast._data.design import SlideMoments, parts_of_slide, set_out, surroundings
 from stcontrast._data.spots import Spots
 from stcontrast._files import ResumableStore, content_hash, written_whole
 from stcontrast._keys import LOWER, UPPER
@@ -52,7 +52,7 @@ def predict_to_store(
     donor_key: str | None,
     standardize: StandardizeBy,
 ) -> AnnData:
-    """Predict the expression of every spot into a zarr store; go on where an earlier call was broken off.
+    """Predict the expression of every spot into a zarr store, and continue an interrupted call.
 
     Parameters
     ----------
@@ -285,13 +285,10 @@ class _SlideDesign:
         if not len(self._slide.centers):
             msg = f"Slide {self._slide.name!r} has no spots."
             raise ValueError(msg)
-        # neighbours lie together: what a part needs beyond its own spots is little
-        order = np.lexsort((self._slide.centers[:, 0], self._slide.centers[:, 1]))
-        starts = range(0, len(order), CHUNK)
-        pieces = ((i, self._piece(np.sort(order[start : start + CHUNK]))) for i, start in enumerate(starts))
-        found = dict(_on_parts(_moments, model, pieces))
+        parts = parts_of_slide(self._slide.centers, CHUNK)
+        found = dict(_on_parts(_moments, model, ((i, self._piece(part)) for i, part in enumerate(parts))))
         # in one order, whatever came first
-        moments = reduce(SlideMoments.merged, [found[i] for i in range(len(starts))])
+        moments = reduce(SlideMoments.merged, [found[i] for i in range(len(parts))])
         n = np.full_like(moments.mean, moments.n)
         store.save(f"moments{code}", np.stack([n, moments.mean, moments.squares, moments.largest]))
         return moments

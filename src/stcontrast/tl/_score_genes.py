@@ -1,4 +1,4 @@
-"""`score_genes`: scores of gene sets on predictions, with intervals."""
+"""`score_genes`: score gene sets on predictions, with intervals."""
 
 from __future__ import annotations
 
@@ -63,59 +63,63 @@ def score_genes(
 ) -> pd.DataFrame:
     r"""Score sets of genes on predicted expression, with intervals, in every spot and for whole slides.
 
-    The score of a set is the mean of the predicted log(1 + counts per 10 000) of its genes. This is the first half of
-    :func:`scanpy.tl.score_genes`: no mean of random control genes is subtracted, as depth plays no part in a prediction,
-    and genes are not standardised. So a score has the same unit on every slide, and highly expressed genes weigh more.
+    The score of a set is the mean of the predicted log(1 + counts per 10 000) of its genes. Unlike in
+    :func:`scanpy.tl.score_genes`, no mean of random control genes is subtracted, because a prediction does not depend
+    on depth. Genes are not standardised. Therefore a score has the same unit on every slide, and highly expressed
+    genes have more weight.
 
     Parameters
     ----------
     pred
-        What :func:`predict_expression` returns, or a SpatialData in which it has written a table; or a list of them.
+        The result of :func:`predict_expression`, or a SpatialData with such a table, or a list of these.
     gene_sets
         Genes by the name of their set; or the path of a GMT file, such as those of MSigDB (it may be gzipped).
     key_added
-        What the names of the columns begin with.
+        Start of the names of the columns.
     min_share
-        Share of a set's genes that the model must predict. A set of which it predicts fewer is an error.
+        Share of a set's genes that the model must predict. A set with a smaller share raises an error.
     prediction_key
         Table of predictions of a SpatialData.
     library_key
-        AnnData alone: column of `obs` that names the slide of a spot; ``"library_id"`` by default if it is there.
+        AnnData only: column of `obs` that names the slide of a spot; ``"library_id"`` by default, if it exists.
 
     Returns
     -------
-    A row for every slide and set: ``slide``, ``gene_set``, ``score`` (mean over the spots of the slide), ``lower``,
-    ``upper``, ``n_spots``, ``n_genes`` (of the set, predicted). Written to `obs` of the prediction for every set:
-    ``"<key_added>_<set>"``, ``"<key_added>_<set>_lower"`` and ``"<key_added>_<set>_upper"``; what was scored is in
-    ``uns["stcontrast"]["gene_score_<key_added>_<set>"]``.
+    A table with one row for every slide and set: ``slide``, ``gene_set``, ``score`` (mean over the spots of the
+    slide), ``lower``, ``upper``, ``n_spots``, ``n_genes`` (of the set, predicted). Written to `obs` of the prediction
+    for every set: ``"<key_added>_<set>"``, ``"<key_added>_<set>_lower"`` and ``"<key_added>_<set>_upper"``; what was
+    scored is in ``uns["stcontrast"]["gene_score_<key_added>_<set>"]``.
 
     Raises
     ------
     FileNotFoundError
         If there is no such GMT file.
     KeyError
-        If a SpatialData has no prediction, or a column that is named is absent.
+        If a SpatialData has no prediction, or a named column is absent.
     TypeError
-        If an object is no prediction.
+        If an object is not a prediction.
     ValueError
-        If too few genes of a set are predicted, a file is no GMT file, a column of `obs` is yours, two objects have a
-        slide of the same name, or nothing says which spots are of which slide. All before anything is written.
+        If too few genes of a set are predicted, a file is not a GMT file, a column of `obs` holds your own data, two
+        objects have a slide of the same name, or the slides of the spots are unknown. All are raised before anything
+        is written.
 
     Notes
     -----
-    The interval is that of the predictions, 90 % by default, where the measured score should lie. With :math:`w_g = 1/n`
-    for the :math:`n` genes of a set and :math:`\Sigma` the second moments of the out-of-fold errors of genes, it is
+    The interval has the level of the prediction (90 % by default). The measured score should lie in it. With
+    :math:`w_g = 1/n` for the :math:`n` genes of a set and :math:`\Sigma` the second moments of the out-of-fold errors
+    of genes, it is
 
     .. math:: s \pm z \sqrt{w^T \Sigma w}, \qquad \Sigma \approx F F^T + \operatorname{diag}(d^2),
 
-    with :math:`z` the normal quantile. Genes with errors that go together average out less than independent ones. The
-    prediction has :math:`F` and, as the last column, :math:`d` in ``varm["stc_spot_errors"]``.
+    with :math:`z` the normal quantile. Correlated errors average out less than independent ones. The prediction has
+    :math:`F` and, as the last column, :math:`d` in ``varm["stc_spot_errors"]``.
 
-    Errors of neighbouring spots, and the level of a whole slide, are not independent either. So the interval of a slide's
-    mean does not shrink with the number of spots: it has the same form, with the second moments of the mean errors of
-    held-out slides (``varm["stc_slide_errors"]``) and the quantile of Student's t with as many degrees of freedom as
-    donors were held out. It assumes that the mean error of a new slide is drawn from the normal distribution, about 0, of
-    those of held-out slides. Four donors say little of it: the interval is wide, and rough.
+    Errors of neighbouring spots are not independent either, and the error in the level of a slide is shared by all of
+    its spots. Therefore the interval of the mean of a slide does not shrink with the number of spots. It has the same
+    form, with the second moments of the mean errors of held-out slides (``varm["stc_slide_errors"]``), and with the
+    quantile of Student's t with as many degrees of freedom as donors were held out. It assumes that the mean errors of
+    new and held-out slides follow the same normal distribution around 0. With four donors the interval is wide and
+    rough.
 
     Examples
     --------

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from stcontrast._data.folds import inner_folds
 from stcontrast._keys import TUNED_FEATURES
 from stcontrast._reading import require_images
 from stcontrast.fitted._fit import training_spots
-from stcontrast.methods._base import get_method
+from stcontrast.methods._base import METHODS, get_method
 from stcontrast.pp._encoders import TimmEncoder, resolve_encoders
-from stcontrast.pp._features import FeatureSpec, encode_spots
+from stcontrast.pp._features import FeatureSpec, encode_spots, warn_of_looks
 from stcontrast.tl._features import describe, keep_features
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from stcontrast._data.spots import Spots
     from stcontrast._models.image_tower import TowerOptions, TunedEncoder
+    from stcontrast._models.image_tower.batches import PairMethod
     from stcontrast._models.image_tower.crop_store import CropStore
     from stcontrast._reading import Sections
     from stcontrast.fitted._fit import FitSpec
@@ -145,10 +147,13 @@ class Tuning:
         """Crops of all spots; close them after use."""
         from stcontrast._models.image_tower import CropStore
 
+        for source in sources:
+            for slide in source.slides:
+                warn_of_looks(slide)
         return CropStore.cut(sources, self.fields, self.base.size_px)
 
     def run(
-        self, store: CropStore, spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec, *, name: str = ""
+        self, store: CropStore, spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec, *, method: str, name: str = ""
     ) -> tuple[TunedFeatures, TunedEncoder]:
         """Tune on some spots, and encode.
 
@@ -162,6 +167,8 @@ class Tuning:
             Training spots: whole donors. Nothing of any other is learnt from.
         fit_spec
             How the method will be fitted.
+        method
+            Name of the method, for its own loss.
         name
             Folder of this training in `checkpoint_dir`; that one itself by default.
 
@@ -179,6 +186,7 @@ class Tuning:
         found = cross_fit(
             self.base, crops, data, inner_folds(data), options,
             center=fit_spec.standardize == "slide", seed=fit_spec.seed,
+            method=partial(_pair_method, method, fit_spec) if options.loss == "method" else None,
         )  # fmt: skip
         features = encode(found.encoder, CropRows(store, np.arange(len(store))))
         of_fold = tuple(encode(encoder, crops) for encoder in found.of_fold)
@@ -198,6 +206,11 @@ class Tuning:
         return np.concatenate(parts)
 
 
+def _pair_method(name: str, fit_spec: FitSpec) -> PairMethod:
+    """A fresh method whose own loss trains the tower."""
+    return cast("PairMethod", get_method(name, seed=fit_spec.seed, options=fit_spec.options))
+
+
 def check_image_tower(
     image_tower: str,
     tower_options: Mapping[str, Any] | None,
@@ -210,8 +223,8 @@ def check_image_tower(
     Raises
     ------
     ValueError
-        If there is no such tower, options are given for a frozen one, slots of features for one that makes its own, or
-        none of the methods looks at an encoder.
+        If there is no such tower, options are given for a frozen one, slots of features for one that makes its own,
+        none of the methods looks at an encoder, or one has no loss of its own that trains one and is to.
     """
     valid = get_args(ImageTowerKind.__value__)
     if image_tower not in valid:
@@ -224,11 +237,20 @@ def check_image_tower(
         return False
     if use_rep is not None:
         msg = (
-            f"`use_rep` is {use_rep!r}, and `image_tower='finetune'` learns from the images, not from features that are "
-            "there: leave one or the other out."
+            f"`use_rep` is {use_rep!r}, and `image_tower='finetune'` learns from the images, not from existing "
+            "features: leave out one of them."
         )
         raise ValueError(msg)
-    if all(get_method(method).uses_color for method in methods):
-        msg = f"{' and '.join(map(repr, methods))} looks at colour alone, at no encoder: there is nothing to fine-tune."
+    asked = {name: get_method(name) for name in methods}
+    others = [name for name, method in asked.items() if not (method.trains_tower or method.uses_color)]
+    if (tower_options or {}).get("loss") == "method" and others:
+        able = sorted(name for name, method in METHODS.items() if method.trains_tower)
+        msg = (
+            f"`tower_options={{'loss': 'method'}}`: {' and '.join(map(repr, others))} has no loss of its own that trains an "
+            f"encoder; {', '.join(map(repr, able))} have one. Take one of these, or the loss 'joint'."
+        )
+        raise ValueError(msg)
+    if all(method.uses_color for method in asked.values()):
+        msg = f"{' and '.join(map(repr, methods))} uses colour alone and no encoder: there is nothing to fine-tune."
         raise ValueError(msg)
     return True

@@ -57,7 +57,7 @@ def check_prediction_slot(source: Sections, key: str) -> None:
     if not source.is_spatialdata:
         return
     if not ELEMENT_NAME.fullmatch(key):
-        msg = f"`key_added` names a table of a SpatialData: letters, digits, '_', '.' and '-' alone, found {key!r}."
+        msg = f"`key_added` names a table: use only letters, digits, '_', '.' and '-', found {key!r}."
         raise ValueError(msg)
     if key not in source.data:
         return
@@ -89,7 +89,7 @@ def check_slots_ours(table: AnnData, record: Record, key: str, **slots: Sequence
     ]
     if taken:
         msg = (
-            f"{' and '.join(taken)} {'hold' if len(taken) > 1 else 'holds'} something that stcontrast has not written, or "
+            f"{' and '.join(taken)} {'hold' if len(taken) > 1 else 'holds'} something that stcontrast did not write, or "
             "whose record is gone: rename or delete it, or give another `key_added` where there is one."
         )
         raise ValueError(msg)
@@ -224,8 +224,8 @@ def warn_of_intervals(model: Predictor, provenance: Mapping[str, str]) -> None:
     bare = [name for name, known in provenance.items() if not interval_holds(model, known)]
     if bare:
         logger.warning(
-            "No intervals for %s: the model's rest on held-out %ss of the donors %s, and hold for no other donor "
-            "(`lower` and `upper` are NaN). `donor_key` tells of slides of these donors.",
+            "No intervals for %s: the intervals of the model come from held-out %ss of the donors %s, and are not valid for "
+            "other donors (`lower` and `upper` are NaN). Give `donor_key` if these slides are of the same donors.",
             bare, model.spec["held_out_unit"], model.spec["donors"][:5],
         )  # fmt: skip
 

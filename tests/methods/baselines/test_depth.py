@@ -43,7 +43,7 @@ def test_moving_counts_between_genes_changes_nothing(caplog):
     model = stc.tl.fit(sdata, batch_key="donor", label_key="subtype", method="depth")
     new = stc.datasets.toy(n_donors=1, n_spots=40, n_genes=20, seed=1)
     stc.tl.predict_expression(new, model)
-    assert "oracle: it looks at the measured depth" in caplog.text
+    assert "oracle: it uses the measured depth" in caplog.text
     assert model.spec["oracle"]
     before = new["stc_pred"].X.copy()
     table = new["table"]

@@ -105,7 +105,7 @@ def test_chunks_do_not_matter(monkeypatch, n_landmarks):
     x, y = problem(90)
     monkeypatch.setattr(_kernel, "N_LANDMARKS", n_landmarks)
     whole = KernelPath().fit(x, y).predict(x, 1.0)
-    monkeypatch.setattr(_kernel, "PREDICTED_AT_ONCE", 7)
+    monkeypatch.setattr(_kernel, "SPOTS_AT_ONCE", 7)
     np.testing.assert_allclose(KernelPath().fit(x, y).predict(x, 1.0), whole, atol=1e-5)
     assert KernelPath().fit(x, y).predict(x[:0], 1.0).shape == (0, 3)
 

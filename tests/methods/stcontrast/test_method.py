@@ -59,7 +59,7 @@ def fit(data: Spots, **options: Any) -> Fitted:
 
 def parts_of(fold: Fold, **options: Any) -> ImageToGene:
     """What a fold fits, made without the method."""
-    part = quick(**options)._fresh_parts()
+    part = ImageToGene(**quick(**options)._part_options())
     part.fit(fold.training)
     return part
 

@@ -203,9 +203,9 @@ def labels_learnt_from(monkeypatch: pytest.MonkeyPatch, spots: Spots, **options:
     seen: list[NDArray[np.int64]] = []
     fit = Subtypes._fit_members
 
-    def watched(self, views, label, spanned=None):
+    def watched(self, views, label, **options):
         seen.append(label)
-        return fit(self, views, label, spanned)
+        return fit(self, views, label, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Subtypes, "_fit_members", watched)

@@ -33,6 +33,7 @@ def small(**kwargs: Any) -> BatchAgnosticVAE:
     return BatchAgnosticVAE(adata, n_latent=3, n_hidden=8, **kwargs)
 
 
+@pytest.mark.slow
 def test_samples_of_the_posterior_predictive_look_like_the_counts(model: BatchAgnosticVAE):
     samples = model.posterior_predictive_sample(n_samples=5).todense()
     assert samples.shape == (240, 60, 5)

@@ -121,7 +121,9 @@ def test_a_model_loaded_without_its_data_names_classes(guided: BatchAgnosticVAE,
 
 def test_without_guidance_the_message_says_how_to_get_it(model: BatchAgnosticVAE, unseen: ad.AnnData):
     assert model.classes == []
-    with pytest.raises(ValueError, match=r"knows no classes: give labels_key and unlabeled_category.*class_weight"):
+    with pytest.raises(
+        ValueError, match=r"was trained without classes: give labels_key and unlabeled_category.*class_weight"
+    ):
         model.predict(unseen)
     with pytest.raises(RuntimeError, match="there is no classifier"):
         model.module.classify(torch.zeros(1, 6))

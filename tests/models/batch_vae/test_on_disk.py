@@ -310,7 +310,7 @@ def test_invalid_stores(tmp_path: Path):
     assert refusal(tmp_path / "none.zarr").endswith("none.zarr does not exist.")
     assert refusal([]) == "there are no stores; give at least one folder."
     (tmp_path / "folder").mkdir()
-    assert "is no zarr group; AnnData.write_zarr writes one" in refusal(tmp_path / "folder")
+    assert "is not a zarr group; AnnData.write_zarr writes one" in refusal(tmp_path / "folder")
     assert "holds no AnnData: it has ['obs', 'var']" in refusal(_without_x(good, tmp_path / "bare.zarr"))
     assert "genes differ between stores: G0, G1 only in" in refusal([good, other])
     assert "turned.zarr has them in another order" in refusal([good, turned])

@@ -21,7 +21,7 @@ def batch(n: int = 12) -> TowerBatch:
     rng = torch.Generator().manual_seed(0)
     return TowerBatch(
         torch.zeros(n, 1, 4, 4, 3, dtype=torch.uint8), torch.randn(n, 4, generator=rng), torch.arange(n) % 4 > 0,
-        torch.arange(n) % 3 - 1, torch.arange(n) // 6,
+        torch.arange(n) % 3 - 1, torch.arange(n) // 6, torch.rand(n, 2, generator=rng),
     )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def test_losses_start_at_chance() -> None:
     module = heads()
     parts = module.losses(torch.zeros(12, 5), given)
     # the mean is predicted; all images are alike
-    expected = given.components[given.measured].square().sum(dim=1).mean()
+    expected = given.gene[given.measured].square().sum(dim=1).mean()
     torch.testing.assert_close(parts["expression"], expected)
     assert float(parts["contrastive"].detach()) >= math.log(9) - 1e-4
     total = parts["expression"] + 0.3 * parts["contrastive"] + 2.0 * parts["class"]
@@ -48,9 +48,9 @@ def test_spots_without_counts_or_label_have_no_part_in_those_losses() -> None:
     assert module.expression is not None
     nn.init.normal_(module.expression.weight)
     before = module.losses(features, given)
-    components, label = given.components.clone(), given.label.clone()
+    components, label = given.gene.clone(), given.label.clone()
     components[~given.measured] = 99.0
-    after = module.losses(features, given._replace(components=components))
+    after = module.losses(features, given._replace(gene=components))
     assert all(torch.equal(before[name], after[name]) for name in before)
     label[:] = -1
     assert "class" not in module.losses(features, given._replace(label=label))
@@ -112,11 +112,11 @@ def test_components_are_those_of_the_training_rows_and_see_nothing_else() -> Non
     ]).astype(np.float64)  # fmt: skip
     scores = PCA(3, svd_solver="full").fit_transform(centered / centered.std(axis=0))
     scores /= np.sqrt(scores.var(axis=0).sum())
-    np.testing.assert_allclose(np.abs(targets.components[seen]), np.abs(scores), atol=1e-4)
-    assert not targets.components[~data.measured].any()
+    np.testing.assert_allclose(np.abs(targets.gene[seen]), np.abs(scores), atol=1e-4)
+    assert not targets.gene[~data.measured].any()
     data.observed[data.donor == "2"] += 7 * np.random.default_rng(0).random((30, 6), dtype=np.float32)
     again = TowerTargets.of(data, rows, n_components=3)
-    np.testing.assert_array_equal(again.components[rows], targets.components[rows])
+    np.testing.assert_array_equal(again.gene[rows], targets.gene[rows])
 
 
 def test_without_counts_or_labels_there_is_no_such_target() -> None:
@@ -124,5 +124,5 @@ def test_without_counts_or_labels_there_is_no_such_target() -> None:
     rows = np.arange(48)
     data.depth[:], data.label[:] = 0, -1
     targets = TowerTargets.of(data, rows, n_components=3)
-    assert targets.components.shape == (48, 0)
+    assert targets.gene.shape == (48, 0)
     assert targets.n_classes == 0

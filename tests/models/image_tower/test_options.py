@@ -14,6 +14,7 @@ from stcontrast._models.image_tower import TowerOptions
         ({"stain_jitter": -1.0}, "`stain_jitter` must be a finite number of at least 0, found -1.0"),
         ({"layer_decay": 1.5}, "`layer_decay` must be a finite number above 0 and of at most 1"),
         ({"stop": "early"}, r"`stop` must be one of 'fixed', 'held-out', found 'early'"),
+        ({"loss": "own"}, "`loss` must be one of 'joint', 'method', found 'own'"),
         ({"batch_norm": "train"}, "`batch_norm` must be one of 'frozen', 'adapted', found 'train'"),
         ({"stop": "held-out", "devices": 2}, "validates every epoch on one device"),
         ({"checkpoint_dir": __file__}, "is a file. Give a folder"),

@@ -192,6 +192,7 @@ with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork there")
 def test_a_forked_process_reads_after_its_parent_has_computed(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "he.zarr", data=np.moveaxis(PICTURE, -1, 0), chunks=(3, 32, 32))

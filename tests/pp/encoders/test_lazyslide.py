@@ -136,7 +136,7 @@ def test_records_name_what_can_be_made_again(monkeypatch: pytest.MonkeyPatch) ->
     again = encoder_from_spec(encoder.spec)
     assert again.spec == encoder.spec
     np.testing.assert_array_equal(again(CROPS), encoder(CROPS))
-    with pytest.raises(ValueError, match="loads its own weights: make the object"):
+    with pytest.raises(ValueError, match="loads its own weights: create the model"):
         resolve_encoder("known", pretrained=False)
     with pytest.raises(ValueError, match=r"lazyslide 'Rim', which is not saved with it: give `encoder`"):
         encoder_from_spec(resolve_encoder(Rim(recipe())).spec)

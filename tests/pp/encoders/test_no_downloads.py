@@ -94,7 +94,7 @@ def test_it_is_what_predictions_of_a_loaded_model_do(asked: list[Any], tmp_path:
 def test_addresses_and_files_in_a_spec_are_refused(
     asked: list[Any], change: dict[str, Any], allow_download: bool
 ) -> None:
-    with pytest.raises(ValueError, match="would read files or addresses of its own"):
+    with pytest.raises(ValueError, match="would read files or web addresses"):
         encoder_from_spec(SPEC | change, allow_download=allow_download)
     assert asked == []
 

@@ -83,7 +83,7 @@ def test_without_a_compiler_the_network_runs_as_it_is(
     with caplog.at_level(logging.WARNING):
         found = [encoder(CROPS), encoder(CROPS)]
     assert [record.getMessage() for record in caplog.records] == [
-        "The network cannot be compiled here (No working C++ compiler found): it runs as it is."
+        "The network cannot be compiled here (No working C++ compiler found): it runs uncompiled."
     ]
     for features in found:
         np.testing.assert_array_equal(features, small()(CROPS))

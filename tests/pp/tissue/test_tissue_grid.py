@@ -218,7 +218,7 @@ def test_an_earlier_grid_is_renewed_and_anything_else_only_with_overwrite() -> N
     grid = sdata["table"]
     assert grid.n_obs == len(sdata["he_spots"]) < first.n_obs / 3
     del grid.uns["stcontrast"]["tissue_grid"]
-    with pytest.raises(ValueError, match=r"\['he_spots', 'table'\] are taken.*`overwrite=True`"):
+    with pytest.raises(ValueError, match=r"\['he_spots', 'table'\] are used.*`overwrite=True`"):
         stc.pp.tissue_grid(sdata, um_per_px=5.0)
     assert sdata["table"] is grid
     stc.pp.tissue_grid(sdata, um_per_px=5.0, overwrite=True)
@@ -227,7 +227,7 @@ def test_an_earlier_grid_is_renewed_and_anything_else_only_with_overwrite() -> N
 
 def test_an_image_is_never_replaced_by_a_grid() -> None:
     sdata = slide()
-    with pytest.raises(ValueError, match=r"\['he'\] are taken by elements that are no grid"):
+    with pytest.raises(ValueError, match=r"\['he'\] are used by elements that are not a grid"):
         stc.pp.tissue_grid(sdata, um_per_px=5.0, shapes_key="he", overwrite=True)
 
 
@@ -252,7 +252,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_written() -> None:
     refuse(ValueError, "`pitch_um` must be a finite number above 0", pitch_um=0)
     refuse(ValueError, "`min_tissue` must be a finite number above 0 and of at most 1", min_tissue=50)
     refuse(ValueError, '"visium" or "square"', geometry="hex")
-    refuse(ValueError, "names of their own", shapes_key="table")
+    refuse(ValueError, "need different names", shapes_key="table")
     refuse(KeyError, '"detect", None or the name', tissue="mine")
     refuse(ValueError, "No spot of 55 µm lies on tissue.*2400 × 2400 µm", tissue=None, um_per_px=10, pitch_um=5000)
     blank = np.broadcast_to(np.array(GLASS, dtype=np.uint8), (240, 240, 3)).copy()

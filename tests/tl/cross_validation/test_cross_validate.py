@@ -114,6 +114,23 @@ def test_predictions_are_in_the_order_of_the_spots(cv, toy):
     assert np.isfinite(predictions.X).all()
 
 
+def test_classes_of_every_held_out_spot(cv, toy):
+    """Annotated and predicted, in the order of the spots: what the classes and their scores are made of."""
+    obs = cv.predictions.obs
+    annotated = toy["table"].obs[LABELS].astype(object).to_numpy()
+    np.testing.assert_array_equal(obs["annotated"].isna(), pd.isna(annotated))
+    known = ~pd.isna(annotated)
+    assert 0 < known.sum() < len(known)
+    np.testing.assert_array_equal(obs["annotated"][known].astype(str), annotated[known])
+    for method in METHODS:
+        guessed = obs[f"class_{method}"]
+        # spots without annotation are predicted too
+        assert guessed.notna().all()
+        for donor, table in cv.classes[cv.classes["method"] == method].groupby("donor"):
+            here = known & (obs["donor"] == donor).to_numpy()
+            np.testing.assert_array_equal(guessed[here].astype(str), table["predicted"])
+
+
 def test_the_object_is_unchanged_but_for_features(raw):
     before = snapshot(raw)
     stc.tl.cross_validate(raw, donor_key="donor", methods=["mean"])
@@ -180,7 +197,7 @@ def test_bad_input_is_refused_before_any_work(raw, arguments, kind, message):
 
 
 def test_one_donor_is_an_error_that_says_why(raw):
-    with pytest.raises(ValueError, match=r"Only one donor, 'donor1': .* would say nothing about a donor never seen"):
+    with pytest.raises(ValueError, match=r"Only one donor, 'donor1': .* says nothing about a new donor"):
         stc.tl.cross_validate(parts_of(raw, "donor1"), donor_key="donor")
 
 

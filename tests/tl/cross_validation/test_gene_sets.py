@@ -185,7 +185,7 @@ def test_an_unknown_set_is_an_error(cv):
         (
             {"gene_sets": {"mine": ["GENE1", *(f"X{i}" for i in range(12))]}},
             KeyError,
-            r"12 genes of the set 'mine' are absent .*\['X0', .*'X9'\]\. They begin \['GENE1'",
+            r"12 genes of the set 'mine' are absent .*\['X0', .*'X9'\]\. Some that exist: \['GENE1'",
         ),
     ],
 )

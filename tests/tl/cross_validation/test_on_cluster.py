@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import stcontrast as stc
+from stcontrast._cluster import on_cluster
 from stcontrast._data.spots import Spots
 from stcontrast.methods._base import METHODS
 from stcontrast.methods.baselines import Mean
@@ -62,26 +63,40 @@ def test_the_numbers_are_those_of_one_process_and_the_spots_are_sent_once(toy, a
 def test_by_default_there_are_as_many_fits_as_threads_of_workers(client, monkeypatch):
     monkeypatch.setattr(_parallel, "SMALL", 0)
     fits = [type("Large", (), {"n_values": 1})()] * 12
-    with _parallel.on_cluster():
+    with on_cluster():
         assert _parallel.count_processes(None, fits) == 2
         assert _parallel.count_processes(None, fits[:1]) == 1
-    with joblib.parallel_config(backend="threading"), _parallel.on_cluster():
+    with joblib.parallel_config(backend="threading"), on_cluster():
         assert type(_parallel.get_active_backend()[0]).__name__ == "ThreadingBackend"
 
 
-def test_a_killed_worker_costs_its_task_alone(toy, client, tmp_path):
+@pytest.fixture
+def noting():
+    """The mean, which notes in a folder where it works; a class of its own in every test."""
     before = dict(METHODS)
 
-    class Noted(Mean):
-        name = "noted"
+    class Noting(Mean):
+        name = ""
 
         def __init__(self, *, folder: str = "", seed: int = 0):
             super().__init__(seed=seed)
             self.folder = folder
 
-        def fit(self, data, folds):
+        def note(self):
             with open(f"{self.folder}/{os.getpid()}", "a") as file:  # noqa: PTH123
                 file.write("x")
+
+    yield Noting
+    METHODS.clear()
+    METHODS.update(before)
+
+
+def test_a_killed_worker_costs_its_task_alone(toy, client, tmp_path, noting):
+    class Noted(noting):
+        name = "noted"
+
+        def fit(self, data, folds):
+            self.note()
             time.sleep(0.5)
             return super().fit(data, folds)
 
@@ -101,8 +116,6 @@ def test_a_killed_worker_costs_its_task_alone(toy, client, tmp_path):
         cv = stc.tl.cross_validate(copied(toy), methods=methods, n_jobs=2, **QUICK)
     finally:
         thread.join()
-        METHODS.clear()
-        METHODS.update(before)
     assert cv.failures.empty
     expected = cv.scores.query("method == 'mean'")["value"]
     for i in range(3):
@@ -110,3 +123,28 @@ def test_a_killed_worker_costs_its_task_alone(toy, client, tmp_path):
     # nine fits; what was done again is what the dead worker held
     done = sum(len(file.read_text()) for file in tmp_path.iterdir())
     assert 9 < done <= 9 + 4
+
+
+def test_inner_folds_of_a_fit_go_to_the_workers(toy, client, tmp_path, noting):
+    class Placed(noting):
+        name = "placed"
+
+        def fit_parts(self, spots):
+            self.note()
+            super().fit_parts(spots)
+
+    def half_width(**given):
+        model = stc.tl.fit(
+            copied(toy), donor_key="donor", n_genes=12, method="placed", options={"folder": str(tmp_path)}, **given
+        )
+        return model.calibration.half_width
+
+    there = half_width()
+    workers = set(client.run(os.getpid).values())
+    fitted = {int(file.name): len(file.read_text()) for file in tmp_path.iterdir()}
+    # the last fit is here
+    assert fitted.pop(os.getpid()) == 1
+    assert set(fitted) <= workers
+    assert sum(fitted.values()) == toy["table"].obs["donor"].nunique()
+    with joblib.parallel_config(backend="sequential"):
+        np.testing.assert_allclose(half_width(), there, atol=1e-5)

@@ -148,7 +148,7 @@ def test_the_user_s_backend_is_used_and_gives_the_same_numbers(toy, registered, 
     with ExitStack() as stack:
         if backend == "dask":
             distributed = pytest.importorskip("distributed")
-            options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+            options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
             cluster = stack.enter_context(distributed.LocalCluster(**options))
             stack.enter_context(distributed.Client(cluster))
         stack.enter_context(joblib.parallel_config(backend=backend))

@@ -60,7 +60,7 @@ def check_checkpoint(path: Path) -> None:
 
 def _what_is_wrong(path: Path) -> str:
     if not stat.S_ISREG(path.stat().st_mode):
-        return "it is no plain file"
+        return "it is not a plain file"
     with ZipFile(path) as archive:
         inside = next((item for item in archive.infolist() if item.filename.endswith("/data.pkl")), None)
         if inside is None or inside.compress_type != ZIP_STORED or inside.file_size > MOST_BYTES:

@@ -196,7 +196,7 @@ class ClassesMixin:
         """
         if not self.classes:
             msg = (
-                "this model knows no classes: give labels_key and unlabeled_category to setup_anndata, and a "
+                "this model was trained without classes: give labels_key and unlabeled_category to setup_anndata, and a "
                 "class_weight above 0 to the model, then train it."
             )
             raise ValueError(msg)

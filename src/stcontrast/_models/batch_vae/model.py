@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import pandas as pd
 import scvi
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -34,13 +33,13 @@ from stcontrast._models.batch_vae.training import HeldOutGroupsMixin
 from stcontrast._training import quiet_loggers, seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from os import PathLike
     from typing import Self
 
     from anndata import AnnData
 
-__all__ = ["BatchAgnosticVAE", "fit_vae", "make_vae"]
+__all__ = ["BatchAgnosticVAE"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +47,6 @@ SAVED_ADATA: Final = "adata.h5ad"
 SAVED_MODEL: Final = "model.pt"
 # scvi-tools logs that a folder on disk has been downloaded
 DOWNLOAD_LOGGER: Final = "scvi.data._download"
-UNLABELLED: Final = "unlabelled"
-# The model learns what half or a quarter of the depth does to a spot. Less would leave little of a shallow spot.
-THIN_TO: Final = (0.5, 0.25)
 
 
 class BatchAgnosticVAE(EncodingMixin, DecodingMixin, ClassesMixin, HeldOutGroupsMixin, SCVI):
@@ -426,88 +422,3 @@ def _check_saved(checkpoint: Path) -> None:
     # of a checkpoint that is absent, scvi-tools says how to convert what is older
     if checkpoint.exists():
         check_checkpoint(checkpoint)
-
-
-def make_vae(
-    adata: AnnData,
-    *,
-    batch_key: str,
-    labels: Sequence[str | None] | None = None,
-    labels_key: str = "label",
-    class_weight: float = 0.0,
-    slide_key: str | None = None,
-    **architecture: Any,
-) -> BatchAgnosticVAE:
-    """A model that is set up on these spots, not trained; see :func:`fit_vae`."""
-    known = sorted({label for label in labels or () if label is not None})
-    classes = {}
-    if known:
-        unlabelled = UNLABELLED
-        while unlabelled in known:
-            unlabelled += "_"
-        named = [unlabelled if label is None else label for label in labels or ()]
-        adata.obs[labels_key] = pd.Categorical(named, categories=[*known, unlabelled])
-        classes = {"labels_key": labels_key, "unlabeled_category": unlabelled}
-    # it is no fault if every spot has a class
-    silent = quiet_loggers(BatchAgnosticVAE.__module__, level=logging.ERROR)
-    with warnings.catch_warnings(), silent:
-        # a class or a batch of one or two spots is a property of the user's data
-        warnings.filterwarnings("ignore", message=".*has fewer than 3 cells", category=UserWarning)
-        BatchAgnosticVAE.setup_anndata(adata, batch_key=batch_key, slide_key=slide_key, **classes)
-    return BatchAgnosticVAE(adata, class_weight=class_weight if known else 0.0, **architecture)
-
-
-def fit_vae(  # noqa: PLR0913
-    adata: AnnData,
-    *,
-    batch_key: str,
-    labels: Sequence[str | None] | None = None,
-    labels_key: str = "label",
-    class_weight: float = 0.0,
-    n_latent: int = 16,
-    max_epochs: int | None = None,
-    slide_key: str | None = None,
-    validation_key: str | None = None,
-    seed: int = 0,
-) -> BatchAgnosticVAE:
-    """Train a model on spots that all have counts, without warnings that nobody can act on.
-
-    Parameters
-    ----------
-    adata
-        Raw counts, the batch column and the validation column. It is set up in place, and the model keeps it.
-    batch_key
-        Column whose effect the latent must not contain.
-    labels
-        Class of every spot, `None` for none. Without classes the latent is not guided.
-    labels_key
-        Column to write the classes to.
-    class_weight
-        Weight of the classes in the loss, if there are any.
-    n_latent
-        Dimensions of the latent space.
-    max_epochs
-        Epochs; by default :func:`default_max_epochs`.
-    slide_key
-        Column that names the slides with which the encoder compares a spot; spots are then thinned in training. By
-        default the encoder sees the counts of one spot only.
-    validation_key
-        Column that names the groups of which one in ten is held out. By default the model trains on all spots.
-    seed
-        Seed of the weights and of the training.
-
-    Returns
-    -------
-    The trained model.
-    """
-    model = make_vae(
-        adata, batch_key=batch_key, labels=labels, labels_key=labels_key, class_weight=class_weight, n_latent=n_latent,
-        slide_key=slide_key, seed=seed,
-    )  # fmt: skip
-    n_groups = 0 if validation_key is None else adata.obs[validation_key].nunique()
-    held_out = max(1, n_groups // 10) if n_groups else 0
-    model.train(
-        max_epochs=max_epochs, validation_key=validation_key, validation_groups=held_out, seed=seed,
-        thin_to=() if slide_key is None else THIN_TO,
-    )  # fmt: skip
-    return model

@@ -46,7 +46,7 @@ def anndatas(path: Path) -> Iterator[tuple[str, Any]]:
         # Any: only its encoding tells the type of an element
         group: Any = zarr.open_group(path, mode="r")
     except (FileNotFoundError, ValueError, KeyError) as error:
-        msg = f"{path} is no zarr group; AnnData.write_zarr writes one."
+        msg = f"{path} is not a zarr group; AnnData.write_zarr writes one."
         raise ValueError(msg) from error
     if group.attrs.get("encoding-type") == COLLECTION:
         parts = [name for name in group if name.startswith("dataset_")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -59,7 +61,7 @@ class _Training(pl.LightningModule):
         self.module = module
         self.table = table
         self.optimizer_of = optimizer
-        self.seen: list[dict[str, float]] = []
+        self.seen: defaultdict[str, list[float]] = defaultdict(list)
         self.rows: list[dict[str, float]] = []
 
     def on_fit_start(self) -> None:
@@ -69,10 +71,10 @@ class _Training(pl.LightningModule):
     def training_step(self, rows: Tensor) -> Tensor:
         """Loss of a batch."""
         parts = self.module.losses(self.table, rows)
-        seen = {name: float(part.detach()) for name, part in parts.items()}
+        for name, part in parts.items():
+            self.seen[name].append(float(part.detach()))
         if isinstance(self.module, PairModule):
-            seen["chance"] = self.module.chance(self.table, rows)
-        self.seen.append(seen)
+            self.seen["chance"].append(self.module.chance(self.table, rows))
         weights = self.module.weights
         total = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         check_loss(float(total.detach()), of=self.name, at=f"epoch {self.current_epoch + 1}")
@@ -80,7 +82,7 @@ class _Training(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Record the mean losses of the epoch."""
-        means = {str(name): float(value) for name, value in pd.DataFrame(self.seen).mean().items()}
+        means = {name: fmean(values) for name, values in self.seen.items()}
         self.rows.append({"epoch": self.current_epoch + 1, **means})
         self.seen.clear()
         if self.average_from is not None and self.current_epoch >= self.average_from:

@@ -22,12 +22,13 @@ from stcontrast._models.image_tower.training import Task, epoch_file, train_towe
 from stcontrast._progress import parts_of, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from stcontrast._data.folds import Fold
     from stcontrast._data.spots import Spots
+    from stcontrast._models.image_tower.batches import PairMethod
     from stcontrast._models.image_tower.crop_store import CropRows
     from stcontrast._models.image_tower.options import TowerOptions
     from stcontrast.pp._encoders import TimmEncoder
@@ -67,6 +68,7 @@ def cross_fit(
     *,
     center: bool,
     seed: int,
+    method: Callable[[], PairMethod] | None = None,
 ) -> CrossFitted:
     """Tune an encoder without each held-out group of the inner folds, and on all training spots.
 
@@ -86,6 +88,9 @@ def cross_fit(
         Whether to centre the features within the slide before the heads, as in the design of the method.
     seed
         Seed of all random numbers.
+    method
+        Makes a fresh contrastive method, for its own loss instead of the joint one. A fold without counts then keeps the
+        encoder as it was.
 
     Returns
     -------
@@ -104,13 +109,21 @@ def cross_fit(
     rows["final"] = (np.arange(len(crops)), None)
     tasks = {
         name: Task(
-            crops, TowerTargets.of(data, train, n_components=options.n_components), train, held_out, center, seed
+            crops,
+            TowerTargets.of(data, train, n_components=options.n_components)
+            if method is None
+            else TowerTargets.of_method(data, train, method()),
+            train,
+            held_out,
+            center,
+            seed,
         )
         for name, (train, held_out) in rows.items()
     }
     for name, task in tasks.items():
-        if len(task.teaching) < 2:
-            msg = f"Fine-tuning needs at least two spots with counts or a label; {name} has {len(task.teaching)}."
+        if task.is_empty and (method is None or name == "final"):
+            what = "counts or a label" if method is None else "counts"
+            msg = f"Fine-tuning needs at least two spots with {what}; {name} has {len(task.teaching)}."
             raise ValueError(msg)
     kept = options.checkpoint_dir
     with ExitStack() as stack:
@@ -126,7 +139,8 @@ def cross_fit(
         losses = {name: _trained(name, tasks[name], base, options, folder=parent / name) for name in of_folds}
         epoch = _best_epoch(list(losses.values())) if options.stop == "held-out" else None
         losses["final"] = _trained("final", tasks["final"], base, options, folder=parent / "final", last_epoch=epoch)
-        of_fold = [_tuned(base, parent / name, epoch) for name in tasks if name != "final"]
+        # (an encoder that stayed as it was has no epochs)
+        of_fold = [_tuned(base, parent / name, epoch if losses[name] else None) for name in tasks if name != "final"]
         return CrossFitted(_tuned(base, parent / "final", None), of_fold, losses)
 
 
@@ -150,17 +164,21 @@ def _trained(
         logger.info("The tower %r is read from %s.", name, folder)
         losses: list[dict[str, float]] = json.loads(losses_file.read_text())
         return losses
-    logger.info("Tuning %s (%s) on %d spots.", base.name, name, len(task.teaching))
     backbone = copy.deepcopy(base._model).requires_grad_()
     tower = ImageTower(backbone, mean=base.mean or (), std=base.std or (), options=options)
-    losses = train_tower(
-        tower,
-        task,
-        options,
-        folder=None if options.checkpoint_dir is None else folder,
-        weights_of_epochs=folder / "epochs" if task.held_out is not None and options.stop == "held-out" else None,
-        last_epoch=last_epoch,
-    )
+    if task.is_empty:
+        logger.warning("No counts outside the held-out group of %s: its encoder stays as it was.", name)
+        losses = []
+    else:
+        logger.info("Tuning %s (%s) on %d spots.", base.name, name, len(task.teaching))
+        losses = train_tower(
+            tower,
+            task,
+            options,
+            folder=None if options.checkpoint_dir is None else folder,
+            weights_of_epochs=folder / "epochs" if task.held_out is not None and options.stop == "held-out" else None,
+            last_epoch=last_epoch,
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(tower.backbone, folder / "tower.safetensors")
     with written_whole(losses_file) as scratch:
@@ -180,7 +198,7 @@ def _tuned(base: TimmEncoder, folder: Path, epoch: int | None) -> TunedEncoder:
 
 def _best_epoch(losses: list[list[dict[str, float]]]) -> int:
     """The epoch with the lowest mean held-out loss over folds, counted from 1."""
-    means = np.nanmean([[row.get("held_out_loss", np.nan) for row in of_fold] for of_fold in losses], axis=0)
+    means = np.nanmean([[row.get("held_out_loss", np.nan) for row in of_fold] for of_fold in losses if of_fold], axis=0)
     epoch = int(np.nanargmin(means)) + 1
     logger.info("Stopping after epoch %d of %d, by held-out groups.", epoch, len(means))
     return epoch
@@ -198,9 +216,12 @@ def _description(
         "seed": seed,
         "crops": tasks["final"].crops.fingerprint()[:16],
     }
+    own = tasks["final"].targets.method
+    if own is not None:
+        found["method"] = f"{own.name} {own.spec}"
     for name, task in tasks.items():
         targets = task.targets
         rows = [task.train] if task.held_out is None else [task.train, task.held_out]
-        of_task = [targets.components, targets.measured, targets.label, targets.slide, *rows]
+        of_task = [targets.gene, targets.measured, targets.label, targets.slide, *rows]
         found[f"targets of {name}"] = content_hash(of_task)[:16]
     return found

@@ -10,14 +10,15 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stcontrast._models.image_tower.augment import augment
-from stcontrast.nn import ProjectionHead, info_nce
+from stcontrast.nn import ProjectionHead, SpotTable, info_nce
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stcontrast._models.image_tower.options import TowerOptions
+    from stcontrast.nn import PairModule
 
-__all__ = ["ImageTower", "TowerBatch", "TowerHeads", "adapt_batch_norm"]
+__all__ = ["ImageTower", "PairHeads", "TowerBatch", "TowerHeads", "adapt_batch_norm"]
 
 
 class TowerBatch(NamedTuple):
@@ -27,21 +28,24 @@ class TowerBatch(NamedTuple):
     ----------
     crops
         (n, n_fields, size, size, 3), uint8.
-    components
-        Components of expression (n, k).
+    gene
+        Components of expression, or what the gene tower of a method takes (n, k).
     measured
         Whether a spot has counts (n,).
     label
         Class (n,), -1 for none.
     slide
         Code of the slide (n,).
+    lattice
+        Position on the slide (n, 2), in pitches.
     """
 
     crops: Tensor
-    components: Tensor
+    gene: Tensor
     measured: Tensor
     label: Tensor
     slide: Tensor
+    lattice: Tensor
 
 
 class ImageTower(nn.Module):
@@ -132,11 +136,11 @@ class TowerHeads(nn.Module):
         parts: dict[str, Tensor] = {}
         seen = batch.measured
         if self.expression is not None and bool(seen.any()):
-            error = self.expression(features[seen]) - batch.components[seen]
+            error = self.expression(features[seen]) - batch.gene[seen]
             parts["expression"] = error.square().sum(dim=1).mean()
         # one pair has no negatives
         if self.image is not None and self.gene is not None and int(seen.sum()) > 1:
-            gene = self.gene(batch.components[seen] * batch.components.shape[1] ** 0.5)
+            gene = self.gene(batch.gene[seen] * batch.gene.shape[1] ** 0.5)
             image = self.image(features[seen])
             parts["contrastive"] = info_nce(gene, image, temperature=self.options.temperature)
         known = batch.label >= 0
@@ -148,6 +152,47 @@ class TowerHeads(nn.Module):
         """Weighted sum of the parts."""
         weights = {name: getattr(self.options, f"{name}_weight") for name in parts}
         return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+
+
+class PairHeads(nn.Module):
+    """The loss of a contrastive method itself, its image side on the features of the batch.
+
+    The features are centred and scaled as for :class:`TowerHeads`.
+
+    Parameters
+    ----------
+    pair
+        The towers of the method, and their loss.
+    n_features
+        Number of features.
+    center
+        Centre the features within the slide.
+    """
+
+    def __init__(self, pair: PairModule, *, n_features: int, center: bool) -> None:
+        super().__init__()
+        self.pair = pair
+        self.center = center
+        self.norm = nn.BatchNorm1d(n_features, affine=False)
+
+    def losses(self, features: Tensor, batch: TowerBatch) -> dict[str, Tensor]:
+        """Parts of the method's loss on the features (n, n_features) of a whole batch."""
+        seen = batch.measured
+        features, slide = features[seen], batch.slide[seen]
+        if len(features) < 2:  # one pair has no negatives
+            return {"contrastive": features.sum() * 0.0}
+        if self.center:
+            features = _centered(features, slide)
+        rows = torch.arange(len(features), device=features.device)
+        table = SpotTable(
+            image=self.norm(features), gene=batch.gene[seen], target=features.new_zeros(len(features), 0), slide=slide,
+            lattice=batch.lattice[seen], near=rows[:, None],
+        )  # fmt: skip
+        return self.pair.losses(table, rows)
+
+    def total(self, parts: dict[str, Tensor]) -> Tensor:
+        """Weighted sum of the parts."""
+        return torch.stack([self.pair.weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
 
 
 def adapt_batch_norm(tower: ImageTower, crops: Iterable[Tensor]) -> None:

@@ -15,6 +15,7 @@ __all__ = ["TowerOptions"]
 
 type BatchNorm = Literal["frozen", "adapted"]
 type Stop = Literal["fixed", "held-out"]
+type TowerLoss = Literal["joint", "method"]
 
 # options that do not change the result
 NOT_OF_RESULT: Final = ("checkpoint_dir", "num_workers")
@@ -26,6 +27,11 @@ class TowerOptions:
 
     Parameters
     ----------
+    loss
+        What the network is trained for. ``"joint"``: ours, the three parts below, for any method. ``"method"``: the
+        contrastive loss of the method that is fitted, with its own gene side, heads, options and batches (``"bleep"``,
+        ``"mclstexp"``, ``"tpirbae"``); it needs counts. Then the weights of the parts, `temperature`, `n_components` and
+        `n_embedding` have no effect.
     epochs
         Passes through the training spots.
     stop
@@ -86,6 +92,7 @@ class TowerOptions:
     arXiv 2003.10555: learning rates by depth); Tellez et al. 2018 (stain augmentation, arXiv 1808.05896).
     """
 
+    loss: TowerLoss = "joint"
     epochs: int = 10
     stop: Stop = "fixed"
     batch_size: int = 256
@@ -112,7 +119,8 @@ class TowerOptions:
     checkpoint_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        choices = {"stop": one_of(*get_args(Stop.__value__)), "batch_norm": one_of(*get_args(BatchNorm.__value__))}
+        kinds = {"loss": TowerLoss, "stop": Stop, "batch_norm": BatchNorm}
+        choices = {name: one_of(*get_args(kind.__value__)) for name, kind in kinds.items()}
         check_fields(self, batch_size=whole(2), **choices)
         if self.stop == "held-out" and self.devices not in (1, "1"):
             msg = (

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stcontrast._models.image_tower.batches import SpotBatches, crop_loader, mixed_seed
 from stcontrast._models.image_tower.encoder import write_weights
-from stcontrast._models.image_tower.module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
+from stcontrast._models.image_tower.module import PairHeads, TowerBatch, adapt_batch_norm
 from stcontrast._training import check_loss, fit_quietly, quiet_training
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from stcontrast._models.image_tower.batches import TowerTargets
     from stcontrast._models.image_tower.crop_store import CropRows
+    from stcontrast._models.image_tower.module import ImageTower, TowerHeads
     from stcontrast._models.image_tower.options import TowerOptions
 
 __all__ = ["Task", "TowerTraining", "cached_backward", "epoch_file", "tower_groups", "train_tower", "warmup_cosine"]
@@ -171,6 +172,11 @@ class Task:
         useful = targets.measured | (targets.label >= 0)
         return self.train[useful[self.train]]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are too few spots to learn from."""
+        return len(self.teaching) < 2
+
 
 class TowerTraining(pl.LightningModule):
     """The training loop of a tower and its heads.
@@ -193,7 +199,7 @@ class TowerTraining(pl.LightningModule):
     """
 
     def __init__(
-        self, tower: ImageTower, heads: TowerHeads, *, options: TowerOptions, n_batches: int, seed: int
+        self, tower: ImageTower, heads: TowerHeads | PairHeads, *, options: TowerOptions, n_batches: int, seed: int
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -231,6 +237,8 @@ class TowerTraining(pl.LightningModule):
         """Back-propagate into the heads; gradient of the features of this process."""
         n, start = len(features), len(features) * self.global_rank
         whole = self._gathered(features.to(self.tower.mean.dtype)).detach().requires_grad_()
+        # dropout in the heads must not differ between processes
+        torch.manual_seed(mixed_seed(self.seed, self.global_step))
         with torch.autocast(self.device.type, enabled=False):
             parts = self.heads.losses(whole, batch)
             total = self.heads.total(parts)
@@ -339,14 +347,14 @@ def train_tower(
     Losses, one row per epoch.
     """
     rows = task.teaching
-    batches = SpotBatches(rows, options.batch_size, seed=task.seed)
     n_features = _n_features(tower, task.crops)
     # convolutions use all threads
     with quiet_training(task.seed, single_thread=False):
-        heads = TowerHeads(
-            n_features=n_features, n_components=task.targets.components.shape[1], n_classes=task.targets.n_classes,
-            center=task.center, options=options,
-        )  # fmt: skip
+        heads = task.targets.heads(n_features=n_features, center=task.center, options=options)
+        draw = None
+        if isinstance(heads, PairHeads):
+            draw = partial(heads.pair.batches, task.targets.table(rows), options.batch_size)
+        batches = SpotBatches(rows, options.batch_size, seed=task.seed, draw=draw)
         callbacks, checkpoint = checkpointing(folder)
         if options.batch_norm == "adapted" and checkpoint is None:
             some = np.sort(np.random.default_rng(task.seed).permutation(rows)[:ADAPTED_TO])

@@ -39,6 +39,7 @@ class Given(Method):
 
     name: ClassVar[str] = "given"
     n_neighbors: ClassVar[int] = 0
+    uses_features: bool = True
     spotwise: ClassVar[bool] = True
     reference: ClassVar[str] = "Predictions of another model"
     learnt: ClassVar[tuple[str, ...]] = ("arrays",)

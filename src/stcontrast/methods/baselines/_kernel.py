@@ -13,7 +13,7 @@ from stcontrast.methods._base import ChosenOnFolds
 from stcontrast.methods._linear import Scaler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,7 +24,7 @@ __all__ = ["Kernel", "KernelPath"]
 
 PENALTIES: Final = (0.3, 1.0, 3.0, 10.0)
 N_LANDMARKS: Final = 1000
-PREDICTED_AT_ONCE: Final = 8192
+SPOTS_AT_ONCE: Final = 2048
 # two spots with the same features would leave the kernel without a root
 JITTER: Final = 1e-8
 SMALLEST: Final = 1e-3
@@ -54,10 +54,10 @@ class KernelPath(Learns):
 
     def fit(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> KernelPath:
         """Fit targets (n_spots, n_targets) on inputs (n_spots, n_inputs)."""
-        return self.regress(self.span(x), y)
+        return self.span(x).regress(x, y)
 
-    def span(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Choose the landmarks; returns centred coordinates (n_spots, n_landmarks) for :meth:`regress`."""
+    def span(self, x: NDArray[np.float32]) -> KernelPath:
+        """Choose landmarks among these inputs and decompose their coordinates: once for all targets and penalties."""
         landmarks = x
         if len(x) > N_LANDMARKS:
             chosen = np.random.default_rng(self.seed).choice(len(x), N_LANDMARKS, replace=False)
@@ -69,18 +69,27 @@ class KernelPath(Learns):
         kernel = self._kernel(landmarks)
         kernel[np.diag_indices_from(kernel)] += JITTER
         self.arrays["root"] = cholesky(kernel, lower=True)
-        mapped = np.concatenate([self._mapped(part) for part in _parts(x)])
-        center = mapped.mean(axis=0)
-        mapped -= center
+        # part by part: the coordinates of all spots are larger than their features
+        gram, total = np.zeros_like(kernel), np.zeros(len(landmarks))
+        for part in _parts(x):
+            mapped = self._mapped(part)
+            gram += mapped.T @ mapped
+            total += mapped.sum(axis=0)
+        center = total / len(x)
         # one decomposition for every penalty
-        values, vectors = eigh(mapped.T @ mapped)
+        values, vectors = eigh(gram - len(x) * np.outer(center, center), overwrite_a=True)
         self.arrays |= {"center": center, "values": values, "vectors": vectors}
-        return mapped
+        return self
 
-    def regress(self, spanned: NDArray[np.float64], y: NDArray[np.float32]) -> KernelPath:
-        """Fit targets (n_spots, n_targets) on what :meth:`span` returned for the same spots."""
+    def regress(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> KernelPath:
+        """Fit targets (n_spots, n_targets) on the inputs that :meth:`span` was given."""
         mean = y.mean(axis=0, dtype=np.float64)
-        self.arrays |= {"mean": mean, "product": self.arrays["vectors"].T @ (spanned.T @ (y - mean))}
+        product = np.zeros((len(self.arrays["center"]), y.shape[1]))
+        for rows in _row_parts(len(x)):
+            product += self._kernel(x[rows]).T @ (y[rows] - mean)
+        # (the targets are centred, so that the coordinates need not be; one step from kernel to coordinates for all)
+        product = solve_triangular(self.arrays["root"], product, lower=True)
+        self.arrays |= {"mean": mean, "product": self.arrays["vectors"].T @ product}
         return self
 
     def predict(self, x: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:
@@ -174,5 +183,9 @@ def _squared_distance(x: NDArray[np.float32], z: NDArray[np.float32]) -> NDArray
     return squared.clip(0)
 
 
-def _parts(x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    return [x[start : start + PREDICTED_AT_ONCE] for start in range(0, len(x), PREDICTED_AT_ONCE)] or [x]
+def _row_parts(n_spots: int) -> list[slice]:
+    return [slice(start, start + SPOTS_AT_ONCE) for start in range(0, max(n_spots, 1), SPOTS_AT_ONCE)]
+
+
+def _parts(x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    return (x[rows] for rows in _row_parts(len(x)))

@@ -55,6 +55,7 @@ class Ridge(ChosenOnFolds):
     ) -> None:
         super().__init__(seed=seed)
         self.recipe = recipe
+        self.uses_features = recipe == "hest"
         self.penalty = penalty or (HEST_PENALTY if recipe == "hest" else PENALTY)
         self.path = RidgePath()
         self.model = LinearClassifier()

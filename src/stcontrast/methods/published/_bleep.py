@@ -68,6 +68,7 @@ class Bleep(ContrastiveMethod):
     """
 
     name: ClassVar[str] = "bleep"
+    trains_tower: ClassVar[bool] = True
     reference: ClassVar[str] = "Xie et al. 2023 (BLEEP, arXiv 2306.01859)"
     options_type: ClassVar[type[ContrastiveOptions]] = BleepOptions
     published: ClassVar[Schedule | None] = Schedule(

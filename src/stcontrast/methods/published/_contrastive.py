@@ -175,7 +175,9 @@ class ContrastiveMethod(TrainedMethod):
             if not self._own_regression:
                 self.decoder.fit(self._image(measured), self._apply(table, "embed_genes"), measured)
         elif spots.has_labels:
-            logger.warning("No counts: there is nothing to align, and subtypes are told by the image features alone.")
+            logger.warning(
+                "No counts: there is nothing to align, and subtypes are predicted from the image features alone."
+            )
         if spots.has_labels:
             known = np.flatnonzero(spots.label >= 0)
             embedding = self._image(spots)

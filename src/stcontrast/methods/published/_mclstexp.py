@@ -59,6 +59,7 @@ class Mclstexp(ContrastiveMethod):
     """
 
     name: ClassVar[str] = "mclstexp"
+    trains_tower: ClassVar[bool] = True
     reference: ClassVar[str] = "Min et al. 2024 (mclSTExp, Briefings in Bioinformatics bbae551)"
     options_type: ClassVar[type[ContrastiveOptions]] = MclstexpOptions
     published: ClassVar[Schedule | None] = Schedule(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from stcontrast._genespace import VaeSpace
+from stcontrast._genespace import ScviSpace, VaeSpace
 from stcontrast._keys import VAE_LATENT
 from stcontrast.methods._linear import standardizer
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
@@ -33,25 +33,30 @@ class TpirbaeOptions(ContrastiveOptions):
     vae_epochs
         Length of the VAE's training; by default its own rule.
     guided
-        Let the classes of annotated spots guide the latent (as scANVI does in the paper).
+        Let the classes of annotated spots guide the latent.
+    vae
+        ``"ours"``: :class:`~stcontrast.models.BatchAgnosticVAE`, and guided with a linear classifier. ``"scvi-tools"``:
+        the package's SCVI, and guided its SCANVI, as in the paper, with their defaults.
     """
 
     decoder: Literal["retrieval", "regression", "vae"] = "vae"
     n_latent: int = 16
     vae_epochs: int | None = None
     guided: bool = False
+    vae: Literal["ours", "scvi-tools"] = "ours"
 
 
 class Tpirbae(ContrastiveMethod):
     """Image encoding taught by a batch-agnostic gene encoder.
 
-    Stage 1: :class:`~stcontrast.models.BatchAgnosticVAE` on the training spots, unsupervised or ``guided`` by
-    classes, then frozen. Stage 2: a projection head on its latent, another on the image features, tied by InfoNCE or
+    Stage 1: :class:`~stcontrast.models.BatchAgnosticVAE` (or SCVI, SCANVI) on the training spots, unsupervised or
+    ``guided`` by classes, then frozen. Stage 2: a projection head on its latent, another on the image features, tied by InfoNCE or
     by the similarity-target loss. What it is for is the image embedding: subtypes by linear probe or kNN. Expression
     comes from the image embedding through a regression of the latent and the VAE's decoder, averaged over batches.
     """
 
     name: ClassVar[str] = "tpirbae"
+    trains_tower: ClassVar[bool] = True
     reference: ClassVar[str] = "Nishimura et al. 2025 (TPIRBAE, arXiv 2503.07173); much of it decided here"
     options_type: ClassVar[type[ContrastiveOptions]] = TpirbaeOptions
     decoders: ClassVar[tuple[str, ...]] = ("retrieval", "regression", "vae")
@@ -71,7 +76,8 @@ class Tpirbae(ContrastiveMethod):
     def make_decoder(self) -> Decoder:
         """The decoder that the options ask for, not fitted."""
         options = self.options
-        self.latent = VaeSpace(
+        space = VaeSpace if options.vae == "ours" else ScviSpace
+        self.latent = space(
             n_latent=options.n_latent, max_epochs=options.vae_epochs, guided=options.guided, seed=self.seed
         )
         if options.decoder == "vae":

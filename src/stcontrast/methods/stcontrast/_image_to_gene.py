@@ -83,8 +83,16 @@ class ImageToGene(Learns):
         self.arrays: dict[str, NDArray[Any]] = {}
         self.level = self.reference = np.zeros(0, dtype=np.float32)
 
-    def fit(self, spots: Spots) -> None:
-        """Fit the gene space on all counts, those of the gene side too, and the rest on spots with image and counts."""
+    def fit(self, spots: Spots, *, overwrite_design: bool = False) -> None:
+        """Fit the gene space on all counts, those of the gene side too, and the rest on spots with image and counts.
+
+        Parameters
+        ----------
+        spots
+            Training spots.
+        overwrite_design
+            Use the memory of their design, which is of no use afterwards.
+        """
         from sklearn.utils.extmath import randomized_svd
 
         from stcontrast._models.contrastive import ContrastiveModel
@@ -93,7 +101,7 @@ class ImageToGene(Learns):
         paired = spots.with_image_and_counts()
         coordinates = self.space.encode(paired)
         deviation = coordinates.std(axis=0) + np.float32(1e-6)
-        scaled = self.scaler.fit(paired).scaled(paired)
+        scaled = self.scaler.fit(paired).scaled(paired, overwrite=overwrite_design)
         learnt = replace(paired, target=coordinates)
         with stage("ridge regression"):
             self.linear = RidgePath().fit(scaled, learnt)

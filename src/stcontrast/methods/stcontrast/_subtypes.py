@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.special import softmax
 
 from stcontrast._state import Learns, fitted
 from stcontrast.methods._linear import Scaler, of_every_class
+from stcontrast.methods._over_folds import over_folds
 from stcontrast.methods.baselines._kernel import KernelPath
 from stcontrast.methods.stcontrast._stacking import mixed, stack_proba
 
@@ -68,13 +70,23 @@ class Subtypes(Learns):
         self.arrays: dict[str, NDArray[Any]] = {}
         self.kernels = self._fresh_kernels()
 
-    def fit(self, spots: Spots, embedding: NDArray[np.float32] | None) -> None:
-        """Fit on training spots, with their joint embedding (n_spots, d) where there were counts to learn it from."""
+    def fit(self, spots: Spots, embedding: NDArray[np.float32] | None, *, overwrite_design: bool = False) -> None:
+        """Fit on training spots.
+
+        Parameters
+        ----------
+        spots
+            Training spots.
+        embedding
+            Their joint embedding (n_spots, d), where there were counts to learn it from.
+        overwrite_design
+            Use the memory of their design, which is of no use afterwards.
+        """
         from sklearn.decomposition import PCA
 
         self.kernels = self._fresh_kernels()
         self.scaler.fit(spots)
-        blocks = [self.scaler.scaled(spots), *([] if embedding is None else [embedding])]
+        blocks = [self.scaler.scaled(spots, overwrite=overwrite_design), *([] if embedding is None else [embedding])]
         self.arrays = {"n_classes": np.array(spots.n_classes)}
         for i, block in enumerate(blocks):
             center = block.mean(axis=0)
@@ -88,6 +100,7 @@ class Subtypes(Learns):
             del joined
             self.arrays[f"axes{i}"] = pca.components_.T.astype(np.float32)
         views, label = self._views(blocks), spots.label
+        del blocks, block
         if self.self_training:
             label = self._own_labels(views, label)
         self._fit_members(_rows(views, label >= 0), label[label >= 0])
@@ -142,20 +155,20 @@ class Subtypes(Learns):
 
         self._fit_members(_rows(used, known), label[known])
         own = filled()
-        spanned = {of: self.kernels[f"kernel{of}"].span(x) for of, x in used.items()}
+        # of all spots from now on, whatever their labels
+        for of, x in used.items():
+            self.kernels[f"kernel{of}"].span(x)
         for _ in range(N_ROUNDS - 1):
-            self._fit_members(used, own, spanned)
+            self._fit_members(used, own, span=False)
             own = filled()
         return own
 
-    def _fit_members(
-        self, views: Views, label: NDArray[np.int64], spanned: Mapping[str, NDArray[np.float64]] | None = None
-    ) -> None:
+    def _fit_members(self, views: Views, label: NDArray[np.int64], *, span: bool = True) -> None:
         n_classes = int(self.arrays["n_classes"])
         member = np.eye(n_classes, dtype=np.float32)[label]
         for of, x in views.items():
             kernel = self.kernels[f"kernel{of}"]
-            kernel.regress(kernel.span(x) if spanned is None else spanned[of], member)
+            (kernel.span(x) if span else kernel).regress(x, member)
             coefficients, intercepts = _discriminant(x, label, n_classes)
             self.arrays |= {f"coefficients{of}": coefficients, f"intercepts{of}": intercepts}
 
@@ -195,6 +208,16 @@ def _discriminant(
     return of_every_class(fit, present, n_columns=x.shape[1], n_classes=n_classes)
 
 
+def _predict_held_out(
+    options: Mapping[str, Any], embedding: NDArray[np.float32] | None, fold: Fold
+) -> dict[str, NDArray[np.float32]]:
+    """What every classifier, fitted on a fold's training spots, predicts of its held-out spots."""
+    part = Subtypes(**options)
+    # the spots of a fold are copies
+    part.fit(fold.training, None if embedding is None else embedding[fold.train], overwrite_design=True)
+    return part.predict_each(fold.unseen(), None if embedding is None else embedding[fold.held_out])
+
+
 def choose_on_folds(
     spots: Spots, embedding: NDArray[np.float32] | None, folds: Sequence[Fold], *, seed: int
 ) -> tuple[NDArray[np.float32], dict[str, float], bool]:
@@ -226,11 +249,10 @@ def choose_on_folds(
     found: dict[bool, tuple[float, NDArray[np.float32], dict[str, float]]] = {}
     for self_training in (True, False) if unlabelled else (False,):
         each: dict[str, NDArray[np.float32]] = {}
-        for fold in folds:
-            part = Subtypes(self_training=self_training, seed=seed)
-            part.fit(fold.training, None if embedding is None else embedding[fold.train])
-            held_out = None if embedding is None else embedding[fold.held_out]
-            for name, proba in part.predict_each(fold.unseen(), held_out).items():
+        options = {"self_training": self_training, "seed": seed}
+        of_folds = over_folds(partial(_predict_held_out, options, embedding), folds)
+        for fold, predicted in zip(folds, of_folds, strict=True):
+            for name, proba in predicted.items():
                 each.setdefault(name, nothing.copy())[fold.held_out] = proba
         weights = stack_proba(each, spots.label, prior={name: PRIOR[name] for name in each})
         proba = mixed(weights, each)

@@ -1,4 +1,4 @@
-"""Crops as an array, for the user who wants to look at them or to encode them elsewhere."""
+"""`crops`: cut crops as an array, to look at them or to encode them elsewhere."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ def crops(
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
 ) -> NDArray[np.uint8]:
-    """Cut the square of H&E around every spot.
+    """Cut a square of H&E around every spot.
 
-    The side is true in µm whatever the scan; the centre is placed to a fraction of a pixel; the pyramid level is
-    the coarsest that needs no enlarging, averaged down (never resized and centre-cropped, which would change the field of
-    view). Where the image lacks that level, and the window has 128 pixels or more, it is averaged while the image is read:
-    a crop is the same with and without a stored pyramid. Beyond the border of the image, crops show the colour of the slide without tissue. Crops keep the image's own axes: a transformation
-    that rotates the slide moves the centres, not the crops.
+    The side of a crop is exact in µm for any scan resolution, and its centre is exact to a fraction of a pixel. The
+    crop is cut from the coarsest pyramid level that needs no enlarging, and averaged down. It is never resized and
+    centre-cropped, which would change the field of view. If the image lacks this level and the window has 128 pixels
+    or more, the level is computed while the image is read: a crop is the same with and without a stored pyramid.
+    Outside the image, crops have the colour of empty glass. Crops keep the axes of the image: a transformation that
+    rotates the slide moves the centres, but does not rotate the crops.
 
     Parameters
     ----------
@@ -54,18 +55,18 @@ def crops(
     size_px
         Side of the returned crop in pixels.
     um_per_px
-        µm per pixel of the image's finest level, a number or a mapping from slide to number. By default
-        ``uns["stcontrast"]["um_per_px"]`` of the table, else what the files say (a WSIData; the bins of Visium HD), else
-        derived from the lattice of the spots (Visium, legacy ST) and logged. A value that contradicts these by more than
-        5 % is warned of.
+        µm per pixel of the image's finest level, a number or a mapping from slide to number. By default it is taken
+        from ``uns["stcontrast"]["um_per_px"]`` of the table, else from the files (a WSIData; the bins of Visium HD),
+        else derived from the lattice of the spots (Visium, legacy ST) and logged. A warning is logged if a given value
+        differs from these by more than 5 %.
     spot_diameter_um
         Diameter (or side) of a spot in µm, to derive µm per pixel from the width of the shapes: 65 for Visium as Space
-        Ranger writes it, 100 for legacy ST. Not needed for a lattice that is known.
+        Ranger writes it, 100 for legacy ST. Not needed for a known lattice.
     table_key
         Table that holds the spots; the only one by default.
     image_key
         Image to cut from, or a mapping from slide to image. By default the finest RGB image under the spots.
-        AnnData: ``"hires"`` or ``"lowres"``.
+        AnnData: a key of its images, such as ``"hires"``.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
 

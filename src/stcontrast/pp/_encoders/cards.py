@@ -1,4 +1,4 @@
-"""What is known of encoders: names, licences, access, and the µm/px that they were trained at."""
+"""Facts about encoders: names, licences, access, and the µm/px of their training."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ IMAGENET_STD: Final[RGB] = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class EncoderCard:
-    """What is known of an encoder. `None` stands for unknown.
+    """Facts about an encoder. `None` means unknown.
 
     Parameters
     ----------
     name
-        What is passed as `encoder`.
+        The value to pass as `encoder`.
     source
         Where it comes from: ``"built in"``, ``"timm"``, ``"torchvision"``, ``"hf-hub"`` or ``"lazyslide"``.
     n_features
@@ -49,21 +49,21 @@ class EncoderCard:
     size_px
         Side of its input in pixels.
     um_per_px
-        µm per pixel of the slides that it was trained on; `None` for photographs and mixed magnifications.
+        µm per pixel of the slides in its training; `None` for photographs and mixed magnifications.
     licence
         Licence of the weights.
     gated
-        Whether the weights are given only to those who ask for them.
+        Whether the weights are available only on request.
     commercial
         Whether the licence allows commercial use.
     model
-        Name that timm loads it by, where that is another.
+        The name in timm, if it differs.
     architecture
-        timm's name of the network, for local weights of a model on the hub.
+        timm's name of the network, to load local weights of a model on the hub.
     model_args
-        Arguments that timm needs with either. Classes are given by name.
+        Further arguments for timm. Classes are given by name.
     mean, std
-        Normalisation, where timm's configuration is not to be relied on.
+        Normalisation, if timm's configuration is not reliable.
 
     Examples
     --------
@@ -176,15 +176,15 @@ PATHOLOGY: Final = (
 
 
 def encoders() -> pd.DataFrame:
-    """The encoders that are known by name, a row each.
+    """Table of the encoders that have a short name, one per row.
 
-    Facts are read from the installed timm, torchvision and, where it is installed, lazyslide-models. No network is made
-    and nothing is downloaded. Other names of timm and of the Hugging Face hub work as well.
+    The facts come from the installed timm and torchvision, and from lazyslide-models if it is installed. No network is
+    built and nothing is downloaded. Other names of timm and of the Hugging Face hub work as well.
 
     Returns
     -------
-    Columns of :class:`EncoderCard`: name (what is passed as `encoder`), source, n_features, size_px, um_per_px (that
-    the weights were trained at), licence (of the weights), gated, commercial. Unknown values are `None` or NaN.
+    Columns of :class:`EncoderCard`: name (the value to pass as `encoder`), source, n_features, size_px, um_per_px (of
+    the training), licence (of the weights), gated, commercial. Unknown values are `None` or NaN.
 
     Examples
     --------

@@ -20,11 +20,12 @@ PROBES: Final = np.array([(0, 0, 0), (255, 255, 255), (60, 130, 200), (210, 40, 
 
 @dataclass
 class LazySlideEncoder(TorchEncoder):
-    """An image model of lazyslide-models, or one that follows its protocol.
+    """Encoder from an image model of lazyslide-models, or one that follows its protocol.
 
-    Crops are cut at the right field of view already, so the model's transform is not run: it may resize and
-    centre-crop. It is asked, with flat images, for its input size and normalisation, and those are used. A model without
-    a transform reads raw images by its own processor; it is accepted if that leaves crops of its size whole.
+    Crops already have the right field of view. The model's transform is therefore not applied, because it may resize
+    and centre-crop. Only its input size and normalisation are used, which are found by transforming flat images. A
+    model without a transform reads raw images with its own processor. It is accepted if the processor does not cut off
+    parts of the crops.
 
     Parameters
     ----------
@@ -32,22 +33,23 @@ class LazySlideEncoder(TorchEncoder):
         Object with `encode_image` (a batch of images to features) and `get_transform`
         (``lazyslide_models.ImageModelProtocol``). It is moved to `device` and set to evaluation.
     size_px
-        Side of the crops in pixels; by default what the transform gives, or 224 if it gives what it gets.
+        Side of the crops in pixels. By default the output size of the transform, or 224 if the transform keeps the
+        size.
     mean, std
         Normalisation of RGB in [0, 1]; by default that of the transform.
     device, compile, channels_last
-        As :class:`TimmEncoder`.
+        As in :class:`TimmEncoder`.
     precision
         ``"float32"``, ``"bfloat16"`` or ``"float16"`` (autocast); by default float16 on CUDA and float32 elsewhere.
     symmetries
-        Mean of the features over the eight flips and right-angle turns of a crop: eight times the work.
+        Average the features over the eight flips and right-angle rotations of a crop. Takes eight times as long.
 
     Raises
     ------
     TypeError
         If the object does not follow the protocol.
     ValueError
-        If the transform does more than resize, crop and normalise each colour, or the processor cuts off the rim.
+        If the transform does more than resize, crop and normalise each colour, or if the processor cuts off the rim.
 
     Examples
     --------

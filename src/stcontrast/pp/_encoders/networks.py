@@ -53,19 +53,19 @@ class TorchvisionWeightsError(ValueError):
 class TimmEncoder(NamedNetwork):
     """Any `timm <https://huggingface.co/docs/timm>`_ backbone, frozen, its classifier removed.
 
-    Only mean, standard deviation and input size are taken from timm's configuration: its evaluation transform
-    resizes and centre-crops, which would change the field of view in µm. A network that returns tokens gives its class
-    token and the mean of its patch tokens, side by side.
+    Only mean, standard deviation and input size come from timm's configuration. Its evaluation transform is not used:
+    it resizes and centre-crops, which would change the field of view in µm. For a network that returns tokens, the
+    features are the class token and the mean of the patch tokens, concatenated.
 
     Parameters
     ----------
     name
         Name of the model: timm's, e.g. ``"resnet18"``; ``"hf-hub:owner/model"``; or a pathology model of
-        :func:`encoders`, e.g. ``"uni"``, which brings the arguments that it needs.
+        :func:`encoders`, e.g. ``"uni"``, for which the right arguments are set.
     pretrained
-        Download the weights that timm knows. `False` leaves random weights.
+        Download the weights that timm provides. With `False` the weights are random.
     weights
-        Local safetensors or pth file instead of a download. timm's parameter names, or others that timm converts.
+        Local safetensors or pth file, instead of a download. With timm's parameter names, or names that timm converts.
     model_args
         Further arguments of ``timm.create_model``, plain values. Classes (`act_layer`, `mlp_layer`) are given by their
         name in ``timm.layers`` or ``torch.nn``.
@@ -84,7 +84,7 @@ class TimmEncoder(NamedNetwork):
     channels_last
         Memory layout of the input; by default on for networks with batch normalisation, whose convolutions it speeds up.
     symmetries
-        Mean of the features over the eight flips and right-angle turns of a crop: eight times the work.
+        Average the features over the eight flips and right-angle rotations of a crop. Takes eight times as long.
 
     Raises
     ------
@@ -93,7 +93,7 @@ class TimmEncoder(NamedNetwork):
     ValueError
         If timm has no such model, or the weights cannot be read or do not fit it; or if `precision` is unknown.
     ConnectionError
-        If weights or configuration have to be downloaded and cannot be.
+        If weights or configuration must be downloaded and cannot be.
     PermissionError
         If the weights are gated and you have no access.
 
@@ -179,7 +179,10 @@ class TimmEncoder(NamedNetwork):
                     name, pretrained=download, num_classes=0, pretrained_cfg_overlay=overlay or None, **arguments
                 )
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            msg = f"timm {timm.__version__} cannot make {self.name!r}: {error}"
+            # newer versions of timm say this themselves
+            where = f"hf-hub:{self.name}"
+            hint = f". Use {where!r} for a model of the hub" if "/" in self.name and where not in str(error) else ""
+            msg = f"timm {timm.__version__} cannot make {self.name!r}: {error}{hint}"
             raise ValueError(msg) from error
 
     def _with_weights(self, model: Any, card: EncoderCard | None) -> Any:
@@ -228,17 +231,17 @@ def _torchvision_name(name: str, state: dict[str, Any]) -> str | None:
 class TorchvisionEncoder(NamedNetwork):
     """A `torchvision <https://pytorch.org/vision>`_ classification network, frozen, its last linear layer removed.
 
-    For weights whose parameters have torchvision's names, where timm calls them otherwise. Mean, standard deviation and
-    input size are those of torchvision's default weights; crops are not resized or cut.
+    Use it for weights with torchvision's parameter names, if timm's names differ. Mean, standard deviation and input
+    size are those of torchvision's default weights. Crops are neither resized nor cut.
 
     Parameters
     ----------
     name
         Name of the model, e.g. ``"densenet121"`` or ``"torchvision/densenet121"``.
     pretrained
-        Download torchvision's default weights. `False` leaves random weights.
+        Download torchvision's default weights. With `False` the weights are random.
     weights
-        Local safetensors or pth file instead of a download, with or without the last layer.
+        Local safetensors or pth file, instead of a download; with or without the last layer.
     seed
         Seed of the random weights where `pretrained` is off and no `weights` are given.
     mean, std
@@ -254,7 +257,7 @@ class TorchvisionEncoder(NamedNetwork):
     channels_last
         Memory layout of the input; by default on for networks with batch normalisation, whose convolutions it speeds up.
     symmetries
-        Mean of the features over the eight flips and right-angle turns of a crop: eight times the work.
+        Average the features over the eight flips and right-angle rotations of a crop. Takes eight times as long.
 
     Raises
     ------
@@ -263,7 +266,7 @@ class TorchvisionEncoder(NamedNetwork):
     ValueError
         If torchvision has no such model, it does not end in a linear layer, or the weights do not fit it.
     ConnectionError
-        If weights have to be downloaded and cannot be.
+        If weights must be downloaded and cannot be.
 
     Examples
     --------
@@ -294,7 +297,7 @@ class TorchvisionEncoder(NamedNetwork):
             model = models.get_model(short, weights=default if download else None)
         linear = [name for name, module in model.named_modules() if type(module).__name__ == "Linear"]
         if not linear:
-            msg = f"torchvision's {short!r} does not end in a linear layer, so that its features are not at hand."
+            msg = f"torchvision's {short!r} does not end in a linear layer, so that its features cannot be read."
             raise ValueError(msg)
         _cut(model, linear[-1])
         if self.weights is not None:

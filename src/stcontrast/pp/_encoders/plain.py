@@ -125,11 +125,11 @@ def _operators(side: int) -> tuple[list[NDArray[np.float32]], NDArray[np.float32
 
 @dataclass(frozen=True)
 class ColorEncoder:
-    """Colour and stain statistics of a crop: no weights, no network.
+    """Colour and stain statistics of a crop, without weights and without a network.
 
-    For red, green, blue and the optical densities of haematoxylin and eosin: mean, standard deviation and the
-    quantiles 5, 25, 50, 75, 95 %: 35 features. Stains are separated by :func:`skimage.color.rgb2hed`
-    (Ruifrok and Johnston 2001).
+    Red, green, blue and the optical densities of haematoxylin and eosin each have seven statistics: mean, standard
+    deviation, and the quantiles 5, 25, 50, 75, 95 %. This gives 35 features. Stains are separated by
+    :func:`skimage.color.rgb2hed` (Ruifrok and Johnston 2001).
 
     Parameters
     ----------
@@ -161,13 +161,13 @@ class ColorEncoder:
 
 @dataclass(frozen=True)
 class TextureEncoder:
-    """Statistics of colour, stain and texture of a crop: no weights, no network.
+    """Statistics of colour, stain and texture of a crop, without weights and without a network.
 
-    Texture is measured at half the crop's resolution in haematoxylin, eosin and optical density: spread and skewness of
-    the bands between Gaussians of 0, 1, 2 and 4 pixels (difference of Gaussians), strength and direction of gradients
-    (coherence of the structure tensor), the crop's middle against the whole, and how the stains go together. A band
-    that holds nothing but the noise of an enlarged image is held down by a floor. No feature changes when a crop is
-    mirrored or turned by a right angle.
+    Texture is measured at half the resolution of the crop, in haematoxylin, eosin and optical density. The features
+    are spread and skewness of the bands between Gaussians of 0, 1, 2 and 4 pixels (difference of Gaussians), strength
+    and direction of gradients (coherence of the structure tensor), the middle of the crop compared with the whole
+    crop, and the correlation of the stains. A floor suppresses bands that hold only the noise of an enlarged image. No
+    feature changes if a crop is mirrored or rotated by a right angle.
 
     Parameters
     ----------

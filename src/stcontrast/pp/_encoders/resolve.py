@@ -50,16 +50,16 @@ LOADING: Final = frozenset({
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What an encoder of crops has to offer."""
+    """Protocol of an encoder of crops."""
 
     @property
     def size_px(self) -> int:
-        """Side of the crops that it takes, in pixels."""
+        """Side of the crops that the encoder takes, in pixels."""
         ...
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Name, weights, normalisation and what else identifies it. Plain values; ``kind`` names the class."""
+        """Name, weights, normalisation and options, as plain values that identify the encoder; ``kind`` names the class."""
         ...
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -109,7 +109,7 @@ def resolve_encoders(
     twice = sorted({str(item["name"]) for i, item in enumerate(identities) if item in identities[:i]})
     if twice:
         msg = (
-            f"`encoder` has {twice} twice: name every encoder once. Functions are told apart by their names alone: give "
+            f"`encoder` has {twice} twice: name every encoder once. Functions are distinguished only by their names: give "
             "each its own."
         )
         raise ValueError(msg)
@@ -149,7 +149,7 @@ def resolve_encoder(
         raise ValueError(msg)
     if isinstance(encoder, Encoder):
         if size_px not in (None, encoder.size_px):
-            msg = f"`size_px` is {size_px}, but the encoder takes {encoder.size_px}: set it where the encoder is made."
+            msg = f"`size_px` is {size_px}, but the encoder takes {encoder.size_px}: set it when you make the encoder."
             raise ValueError(msg)
         return encoder
     if is_lazyslide_model(encoder):
@@ -193,8 +193,8 @@ def encoder_from_spec(spec: dict[str, Any], *, allow_download: bool = True) -> E
             return _network_from_spec(spec)
     except ConnectionError as error:
         msg = (
-            f"The model needs the weights of {name!r}, which are not on this machine, and a model that was loaded fetches "
-            "none by itself. If you trust it: `stc.models.load(folder, allow_download=True)`. Or give the encoder: "
+            f"The model needs the weights of {name!r}, which are not on this machine, and a loaded model does not "
+            "download weights by itself. If you trust it: `stc.models.load(folder, allow_download=True)`. Or give the encoder: "
             "`encoder=...`, in a shell `--encoder`."
         )
         raise ConnectionError(msg) from error
@@ -242,7 +242,7 @@ def plain_model_args(spec: Mapping[str, Any]) -> dict[str, Any]:
     odd = sorted(LOADING.intersection(arguments))
     if odd or not re.fullmatch(r"(hf[-_]hub:)?\w[\w.-]*(/\w[\w.-]*)?(@[\w.-]+)?", name):
         msg = (
-            f"The encoder of the model, {name!r}{f' with {odd}' if odd else ''}, would read files or addresses of its own: it "
+            f"The encoder of the model, {name!r}{f' with {odd}' if odd else ''}, would read files or web addresses: it "
             "is not made."
         )
         raise ValueError(msg)
@@ -286,9 +286,7 @@ def _named(name: str, *, weights: str | Path | None, pretrained: bool, size_px: 
     of_timm = ":" in name or find_card(name) is not None or timm.models.is_model(name.partition(".")[0])
     if not of_timm and name in lazyslide_models():
         if weights is not None or not pretrained:
-            msg = (
-                f"{name!r} is a model of lazyslide-models, which loads its own weights: make the object, and give that."
-            )
+            msg = f"{name!r} is a model of lazyslide-models, which loads its own weights: create the model, and give it as `encoder`."
             raise ValueError(msg)
         return _from_lazyslide(name, {"size_px": size_px or 0})
     try:
@@ -301,7 +299,7 @@ def _named(name: str, *, weights: str | Path | None, pretrained: bool, size_px: 
 def _from_lazyslide(name: str, options: dict[str, Any]) -> LazySlideEncoder:
     models = lazyslide_models()
     if name not in models:
-        msg = f"lazyslide-models, as it is installed here, has no image model {name!r}: {', '.join(models) or 'none at all'}."
+        msg = f"the installed lazyslide-models has no image model {name!r}: {', '.join(models) or 'none at all'}."
         raise ValueError(msg)
     card = lazyslide_card(name, models[name])
     with downloads(name, card):

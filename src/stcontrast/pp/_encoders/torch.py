@@ -204,7 +204,7 @@ class TorchEncoder:
         Memory layout of the input; by default on for networks with batch normalisation, whose convolutions it speeds up.
         It changes nothing but the order of rounding.
     symmetries
-        Mean of the features over the eight flips and right-angle turns of a crop: eight times the work.
+        Average the features over the eight flips and right-angle rotations of a crop. Takes eight times as long.
     """
 
     mean: tuple[float, float, float] | None = None
@@ -297,7 +297,7 @@ class TorchEncoder:
             return self._compiled(batch)
         except RuntimeError as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            logger.warning("The network cannot be compiled here (%s): it runs as it is.", first)
+            logger.warning("The network cannot be compiled here (%s): it runs uncompiled.", first)
             self.compile, self._compiled = False, None
             return self._call(batch)
 

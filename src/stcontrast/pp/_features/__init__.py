@@ -13,8 +13,10 @@ from stcontrast.pp._features.evidence import (
     at_recorded_scale,
     changed_since,
     print_of_slide,
+    same_scale,
     window_places,
 )
+from stcontrast.pp._features.looks import warn_of_looks
 from stcontrast.pp._features.on_disk import encode_on_disk
 from stcontrast.pp._features.slides import (
     DEFAULT_FIELDS_UM,
@@ -46,6 +48,8 @@ __all__ = [
     "prefetched",
     "print_of_slide",
     "record_of",
+    "same_scale",
     "split_blocks",
+    "warn_of_looks",
     "window_places",
 ]

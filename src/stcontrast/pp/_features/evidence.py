@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Slide, SlideImage
 
-__all__ = ["at_recorded_scale", "changed_since", "evidence_of", "is_as_written", "print_of_slide", "window_places"]
+__all__ = [
+    "at_recorded_scale",
+    "changed_since",
+    "evidence_of",
+    "is_as_written",
+    "pixels_around",
+    "print_of_slide",
+    "same_scale",
+    "window_places",
+]
 
 # windows of the image that are looked at
 N_WINDOWS: Final = 8
@@ -65,7 +74,7 @@ def changed_since(
     for before in _entries(slide.name, record):
         then = replace(slide, um_per_px=before["um_per_px"])
         # a scale that is derived from the spots has errors of rounding
-        if slide.um_per_px is None or not np.isclose(before["um_per_px"], slide.um_per_px, rtol=SAME_SCALE):
+        if slide.um_per_px is None or not same_scale(before["um_per_px"], slide.um_per_px):
             now = "unknown" if slide.um_per_px is None else f"{slide.um_per_px:.4g}"
             reason = f"they were made at {before['um_per_px']:.4g} µm per pixel, now it is {now}"
         elif print_of_slide(then, made_with, before["windows"]) != before["fingerprint"]:
@@ -87,6 +96,11 @@ def at_recorded_scale(slide: Slide, made_with: Mapping[str, Any], record: Mappin
         if print_of_slide(then, made_with, before["windows"]) == before["fingerprint"]:
             return then
     return slide
+
+
+def same_scale(one: float | None, other: float) -> bool:
+    """Whether two µm per pixel are the same but for rounding."""
+    return one is not None and bool(np.isclose(one, other, rtol=SAME_SCALE))
 
 
 def is_as_written(features: NDArray[Any], record: Mapping[str, Any]) -> bool:
@@ -128,7 +142,7 @@ def print_of_slide(slide: Slide, made_with: Mapping[str, Any], windows: NDArray[
         "downsampling": list(image.downsampling),
         "origins": [list(image.origin(level)) for level in range(len(image.levels))],
     }
-    return content_hash([facts, *_pixels(image, windows)])[:32]
+    return content_hash([facts, *pixels_around(image, windows)])[:32]
 
 
 def window_places(centers: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -147,7 +161,8 @@ def _entries(name: str, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _pixels(image: SlideImage, places: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
+def pixels_around(image: SlideImage, places: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
+    """Pixels (3, height, width) of the finest level around places (n, 2)."""
     finest = Tiles(image.levels[0])
     for x, y in places:
         along_x, along_y = (_around(middle, side) for middle, side in ((x, finest.shape[1]), (y, finest.shape[0])))

@@ -1,7 +1,8 @@
-"""Image features on disk: made in an order that can be interrupted and gone on with."""
+"""Image features on disk: the work can be interrupted and continued."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from stcontrast._files import RowsFile
 from stcontrast._progress import stage
+from stcontrast.pp._features.looks import warn_of_looks
 from stcontrast.pp._features.slides import encode_slides
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from stcontrast.pp._features.encoding import FeatureSpec
 
 __all__ = ["encode_on_disk"]
+
+logger = logging.getLogger(__name__)
 
 # encoded spots that may be lost when the process dies
 UNWRITTEN: Final = 2048
@@ -43,8 +47,12 @@ def encode_on_disk(source: Sections, store: ResumableStore, spec: FeatureSpec, n
     n_fields = len(spec.fields_um)
     remaining = [_some_spots(slide, ~done[slide.rows]) for slide in source.slides]
     remaining = [slide for slide in remaining if len(slide.rows)]
+    if done.any():
+        logger.info("%d of %d spots have their features already.", done.sum(), len(done))
     if not remaining:
         return file
+    for slide in remaining if number == 0 else ():
+        warn_of_looks(slide)
     waiting: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
 
     def write() -> None:

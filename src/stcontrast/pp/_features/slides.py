@@ -1,4 +1,4 @@
-"""Image features: crops at several fields of view through a frozen encoder, cached in the table."""
+"""`image_features`: encode crops at several fields of view with a frozen encoder, and cache the result in the table."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import cluster
 from stcontrast.pp._features.encoding import FeatureSpec, encode_centers
 from stcontrast.pp._features.evidence import OF_SLIDE, changed_since, evidence_of, is_as_written
+from stcontrast.pp._features.looks import warn_of_looks
 from stcontrast.pp._stain import resolve_stain
 
 if TYPE_CHECKING:
@@ -71,38 +72,38 @@ def image_features(  # noqa: PLR0913
     key_added: str = IMAGE_FEATURES,
     overwrite: bool = False,
 ) -> None:
-    """Encode the H&E around every spot with a frozen encoder, or with several.
+    """Encode the H&E around every spot with one or several frozen encoders.
 
-    Each field of view is cut in µm (:func:`crops`), brought to the encoder's input size and encoded; the features
-    of all fields are concatenated. Nothing is fitted across slides: a spot's features depend on its own crops alone
-    (with `stain`, on its slide). All fields are cut in one pass over the image, while the encoder runs. Where a
-    ``distributed.Client`` runs, its workers share the slides, and bands of their spots.
+    Each field of view is cut in µm (:func:`crops`), scaled to the input size of the encoder, and encoded. The features
+    of all fields are concatenated. Nothing is fitted across slides: the features of a spot depend only on its own
+    crops (with `stain`, on its slide). All fields are cut in one pass over the image, while the encoder runs. If a
+    ``distributed.Client`` is running, its workers share the work.
 
-    The slot is a cache. Called again, the function encodes only slides that have changed: those whose encoder (weights by
-    content), fields, stain normalisation, µm per pixel, positions of spots, or image (its size, and its pixels around
-    eight of the spots) are not the same. A slide of which only some spots are left, or in another order, has not
-    changed. Delete the slot to encode all slides. Every function that uses the features later compares the same, and
-    makes those of a slide that has changed again, with a warning.
+    The slot is a cache. If you call the function again, it encodes only slides that have changed. A slide has changed
+    if one of these differs: encoder (weights by content), fields, stain normalisation, µm per pixel, positions of
+    spots, or image (its size, and its pixels around eight of the spots). Taking a part of the spots, or another order
+    of spots, is no change. Delete the slot to encode all slides again. Every function that uses the features later
+    makes the same comparison. If a slide has changed, it logs a warning and computes the features again.
 
     Parameters
     ----------
     data
         SpatialData whose table annotates the spots; or AnnData with scanpy's images in ``uns["spatial"]``.
     encoder
-        ``"texture"`` (statistics of colour, stain and texture, no weights, the default), ``"color"`` (without those of
-        texture), the name of a timm model, an :class:`Encoder` such as :class:`TimmEncoder`, or any callable from uint8
-        crops (n, size_px, size_px, 3) to features (n, n_features). A list of these makes one block of features each, in
-        this order; a model gives all blocks the same weight.
+        ``"texture"`` (the default: statistics of colour, stain and texture, without weights), ``"color"`` (the same
+        without texture), the name of a timm model, an :class:`Encoder` such as :class:`TimmEncoder`, or any callable
+        from uint8 crops (n, size_px, size_px, 3) to features (n, n_features). A list of encoders makes one block of
+        features for each, in this order. A model gives all blocks the same weight.
     field_um
         Side of the crops in µm: one or several fields of view.
     weights
-        timm: local safetensors or pth file instead of a download. Weights with their own input normalisation:
-        pass ``TimmEncoder(name, weights=..., mean=..., std=...)``.
+        timm: local safetensors or pth file, instead of a download. For weights with another input normalisation, pass
+        ``TimmEncoder(name, weights=..., mean=..., std=...)``.
     pretrained
-        timm: download its weights. `False` without `weights` leaves the network random.
+        timm: download the weights. With `False` and no `weights`, the weights are random.
     size_px
         Side of the encoder's input in pixels; the encoder's own by default (callables: 224). With several encoders,
-        `weights`, `pretrained` and `size_px` are arguments of the encoder objects in the list.
+        give `weights`, `pretrained` and `size_px` to the encoder objects in the list.
     um_per_px
         µm per pixel of the image's finest level, a number or a mapping from slide to number; see :func:`crops`.
     spot_diameter_um
@@ -111,23 +112,24 @@ def image_features(  # noqa: PLR0913
         Table that holds the spots; the only one by default.
     image_key
         Image, or a mapping from slide to image; the finest RGB image under the spots by default. AnnData:
-        ``"hires"`` or ``"lowres"``.
+        a key of its images, such as ``"hires"``.
     library_key
         AnnData only: column of `obs` that names the slide of a spot.
     stain
         Normalise the stain of every slide before it is encoded: ``"macenko"``, ``"reinhard"`` or a
-        :class:`StainNormalizer`. Not by default: features are standardised within a slide later on.
+        :class:`StainNormalizer`. By default the stain is not normalised, because features are later standardised
+        within a slide.
     key_added
         Slot of `obsm` to write.
     overwrite
-        Replace what is in the slot and was not written by stcontrast. Features that stcontrast wrote are renewed without
-        it.
+        Replace content of the slot that stcontrast did not write. Features that stcontrast wrote are always replaced.
 
     Returns
     -------
     `None`. Writes ``obsm[key_added]``, float32 (n_spots, n_features); and ``uns["stcontrast"]["image_features"]``:
-    encoder, fields in µm, stain, number of features, version, and of each slide µm per pixel and what its features are
-    compared by later: `fingerprint`, `windows` and `spots` (``uns["stcontrast"]["image_features_<key_added>"]`` where `key_added` is not the default). With several encoders,
+    encoder, fields in µm, stain, number of features and version; and for each slide the µm per pixel, and
+    `fingerprint`, `windows` and `spots`, which show later whether the slide has changed
+    (``uns["stcontrast"]["image_features_<key_added>"]`` where `key_added` is not the default). With several encoders,
     ``blocks`` has encoder, number of features and fingerprints of each encoder, under ``"0"``, ``"1"``, ...
 
     Raises
@@ -135,8 +137,9 @@ def image_features(  # noqa: PLR0913
     KeyError
         If a table, image or column is absent.
     ValueError
-        If a slide has no image, an image does not lie under its spots, µm per pixel is unknown, a field has
-        less than 2 pixels or is more than twice as wide as the image, an encoder is named twice, or the slot holds something that stcontrast has not written. Before any work is done.
+        If a slide has no image, an image does not lie under its spots, µm per pixel is unknown, a field has less than
+        2 pixels or is more than twice as wide as the image, an encoder is named twice, or the slot holds something
+        that stcontrast did not write. All are raised before any work is done.
 
     Examples
     --------
@@ -165,7 +168,7 @@ def image_features(  # noqa: PLR0913
     require_images(sections, fields)
     if not sections.table.var_names.is_unique:
         logger.warning(
-            "The table has gene names that are not unique, which `stc.tl.fit` will refuse: call "
+            "The table has gene names that are not unique, which `stc.tl.fit` does not accept: call "
             "`adata.var_names_make_unique()`."
         )
     chosen = resolve_encoders(encoder, weights=weights, pretrained=pretrained, size_px=size_px)
@@ -176,7 +179,7 @@ def image_features(  # noqa: PLR0913
     ours = record is not None and there is not None and is_ours(there, record)
     if there is not None and not ours and not overwrite:
         msg = (
-            f"`obsm[{key_added!r}]` holds something that stcontrast has not written, or that was changed since: give "
+            f"`obsm[{key_added!r}]` holds something that stcontrast did not write, or that was changed since: give "
             "another `key_added`, or `overwrite=True` to replace it."
         )
         raise ValueError(msg)
@@ -252,13 +255,13 @@ def join_records(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _encode_blocks(
     sections: Sections, specs: Sequence[FeatureSpec], known: Sequence[tuple[NDArray[Any], Mapping[str, Any]]]
 ) -> Iterator[tuple[NDArray[np.float32], dict[str, Any]]]:
-    for spec in specs:
+    for i, spec in enumerate(specs):
         with of_part(str(spec.encoder.spec["name"])) if len(specs) > 1 else nullcontext():
-            yield _encode_block(sections, spec, known)
+            yield _encode_block(sections, spec, known, look=i == 0)
 
 
 def _encode_block(
-    sections: Sections, spec: FeatureSpec, known: Sequence[tuple[NDArray[Any], Mapping[str, Any]]]
+    sections: Sections, spec: FeatureSpec, known: Sequence[tuple[NDArray[Any], Mapping[str, Any]]], *, look: bool
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Features of all slides by one encoder, and their record; slides of a known block are taken from there."""
     reused: dict[str, NDArray[Any]] = {}
@@ -267,6 +270,8 @@ def _encode_block(
             if slide.name not in reused and changed_since(slide, spec.record, block[slide.rows], record) is None:
                 reused[slide.name] = block[slide.rows]
     to_do = [slide for slide in sections.slides if slide.name not in reused]
+    for slide in to_do if look else ():
+        warn_of_looks(slide)
     features: NDArray[np.float32] | None = None
     if reused:
         width = next(iter(reused.values())).shape[1]

@@ -120,7 +120,7 @@ def detect_tissue(image: SlideImage, *, downsampling: int, pitch: float) -> NDAr
     if not mask.any() or mask.all() or lightness[~mask].mean() - lightness[mask].mean() < MIN_CONTRAST:
         msg = (
             f"No tissue stands out from the glass in image {image.name!r}. If tissue fills the image, give "
-            "`tissue=None`; else draw it and name the element: `tissue=name`."
+            "`tissue=None`. Otherwise outline the tissue as shapes or labels, and give the name of the element: `tissue=name`."
         )
         raise ValueError(msg)
     return mask

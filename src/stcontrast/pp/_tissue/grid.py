@@ -73,45 +73,46 @@ def tissue_grid(  # noqa: PLR0913
 ) -> None:
     """Lay spots over the tissue of slides that have H&E only.
 
-    The spots and a table without genes that annotates them are what :func:`image_features`,
-    :func:`stcontrast.tl.predict_expression` and :func:`stcontrast.tl.classify` need of a new slide.
+    Adds spots, and a table without genes that annotates them. This is all that :func:`image_features`,
+    :func:`stcontrast.tl.predict_expression` and :func:`stcontrast.tl.classify` need for a new slide.
 
     Parameters
     ----------
     sdata
-        The slides; or a WSIData, whose slide file is looked at alone. Nothing in it is changed; elements are added in
-        memory.
+        The slides. Of a WSIData, only the slide file is used. Existing elements are not changed; new elements are
+        added in memory.
     image_key
-        RGB image or images; all RGB images by default, each a slide of its own.
+        One or several RGB images, each of them a slide. By default all RGB images.
     um_per_px
-        µm per pixel of the image's finest level, a number or a mapping from image to number. Needed, unless the file of
-        a WSIData says it.
+        µm per pixel of the image's finest level, a number or a mapping from image to number. Required, except for a
+        WSIData whose file states it.
     pitch_um
         Distance between neighbouring spots in µm.
     spot_diameter_um
-        Diameter of the circles, or side of the squares, in µm. Predictions do not depend on it: the crops are as wide
-        as the model's fields.
+        Diameter of the circles, or side of the squares, in µm. Predictions do not depend on it, because the width of
+        the crops is that of the model's fields.
     geometry
         ``"visium"``: circles on Visium's hexagonal lattice. ``"square"``: squares on a square lattice, which touch if
         `spot_diameter_um` is `pitch_um`.
     tissue
-        Where spots go, also as a mapping from image to one of these. ``"detect"``: on what Otsu's threshold tells from
-        the glass (:func:`squidpy.experimental.im.detect_tissue`, on a coarse copy of the image). The name of a shapes
-        or labels element: on these shapes, or on labels other than 0. `None`: everywhere.
+        Where to lay spots. ``"detect"``: on tissue, which Otsu's threshold separates from the glass
+        (:func:`squidpy.experimental.im.detect_tissue`, on a coarse copy of the image). The name of a shapes or labels
+        element: on these shapes, or on labels other than 0. `None`: everywhere. A mapping gives each image one of
+        these.
     min_tissue
-        A spot is kept where at least this share of its area lies on tissue, above 0, at most 1. Measured at 64 points
-        of the spot, on a mask with some 8 pixels along a spot and at most 4 million pixels a slide.
+        A spot is kept if at least this share of its area lies on tissue (above 0, at most 1). The share is measured at
+        64 points of the spot, on a mask with about 8 pixels along a spot and at most 4 million pixels per slide.
     coordinate_system
-        System in which `tissue` lies over the image, where they share several. Without `image_key`, images that are
-        not in it are left out.
+        Coordinate system in which `tissue` lies over the image, if they share several. Without `image_key`, images
+        that are not in this system are left out.
     shapes_key
-        Name of the shapes: for one image a name, else a mapping from image to name; ``"<image>_spots"`` by default
-        (for a file without its ending).
+        Name of the shapes: for one image a name, for several a mapping from image to name. By default
+        ``"<image>_spots"``, for a file without its ending.
     table_key
         Name of the table. One table annotates the spots of all images.
     overwrite
-        Replace a table and shapes that were not written by stcontrast. An earlier grid is renewed without it. Elements of
-        another kind, such as images, are never replaced.
+        Replace a table and shapes that stcontrast did not write. An earlier grid is always replaced. Elements of other
+        types, such as images, are never replaced.
 
     Returns
     -------
@@ -125,13 +126,14 @@ def tissue_grid(  # noqa: PLR0913
     KeyError
         If a named image or element is absent.
     ValueError
-        If a number is out of range, a name is taken, an image is no RGB or its pixels are not square, no tissue is
-        found, or no spot lies on it.
+        If a number is out of range, a name is already used, an image is not RGB or its pixels are not square, no
+        tissue is found, or no spot lies on it.
 
     Notes
     -----
-    An image without a pyramid is read once in full, in tiles. What has no colour (shadows, black ink, masked corners) is
-    not taken for tissue, nor are pieces smaller than ten spots; holes smaller than a spot's share of the lattice are closed.
+    An image without a pyramid is read once in full, in tiles. Areas without colour (shadows, black ink, masked
+    corners) and pieces smaller than ten spots are not counted as tissue. Holes that are smaller than the lattice cell
+    of a spot are closed.
 
     Examples
     --------
@@ -287,7 +289,7 @@ def _check_mapping(given: Any, images: list[str], name: str) -> None:
 def _check_free(sdata: SpatialData, shapes: list[str], table_key: str, *, overwrite: bool) -> None:
     wanted = [*shapes, table_key]
     if len(set(wanted)) < len(wanted):
-        msg = f"Shapes and table need names of their own, found {wanted}."
+        msg = f"Shapes and table need different names, found {wanted}."
         raise ValueError(msg)
     record = read_record(sdata.tables[table_key], "tissue_grid") if table_key in sdata.tables else None
     free = set() if record is None else {table_key, *record["tissue"]}
@@ -297,7 +299,7 @@ def _check_free(sdata: SpatialData, shapes: list[str], table_key: str, *, overwr
     if taken:
         replace = " or `overwrite=True` to replace shapes and tables" * (not overwrite)
         msg = (
-            f"The names {taken} are taken by elements that are no grid of stcontrast: give another `table_key` or "
+            f"The names {taken} are used by elements that are not a grid of stcontrast: give another `table_key` or "
             f"`shapes_key`{',' * bool(replace)}{replace}."
         )
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""What made the features of a slot: our records, or "given" for features of the user's own."""
+"""What made the features of a slot: our records, or "given" for custom features."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ type Block = tuple[NDArray[Any], Record]
 
 
 def describe(source: Sections, slot: str) -> list[Record]:
-    """What made every block of the features of an object: our record, or "given" for features of the user's own.
+    """What made every block of the features of an object: our record, or "given" for custom features.
 
     Raises
     ------
@@ -55,6 +55,8 @@ def same_features(one: Sequence[Record], other: Sequence[Record]) -> bool:
 def brief(made_by: Sequence[Record]) -> str:
     """What made the blocks of a slot, in a few words."""
     first = made_by[0]
+    if first["encoder"]["kind"] == "given":
+        return f"{first['encoder']['name']} ({sum(block_widths(made_by))} a spot)"
     stain = f" of stain normalised by {first['stain']['method']}" if "stain" in first else ""
     names = " and ".join(str(record["encoder"]["name"]) for record in made_by)
     return f"{names} at {[f'{value:g}' for value in first['field_um']]} µm{stain}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stcontrast._reading import obsm_array, require_images
 from stcontrast._records import read_record, write_record
-from stcontrast.pp._features import at_recorded_scale, changed_since, encode_spots, is_ours, split_blocks
+from stcontrast.pp._features import at_recorded_scale, changed_since, encode_spots, is_ours, same_scale, split_blocks
 from stcontrast.tl._features.described import changed_by_user
 
 if TYPE_CHECKING:
@@ -52,16 +52,16 @@ def is_outdated(source: Sections, slot: str) -> bool:
     block, of_block = split_blocks(features, record)[0]
     for slide in source.slides:
         then = at_recorded_scale(slide, of_block, of_block)
-        if then.um_per_px != slide.um_per_px and slide.um_per_px is not None:
+        if slide.um_per_px is not None and not same_scale(then.um_per_px, slide.um_per_px):
             logger.warning(
-                "Slide %s: its image features in `obsm[%r]` were made at %.4g µm per pixel, and its spots suggest %.4g. The "
-                "features are used as they are; give `um_per_px` to say what is right.",
+                "Slide %s: its image features in `obsm[%r]` were made at %.4g µm per pixel, but its spots suggest %.4g. The "
+                "features are used unchanged. To correct the scale, give `um_per_px`.",
                 slide.name, slot, then.um_per_px, slide.um_per_px,
             )  # fmt: skip
         reason = changed_since(then, of_block, block[slide.rows], of_block)
         if reason is not None:
             logger.warning(
-                "Slide %s: its image features in `obsm[%r]` no longer match the slide, as %s. They are made again.",
+                "Slide %s: its image features in `obsm[%r]` no longer match the slide, as %s. They are computed again.",
                 slide.name, slot, reason,
             )  # fmt: skip
             outdated = True
@@ -82,4 +82,4 @@ def keep_features(source: Sections, features: NDArray[np.float32], record: Mappi
     """Write features and what made them into the table."""
     source.table.obsm[slot] = features
     write_record(source.table, "image_features", record, slot)
-    logger.info("Added obsm[%r] and what made it.", slot)
+    logger.info("Added obsm[%r] and its record.", slot)

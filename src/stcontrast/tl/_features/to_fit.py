@@ -51,8 +51,8 @@ def parse_slots(use_rep: str | Sequence[str] | None, *, asked: bool) -> tuple[st
         raise ValueError(msg)
     if asked and list(slots) != [IMAGE_FEATURES]:
         msg = (
-            f"`encoder` and `field_um` say how `obsm[{IMAGE_FEATURES!r}]` is made, and `use_rep` is {use_rep!r}: leave one "
-            "or the other out. `stc.pp.image_features(..., key_added=...)` makes the features of another slot."
+            f"`encoder` and `field_um` say how `obsm[{IMAGE_FEATURES!r}]` is made, and `use_rep` is {use_rep!r}: leave out "
+            "one of them. `stc.pp.image_features(..., key_added=...)` makes the features of another slot."
         )
         raise ValueError(msg)
     return tuple(slots)
@@ -83,7 +83,7 @@ def check_slots(sources: Sequence[Sections], slots: Sequence[str], fields: tuple
                 if any(record["encoder"]["kind"] == "tuned" for record in describe(source, slot)):
                     msg = (
                         f"`use_rep`: `obsm[{slot!r}]` was made by an encoder that was fine-tuned on the expression of other "
-                        "spots, perhaps of these: what is held out would not be held out. Give "
+                        "spots, perhaps of these: held-out spots would not be held out. Give "
                         "`image_tower='finetune'` instead."
                     )
                     raise ValueError(msg)
@@ -156,7 +156,7 @@ def _say_what_is_unknown(sources: Sequence[Sections], made_by: Sequence[Record])
         if record["slot"] == IMAGE_FEATURES and record["encoder"]["kind"] == "given":
             logger.warning(
                 "`obsm[%r]` of %s has no record of what made it (`spatialdata.concatenate` drops `uns`): its %d columns are "
-                "taken for features of your own. The model will need features made the same way, in the same slot, of every "
+                "treated as custom features. The model will need features made in the same way, in the same slot, for every "
                 "new slide. If `stc.pp.image_features` made them, call it again on the joined object (`overwrite=True`) or "
                 "give the objects as a list.",
                 IMAGE_FEATURES, [slide.name for source in sources for slide in source.slides][:5], record["n_features"],

@@ -69,10 +69,7 @@ def plan_features(
     paired = pair_encoders(made_by, chosen_encoders(model, encoder))
     for record, chosen in zip(made_by, paired, strict=True):
         if record["encoder"]["kind"] == "tuned" and (chosen is None or chosen.spec != record["encoder"]):
-            msg = (
-                "The model brings the encoder that was fine-tuned with it, and predicts with no other: leave out "
-                "`encoder`."
-            )
+            msg = "The model contains its own fine-tuned encoder, and cannot use another one: leave out `encoder`."
             raise ValueError(msg)
     warn_of_spacing(sources, model)
     return [_planned(source, model, paired) for source in sources]
@@ -92,7 +89,7 @@ def _planned(source: Sections, model: Predictor, encoders: Sequence[Encoder | No
         if record["encoder"]["kind"] == "given":
             found = brief(describe(source, slot)) if slot in source.table.obsm else "none"
             msg = (
-                f"The model was trained on features of the user's own in `obsm[{slot!r}]` "
+                f"The model was trained on custom features in `obsm[{slot!r}]` "
                 f"({record['n_features']} a spot), found {found}. Put features made the same way there."
             )
             raise ValueError(msg)
@@ -126,8 +123,8 @@ def warn_of_spacing(sources: Sequence[Sections], model: Predictor) -> None:
                 continue
             logger.warning(
                 "Slide %r: neighbouring spots are %.3g µm apart, and %.3g µm on the slides that the model was trained on. "
-                "The model learnt what is in a spot of that size and around it: predictions may be poor. Bin or grid the "
-                "slide at the training's distance, or train on slides like this one.", slide.name, here, trained,
+                "The model has learnt from spots at that distance, so predictions may be poor. Bin or grid the slide at the "
+                "distance of the training, or train on slides like this one.", slide.name, here, trained,
             )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from stcontrast._arguments import checked, one_of
+from stcontrast._cluster import on_cluster
 from stcontrast._data.gather import gather
-from stcontrast._data.genes import log_normalize
 from stcontrast._progress import duration, stage
 from stcontrast._reading import Keys, resolve_all, split_gene_side
 from stcontrast.fitted._fit import FitSpec, check_genes, genes_to_model
@@ -24,10 +24,11 @@ from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
 from stcontrast.tl._features import check_slots, color_features, features_to_fit, parse_slots
 from stcontrast.tl._tune import Tuning, check_image_tower
-from stcontrast.tl.cross_validation._fits import Fit, FitStore, check_directory
+from stcontrast.tl.cross_validation._fits import Fit, FitStore, check_directory, with_tuned_features
 from stcontrast.tl.cross_validation._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
 from stcontrast.tl.cross_validation._pace import Pace
-from stcontrast.tl.cross_validation._parallel import count_processes, on_cluster, run_fits
+from stcontrast.tl.cross_validation._parallel import count_processes, run_fits
+from stcontrast.tl.cross_validation._predictions import measured_values, out_of_distribution, prediction_table
 from stcontrast.tl.cross_validation._result import CrossValidation
 from stcontrast.tl.cross_validation._scoring import CLASSES, SCORES, score_fold
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from stcontrast._data.design import Standardize
     from stcontrast._data.spots import Spots
-    from stcontrast._reading import Sections
     from stcontrast.methods._base import Method
     from stcontrast.pp._encoders import AnyEncoder
     from stcontrast.tl._tune import ImageTowerKind
@@ -72,6 +72,7 @@ def cross_validate(  # noqa: PLR0913
     genes: Sequence[str] | None = None,
     n_neighbors: int | None = None,
     standardize: Standardize = "slide",
+    max_spots: int | None = 100_000,
     layer: str | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
     spot_diameter_um: float | None = None,
@@ -102,8 +103,8 @@ def cross_validate(  # noqa: PLR0913
     label_key
         Column with the annotated subtype. Without it only expression is scored.
     methods
-        Methods to compare. The summary has differences to ``"ridge"`` if it is one of them. A mapping gives each row of
-        the comparison its options, and under ``"method"`` the method where it differs from the row's name:
+        Methods to compare. The summary has differences to ``"ridge"`` if it is one of them. A mapping gives each row
+        of the comparison its options, and under ``"method"`` the method, if it differs from the name of the row:
         ``{"ridge": {}, "nh2st (code)": {"method": "nh2st", "variant": "code"}}``.
     n_folds
         Number of folds of donors. By default one donor is left out at a time.
@@ -117,21 +118,23 @@ def cross_validate(  # noqa: PLR0913
         genes: ``{"highly_variable": None, "markers": ["ERBB2", "CD3E"]}``. Genes of all sets but the first kind are
         added to the modelled genes. All sets are scored; ``summary()`` takes one of them. With `genes`, the first set
         is ``"genes"``, all of these, and the other sets are chosen among them.
-    encoder, field_um, use_rep, n_genes, genes, n_neighbors, standardize, layer, complete, seed
+    encoder, field_um, use_rep, n_genes, genes, n_neighbors, standardize, max_spots, layer, complete, seed
         As in :func:`fit`.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
         As in :func:`stcontrast.pp.crops`.
     image_tower, tower_options
-        As in :func:`fit`. With ``"finetune"`` every fold of donors has its own towers, which all methods share. They
+        As in :func:`fit`. With ``"finetune"`` every fold of donors has its own towers, which all methods share (with
+        ``tower_options={"loss": "method"}`` every method has its own). They
         are trained in this process, one after another, before the fits. With `directory` their checkpoints are kept in
         its folder ``towers``, unless ``checkpoint_dir`` names another folder.
     n_jobs
-        Number of fits at once, each in a process with one thread. The numbers do not depend on it. 1 means this process.
-        The default is the smallest of the number of fits, cores, and shares of the free memory (1.5 GiB plus six times
-        features and expression). It is 1 where spots × (features + genes) are below a million, because a process takes
-        seconds to start. The processes are joblib's: ``joblib.parallel_config`` chooses another backend. Where a dask
-        ``Client`` runs, they are its workers, and the default is the number of their threads. With a backend of threads,
-        fits take turns. If a process dies, its fit is repeated alone; if it dies again, the fit has failed.
+        Number of fits at once, each in a process with one thread. The numbers do not depend on it. 1 means this
+        process. The default is the smallest of: number of fits, number of cores, and number of processes that fit in
+        the free memory (each needs 1.5 GiB plus six times features and expression). It is 1 if spots × (features +
+        genes) is below a million, because a process takes seconds to start. The processes are joblib's:
+        ``joblib.parallel_config`` chooses another backend. If a dask ``Client`` is running, its workers are used, and
+        the default is the number of their threads. With a backend of threads, fits take turns. If a process dies, its
+        fit is repeated alone; if it dies again, the fit has failed.
     directory
         Folder to keep the predictions of every finished fit in. A repeated call does only the fits that are missing. A
         fit is recognised by data, held-out donors, method, options, seed, and version of the package. A method of your
@@ -139,9 +142,9 @@ def cross_validate(  # noqa: PLR0913
 
     Returns
     -------
-    The result with ``scores`` (tidy), ``summary()``, ``gene_sets``, ``predictions``, ``confusion()`` and ``failures``. A
-    fit that fails is logged and listed in ``failures``, and the other fits continue. The error is raised only if all
-    fits fail. ``obsm["X_image"]`` is written where it was absent.
+    The result with ``scores`` (tidy), ``summary()``, ``gene_sets``, ``predictions``, ``confusion()`` and ``failures``.
+    A fit that fails is logged and listed in ``failures``, and the other fits continue. The error is raised only if all
+    fits fail. ``obsm["X_image"]`` is written if it was absent.
 
     Raises
     ------
@@ -174,8 +177,9 @@ def cross_validate(  # noqa: PLR0913
     path = None if directory is None else check_directory(directory)
     wanted = parse_gene_sets(gene_sets, genes=genes)
     fit_spec = FitSpec(
-        n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, seed=seed, complete=complete
-    )
+        n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, max_spots=max_spots, seed=seed,
+        complete=complete,
+    )  # fmt: skip
     compared = _compared(methods)
     asked = {name: get_method(method, options=options) for name, (method, options) in compared.items()}
     uses_color = {name: method.uses_color for name, method in asked.items()}
@@ -217,7 +221,7 @@ def cross_validate(  # noqa: PLR0913
             fits[-1].append(Fit(name, method, replace(in_fold, options=options), spots, *used, train_rows, test_rows))
     with tempfile.TemporaryDirectory(prefix="stcontrast-tuned-") as folder:
         if tuning is not None:
-            fits = _tuned(fits, tuning, sources, uses_color, Path(folder))
+            fits = with_tuned_features(fits, tuning, sources, uses_color, Path(folder))
         every = [fit for fits_of_fold in fits for fit in fits_of_fold]
         with on_cluster():
             predicted, failures = _fit_all(every, n_jobs=n_jobs, store=None if path is None else FitStore(path, every))
@@ -228,7 +232,7 @@ def cross_validate(  # noqa: PLR0913
         more_rows, more_tables = score_fold(spots, fits_of_fold[0].test_rows, genes_to_score, here)
         rows += more_rows
         tables += more_tables
-    predictions = _prediction_table(every, predicted)
+    predictions = prediction_table(every, predicted)
     return CrossValidation(
         methods=list(compared),
         scores=pd.DataFrame(rows, columns=list(SCORES)),
@@ -236,8 +240,8 @@ def cross_validate(  # noqa: PLR0913
         failures=failures,
         _predictions=predictions,
         _sets=tuple((fits[i][0].donors, sets_of_fold) for i, sets_of_fold in enumerate(sets_of_folds)),
-        _measured=None if predictions is None else _measured(every[0].spots, every, predicted, predictions),
-        _outside=_outside(every, predicted),
+        _measured=None if predictions is None else measured_values(every[0].spots, every, predicted, predictions),
+        _outside=out_of_distribution(every, predicted),
     )
 
 
@@ -256,29 +260,6 @@ def _check_unseen(name: str, method: Method, spots: Spots) -> None:
         "The gene space given to %r was trained elsewhere, on %s. The scores are those of unseen donors only if none of "
         "them is here under another name.", name, ", ".join(sorted(method.batches_seen)[:5]),
     )  # fmt: skip
-
-
-def _tuned(
-    fits: list[list[Fit]], tuning: Tuning, sources: Sequence[Sections], uses_color: Mapping[str, bool], folder: Path
-) -> list[list[Fit]]:
-    """The same fits with features of encoders that were fine-tuned without their held-out donors."""
-    tuned = []
-    with tuning.cut(sources) as crops:
-        for i, of_fold in enumerate(fits):
-            first = of_fold[0]
-            logger.info("Fine-tuning without %s.", ", ".join(first.donors))
-            fit_spec = replace(first.fit_spec, options=None)
-            found, _ = tuning.run(crops, first.spots, first.train_rows, fit_spec, name=f"without{i}")
-            shared = found.in_folder(folder / str(i))
-            tuned.append(
-                [
-                    fit
-                    if uses_color[fit.name]
-                    else replace(fit, features=shared.features, made_by=shared.made_by, inner_features=shared.of_fold)
-                    for fit in of_fold
-                ]
-            )
-    return tuned
 
 
 def _fit_all(
@@ -325,65 +306,6 @@ def _fit_all(
     return predicted, pd.DataFrame(rows, columns=["method", "donors", "error"])
 
 
-def _prediction_table(fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold]) -> AnnData | None:
-    """Out-of-fold expression of all methods, `None` where there is none."""
-    from anndata import AnnData
-
-    found = [
-        (fit, predicted[fit].genes, expression)
-        for fit in fits
-        if fit in predicted and (expression := predicted[fit].expression) is not None
-    ]
-    if not found:
-        return None
-    spots = fits[0].spots
-    modelled = set.intersection(*(set(names) for _, names, _ in found))
-    genes = pd.Index([gene for gene in found[0][1] if gene in modelled])
-    rows = _predicted_rows(fits, predicted)
-    layers: dict[str, NDArray[np.float32]] = {}
-    for fit, names, expression in found:
-        layer = layers.setdefault(fit.name, np.full((len(rows), len(genes)), np.nan, dtype=np.float32))
-        layer[np.searchsorted(rows, fit.test_rows)] = expression[:, pd.Index(names).get_indexer(genes)]
-    # the first method, even where its first fit failed
-    first = next(layers[fit.name] for fit in fits if fit.name in layers)
-    slide = np.array(spots.slides)[spots.slide[rows]]
-    obs = pd.DataFrame(
-        {"donor": spots.donor[rows], "slide": slide}, index=[f"{n}_{i}" for n, i in zip(slide, rows, strict=True)]
-    )
-    return AnnData(
-        first.copy(), obs=obs, var=pd.DataFrame(index=genes), layers=layers, obsm={"spatial": spots.xy[rows]}
-    )
-
-
-def _predicted_rows(fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold]) -> NDArray[np.intp]:
-    """Held-out spots with expression, in the order of the table of predictions."""
-    found = [fit.test_rows for fit in fits if fit in predicted and predicted[fit].expression is not None]
-    return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.intp)
-
-
-def _measured(
-    spots: Spots, fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold], predictions: AnnData
-) -> NDArray[np.float32]:
-    """What was measured, in the shape of the predictions; NaN where nothing was."""
-    rows = _predicted_rows(fits, predicted)
-    columns = pd.Index(spots.genes).get_indexer(predictions.var_names)
-    measured = np.full(predictions.shape, np.nan, dtype=np.float32)
-    there = spots.measured[rows]
-    measured[there] = log_normalize(spots.counts[rows[there]][:, columns], spots.depth[rows[there]])
-    return measured
-
-
-def _outside(fits: Sequence[Fit], predicted: Mapping[Fit, OutOfFold]) -> pd.DataFrame | None:
-    """Whether each spot of the predictions is out of distribution, a column for every method; NaN where it failed."""
-    rows = _predicted_rows(fits, predicted)
-    table = pd.DataFrame(index=rows)
-    for fit in fits:
-        if fit in predicted and (inside := predicted[fit].inside) is not None:
-            kept = np.isin(fit.test_rows, rows)
-            table.loc[fit.test_rows[kept], fit.name] = 1.0 - inside[kept]
-    return table if len(rows) and len(table.columns) else None
-
-
 def _compared(methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
     """Method and options of each row of the comparison."""
     given = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
@@ -400,7 +322,7 @@ def _donor_folds(spots: Spots, n_folds: int | None) -> Iterator[tuple[NDArray[np
     if len(donors) < 2:
         msg = (
             f"Only one donor, {str(donors[0])!r}: a held-out slide or part of the same donor shares its biology and its "
-            "batch, and would say nothing about a donor never seen. Two donors are needed, better five."
+            "batch, and says nothing about a new donor. At least two donors are needed; five are better."
         )
         raise ValueError(msg)
     n_folds = len(donors) if n_folds is None else n_folds

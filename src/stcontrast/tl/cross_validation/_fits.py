@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import joblib
 import numpy as np
+from joblib import parallel_config
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
@@ -22,7 +23,7 @@ from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
 from stcontrast._records import VERSION
 from stcontrast._settings import settings
 from stcontrast._training import one_thread
-from stcontrast.fitted._fit import fit_model, spots_of_model
+from stcontrast.fitted._fit import fit_model, most_spots, spots_of_model
 from stcontrast.methods._base import METHODS, Method, get_method
 from stcontrast.tl._features import block_widths
 
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stcontrast._reading import Sections
     from stcontrast.fitted._fit import FitSpec
+    from stcontrast.tl._tune import TunedFeatures, Tuning
 
-__all__ = ["Fit", "FitStore", "OutOfFold", "check_directory", "fit_and_predict"]
+__all__ = ["Fit", "FitStore", "OutOfFold", "check_directory", "fit_and_predict", "with_tuned_features"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +107,9 @@ class Fit:
         """Memory of the fit at its peak, without libraries and data; measured for the methods that need most."""
         of_features, of_expression = METHODS[self.method].held
         values = of_features * self.features.shape[1] + of_expression * self.n_genes
-        return int(len(self.train_rows) * values * np.dtype(np.float32).itemsize)
+        most = most_spots(METHODS[self.method], self.fit_spec, tuned=bool(self.inner_features))
+        n_spots = len(self.train_rows)
+        return int((n_spots if most is None else min(n_spots, most)) * values * np.dtype(np.float32).itemsize)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +147,7 @@ def fit_and_predict(fit: Fit) -> OutOfFold:
     """Fit on the training spots and predict the held-out spots, on one thread."""
     spots, rows = replace(fit.spots, features=fit.features, blocks=fit.blocks), fit.test_rows
     # the last bits depend on the number of threads, and must not depend on the number of processes
-    with settings.override(progress=False), threadpool_limits(1), one_thread():
+    with settings.override(progress=False), threadpool_limits(1), one_thread(), parallel_config("sequential"):
         model, _ = fit_model(
             spots, fit.train_rows, method=fit.method, fit_spec=fit.fit_spec, made_by=fit.made_by,
             of_fold=fit.inner_features,
@@ -299,3 +304,31 @@ def _source_of(method: type[Method]) -> list[str] | None:
             method.name, error,
         )  # fmt: skip
         return None
+
+
+def with_tuned_features(
+    fits: list[list[Fit]], tuning: Tuning, sources: Sequence[Sections], uses_color: Mapping[str, bool], folder: Path
+) -> list[list[Fit]]:
+    """The same fits with features of encoders that were fine-tuned without their held-out donors."""
+    tuned = []
+    with tuning.cut(sources) as crops:
+        for i, of_fold in enumerate(fits):
+            logger.info("Fine-tuning without %s.", ", ".join(of_fold[0].donors))
+            tuned.append(list(of_fold))
+            found: TunedFeatures | None = None
+            for j, fit in enumerate(of_fold):
+                if uses_color[fit.name]:
+                    continue
+                own = tuning.options.loss == "method"
+                if found is None or own:
+                    fit_spec, name = (
+                        (fit.fit_spec, f"{i}-{j}") if own else (replace(fit.fit_spec, options=None), str(i))
+                    )
+                    found, _ = tuning.run(
+                        crops, fit.spots, fit.train_rows, fit_spec, method=fit.method, name=f"without{name}"
+                    )
+                    found = found.in_folder(folder / name)
+                tuned[-1][j] = replace(
+                    fit, features=found.features, made_by=found.made_by, inner_features=found.of_fold
+                )
+    return tuned

@@ -9,7 +9,7 @@ import numpy as np
 
 from stcontrast._data.genes import choose_genes, log_normalize_sparse
 from stcontrast._slides import rows_by_slide
-from stcontrast.metrics._genes import N_NEAREST
+from stcontrast.metrics._genes import moran, neighbor_graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +108,7 @@ class GeneSets:
             if absent and position:
                 msg = (
                     f"{len(absent)} genes of the set {name!r} are absent from the counts that all slides have: "
-                    f"{absent[:10]}. They begin {spots.genes[:5]}."
+                    f"{absent[:10]}. Some that exist: {spots.genes[:5]}."
                 )
                 raise KeyError(msg)
         named = spots.genes if genes is None else [gene for gene in dict.fromkeys(genes) if gene in position]
@@ -168,18 +168,13 @@ class GeneSets:
         return self._moran[key]
 
     def _compute_moran(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        from scanpy.metrics import morans_i
-        from sklearn.neighbors import kneighbors_graph
-
         spots = self.spots
         found = np.zeros(len(spots.genes))
         if len(rows) < 3:
             return found
-        graph = kneighbors_graph(spots.xy[rows], min(N_NEAREST, len(rows) - 1))
+        graph = neighbor_graph(spots.xy[rows])
         expression = log_normalize_sparse(spots.counts[rows], spots.depth[rows]).tocsc()
         for start in range(0, len(found), N_AT_ONCE):
-            of_gene = expression[:, start : start + N_AT_ONCE].toarray().T.astype(np.float64)
-            varies = np.flatnonzero(np.ptp(of_gene, axis=1) > 1e-9)
-            if len(varies):
-                found[start + varies] = morans_i(graph, np.ascontiguousarray(of_gene[varies]))
+            part = slice(start, start + N_AT_ONCE)
+            found[part] = np.nan_to_num(moran(expression[:, part].toarray(), graph))
         return found

@@ -8,23 +8,20 @@ import pickle
 import threading
 import traceback
 from concurrent.futures import BrokenExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import psutil
-from joblib import Parallel, cpu_count, delayed, effective_n_jobs, parallel_config
+from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 
-from stcontrast._cluster import running_client
 from stcontrast.methods._base import METHODS
 from stcontrast.tl.cross_validation._fits import fit_and_predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
     from stcontrast.methods import Method
     from stcontrast.tl.cross_validation._fits import Fit, OutOfFold
 
-__all__ = ["count_processes", "on_cluster", "run_fits"]
+__all__ = ["count_processes", "run_fits"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,20 +41,6 @@ GPU_BYTES: Final = 2**31
 CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 # the seeds of random numbers belong to a process: where the backend has threads, they take turns
 ONE_FIT: Final = threading.Lock()
-
-
-def on_cluster() -> AbstractContextManager[object]:
-    """Inside it, fits go to the dask client that the user has started; nothing changes where there is none.
-
-    A backend that the user has chosen stays.
-    """
-    backend, _ = get_active_backend()
-    client = running_client()
-    # joblib's own default
-    if client is None or type(backend).__name__ != "LokyBackend":
-        return nullcontext()
-    context: AbstractContextManager[object] = parallel_config(backend="dask", client=client)
-    return context
 
 
 def count_processes(n_jobs: int | None, fits: Sequence[Fit]) -> int:

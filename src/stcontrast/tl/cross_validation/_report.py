@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stcontrast._records import VERSION
-from stcontrast._report import RULE, SlideNumbers, judged, slide_maps
+from stcontrast._report import MAX_CLASSES, RULE, SlideNumbers, judged, slide_maps
 from stcontrast.metrics._classes import calibration_bins, calibration_error
 from stcontrast.tl.cross_validation._scoring import CEILING
 
@@ -76,11 +76,11 @@ def cv_content(cv: Result, *, method: str, title: str, slides: Mapping[str, Slid
     donors = sorted(set(cv.scores["donor"]))
     return {
         "title": title,
-        "subtitle": f"Every number rests on donors that no model had seen. Genes, maps and classes are those of “{method}”.",
+        "subtitle": f"All numbers come from donors that no model had seen. Genes, maps and classes are shown for the method “{method}”.",
         "version": VERSION,
         "card": [
             ("Methods", ", ".join(cv.methods)),
-            ("Held out, a fold at a time", "; ".join(", ".join(held_out) for held_out, _ in cv._sets)),
+            ("Held-out donors of each fold", "; ".join(", ".join(held_out) for held_out, _ in cv._sets)),
             ("Donors with scores", f"{len(donors)}: {', '.join(donors)}"),
             ("Genes with scores", str(0 if genes is None else len(genes))),
             ("Fits that failed", _failures(cv.failures)),
@@ -159,7 +159,7 @@ def _gene_table(genes: pd.DataFrame) -> dict[str, Any]:
     ]
     columns = [{"name": "gene", "sorted": False}]
     columns += [{"name": GENE_COLUMNS[name], "sorted": name == "r"} for name in known]
-    note = "r is the Pearson correlation of prediction and measurement within a slide. Choose a column's name to sort by it."
+    note = "r is the Pearson correlation of prediction and measurement within a slide. Select the name of a column to sort by it."
     return {"rows": rows, "columns": [*columns, {"name": "trust", "sorted": False}], "note": note, "rule": RULE}
 
 
@@ -168,6 +168,7 @@ def _maps(cv: Result, method: str, genes: list[str], slides: Mapping[str, Slide]
     kept = [gene for gene in genes if gene in table.var_names]
     columns = table.var_names.get_indexer(pd.Index(kept))
     names = table.obs["slide"].astype(str)
+    classes = list(table.obs["annotated"].cat.categories)[:MAX_CLASSES] if "annotated" in table.obs else []
     numbers = []
     for name in dict.fromkeys(names):
         rows = np.flatnonzero(names == name)
@@ -181,8 +182,18 @@ def _maps(cv: Result, method: str, genes: list[str], slides: Mapping[str, Slide]
         outside = None
         if cv._outside is not None and method in cv._outside:
             outside = cv._outside[method].to_numpy()[rows] == 1
-        numbers.append(SlideNumbers(name, note, centers, predicted, observed, outside, slides.get(name)))
-    return slide_maps(numbers, kept)
+        of_spots = [_codes(table.obs, column, rows) for column in (f"class_{method}", "annotated")]
+        numbers.append(SlideNumbers(name, note, centers, predicted, observed, outside, slides.get(name), *of_spots))
+    return slide_maps(numbers, kept, classes)
+
+
+def _codes(obs: pd.DataFrame, column: str, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:
+    """Numbers of the classes of some spots, −1 where there is none; `None` where no spot has one that is drawn."""
+    if column not in obs:
+        return None
+    codes = obs[column].cat.codes.to_numpy()[rows].astype(np.int64)
+    codes[codes >= MAX_CLASSES] = -1
+    return codes if (codes >= 0).any() else None
 
 
 def _classes(cv: Result, method: str) -> dict[str, Any] | None:
@@ -199,7 +210,7 @@ def _classes(cv: Result, method: str) -> dict[str, Any] | None:
     right = (table["true"] == table["predicted"]).to_numpy()
     error = calibration_error(confidence[:, None].astype(np.float32), np.where(right, 0, -1))
     return {
-        "note": f"{len(table)} annotated spots of held-out donors, all together. {right.mean():.0%} have the annotated class.",
+        "note": f"{len(table)} annotated spots of held-out donors, pooled. For {right.mean():.0%} the predicted class is the annotated one.",
         "confusion": {"names": [str(name) for name in counts.columns], "rows": rows},
         "calibration": calibration_bins(confidence, right).rename(columns={"n_spots": "n"}).to_dict("records"),
         "error": error,

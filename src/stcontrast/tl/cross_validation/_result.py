@@ -78,7 +78,8 @@ class CrossValidation:
         """The out-of-fold predictions, for held-out spots × genes that were modelled in every fold.
 
         `X` is the first method's prediction and each method has a layer of its name, log(1 + counts per 10 000), NaN
-        where its fit failed; ``obs`` has donor and slide, ``obsm["spatial"]`` the centres in pixels.
+        where its fit failed; ``obs`` has donor and slide, ``obsm["spatial"]`` the centres in pixels. With a `label_key`,
+        ``obs`` also has ``"annotated"`` and, for every method that predicts classes, ``"class_<method>"``.
         """
         if self._predictions is None:
             msg = "Nothing was predicted: no slide has counts."
@@ -138,11 +139,11 @@ class CrossValidation:
 
         Returns
         -------
-        A table whose index is the methods, with ``"ceiling"`` last. ``donors`` is the number of scored donors, lower where
-        fits failed. ``pearson`` and the other metrics of :attr:`scores` are means over the genes of a slide, then the
-        slides of a donor, then the donors. ``pearson_vs_<reference>`` is the mean paired difference over donors, with a
-        95 % bootstrap interval over donors (``_low``, ``_high``). The interval is NaN with fewer than three donors, where
-        a bootstrap would only repeat them. The same for ``macro_f1``.
+        A table whose index is the methods, with ``"ceiling"`` last. ``donors`` is the number of scored donors, which
+        is lower if fits failed. ``pearson`` and the other metrics of :attr:`scores` are means over the genes of a
+        slide, then the slides of a donor, then the donors. ``pearson_vs_<reference>`` is the mean paired difference
+        over donors, with a 95 % bootstrap interval over donors (``_low``, ``_high``). With fewer than three donors the
+        interval is NaN, because a bootstrap would only repeat the donors. The same for ``macro_f1``.
 
         Raises
         ------
@@ -207,17 +208,18 @@ class CrossValidation:
         um_per_px: float | Mapping[str, float] | None = None,
         overwrite: bool = False,
     ) -> None:
-        """Write a report: one web page with everything in it, which a browser opens without a network.
+        """Write a report: one self-contained web page, which a browser opens without a network.
 
-        It has what was held out, the methods with intervals, a table of genes to search and sort that says which of them
-        can be trusted and by what rule, maps of observed and predicted expression, and classes with their calibration.
+        The page says what was held out and compares the methods with intervals. A table of genes, to search and sort,
+        says which genes can be trusted and by which rule. Maps show observed and predicted expression. Classes are
+        shown with their calibration.
 
         Parameters
         ----------
         path
             The page to write; its name ends in ``.html``.
         data
-            What was cross-validated, to show the H&E under the maps. Without it the maps have no H&E.
+            The cross-validated data, to show the H&E under the maps. Without it the maps have no H&E.
         method
             Method whose genes, maps and classes are shown; the first by default.
         title
@@ -225,14 +227,14 @@ class CrossValidation:
         image_key, library_key, table_key, um_per_px
             As in :func:`stcontrast.pp.crops`.
         overwrite
-            Replace a file that is there.
+            Replace an existing file.
 
         Raises
         ------
         ValueError
             If the name of the page does not end in ``.html``.
         FileExistsError
-            If something is there and `overwrite` is off.
+            If the file exists and `overwrite` is False.
         KeyError
             If the method was not run, or none of the slides is in `data`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["ATTEMPTS", "loaded", "n_workers", "on_cluster", "running_client", "spread"]
+__all__ = ["ATTEMPTS", "loaded", "n_workers", "on_cluster", "running_client", "sent", "spread"]
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 ATTEMPTS: Final = 3
 # tasks for every worker that are sent before the first of them is done
 AHEAD: Final = 2
+# seconds that a scheduler gets to see that a worker has died, or to start another one
+PATIENCE: Final = 30
 
 
 def running_client() -> Any:
@@ -86,17 +89,13 @@ def spread[Key, Part, Result](
     The key of a part and its result, as they come.
     """
     from distributed import as_completed
-    from distributed.protocol.pickle import dumps
 
     waiting, done = iter(parts), as_completed()
     at_work: dict[Any, tuple[Key, Part, int]] = {}
-    # pickled, because dask would compute lazy arrays inside
-    pickled = dumps(common)
-    shared = client.scatter(pickled, broadcast=True, hash=False)
+    shared = sent(client, common, broadcast=True)
 
     def send(key: Key, part: Part, attempt: int) -> None:
-        there = client.scatter(dumps(part), hash=False)
-        future = client.submit(_call, function, shared, there, pure=False, retries=1)
+        future = client.submit(_call, function, shared, sent(client, part), pure=False, retries=1)
         at_work[future] = key, part, attempt
         done.add(future)
 
@@ -116,13 +115,42 @@ def spread[Key, Part, Result](
                 yield key, result
             elif attempt < ATTEMPTS:
                 logger.warning("The cluster has lost a part with a worker: it is sent again.")
-                shared = client.scatter(pickled, broadcast=True, hash=False)
+                shared = sent(client, common, broadcast=True)
                 send(key, part, attempt + 1)
             else:
                 msg = f"The cluster has lost a part {ATTEMPTS} times: do its workers have enough memory?"
                 raise RuntimeError(msg)
     finally:
         client.cancel(list(at_work))
+
+
+def sent(client: Any, value: object, *, broadcast: bool = False) -> Any:
+    """Send an object to a worker, or to all of them, as bytes that :func:`loaded` reads.
+
+    A worker that has died is addressed until the scheduler sees it, so a failed transfer is tried again.
+
+    Raises
+    ------
+    RuntimeError
+        If no transfer succeeds for 30 s.
+    """
+    from distributed.protocol.pickle import dumps
+
+    # pickled, because dask would compute lazy arrays inside
+    pickled = dumps(value)
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return client.scatter(pickled, broadcast=broadcast, hash=False)
+        except OSError as error:  # a closed connection, or no worker yet
+            if time.monotonic() > end:
+                msg = (
+                    f"Nothing could be sent to the workers of the cluster for {PATIENCE} s ({error}): are any of them "
+                    "alive, and do they have enough memory?"
+                )
+                raise RuntimeError(msg) from error
+            logger.warning("A worker of the cluster has not answered: its data are sent again.")
+            time.sleep(0.5)
 
 
 def _call[Part, Result](function: Callable[[Any, Part], Result], common: bytes, part: bytes) -> Result:

@@ -122,3 +122,34 @@ def test_parts_are_made_as_workers_get_free(client):
 def test_an_error_of_a_part_is_told(client):
     with pytest.raises(TypeError, match="unsupported operand"):
         list(_cluster.spread(client, doubled, {"factor": {}}, [(0, 1.5)]))
+
+
+class Flaky:
+    """A client whose transfers fail at first, as they do until the scheduler has seen that a worker is dead."""
+
+    def __init__(self, client, n_failures):
+        self.client, self.n_failures = client, n_failures
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+    def scatter(self, *args, **kwargs):
+        if self.n_failures:
+            self.n_failures -= 1
+            msg = "Stream is closed"
+            raise distributed.comm.core.CommClosedError(msg)
+        return self.client.scatter(*args, **kwargs)
+
+
+def test_a_transfer_to_a_dead_worker_is_tried_again(client, caplog):
+    flaky = Flaky(client, 3)
+    found = dict(_cluster.spread(flaky, doubled, {"factor": 2}, ((i, np.full(2, i)) for i in range(4))))
+    assert flaky.n_failures == 0
+    assert sorted(found) == list(range(4))
+    assert "data are sent again" in caplog.text
+
+
+def test_a_cluster_without_workers_is_told(client, monkeypatch):
+    monkeypatch.setattr(_cluster, "PATIENCE", 0)
+    with pytest.raises(RuntimeError, match=r"could be sent to the workers .*Stream is closed.*alive"):
+        list(_cluster.spread(Flaky(client, 100), doubled, {"factor": 2}, [(0, 1.0)]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._cluster import ATTEMPTS, loaded, n_workers
+from stcontrast._cluster import ATTEMPTS, loaded, n_workers, sent
 from stcontrast.pp._features.encoding import encode_centers
 
 if TYPE_CHECKING:
@@ -69,14 +69,9 @@ def _encode_shards(
 ) -> Generator[tuple[int, NDArray[np.intp], NDArray[np.float32]], None, list[Shard]]:
     """Features of shards as they are finished; returns the shards whose image was lost with a worker."""
     from distributed import as_completed
-    from distributed.protocol.pickle import dumps
 
-    # pickled, because dask would compute the lazy arrays inside
-    made_with = client.scatter(dumps(spec), broadcast=True, hash=False)
-    images = {
-        code: client.scatter(dumps(slides[code].image), broadcast=True, hash=False)
-        for code in {code for code, _ in shards}
-    }
+    made_with = sent(client, spec, broadcast=True)
+    images = {code: sent(client, slides[code].image, broadcast=True) for code in {code for code, _ in shards}}
     at_work: dict[Any, Shard] = {}
     lost = []
     try:

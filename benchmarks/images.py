@@ -1,6 +1,6 @@
 """Speed and memory of crops, image features and predictions, each beside a peer in the same run.
 
-    python benchmarks/images.py --data FOLDER --out OUT --parts crops encoder slide cluster finetune
+    python benchmarks/images.py --data FOLDER --out OUT --parts crops encoder slide cluster
 
 crops      crops a second on a her2st section, 224 px, from zarr: this package, spatialdata's ImageTilesDataset, squidpy's
            generator of spot crops, and the same squares resampled from an image that is held in memory
@@ -10,7 +10,6 @@ encoder    `image_features` with timm's ResNet-18 beside its bare forward pass
 slide      a synthetic slide of 60 000 × 60 000 px: features and predictions into a store, peak memory and time against
            the number of spots, each in a process of its own; OUT/slide.png
 cluster    features of that slide on two dask workers beside one
-finetune   a small network fine-tuned beside the same network frozen (see benchmarks/fine_tuning.py)
 
 FOLDER is that of the test data (her2st); OUT takes the stores and images.csv. Runs of peers are interleaved and medians
 are taken: measure on a machine that does nothing else.
@@ -53,7 +52,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the test data; for crops and encoder")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", nargs="+", default=["crops", "encoder", "slide", "cluster", "finetune"])
+    parser.add_argument("--parts", nargs="+", default=["crops", "encoder", "slide", "cluster"])
     parser.add_argument("--spots", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--before", type=Path, help="`src` of an earlier version; for before")
@@ -74,7 +73,6 @@ def main():
         "encoder": encoder,
         "slide": slide,
         "cluster": cluster,
-        "finetune": finetune,
     }
     for part in arguments.parts:
         print(f"== {part}", flush=True)
@@ -428,15 +426,6 @@ def cluster(arguments):
     table = pd.Series(seconds, name="seconds").rename_axis("workers").to_frame()
     table["times one worker"] = seconds[1] / table["seconds"]
     report(table, arguments.out / "cluster.csv")
-
-
-def finetune(arguments):
-    from fine_tuning import measure
-
-    report(
-        pd.DataFrame([measure(seed, "ridge") for seed in (0, 1)]).drop(columns="method").set_index("seed").T,
-        arguments.out / "finetune.csv",
-    )
 
 
 def interleaved(runs, repeats):

@@ -47,6 +47,15 @@ def test_constant_prediction_is_zero_and_constant_observation_nan(value):
     assert 0 < r[3] < 1
 
 
+@pytest.mark.parametrize("other", [1e6, 1e9])
+def test_whether_a_gene_varies_is_judged_on_its_own_values(other):
+    """Not on those of a gene that is far better expressed."""
+    predicted, observed = expression()
+    alone = gene_correlation(predicted, observed)
+    predicted[:, 0] *= other
+    np.testing.assert_allclose(gene_correlation(predicted, observed), alone, atol=1e-6)
+
+
 def test_shapes_must_agree():
     predicted, observed = expression()
     with pytest.raises(ValueError, match=r"shape \(30, 4\), `observed` \(30, 3\)"):

@@ -427,6 +427,9 @@ def test_positions_must_be_there_and_finite() -> None:
     adata.obsm["spatial"][2, 0] = np.nan
     with pytest.raises(ValueError, match="1 spots of 'lib' have no finite position"):
         resolve_slides(adata)
+    adata.obsm["spatial"][[2, 5], 1] = np.inf
+    with pytest.raises(ValueError, match="2 spots of 'lib' have no finite position"):
+        resolve_slides(adata)
     adata.obsm["X_pca"] = adata.obsm.pop("spatial")
     with pytest.raises(KeyError, match=r"No `obsm\['spatial'\]`.*\['X_pca'\]"):
         resolve_slides(adata)
@@ -810,9 +813,14 @@ def test_spots_at_one_place(twice: int, said: bool, caplog: pytest.LogCaptureFix
     [
         (lambda library: library["images"].clear(), r"`uns\['spatial'\]\['lib'\]` has no images"),
         (lambda library: library["scalefactors"].clear(), r"'hires' has no scale factor `tissue_hires_scalef`"),
+        (
+            lambda library: library["scalefactors"].update(tissue_x_scalef=library["scalefactors"].pop("tissue_hires_scalef")),
+            r"'hires' has no scale factor `tissue_hires_scalef` \(there are .*'tissue_x_scalef'",
+        ),
         (lambda library: library["images"].update(hires=PICTURE[..., 0]), r"'hires' is not RGB \(shape \(96, 128\)\)"),
+        (lambda library: library["images"].update(hires=PICTURE[0]), r"'hires' is not RGB \(shape \(128, 3\)\)"),
     ],
-    ids=["no images", "no scale factors", "grey"],
+    ids=["no images", "no scale factors", "another scale factor", "grey", "a row of pixels"],
 )
 def test_why_an_anndata_has_no_image(change: Any, told: str) -> None:
     adata = visium_adata(PICTURE, 4 * points(9))

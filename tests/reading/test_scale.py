@@ -30,6 +30,13 @@ def test_a_lattice_is_known_wherever_it_lies(pitch: float, angle: float, shift: 
     assert found.jitter < 1e-6
 
 
+@pytest.mark.parametrize(("wide", "high"), [(12, 5), (5, 12), (9, 9)])
+def test_the_longer_side_of_a_lattice_is_counted_in_sites(wide: int, high: int) -> None:
+    found = find_lattice(square(wide, high, 200.0) + 1e4)
+    assert found is not None
+    assert found.side == max(wide, high)
+
+
 @given(st.integers(0, 1000))
 def test_jitter_does_not_bias_the_pitch(seed: int) -> None:
     rng = np.random.default_rng(seed)

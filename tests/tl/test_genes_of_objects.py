@@ -100,6 +100,16 @@ def test_a_gene_may_be_absent_by_chance(mean: float, depth: float, n_spots: int,
     assert {code: genes.tolist() for code, genes in found.items() if code == 7} == ({7: [2]} if named else {})
 
 
+def test_a_slide_with_one_count_has_the_gene() -> None:
+    """Its depth belongs to the rate of the gene, which is then too low for the absence to be odd."""
+    spots = np.array([[200, 1], *[[900, 0]] * 9, *[[98, 2]] * 10, *[[100, 0]] * 10], dtype=np.float32)
+    slide = np.repeat([0, 1, 2], 10)
+    # 21 counts in 9 301 of the others: at this rate 2 are expected; without the depth of the first slide it would be 21
+    assert lost_genes(sparse.csr_matrix(spots), spots.sum(axis=1), slide) == {}
+    spots[0, 1] = 0
+    assert lost_genes(sparse.csr_matrix(spots), spots.sum(axis=1), slide)[2].tolist() == [1]
+
+
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
 def test_image_features_says_that_fit_will_refuse(caplog: pytest.LogCaptureFixture) -> None:
     sdata = stc.datasets.toy(n_donors=1, n_spots=12, n_genes=9)

@@ -9,13 +9,13 @@ export MPLBACKEND ?= agg
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-long test-lowest test-newest lint types docs lock clean
+.PHONY: help install demo test test-slow test-long test-lowest test-newest test-pre lint types docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # several processes (-n 2) would otherwise compete for the same cores with the threads of each
-test test-slow test-long test-lowest test-newest: export OMP_NUM_THREADS ?= 1
+test test-slow test-long test-lowest test-newest test-pre: export OMP_NUM_THREADS ?= 1
 
 install: ## make or update .venv with the package and its development tools
 	@scripts/setup-env.sh
@@ -37,6 +37,9 @@ test-lowest: install ## run the tests with the lowest versions that pyproject.to
 
 test-newest: install ## run the tests with the newest versions there are, in .venv-newest
 	$(call test-with,newest,highest)
+
+test-pre: install ## run the tests with the newest versions and pre-releases, in .venv-pre
+	$(call test-with,pre,highest --prerelease allow)
 
 define test-with
 	scripts/setup-env.sh uv venv --quiet --allow-existing --python $(BIN)/python .venv-$(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ from stcontrast.tl._write import interval_holds, prediction_frame, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from anndata import AnnData
@@ -159,29 +161,50 @@ def _predict(
     group = zarr.open_group(table, mode="r+", use_consolidated=False)
     arrays: dict[str, Any] = {"X": group["X"], LOWER: group[f"layers/{LOWER}"], UPPER: group[f"layers/{UPPER}"]}
     initial = sum(len(rows_of_part[part]) for part in np.flatnonzero(done))
-    with stage("predictions", total=n_spots, initial=initial, unit="spots") as bar:
-        for part, pieces in _on_parts(_predicted, model, parts):
-            rows = rows_of_part[part]
-            blocks: dict[str, NDArray[np.float32]] = {
-                name: np.empty((len(rows), n_genes), dtype=np.float32) for name in ("X", LOWER, UPPER)
-            }
-            for here, found in zip(rows_by_slide(slide[rows]), pieces, strict=True):
-                of_slide = rows[here]
-                known[of_slide] = found.in_distribution
-                if not interval_holds(model, provenance[source.slides[slide[of_slide[0]]].name]):
-                    found.half_width = np.full_like(found.half_width, np.nan)
-                for name, values in (("X", found.expression), (LOWER, found.lower), (UPPER, found.upper)):
-                    blocks[name][here] = values
-            for start in range(0, len(rows), CHUNK):
-                # chunk by chunk: a chunk is written whole or not at all
-                for name, values in blocks.items():
-                    arrays[name].set_orthogonal_selection(
-                        (rows[start : start + CHUNK], slice(None)), values[start : start + CHUNK]
-                    )
-            done[part] = True
-            store.save("known", known)
-            store.save("predicted", done)
-            bar.update(len(rows))
+
+    def finish(waiting: tuple[int, NDArray[np.intp], Future[None]]) -> None:
+        part, rows, writing = waiting
+        writing.result()
+        done[part] = True
+        store.save("known", known)
+        store.save("predicted", done)
+        bar.update(len(rows))
+
+    # a part is compressed and written while the next one is predicted
+    waiting = None
+    with (
+        stage("predictions", total=n_spots, initial=initial, unit="spots") as bar,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        try:
+            for part, pieces in _on_parts(_predicted, model, parts):
+                rows = rows_of_part[part]
+                blocks: dict[str, NDArray[np.float32]] = {
+                    name: np.empty((len(rows), n_genes), dtype=np.float32) for name in ("X", LOWER, UPPER)
+                }
+                for here, found in zip(rows_by_slide(slide[rows]), pieces, strict=True):
+                    of_slide = rows[here]
+                    known[of_slide] = found.in_distribution
+                    if not interval_holds(model, provenance[source.slides[slide[of_slide[0]]].name]):
+                        found.half_width = np.full_like(found.half_width, np.nan)
+                    for name, values in (("X", found.expression), (LOWER, found.lower), (UPPER, found.upper)):
+                        blocks[name][here] = values
+                if waiting is not None:
+                    finish(waiting)
+                waiting = part, rows, writer.submit(_write, arrays, rows, blocks)
+        finally:
+            # a prediction that is broken off keeps this part too
+            if waiting is not None:
+                finish(waiting)
+
+
+def _write(arrays: Mapping[str, Any], rows: NDArray[np.intp], blocks: Mapping[str, NDArray[np.float32]]) -> None:
+    for start in range(0, len(rows), CHUNK):
+        # chunk by chunk: a chunk is written whole or not at all
+        for name, values in blocks.items():
+            arrays[name].set_orthogonal_selection(
+                (rows[start : start + CHUNK], slice(None)), values[start : start + CHUNK]
+            )
 
 
 def _on_parts[Part, Result](

@@ -105,6 +105,14 @@ def test_missing_values_are_left_out():
     pd.testing.assert_frame_equal(table[columns], labelled[columns])
 
 
+def test_a_class_of_one_batch_is_expected_nowhere_else():
+    """The last of the classes, so that the other batches hold fewer of them."""
+    embedding, batch, label = spots()
+    label = np.where(batch == "a", "zebra", label.astype(object))
+    table = batch_mixing(embedding, batch, label=label)
+    assert table["label_agreement"].iloc[0] == table["label_expected"].iloc[0] == 0
+
+
 def test_a_batch_without_labels_has_no_agreement():
     embedding, batch, label = spots()
     label = np.where(batch == "a", None, label.astype(object))

@@ -222,9 +222,16 @@ def test_slides_that_share_an_image_on_top_of_each_other_are_reported(caplog: py
 # --- bad input
 
 
-@pytest.mark.parametrize("bad", [{}, None, "slide.zarr"])
-def test_other_objects_are_refused(bad: Any) -> None:
-    with pytest.raises(TypeError, match="Expected a SpatialData or an AnnData object, found"):
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ({}, r"dict\. Several objects are given as a list\."),
+        (None, r"NoneType\.$"),
+        ("slide.zarr", r"str\. Read the file first: `anndata.read_h5ad\(path\)`"),
+    ],
+)
+def test_other_objects_are_refused(bad: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=f"Expected a SpatialData or an AnnData object, found {told}"):
         resolve_table(bad)
 
 

@@ -176,4 +176,7 @@ def test_a_million_bins_are_looked_at_around_the_middle() -> None:
     assert found is not None
     assert (found.pitch, found.neighbors) == pytest.approx((5.0, 4))
     assert len(middle_spots(xy)) == 4000
+    # around the median of each axis, wherever the slide lies
+    for shift in ((0, 0), (1e5, 0), (0, -1e5)):
+        np.testing.assert_allclose(middle_spots(xy + shift)[0], np.median(xy, axis=0) + shift, atol=5.0)
     np.testing.assert_array_equal(middle_spots(xy[:50]), middle_spots(np.repeat(xy[:50], 3, axis=0)))

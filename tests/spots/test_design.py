@@ -265,6 +265,13 @@ def test_the_features_are_left_alone():
     np.testing.assert_array_equal(features, before)
 
 
+@pytest.mark.parametrize("unit", [1e-8, 1e-3, 1e5])
+def test_whether_a_column_is_constant_is_judged_in_its_own_unit(unit):
+    block = np.random.default_rng(0).normal(3, 2, (30, 5))
+    expected = SlideMoments.of(block).standardized(block)
+    np.testing.assert_allclose(SlideMoments.of(block * unit).standardized(block * unit), expected, atol=1e-5)
+
+
 @given(seed=st.integers(0, 10_000), cut=st.integers(1, 29))
 def test_moments_of_two_parts_are_those_of_the_whole(seed, cut):
     block = np.random.default_rng(seed).normal(3, 2, (30, 5)).astype(np.float32)

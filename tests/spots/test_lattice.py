@@ -166,6 +166,15 @@ def test_sequences_are_disjoint_complete_and_short(parts, max_length):
     assert all(len(set(slide[rows])) == 1 for rows in cut)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_slide_is_halved_across_its_longer_side(axis):
+    lattice = square(20, 4).astype(np.float32)[:, :: 1 if axis == 0 else -1]
+    lattice = lattice[np.random.default_rng(0).permutation(len(lattice))]
+    first, second = sequences(lattice, one_slide(lattice), max_length=40)
+    longer = int(np.argmax(np.ptp(lattice, axis=0)))
+    assert lattice[first, longer].max() < lattice[second, longer].min()
+
+
 @given(parts=slides, max_length=st.integers(1, 12), seed=st.integers(0, 99))
 def test_how_a_slide_is_cut_depends_on_that_slide_alone(parts, max_length, seed):
     lattice, slide = stacked(parts)

@@ -76,6 +76,18 @@ def test_every_field_goes_through_the_same_network() -> None:
     np.testing.assert_allclose(found, np.concatenate([base(crops[:, 0]), base(crops[:, 1])], axis=1), atol=1e-5)
 
 
+def test_mean_and_deviation_may_be_whole_numbers() -> None:
+    """(0, 0, 0) and (1, 1, 1), for networks that were trained on pixels of 0 to 1."""
+    base, crops = encoder(), torch.randint(256, (3, 1, 32, 32, 3), dtype=torch.uint8)
+    towers = [
+        ImageTower(base._model, mean=(number(0),) * 3, std=(number(1),) * 3, options=OPTIONS).eval()
+        for number in (int, float)
+    ]
+    torch.testing.assert_close(*(tower(crops) for tower in towers))
+    # features get the type of these
+    assert towers[0].mean.dtype == towers[0].std.dtype == torch.float32
+
+
 def test_adapted_statistics_are_those_of_the_crops() -> None:
     backbone = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1))
     tower = ImageTower(backbone, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), options=OPTIONS)

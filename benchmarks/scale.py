@@ -3,6 +3,7 @@
     python benchmarks/scale.py imports
     python benchmarks/scale.py fit [--spots 2000 10000 40000] [--features 252] [--method stcontrast] [--slides 16]
     python benchmarks/scale.py fit --slides 24 --features 1536 --spots 100000
+    python benchmarks/scale.py folds --spots 16000 [--methods ridge kernel mean]
     python benchmarks/scale.py cluster --spots 200000 [--method ridge]
 
 ``imports``: CPU seconds of the import of every part of the package, beyond numpy and anndata, and memory of the process.
@@ -11,6 +12,10 @@
 what the process held before the fit (peak), in kB a spot; the peak of the whole process, data and libraries included;
 and the exponent of the CPU seconds between the smallest and the largest size. With several numbers of `--slides` there
 are as many rows, one number of spots for each.
+
+``folds``: a cross-validation over the 8 donors, in one process and in two. Prints the share of the cores that was idle
+before, the wall seconds, the peak of all processes together beside what the package reckons with, and whether every score is the
+same. Both are on one thread a process.
 
 ``cluster``: a model of 4000 spots predicts a slide of so many into a store: in this process; on two workers of a dask cluster;
 and again with one of them killed half-way. Prints the wall seconds, the peak of the workers, and whether every number is the
@@ -141,6 +146,84 @@ def fit(arguments):
         print(f"CPU seconds grow with the number of spots to the power {exponent:.2f}")
 
 
+def as_anndata(n_spots, n_features, n_slides):
+    """Synthetic spots as a user has them."""
+    import anndata as ad
+    import numpy as np
+
+    spots = synthetic(n_spots, n_features, n_slides)
+    obs = {"donor": spots.donor, "library_id": np.array(spots.slides)[spots.slide]}
+    found = ad.AnnData(spots.counts, obs=obs, obsm={"X_image": spots.features, "spatial": spots.xy})
+    found.obs_names, found.var_names = spots.name, spots.genes
+    return found
+
+
+def folds(arguments):
+    """A cross-validation in one process and in two."""
+    import threading
+
+    import pandas as pd
+    import psutil
+    import torch
+
+    import stcontrast as stc
+    from stcontrast.tl.cross_validation import _cross_validate as module
+    from stcontrast.tl.cross_validation._parallel import LIBRARY_BYTES
+
+    stc.settings.progress = False
+    logging.getLogger("stcontrast").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    data = as_anndata(arguments.spots[0], arguments.features, arguments.slides[0])
+    rows, first, reckoned, run_fits = [], None, [], module.run_fits
+
+    def watched(fits, n_processes, **kwargs):
+        largest = sorted((fit.bytes_held for fit in fits), reverse=True)[:n_processes]
+        # processes of their own hold the libraries too
+        reckoned.append(sum(largest) + (LIBRARY_BYTES * n_processes if n_processes > 1 else 0))
+        return run_fits(fits, n_processes, **kwargs)
+
+    module.run_fits = watched
+    for n_jobs in (1, 2):
+        idle = 100 - psutil.cpu_percent(interval=5)
+        me, done, peak = psutil.Process(), threading.Event(), [0]
+        before = me.memory_full_info().pss
+
+        def watch(me=me, done=done, peak=peak):
+            while not done.wait(0.2):
+                held = 0
+                for process in (me, *me.children(recursive=True)):
+                    try:
+                        # what processes share is counted once
+                        held += process.memory_full_info().pss
+                    except psutil.Error:
+                        continue
+                peak[0] = max(peak[0], held)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        start = time.perf_counter()
+        cv = stc.tl.cross_validate(
+            data,
+            donor_key="donor",
+            library_key="library_id",
+            use_rep="X_image",
+            methods=arguments.methods,
+            n_jobs=n_jobs,
+        )
+        wall = time.perf_counter() - start
+        done.set()
+        watcher.join()
+        scores = cv.scores.reset_index(drop=True)
+        first = scores if first is None else first
+        rows.append({
+            "processes": n_jobs, "idle before, %": idle, "wall s": wall, "times one": rows[0]["wall s"] / wall if rows else 1.0,
+            "peak GiB above the data": (peak[0] - before) / 2**30, "reckoned GiB": reckoned[-1] / 2**30,
+            "same scores": bool(pd.DataFrame.equals(scores, first)),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    show(rows)
+
+
 def cluster(arguments):
     """Predictions into a store, here and on a dask cluster."""
     import signal
@@ -155,18 +238,11 @@ def cluster(arguments):
 
     stc.settings.progress = False
     logging.getLogger("stcontrast").setLevel(logging.ERROR)
-
-    def table(n_spots, n_slides):
-        spots = synthetic(n_spots, arguments.features, n_slides)
-        obs = {"donor": spots.donor, "library_id": np.array(spots.slides)[spots.slide]}
-        found = ad.AnnData(spots.counts, obs=obs, obsm={"X_image": spots.features, "spatial": spots.xy})
-        found.obs_names, found.var_names = spots.name, spots.genes
-        return found
-
     model = stc.tl.fit(
-        table(4000, 8), donor_key="donor", library_key="library_id", use_rep="X_image", method=arguments.method
-    )
-    new, rows, first = table(arguments.spots[0], 1), [], None
+        as_anndata(4000, arguments.features, 8), donor_key="donor", library_key="library_id", use_rep="X_image",
+        method=arguments.method,
+    )  # fmt: skip
+    new, rows, first = as_anndata(arguments.spots[0], arguments.features, 1), [], None
     with tempfile.TemporaryDirectory() as folder:
         for where in ("this process", "2 workers", "2 workers, one killed"):
             path, start = Path(folder) / f"{where}.zarr", time.perf_counter()
@@ -217,6 +293,7 @@ def main():
     parts = {
         "imports": imports,
         "fit": fit,
+        "folds": folds,
         "cluster": cluster,
         "one-fit": lambda given: one_fit(given.spots[0], given.features, given.method, given.slides[0]),
     }
@@ -226,6 +303,7 @@ def main():
     parser.add_argument("--slides", nargs="+", type=int, default=[2 * N_DONORS])
     parser.add_argument("--features", type=int, default=252)
     parser.add_argument("--method", default="stcontrast")
+    parser.add_argument("--methods", nargs="+", default=["ridge", "kernel", "mean"])
     arguments = parser.parse_args()
     parts[arguments.part](arguments)
 

@@ -178,8 +178,7 @@ def folds(arguments):
 
     def watched(fits, n_processes, **kwargs):
         largest = sorted((fit.bytes_held for fit in fits), reverse=True)[:n_processes]
-        # processes of their own hold the libraries too
-        reckoned.append(sum(largest) + (LIBRARY_BYTES * n_processes if n_processes > 1 else 0))
+        reckoned.append(sum(largest) + LIBRARY_BYTES * n_processes)
         return run_fits(fits, n_processes, **kwargs)
 
     module.run_fits = watched

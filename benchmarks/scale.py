@@ -5,6 +5,7 @@
     python benchmarks/scale.py fit --slides 24 --features 1536 --spots 100000
     python benchmarks/scale.py folds --spots 16000 [--methods ridge kernel mean]
     python benchmarks/scale.py cluster --spots 200000 [--method ridge]
+    python benchmarks/scale.py gpu --spots 10000 [--methods stcontrast mclstexp nh2st]
 
 ``imports``: CPU seconds of the import of every part of the package, beyond numpy and anndata, and memory of the process.
 
@@ -12,6 +13,8 @@
 what the process held before the fit (peak), in kB a spot; the peak of the whole process, data and libraries included;
 and the exponent of the CPU seconds between the smallest and the largest size. With several numbers of `--slides` there
 are as many rows, one number of spots for each.
+
+``gpu``: wall seconds of fits, and crops a second of a ResNet-18, in a process that sees the CUDA device and in one that does not.
 
 ``folds``: a cross-validation over the 8 donors, in one process and in two. Prints the share of the cores that was idle
 before, the wall seconds, the peak of all processes together beside what the package reckons with, and whether every score is the
@@ -271,11 +274,44 @@ def cluster(arguments):
     show(rows)
 
 
-def in_process(arguments):
+ENCODED = """
+import json, time
+import numpy as np
+import stcontrast as stc
+encoder = stc.pp.TimmEncoder("resnet18", pretrained=False, size_px=224)
+crops = np.random.default_rng(0).integers(0, 256, (256, 224, 224, 3), dtype=np.uint8)
+encoder(crops[:64])
+start = time.perf_counter()
+for part in np.split(crops, 4):
+    encoder(part)
+print(json.dumps({"crops a second": len(crops) / (time.perf_counter() - start)}))
+"""
+
+
+def gpu(arguments):
+    """Fits and an encoder, with and without the CUDA device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.exit("There is no CUDA device.")
+    rows = []
+    for device, seen in (("CPU", {"CUDA_VISIBLE_DEVICES": ""}), ("GPU", {})):
+        row = {"device": device, **in_process(["-c", ENCODED], **seen)}
+        for method in arguments.methods:
+            command = [__file__, "one-fit", "--spots", str(arguments.spots[0]), "--method", method]
+            row[f"{method}, s"] = in_process(command, **seen)["wall s"]
+        rows.append(row)
+        print(row, flush=True)
+    show(rows)
+
+
+def in_process(arguments, **environment):
     """What a process of its own, on one thread, prints last."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, env=os.environ | threads, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, env=os.environ | threads | environment, check=True, stdout=subprocess.PIPE, text=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -294,6 +330,7 @@ def main():
         "fit": fit,
         "folds": folds,
         "cluster": cluster,
+        "gpu": gpu,
         "one-fit": lambda given: one_fit(given.spots[0], given.features, given.method, given.slides[0]),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

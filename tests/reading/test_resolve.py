@@ -821,7 +821,9 @@ def test_spots_at_one_place(twice: int, said: bool, caplog: pytest.LogCaptureFix
         (lambda library: library["images"].clear(), r"`uns\['spatial'\]\['lib'\]` has no images"),
         (lambda library: library["scalefactors"].clear(), r"'hires' has no scale factor `tissue_hires_scalef`"),
         (
-            lambda library: library["scalefactors"].update(tissue_x_scalef=library["scalefactors"].pop("tissue_hires_scalef")),
+            lambda library: library["scalefactors"].update(
+                tissue_x_scalef=library["scalefactors"].pop("tissue_hires_scalef")
+            ),
             r"'hires' has no scale factor `tissue_hires_scalef` \(there are .*'tissue_x_scalef'",
         ),
         (lambda library: library["images"].update(hires=PICTURE[..., 0]), r"'hires' is not RGB \(shape \(96, 128\)\)"),

@@ -293,7 +293,7 @@ def _tissue_sample(image: SlideImage) -> tuple[NDArray[np.uint8], NDArray[np.flo
     ValueError
         If there is next to no tissue in the windows.
     """
-    finest = Tiles(image.levels[0])
+    finest = Tiles(image.levels[0], levels=image.levels)
     height, width = finest.shape
     found, n_windows, sampled = 0, 0, np.empty((0, 3), dtype=np.uint8)
     for n in WINDOWS_ALONG:

@@ -11,7 +11,8 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
-from spatialdata import SpatialData
+from spatialdata import SpatialData, read_zarr
+from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity
 
 import stcontrast as stc
@@ -106,7 +107,29 @@ def test_features_of_an_image_of_one_task_read_it_once() -> None:
     assert made.times == 1
 
 
+def test_all_levels_of_an_image_of_one_task_are_computed_together(tmp_path: Path) -> None:
+    """As readers make a pyramid: every level is averaged from the one before."""
+    made, here = Counted(), {"s1": Identity()}
+    pyramid = Image2DModel.parse(
+        one_task(made, "in chunks"), dims=("c", "y", "x"), c_coords=["r", "g", "b"], scale_factors=[2, 2, 2],
+        transformations=here,
+    )  # fmt: skip
+    xy = points(12, 1100, 1300)
+    sdata = SpatialData(
+        images={"he": pyramid}, shapes={"s1": circles(xy, here)}, tables={"table": table({"s1": np.arange(12)})}
+    )
+    made.times = 0
+    stc.pp.image_features(sdata, field_um=(50, 200, 600))
+    assert made.times == 1
+    found = np.asarray(sdata["table"].obsm.pop("X_image"))
+    sdata.write(tmp_path / "slide.zarr")
+    stored = read_zarr(tmp_path / "slide.zarr")
+    stc.pp.image_features(stored, field_um=(50, 200, 600))
+    np.testing.assert_allclose(found, stored["table"].obsm["X_image"], atol=1e-5)
+
+
 def test_what_is_held_goes_with_the_image() -> None:
+    gc.collect()
     before = len(_levels._held)
     pixels = one_task(Counted())
     assert isinstance(computed_once(pixels), np.ndarray)

@@ -73,7 +73,9 @@ class ImageTower(nn.Module):
         self.backbone = backbone
         self.options = options
         for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(list(values), dtype=torch.float32).reshape(3, 1, 1), persistent=False)
+            self.register_buffer(
+                name, torch.tensor(list(values), dtype=torch.float32).reshape(3, 1, 1), persistent=False
+            )
 
     def train(self, mode: bool = True) -> ImageTower:  # noqa: FBT001, FBT002 (torch's signature)
         """Set the training mode; batch normalisation stays in evaluation mode."""

@@ -7,10 +7,13 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+import dask
 import numpy as np
 from dask.core import flatten
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import dask.array as da
     from numpy.typing import NDArray
 
@@ -62,27 +65,45 @@ def level_and_factor(image: SlideImage, side: float, size_px: int) -> tuple[int,
     return level, 2 ** max(0, int(np.log2(width / size_px * (1 + 1e-6))))
 
 
-def computed_once(pixels: Any) -> Any:
+def computed_once(pixels: Any, levels: Sequence[Any] = ()) -> Any:
     """A lazy array in memory, if parts of it that lie apart share work, so that every read would repeat it.
 
     A scan that a reader opens as one task is of that kind: each tile would decode all of it. It is held while the lazy
     array lives, at most 4 GiB of such arrays, those used last. One that is larger is returned as it is, with a warning.
+
+    Parameters
+    ----------
+    pixels
+        Any array.
+    levels
+        The pyramid that it belongs to. Levels of that kind are computed together: each of them needs the finest one.
     """
     if not hasattr(pixels, "__dask_graph__"):
         return pixels
-    if pixels.nbytes < SMALL_BYTES:
+    if max(level.nbytes for level in (pixels, *levels)) < SMALL_BYTES:
         return pixels
     key = id(pixels)
     with _holding:
         if key not in _held:
             if not _shares_work(pixels):
                 return pixels
-            _held[key] = _in_memory(pixels)
-            weakref.finalize(pixels, _held.pop, key, None)
+            together = [
+                level for level in levels if level is pixels or (id(level) not in _held and _shares_work(level))
+            ]
+            if len(together) > 1 and sum(level.nbytes for level in together) <= HELD_BYTES:
+                for level, found in zip(together, dask.compute(*together), strict=True):
+                    _hold(level, np.asarray(found))
+            else:
+                _hold(pixels, _in_memory(pixels))
         held = _held[key] = _held.pop(key)
         while sum(0 if item is None else item.nbytes for item in _held.values()) > HELD_BYTES:
             del _held[next(other for other, item in _held.items() if item is not None)]
     return pixels if held is None else held
+
+
+def _hold(pixels: da.Array, found: NDArray[Any] | None) -> None:
+    _held[id(pixels)] = found
+    weakref.finalize(pixels, _held.pop, id(pixels), None)
 
 
 def _in_memory(pixels: da.Array) -> NDArray[Any] | None:
@@ -96,7 +117,9 @@ def _in_memory(pixels: da.Array) -> NDArray[Any] | None:
     return None
 
 
-def _shares_work(pixels: da.Array) -> bool:
+def _shares_work(pixels: Any) -> bool:
+    if not hasattr(pixels, "__dask_graph__"):
+        return False
     corners = []
     for place in (0, -1):
         corner = pixels.blocks[:, place, place]

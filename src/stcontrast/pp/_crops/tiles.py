@@ -9,7 +9,7 @@ import numpy as np
 from stcontrast.pp._crops.levels import computed_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,6 +37,8 @@ class Tiles:
     ----------
     pixels
         Lazy array (3, height, width), uint8.
+    levels
+        The pyramid that it belongs to.
     computed
         Whether it is computed at once where it is a recipe of many steps, for which it must not be too large.
 
@@ -46,10 +48,14 @@ class Tiles:
         Where tiles begin and end along y and along x.
     """
 
-    def __init__(self, pixels: Any, *, computed: bool = False) -> None:
-        self._pixels = _stored(pixels, computed=computed)
+    def __init__(self, pixels: Any, *, levels: Sequence[Any] = (), computed: bool = False) -> None:
+        self._pixels = _stored(pixels)
         if self._pixels is pixels:
-            self._pixels = computed_once(pixels)
+            self._pixels = computed_once(pixels, levels)
+        # coarse levels of an image that was parsed in memory are averaged from the finest at every read. They are used
+        # nevertheless: an image must give the same crops before and after it is written to disk
+        if computed and self._pixels is pixels and _is_long(pixels):
+            self._pixels = np.asarray(pixels.compute())
         self.shape: tuple[int, int] = (int(pixels.shape[1]), int(pixels.shape[2]))
         chunks: Any = [(size,) for size in self.shape]
         if isinstance(self._pixels, np.ndarray):
@@ -136,7 +142,14 @@ class Averaged(Tiles):
         return [int(x0) * self.factor, int(y0) * self.factor], stop
 
 
-def _stored(pixels: Any, *, computed: bool) -> Any:
+def _is_long(pixels: Any) -> bool:
+    """Whether a lazy array is made in many steps, and is small enough to be computed at once."""
+    if not hasattr(pixels, "__dask_graph__") or pixels.nbytes > COMPUTED_BYTES:
+        return False
+    return len(pixels.__dask_graph__()) > TASKS_A_CHUNK * int(pixels.npartitions)
+
+
+def _stored(pixels: Any) -> Any:
     """The stored array behind a lazy array if nothing is computed in between, else the lazy array.
 
     The graph of every window costs more than to read it.
@@ -144,10 +157,6 @@ def _stored(pixels: Any, *, computed: bool) -> Any:
     if not hasattr(pixels, "__dask_graph__"):
         return pixels
     graph = pixels.__dask_graph__()
-    # coarse levels of an image that was parsed in memory are averaged from the finest at every read. They are used
-    # nevertheless: an image must give the same crops before and after it is written to disk
-    if computed and len(graph) > TASKS_A_CHUNK * pixels.npartitions and pixels.nbytes <= COMPUTED_BYTES:
-        return np.asarray(pixels.compute())
     if len(graph.layers) == 2:
         (first, tasks), (last, _) = graph.layers.items()
         # read from a store, or parsed from an array and cut into chunks: nothing is computed in between
@@ -189,7 +198,7 @@ def background_color(image: SlideImage) -> NDArray[np.uint8]:
     Red, green and blue (3,).
     """
     level = int(np.argmax(image.downsampling))
-    coarsest = Tiles(image.levels[level], computed=level > 0)
+    coarsest = Tiles(image.levels[level], levels=image.levels, computed=level > 0)
     frame = np.concatenate([coarsest.window(y, x).reshape(3, -1) for y, x in _pieces(*coarsest.shape)], axis=1)
     median = np.median(frame, axis=1)
     if (np.abs(frame - median[:, None]).max(axis=0) <= SPREAD).mean() <= 0.5:

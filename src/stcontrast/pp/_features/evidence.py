@@ -163,7 +163,7 @@ def _entries(name: str, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def pixels_around(image: SlideImage, places: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
     """Pixels (3, height, width) of the finest level around places (n, 2)."""
-    finest = Tiles(image.levels[0])
+    finest = Tiles(image.levels[0], levels=image.levels)
     for x, y in places:
         along_x, along_y = (_around(middle, side) for middle, side in ((x, finest.shape[1]), (y, finest.shape[0])))
         yield finest.window(along_y, along_x)

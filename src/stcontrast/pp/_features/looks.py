@@ -77,7 +77,7 @@ def _tissue(image: SlideImage) -> tuple[NDArray[np.bool_], NDArray[np.float64]] 
     level = image.levels[-1]
     if level.shape[1] * level.shape[2] > MOST_PX:
         return None
-    pixels = np.moveaxis(np.asarray(computed_once(level)), 0, -1)
+    pixels = np.moveaxis(np.asarray(computed_once(level, image.levels)), 0, -1)
     step = -(-max(pixels.shape[:2]) // SIDE_PX)
     rows, columns = (side // step for side in pixels.shape[:2])
     blocks = pixels[: rows * step, : columns * step].reshape(rows, step, columns, step, 3)

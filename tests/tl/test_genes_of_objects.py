@@ -102,7 +102,7 @@ def test_a_gene_may_be_absent_by_chance(mean: float, depth: float, n_spots: int,
 
 def test_a_slide_with_one_count_has_the_gene() -> None:
     """Its depth belongs to the rate of the gene, which is then too low for the absence to be odd."""
-    spots = np.array([[200, 1], *[[900, 0]] * 9, *[[98, 2]] * 10, *[[100, 0]] * 10], dtype=np.float32)
+    spots = np.array([[200.0, 1.0], *[[900.0, 0.0]] * 9, *[[98.0, 2.0]] * 10, *[[100.0, 0.0]] * 10])
     slide = np.repeat([0, 1, 2], 10)
     # 21 counts in 9 301 of the others: at this rate 2 are expected; without the depth of the first slide it would be 21
     assert lost_genes(sparse.csr_matrix(spots), spots.sum(axis=1), slide) == {}

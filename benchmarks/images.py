@@ -10,6 +10,7 @@ encoder    `image_features` with timm's ResNet-18 beside its bare forward pass
 slide      a synthetic slide of 60 000 × 60 000 px: features and predictions into a store, peak memory and time against
            the number of spots, each in a process of its own; OUT/slide.png
 cluster    features of that slide on two dask workers beside one
+fresh      features of a Visium section of 92 megapixels as `spatialdata_io.visium` opens it, beside the same read back from zarr
 
 FOLDER is that of the test data (her2st); OUT takes the stores and images.csv. Runs of peers are interleaved and medians
 are taken: measure on a machine that does nothing else.
@@ -73,6 +74,7 @@ def main():
         "encoder": encoder,
         "slide": slide,
         "cluster": cluster,
+        "fresh": fresh,
     }
     for part in arguments.parts:
         print(f"== {part}", flush=True)
@@ -404,6 +406,41 @@ def plot(table, file):
 
 
 # a cluster
+
+
+def fresh(arguments):
+    import tempfile
+
+    import spatialdata_io
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    os.environ["STCONTRAST_TEST_DATA"] = str(arguments.data)
+    from tests.journeys import folders
+
+    def opened(folder):
+        scan = next((folder / "S1").glob("*_HE.tif"))
+        sdata = spatialdata_io.visium(folder / "S1/outs", dataset_id="S1", fullres_image_file=scan)
+        sdata["table"].var_names_make_unique()
+        return sdata
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        folders.visium(folder, {"S1": "C4"}, real=True)
+        opened(folder).write(folder / "S1.zarr")
+        stc.pp.image_features(opened(folder), image_key="S1_hires_image")  # warm-up
+        ways = {
+            "from the reader": lambda: opened(folder),
+            "from zarr": lambda: spatialdata.read_zarr(folder / "S1.zarr"),
+        }
+        seconds = {name: [] for name in ways}
+        for name in [*ways] * arguments.repeats:
+            sdata = ways[name]()
+            start = time.perf_counter()
+            stc.pp.image_features(sdata, image_key="S1_full_image")
+            seconds[name].append(time.perf_counter() - start)
+    table = pd.Series({name: np.median(values) for name, values in seconds.items()}, name="seconds").to_frame()
+    table["times from zarr"] = table["seconds"] / table.loc["from zarr", "seconds"]
+    report(table, arguments.out / "fresh.csv")
 
 
 def cluster(arguments):

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import SlideImage
 
-__all__ = ["computed_once", "level_and_factor", "pick_level"]
+__all__ = ["HERE", "computed_once", "level_and_factor", "pick_level"]
 
 logger = logging.getLogger(__name__)
 
 # bytes of the levels that are held in memory, all together; and of one that is worth it
 HELD_BYTES: Final = 4 * 2**30
 SMALL_BYTES: Final = 2**20
+
+# in this thread: a worker of a cluster would hand the work to the cluster and wait for it, a forked process for its pool
+HERE: Final = "synchronous"
 
 # a narrower window (pixels) is not worth a level of its own
 WIDE_PX: Final = 128
@@ -91,7 +94,7 @@ def computed_once(pixels: Any, levels: Sequence[Any] = ()) -> Any:
                 level for level in levels if level is pixels or (id(level) not in _held and _shares_work(level))
             ]
             if len(together) > 1 and sum(level.nbytes for level in together) <= HELD_BYTES:
-                for level, found in zip(together, dask.compute(*together), strict=True):
+                for level, found in zip(together, dask.compute(*together, scheduler=HERE), strict=True):
                     _hold(level, np.asarray(found))
             else:
                 _hold(pixels, _in_memory(pixels))
@@ -108,7 +111,7 @@ def _hold(pixels: da.Array, found: NDArray[Any] | None) -> None:
 
 def _in_memory(pixels: da.Array) -> NDArray[Any] | None:
     if pixels.nbytes <= HELD_BYTES:
-        return np.asarray(pixels.compute())
+        return np.asarray(pixels.compute(scheduler=HERE))
     logger.warning(
         "An image of %.1f GB is computed as a whole for every tile that is read, and is too large to hold in memory. Write "
         "the object to zarr first and read it back (`sdata.write(path)`, `spatialdata.read_zarr(path)`): crops are then cut "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast.pp._crops.levels import computed_once
+from stcontrast.pp._crops.levels import HERE, computed_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ class Tiles:
         # coarse levels of an image that was parsed in memory are averaged from the finest at every read. They are used
         # nevertheless: an image must give the same crops before and after it is written to disk
         if computed and self._pixels is pixels and _is_long(pixels):
-            self._pixels = np.asarray(pixels.compute())
+            self._pixels = np.asarray(pixels.compute(scheduler=HERE))
         self.shape: tuple[int, int] = (int(pixels.shape[1]), int(pixels.shape[2]))
         chunks: Any = [(size,) for size in self.shape]
         if isinstance(self._pixels, np.ndarray):
@@ -110,8 +110,7 @@ class Tiles:
         """Pixels (3, height, width) of any rectangle within the image."""
         block = self._pixels[:, y, x]
         if hasattr(block, "compute"):
-            # this runs on a thread, possibly in a forked process, where dask's pool would hang
-            block = block.compute(scheduler="synchronous")
+            block = block.compute(scheduler=HERE)
         return np.asarray(block)
 
 

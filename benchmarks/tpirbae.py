@@ -92,8 +92,8 @@ def remember_gene_models():
         key = (type(self), self.guided, self.seed, self.max_epochs, content_hash([spots.counts.toarray(), spots.label]))
         if key not in kept:
             train(self, spots)
-            kept[key] = vars(self)
-        self.__dict__.update({name: value for name, value in kept[key].items() if name in ("vae", "share", "names")})
+            kept[key] = {name: value for name, value in vars(self).items() if name in ("vae", "share", "names")}
+        self.__dict__.update(kept[key])
 
     VaeSpace.fit = fit
 

@@ -128,6 +128,45 @@ def test_all_levels_of_an_image_of_one_task_are_computed_together(tmp_path: Path
     np.testing.assert_allclose(found, stored["table"].obsm["X_image"], atol=1e-5)
 
 
+# height and width: even all the way, odd at once, odd later
+@pytest.mark.parametrize("size", [(512, 640), (513, 641), (514, 642)], ids=str)
+@pytest.mark.parametrize("parsed", ["in memory", "in chunks", "one task"])
+def test_coarse_levels_in_memory_are_those_of_the_graph(
+    size: tuple[int, int], parsed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a side is odd: of such a pyramid spatialdata leaves out the first row or column."""
+    monkeypatch.setattr(_levels, "SMALL_BYTES", 1)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *size), dtype=np.uint8)
+    made = {
+        "in memory": lambda: pixels,
+        "in chunks": lambda: da.from_array(pixels, chunks=(3, 100, 150)),
+        "one task": lambda: da.from_delayed(dask.delayed(lambda: pixels)(), pixels.shape, np.uint8).rechunk(
+            (3, 99, 99)
+        ),
+    }[parsed]()
+    pyramid = Image2DModel.parse(
+        made, dims=("c", "y", "x"), scale_factors=[2, 2, 2], chunks=(3, 64, 64),
+        transformations={"global": Identity()},
+    )  # fmt: skip
+    levels = [next(iter(pyramid[name].values())).data for name in pyramid]
+    expected = [level.compute(scheduler="synchronous") for level in levels]
+    for i in (2, 3, 1, 0):
+        found = computed_once(levels[i], levels)
+        np.testing.assert_array_equal(np.asarray(found), expected[i])
+        assert isinstance(found, np.ndarray) or (i == 0 and parsed != "one task")
+
+
+def test_a_level_that_is_nearly_a_mean_is_left_to_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded, where spatialdata cuts off: half of the pixels are another by one."""
+    monkeypatch.setattr(_levels, "TASKS_A_CHUNK", 0)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 512, 512), dtype=np.uint8)
+    finest = da.from_array(pixels, chunks=(3, 128, 128))
+    level = da.coarsen(np.mean, finest, {1: 2, 2: 2}).round().astype(np.uint8)
+    expected = level.compute(scheduler="synchronous")
+    assert (expected != pixels.reshape(3, 256, 2, 256, 2).mean(axis=(2, 4)).astype(np.uint8)).mean() > 0.2
+    np.testing.assert_array_equal(np.asarray(computed_once(level, (finest, level))), expected)
+
+
 def test_what_is_held_goes_with_the_image() -> None:
     gc.collect()
     before = len(_levels._held)

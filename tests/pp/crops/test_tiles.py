@@ -81,22 +81,24 @@ RECIPES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("computed", [False, True])
+@pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("source", ["store", "one chunk", "chunks"])
-def test_what_is_computed_on_the_way_is_not_lost(source: str, computed: bool, recipe: Any, tmp_path: Path) -> None:
+def test_what_is_computed_on_the_way_is_not_lost(source: str, coarse: bool, recipe: Any, tmp_path: Path) -> None:
     if source == "store":
         lazy = da.from_zarr(zarr.create_array(tmp_path / "he.zarr", data=PIXELS, chunks=(3, 64, 64)))
     else:
         lazy = da.from_array(PIXELS, chunks=-1 if source == "one chunk" else (3, 64, 64))
-    np.testing.assert_array_equal(
-        whole(Tiles(recipe(lazy), computed=computed)), recipe(PIXELS) if recipe is not RECIPES["rechunked"] else PIXELS
-    )
+    level = recipe(lazy)
+    tiles = Tiles(level, levels=(lazy, level) if coarse else ())
+    np.testing.assert_array_equal(whole(tiles), recipe(PIXELS) if recipe is not RECIPES["rechunked"] else PIXELS)
 
 
 def test_a_recipe_is_computed_once_only_where_that_is_wanted() -> None:
     # a pyramid in memory: each coarse pixel is a mean of fine ones
     lazy = da.from_array(PIXELS, chunks=(3, 20, 20))
     coarse = da.coarsen(np.mean, lazy, {1: 2, 2: 2}).rechunk((3, 64, 64)).astype(np.uint8)
-    assert isinstance(Tiles(coarse, computed=True)._pixels, np.ndarray)
-    assert not isinstance(Tiles(coarse)._pixels, np.ndarray)
-    np.testing.assert_array_equal(whole(Tiles(coarse)), whole(Tiles(coarse, computed=True)))
+    expected = coarse.compute(scheduler="synchronous")
+    for levels, held in (((coarse,), False), ((lazy, coarse), True)):
+        tiles = Tiles(coarse, levels=levels)
+        assert isinstance(tiles._pixels, np.ndarray) == held
+        np.testing.assert_array_equal(whole(tiles), expected)

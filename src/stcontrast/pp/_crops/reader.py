@@ -211,7 +211,7 @@ def _downsampling(image: SlideImage, level: Level) -> float:
 def _tiles(image: SlideImage, levels: Sequence[Level]) -> dict[Level, Tiles]:
     """The tiles of every level that is cut from, or that another one is averaged from."""
     tiles: dict[Level, Tiles] = {
-        (index, 1): Tiles(image.levels[index], levels=image.levels, computed=index > 0) for index, _ in set(levels)
+        (index, 1): Tiles(image.levels[index], levels=image.levels) for index, _ in set(levels)
     }
     for index, factor in levels:
         if factor > 1:

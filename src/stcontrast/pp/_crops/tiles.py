@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast.pp._crops.levels import HERE, computed_once
+from stcontrast.pp._crops.levels import HERE, computed_once, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,9 +19,6 @@ __all__ = ["Averaged", "Tiles", "background_color"]
 
 # several smaller chunks are read together: every read has a cost
 TILE_PX: Final = 1024
-TASKS_A_CHUNK: Final = 8
-# a larger level stays lazy: slow to read, but bounded in memory
-COMPUTED_BYTES: Final = 2**30
 
 # of the image's frame, which is read and no more
 THICKNESS_PX: Final = 8
@@ -39,8 +36,6 @@ class Tiles:
         Lazy array (3, height, width), uint8.
     levels
         The pyramid that it belongs to.
-    computed
-        Whether it is computed at once where it is a recipe of many steps, for which it must not be too large.
 
     Attributes
     ----------
@@ -48,14 +43,10 @@ class Tiles:
         Where tiles begin and end along y and along x.
     """
 
-    def __init__(self, pixels: Any, *, levels: Sequence[Any] = (), computed: bool = False) -> None:
-        self._pixels = _stored(pixels)
+    def __init__(self, pixels: Any, *, levels: Sequence[Any] = ()) -> None:
+        self._pixels = stored(pixels)
         if self._pixels is pixels:
             self._pixels = computed_once(pixels, levels)
-        # coarse levels of an image that was parsed in memory are averaged from the finest at every read. They are used
-        # nevertheless: an image must give the same crops before and after it is written to disk
-        if computed and self._pixels is pixels and _is_long(pixels):
-            self._pixels = np.asarray(pixels.compute(scheduler=HERE))
         self.shape: tuple[int, int] = (int(pixels.shape[1]), int(pixels.shape[2]))
         chunks: Any = [(size,) for size in self.shape]
         if isinstance(self._pixels, np.ndarray):
@@ -141,31 +132,6 @@ class Averaged(Tiles):
         return [int(x0) * self.factor, int(y0) * self.factor], stop
 
 
-def _is_long(pixels: Any) -> bool:
-    """Whether a lazy array is made in many steps, and is small enough to be computed at once."""
-    if not hasattr(pixels, "__dask_graph__") or pixels.nbytes > COMPUTED_BYTES:
-        return False
-    return len(pixels.__dask_graph__()) > TASKS_A_CHUNK * int(pixels.npartitions)
-
-
-def _stored(pixels: Any) -> Any:
-    """The stored array behind a lazy array if nothing is computed in between, else the lazy array.
-
-    The graph of every window costs more than to read it.
-    """
-    if not hasattr(pixels, "__dask_graph__"):
-        return pixels
-    graph = pixels.__dask_graph__()
-    if len(graph.layers) == 2:
-        (first, tasks), (last, _) = graph.layers.items()
-        # read from a store, or parsed from an array and cut into chunks: nothing is computed in between
-        as_it_is = first == f"original-{last}" or (first.startswith("array-") and last.startswith("rechunk-"))
-        held = next(iter(tasks.values()))
-        if as_it_is and len(tasks) == 1 and getattr(held, "shape", None) == pixels.shape:
-            return held
-    return pixels
-
-
 def _evenly(size: int) -> tuple[int, ...]:
     return tuple(min(TILE_PX, size - start) for start in range(0, size, TILE_PX))
 
@@ -197,7 +163,7 @@ def background_color(image: SlideImage) -> NDArray[np.uint8]:
     Red, green and blue (3,).
     """
     level = int(np.argmax(image.downsampling))
-    coarsest = Tiles(image.levels[level], levels=image.levels, computed=level > 0)
+    coarsest = Tiles(image.levels[level], levels=image.levels)
     frame = np.concatenate([coarsest.window(y, x).reshape(3, -1) for y, x in _pieces(*coarsest.shape)], axis=1)
     median = np.median(frame, axis=1)
     if (np.abs(frame - median[:, None]).max(axis=0) <= SPREAD).mean() <= 0.5:

@@ -173,7 +173,7 @@ def make_counts(data, out):
 
 def genes_of(train):
     """The most variable well-expressed genes of the training slides, most variable first."""
-    from stcontrast._data.genes import choose_genes
+    from stcontrast._data import choose_genes
 
     tables = [table for table in train if table.n_vars]
     shared = [gene for gene in tables[0].var_names if all(gene in table.var_names for table in tables[1:])]
@@ -234,7 +234,7 @@ def classes(test, model):
 def expression(test, model, genes):
     """Correlation, interval and shape of the prediction of every gene, slide by slide."""
     import stcontrast as stc
-    from stcontrast._data.genes import log_normalize
+    from stcontrast._data import log_normalize
     from stcontrast.metrics import correlation_ceiling, gene_correlation, moran_difference, rmse, variance_ratio
 
     for slide, table in test.items():
@@ -297,7 +297,7 @@ def partial(found, observed, depth):
 
 def train_once():
     """Leave out the fits of inner folds, where a method chooses nothing on them."""
-    from stcontrast._data.spots import Prediction
+    from stcontrast._data import Prediction
     from stcontrast.methods._base import Method
 
     Method.predict_out_of_fold = lambda self, spots, folds: Prediction.empty(

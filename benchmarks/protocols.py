@@ -69,8 +69,7 @@ def read(folder):
 
 def expression(counts, depth, xy, switches):
     """Expression (n_spots, n_genes) of one section, as a protocol has it."""
-    from stcontrast._data.genes import log_normalize
-    from stcontrast._data.lattice import lattice_coordinates
+    from stcontrast._data import lattice_coordinates, log_normalize
 
     if "gene axis" in switches:
         of_gene = np.maximum(counts.sum(axis=0, keepdims=True), 1)
@@ -90,7 +89,7 @@ def spots_of(names, tables, genes, switches, method):
     """Sections as a table of spots, with the expression of a protocol."""
     from scipy import sparse
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
     counts = [np.asarray(tables[name][:, genes].X.todense(), dtype=np.float32) for name in names]
     depths = [tables[name].obs["depth"].to_numpy() for name in names]
@@ -110,7 +109,7 @@ def spots_of(names, tables, genes, switches, method):
 
 def genes_of(names, tables):
     """The most variable well-expressed genes of the training sections."""
-    from stcontrast._data.genes import choose_genes
+    from stcontrast._data import choose_genes
 
     joined = ad.concat([tables[name] for name in names], label="of")
     total = np.asarray(joined.X.sum(axis=1)).ravel()
@@ -122,7 +121,7 @@ def genes_of(names, tables):
 
 def predicted(method, names, tested, tables, switches):
     """Correlation of every gene of the tested sections, by a method that learns from other sections."""
-    from stcontrast._data.folds import inner_folds
+    from stcontrast._data import inner_folds
     from stcontrast.methods._base import get_method
     from stcontrast.methods.published._trained import TrainedMethod
     from stcontrast.metrics import gene_correlation

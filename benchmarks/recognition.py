@@ -61,7 +61,7 @@ def with_labels(tables, n, rng):
 
 def logistic(train, test):
     """Logistic regression (C = 0.1) on the design that all methods see."""
-    from stcontrast._data.design import build_design
+    from stcontrast._data import build_design
 
     def seen(table):
         xy = np.asarray(table.obsm["spatial"], dtype=float)

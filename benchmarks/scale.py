@@ -46,7 +46,7 @@ def synthetic(n_spots, n_features, n_slides=2 * N_DONORS):
     import numpy as np
     from scipy import sparse
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
     rng = np.random.default_rng(0)
     slide = np.sort(np.arange(n_spots) % n_slides)

@@ -103,7 +103,7 @@ class Slides:
 
     def __init__(self, name, arguments):
         import stcontrast as stc
-        from stcontrast._data.gather import gather
+        from stcontrast._data import gather
         from stcontrast._models.image_tower import CropStore
         from stcontrast._reading import Keys, resolve_all
 

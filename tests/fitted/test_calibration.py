@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from stcontrast._data.folds import inner_folds
-from stcontrast._data.spots import Prediction, Spots
+from stcontrast._data import inner_folds
 from stcontrast._files import read_state, write_state
 from stcontrast.fitted._calibration import Calibration, conformal_half_width
+from stcontrast.methods import Prediction, Spots
 from stcontrast.metrics import gene_correlation
 from tests.methods.synthetic import training_data
 

@@ -12,7 +12,7 @@ from stcontrast.fitted._fit import FitSpec, fit_model, training_spots
 from tests.methods.synthetic import training_data, with_gene_side
 
 if TYPE_CHECKING:
-    from stcontrast._data.spots import Spots
+    from stcontrast.methods import Spots
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast._data.spots import Spots
 from stcontrast.fitted._fit import FitSpec, draw_spots, fit_model
+from stcontrast.methods import Spots
 from tests.methods.synthetic import training_data, with_gene_side
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import stcontrast as stc
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from stcontrast._files import content_hash
 from stcontrast.fitted import Predictor
 from stcontrast.methods._base import METHODS
@@ -19,7 +19,7 @@ from tests.methods.quick import QUICK
 from tests.methods.synthetic import training_data
 
 if TYPE_CHECKING:
-    from stcontrast._data.spots import Spots
+    from stcontrast.methods import Spots
 
 SPEC = {
     "genes": [f"g{i}" for i in range(5)], "classes": ["a", "b"], "blocks": [6], "n_neighbors": 6, "n_spots": 90, "n_spots_used": 90,

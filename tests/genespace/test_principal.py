@@ -15,7 +15,7 @@ from tests.methods.synthetic import training_data, with_gene_side
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast.methods import Spots
 
 
 def fitted(spots: Spots, k: int = 2) -> PrincipalSpace:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import sparse
 
-from stcontrast._data.spots import Spots
+from stcontrast.methods import Spots
 
 
 def training_data(

@@ -12,12 +12,14 @@ import joblib
 import numpy as np
 import pytest
 
-from stcontrast._data.folds import Fold, inner_folds
+from stcontrast._data import inner_folds
 from stcontrast.methods._over_folds import over_folds
 from tests.methods.synthetic import training_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from stcontrast.methods import Fold
 
 # (loky says so too where a process takes long to start)
 pytestmark = pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given to the executor")

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 import stcontrast as stc
-from stcontrast._data.genes import choose_genes, log_normalize
+from stcontrast._data import choose_genes, log_normalize
 from stcontrast.pp._complete import USE
 from stcontrast.pp._completion import Completer
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stcontrast
-from stcontrast._data.design import (
+from stcontrast._data import (
     MAX_RANGED,
     SlideMoments,
     block_of_column,

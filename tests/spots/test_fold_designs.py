@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from stcontrast._data.folds import Fold, inner_folds
+from stcontrast._data import inner_folds
 from stcontrast.fitted._calibration import InDistribution
 from stcontrast.methods._base import METHODS
 from stcontrast.methods.stcontrast import _method
 from tests.methods.quick import QUICK
 from tests.methods.synthetic import training_data
+
+if TYPE_CHECKING:
+    from stcontrast.methods import Fold
 
 
 def with_design(folds: list[Fold], design: np.ndarray) -> list[Fold]:

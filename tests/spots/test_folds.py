@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from tests.methods.synthetic import training_data, with_gene_side
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import sparse
 
 import stcontrast as stc
-from stcontrast._data.gather import gather
+from stcontrast._data import gather
 from stcontrast._reading import Keys, resolve_all
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from stcontrast._data.genes import choose_genes, log_normalize
+from stcontrast._data import choose_genes, log_normalize
 
 
 def simulated(n_spots: int = 60, n_genes: int = 12, seed: int = 0) -> tuple[csr_matrix, np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast._data.lattice import lattice_coordinates, nearest_spots, sequences
+from stcontrast._data import lattice_coordinates, nearest_spots, sequences
 
 
 def square(n_rows: int, n_columns: int) -> np.ndarray:

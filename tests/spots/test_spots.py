@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from stcontrast._data.design import MAX_RANGED
-from stcontrast._data.folds import inner_folds
-from stcontrast._data.spots import Prediction, Spots
+from stcontrast._data import MAX_RANGED, inner_folds
+from stcontrast.methods import Prediction, Spots
 from stcontrast.methods._targets import completed
 from tests.methods.synthetic import training_data, with_gene_side
 

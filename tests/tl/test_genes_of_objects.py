@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 import stcontrast as stc
-from stcontrast._data.genes import lost_genes
+from stcontrast._data import lost_genes
 from stcontrast.tl import _fit
 from stcontrast.tl.cross_validation import _cross_validate
 from tests.tl.test_identity import learn, section

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 from spatialdata import SpatialData
 
 import stcontrast as stc
-from stcontrast._data.genes import choose_genes, log_normalize
+from stcontrast._data import choose_genes, log_normalize
 from stcontrast.metrics import gene_correlation
 from tests.real_data import require
 from tests.slides import olfactory_bulb, stutility

@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 import stcontrast as stc
-from stcontrast._data.gather import gather
+from stcontrast._data import gather
 from stcontrast._reading import Keys, resolve_all
 from stcontrast.fitted._fit import FitSpec
 from stcontrast.tl._tune import Tuning

@@ -13,7 +13,7 @@ from stcontrast._state import Learns
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
 __all__ = ["PrincipalSpace"]
 

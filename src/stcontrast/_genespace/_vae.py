@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast._models.batch_vae import BatchAgnosticVAE
 
 __all__ = ["BATCH", "CLASS_WEIGHT", "SLIDE", "VaeSpace", "adata_of", "empty_spots"]

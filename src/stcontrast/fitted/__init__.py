@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stcontrast._data.spots import Prediction
+from stcontrast._data import Prediction
 from stcontrast.fitted._load import as_model, from_hub, load
 from stcontrast.fitted._model import Predictor, Retrieved
 from stcontrast.fitted._moments import StandardizeBy

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 from scipy.spatial import cKDTree
 
-from stcontrast._data.design import column_parts
+from stcontrast._data import column_parts
 from stcontrast._slides import rows_by_slide
 from stcontrast._state import Learns
 from stcontrast.fitted._errors import NO_ERRORS, error_factors
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Fold
-    from stcontrast._data.spots import Prediction, Spots
+    from stcontrast._data import Fold, Prediction, Spots
     from stcontrast._state import State
 
 __all__ = ["LEVEL", "Calibration", "InDistribution", "conformal_half_width"]

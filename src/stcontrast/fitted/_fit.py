@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._data.design import design_of_some, standardize_slides
-from stcontrast._data.folds import inner_folds
-from stcontrast._data.genes import choose_genes
+from stcontrast._data import choose_genes, design_of_some, inner_folds, standardize_slides
 from stcontrast._files import content_hash
 from stcontrast._reading import close_genes
 from stcontrast._slides import rows_by_slide
@@ -29,8 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from stcontrast._data.design import Standardize
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots, Standardize
     from stcontrast.methods._base import Method
 
 __all__ = [

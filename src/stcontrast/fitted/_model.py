@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 
 from stcontrast._arguments import NAME, check_arguments, checked, one_of
-from stcontrast._data.spots import Prediction, Spots
+from stcontrast._data import Prediction, Spots
 from stcontrast._files import content_hash, output_path, write_folder
 from stcontrast._keys import PREDICTION_TABLE
 from stcontrast._reading import Keys
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._data.folds import Fold
+    from stcontrast._data import Fold
     from stcontrast._models.image_tower import TunedEncoder
     from stcontrast._state import State
 

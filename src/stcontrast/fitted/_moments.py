@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.design import SlideMoments
+    from stcontrast._data import SlideMoments
 
 __all__ = ["StandardizeBy", "TrainingMoments"]
 

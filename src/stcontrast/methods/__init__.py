@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stcontrast._data.folds import Fold
-from stcontrast._data.spots import Prediction, Spots
+from stcontrast._data import Fold, Prediction, Spots
 from stcontrast._lazy import lazily
 from stcontrast.methods import baselines, published, stcontrast
 from stcontrast.methods._base import Method

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
-from stcontrast._data.spots import Prediction
+from stcontrast._data import Prediction
 from stcontrast._progress import stage
 from stcontrast._state import Learns
 from stcontrast.methods._over_folds import over_folds
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Fold
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Fold, Spots
     from stcontrast.methods._retrieval import Neighbors
 
 __all__ = ["METHODS", "ChosenOnFolds", "Method", "get_method"]

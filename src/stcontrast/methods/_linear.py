@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 from scipy.special import softmax
 
-from stcontrast._data.design import column_parts
+from stcontrast._data import column_parts
 from stcontrast._state import Learns, fitted
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
 __all__ = ["PENALTIES", "LinearClassifier", "RidgePath", "Scaler", "of_every_class", "standardizer"]
 

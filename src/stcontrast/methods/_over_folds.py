@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING
 
-from stcontrast._data.folds import Fold
+from stcontrast._data import Fold
 from stcontrast._progress import parts_of, stage
 from stcontrast._settings import settings
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
 __all__ = ["over_folds"]
 

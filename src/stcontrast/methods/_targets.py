@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
 __all__ = ["completed"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stcontrast._data.lattice import lattice_coordinates, nearest_spots
+from stcontrast._data import lattice_coordinates, nearest_spots
 from stcontrast.nn._losses import contrastive_loss, rank_loss, soft_targets
 from stcontrast.nn._towers import ProjectionHead
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from stcontrast._data.lattice import sequences
+from stcontrast._data import sequences
 from stcontrast.nn._pairs import Contrast, PairModule, SpotTable, slide_batches
 from stcontrast.nn._towers import ProjectionHead, SpotTransformer
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stcontrast._data.lattice import sequences
+from stcontrast._data import sequences
 from stcontrast.nn._pairs import SpotModule, SpotTable, slide_batches
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from stcontrast._arguments import checked
-from stcontrast._data.gather import stack_positions, stack_tables
-from stcontrast._data.genes import choose_genes, log_normalize_sparse
+from stcontrast._data import choose_genes, log_normalize_sparse, stack_positions, stack_tables
 from stcontrast._keys import COMPLETED
 from stcontrast._progress import stage
 from stcontrast._reading import Keys, raw_counts, resolve_all

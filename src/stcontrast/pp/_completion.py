@@ -10,7 +10,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import nn
 
-from stcontrast._data.design import TIES
+from stcontrast._data import TIES
 from stcontrast._progress import steps
 from stcontrast._slides import rows_by_slide
 from stcontrast._training import check_loss, one_thread, seeded

@@ -13,7 +13,7 @@ from joblib import parallel_config
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._cluster import on_cluster
-from stcontrast._data.gather import gather
+from stcontrast._data import gather
 from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, PREDICTION_TABLE, VAE_LATENT
 from stcontrast._progress import stage
 from stcontrast._reading import Keys, resolve_all, split_gene_side
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._data.design import Standardize
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots, Standardize
     from stcontrast._models.image_tower import TunedEncoder
     from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from stcontrast._data.gather import stack_tables, stacked_column
-from stcontrast._data.genes import choose_genes
+from stcontrast._data import choose_genes, stack_tables, stacked_column
 from stcontrast._genespace import VaeSpace
 from stcontrast._reading import raw_counts, slide_of_row, table_region_keys
 from stcontrast._training import seeded
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast.fitted import Predictor
 

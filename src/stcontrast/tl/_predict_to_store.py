@@ -12,8 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from stcontrast._cluster import running_client, spread
-from stcontrast._data.design import SlideMoments, parts_of_slide, set_out, surroundings
-from stcontrast._data.spots import Spots
+from stcontrast._data import SlideMoments, Spots, parts_of_slide, set_out, surroundings
 from stcontrast._files import ResumableStore, content_hash, written_whole
 from stcontrast._keys import LOWER, UPPER
 from stcontrast._progress import stage
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Prediction
+    from stcontrast._data import Prediction
     from stcontrast._reading import Sections, Slide
     from stcontrast.fitted import Predictor, StandardizeBy
     from stcontrast.fitted._moments import TrainingMoments

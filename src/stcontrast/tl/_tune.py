@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import numpy as np
 
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from stcontrast._keys import TUNED_FEATURES
 from stcontrast._reading import require_images
 from stcontrast.fitted._fit import training_spots
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast._models.image_tower import TowerOptions, TunedEncoder
     from stcontrast._models.image_tower.batches import PairMethod
     from stcontrast._models.image_tower.crop_store import CropStore

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import stcontrast as stc
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from stcontrast.methods.baselines import Depth
 from tests.methods.synthetic import training_data
 from tests.tl.toy import bare

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.preprocessing import KernelCenterer
 
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from stcontrast._files import read_state, write_state
 from stcontrast.methods.baselines import Kernel, _kernel
 from stcontrast.methods.baselines._kernel import PENALTIES, KernelPath

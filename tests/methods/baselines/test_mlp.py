@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from stcontrast._files import read_state, write_state
 from stcontrast.methods.baselines import Mlp, _mlp
 from stcontrast.metrics import mean_slide_correlation
@@ -15,7 +15,7 @@ from tests.methods.synthetic import training_data
 if TYPE_CHECKING:
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-    from stcontrast._data.spots import Spots
+    from stcontrast.methods import Spots
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, data: Spots) -> tuple[Mlp, list[MLPRegressor | MLPClassifier]]:

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge as PlainRidge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from stcontrast._files import read_state, write_state
 from stcontrast.methods._base import get_method
 from stcontrast.methods._linear import PENALTIES, LinearClassifier, RidgePath

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import stcontrast as stc
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from stcontrast._files import read_state, write_state
 from stcontrast.methods import ContrastiveMethod, ContrastiveOptions
 from stcontrast.methods._base import METHODS, get_method

@@ -18,7 +18,7 @@ from tests.methods.synthetic import training_data, with_gene_side
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast.methods import Spots
 
 
 def made(**given: Any) -> ImageToGene:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from stcontrast._data.folds import inner_folds
-from stcontrast._data.genes import log_normalize
+from stcontrast._data import inner_folds, log_normalize
 from stcontrast._files import read_state, write_state
 from stcontrast.methods.stcontrast import Stcontrast, _method
 from stcontrast.methods.stcontrast._image_to_gene import MEMBERS, ImageToGene
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Fold
-    from stcontrast._data.spots import Prediction, Spots
+    from stcontrast.methods import Fold, Prediction, Spots
 
 
 def quick(**options: Any) -> Stcontrast:

@@ -10,7 +10,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.preprocessing import KernelCenterer, StandardScaler
 
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from stcontrast._files import read_state, write_state
 from stcontrast.methods._base import get_method
 from stcontrast.methods.stcontrast import Stcontrast, _subtypes
@@ -22,7 +22,7 @@ from tests.methods.synthetic import training_data
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast.methods import Spots
 
 
 def unit_rows(n: int, d: int = 4, seed: int = 0) -> NDArray[np.float32]:

@@ -16,8 +16,8 @@ from tests.methods.synthetic import training_data
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stcontrast._data.spots import Spots
     from stcontrast._models.image_tower.options import TowerOptions
+    from stcontrast.methods import Spots
 
 SIZE = 32
 QUICK: dict[str, Any] = {"accelerator": "cpu", "n_components": 4, "n_embedding": 8, "batch_size": 24, "micro_batch": 24}

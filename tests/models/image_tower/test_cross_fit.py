@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from stcontrast._models.image_tower.batches import TowerTargets
 from stcontrast._models.image_tower.crop_store import CropRows
 from stcontrast._models.image_tower.cross_fit import CrossFitted, cross_fit, encode
@@ -18,7 +18,7 @@ from tests.models.image_tower.synthetic import QUICK, encoder, spots, store_of, 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stcontrast._data.spots import Spots
+    from stcontrast.methods import Spots
 
 HOW: dict[str, Any] = {**QUICK, "epochs": 4, "learning_rate": 2e-3}
 

@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from scipy.special import erf
 
-from stcontrast._data.folds import inner_folds
+from stcontrast._data import inner_folds
 from stcontrast._models.image_tower.batches import SpotBatches, TowerTargets
 from stcontrast._models.image_tower.crop_store import CropRows
 from stcontrast._models.image_tower.cross_fit import cross_fit

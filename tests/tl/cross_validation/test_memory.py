@@ -16,7 +16,7 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from scipy import sparse
-from stcontrast._data.spots import Spots
+from stcontrast.methods import Spots
 from stcontrast.fitted._fit import FitSpec
 from stcontrast.tl.cross_validation._fits import Fit, fit_and_predict
 

@@ -14,7 +14,7 @@ import pytest
 
 import stcontrast as stc
 from stcontrast._cluster import on_cluster
-from stcontrast._data.spots import Spots
+from stcontrast.methods import Spots
 from stcontrast.methods._base import METHODS
 from stcontrast.methods.baselines import Mean
 from stcontrast.tl.cross_validation import _parallel

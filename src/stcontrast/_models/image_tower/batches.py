@@ -10,7 +10,7 @@ import torch
 from sklearn.utils.extmath import randomized_svd
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stcontrast._data.lattice import lattice_coordinates
+from stcontrast._data import lattice_coordinates
 from stcontrast._models.image_tower.module import PairHeads, TowerBatch, TowerHeads
 from stcontrast._training import seeded
 from stcontrast.nn import SpotTable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast._models.image_tower.crop_store import CropRows
     from stcontrast._models.image_tower.options import TowerOptions
     from stcontrast.nn import PairModule

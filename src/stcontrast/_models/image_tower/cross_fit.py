@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Fold
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Fold, Spots
     from stcontrast._models.image_tower.batches import PairMethod
     from stcontrast._models.image_tower.crop_store import CropRows
     from stcontrast._models.image_tower.options import TowerOptions

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 
 from stcontrast._arguments import checked
-from stcontrast._data.lattice import lattice_coordinates
+from stcontrast._data import lattice_coordinates
 from stcontrast._state import fitted
 from stcontrast.methods._base import Method
 from stcontrast.methods.baselines._mean import class_frequency
@@ -15,7 +15,7 @@ from stcontrast.methods.baselines._mean import class_frequency
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
 __all__ = ["Field"]
 

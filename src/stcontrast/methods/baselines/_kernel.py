@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Fold
-    from stcontrast._data.spots import Prediction, Spots
+    from stcontrast._data import Fold, Prediction, Spots
 
 __all__ = ["Kernel", "KernelPath"]
 

@@ -15,7 +15,7 @@ from stcontrast.methods._retrieval import Neighbors, combine, retrieve
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
 __all__ = ["Knn"]
 

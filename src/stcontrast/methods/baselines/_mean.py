@@ -12,7 +12,7 @@ from stcontrast.methods._base import Method
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
 __all__ = ["Mean"]
 

@@ -16,7 +16,7 @@ from stcontrast.methods._linear import Scaler
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
 __all__ = ["Mlp"]
 

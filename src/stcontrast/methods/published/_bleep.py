@@ -18,7 +18,7 @@ from stcontrast.nn import Loss  # noqa: TC001 (read at run time, to check option
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast.nn import PairModule
 
 __all__ = ["Bleep", "BleepOptions"]

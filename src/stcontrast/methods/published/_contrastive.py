@@ -21,7 +21,7 @@ from stcontrast.nn import Loss, Negatives, Targets  # noqa: TC001 (read at run t
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast.nn import Contrast, PairModule
 
 __all__ = ["ContrastiveMethod", "ContrastiveOptions"]

@@ -15,7 +15,7 @@ from stcontrast.nn import ExpressionLoss  # noqa: TC001 (read at run time, to ch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
 __all__ = ["RegressionMethod", "RegressionOptions"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast.nn import PairModule
 
 __all__ = ["Tpirbae", "TpirbaeOptions"]

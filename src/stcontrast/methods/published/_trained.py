@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast.methods.published._schedule import Schedule
     from stcontrast.nn import SpotModule, SpotTable
 

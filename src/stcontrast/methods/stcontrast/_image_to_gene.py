@@ -17,7 +17,7 @@ from stcontrast.methods._retrieval import Neighbors, combine, most_similar
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast._models.contrastive import ContrastiveModel
 

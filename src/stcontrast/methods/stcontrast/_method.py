@@ -12,8 +12,7 @@ import numpy as np
 from scipy.linalg import orthogonal_procrustes
 
 from stcontrast._arguments import checked, one_of, whole
-from stcontrast._data.folds import inner_folds
-from stcontrast._data.spots import Prediction
+from stcontrast._data import Prediction, inner_folds
 from stcontrast._files import content_hash
 from stcontrast._genespace import VaeSpace
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING, VAE_LATENT
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Fold
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Fold, Spots
     from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast.methods._retrieval import Neighbors
     from stcontrast.nn import Loss

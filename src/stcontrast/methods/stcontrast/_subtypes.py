@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.folds import Fold
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Fold, Spots
 
 type Views = Mapping[str, NDArray[np.float32]]
 

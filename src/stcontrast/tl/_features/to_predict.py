@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._data.gather import depth_of
+from stcontrast._data import depth_of
 from stcontrast._reading import middle_spots, require_images, spot_distance
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import FeatureSpec, feature_spec, join_records, pair_encoders

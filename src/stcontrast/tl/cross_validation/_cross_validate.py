@@ -15,7 +15,7 @@ import pandas as pd
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._cluster import on_cluster
-from stcontrast._data.gather import gather
+from stcontrast._data import gather
 from stcontrast._progress import duration, stage
 from stcontrast._reading import Keys, resolve_all, split_gene_side
 from stcontrast.fitted._fit import FitSpec, check_genes, genes_to_model
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._data.design import Standardize
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots, Standardize
     from stcontrast.methods._base import Method
     from stcontrast.pp._encoders import AnyEncoder
     from stcontrast.tl._tune import ImageTowerKind

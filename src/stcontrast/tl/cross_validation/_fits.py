@@ -17,7 +17,7 @@ from joblib import parallel_config
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from stcontrast._data.spots import Spots
+from stcontrast._data import Spots
 from stcontrast._files import written_whole
 from stcontrast._keys import GENE_EMBEDDING, IMAGE_EMBEDDING
 from stcontrast._records import VERSION

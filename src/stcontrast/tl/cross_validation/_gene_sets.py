@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from stcontrast._data.genes import choose_genes, log_normalize_sparse
+from stcontrast._data import choose_genes, log_normalize_sparse
 from stcontrast._slides import rows_by_slide
 from stcontrast.metrics._genes import moran, neighbor_graph
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
 
 __all__ = ["BUILT_IN", "HIGHLY_VARIABLE", "NAMED", "GeneSets", "parse_gene_sets"]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast.methods import Method
     from stcontrast.tl.cross_validation._fits import Fit, OutOfFold
 

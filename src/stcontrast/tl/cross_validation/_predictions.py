@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stcontrast._data.genes import log_normalize
+from stcontrast._data import log_normalize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast.tl.cross_validation._fits import Fit, OutOfFold
 
 __all__ = ["measured_values", "out_of_distribution", "prediction_table"]

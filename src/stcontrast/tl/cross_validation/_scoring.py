@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from stcontrast._data.genes import log_normalize
+from stcontrast._data import log_normalize
 from stcontrast._slides import rows_by_slide
 from stcontrast.metrics import (
     calibration_error,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._data.spots import Spots
+    from stcontrast._data import Spots
     from stcontrast.tl.cross_validation._fits import OutOfFold
 
 __all__ = ["CEILING", "CLASSES", "SCORES", "score_fold"]

@@ -67,5 +67,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key.replace("%2F", "/").replace("%25", "%"): _plain(item) for key, item in value.items()}
     # of an AnnData that was opened lazily
-    value = value.compute() if hasattr(value, "compute") else value
+    value = value.compute(scheduler="threads") if hasattr(value, "compute") else value
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

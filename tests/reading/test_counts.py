@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -93,6 +94,21 @@ def test_counts_of_arrow_and_nullable_types():
         frame.iloc[1, 1] = pd.NA
         with pytest.raises(ValueError, match=r"`X` holds (values that are no numbers|the value nan)"):
             raw_counts(AnnData(frame), None)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, csr_matrix], ids=["dense", "sparse"])
+def test_lazy_counts_are_computed_in_this_process(kind):
+    """Not on a cluster, which may not see the files."""
+
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        msg = "the session's scheduler was used"
+        raise RuntimeError(msg)
+
+    counts = np.arange(12, dtype=np.float32).reshape(4, 3)
+    adata = table(counts)
+    adata.X = da.from_array(counts, chunks=(2, 3)).map_blocks(kind)
+    with dask.config.set(scheduler=refuse):
+        np.testing.assert_array_equal(raw_counts(adata, None).toarray(), counts)
 
 
 @pytest.mark.parametrize(

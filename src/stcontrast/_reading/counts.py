@@ -100,7 +100,8 @@ def in_memory(values: Any) -> Any:
     if isinstance(values, CSRDataset | CSCDataset):
         values = values.to_memory()
     elif hasattr(values, "compute"):
-        values = values.compute()
+        # in this process, also where a dask cluster is at hand: its workers may not see the files
+        values = values.compute(scheduler="threads")
     return values.tocsr() if sparse.issparse(values) else np.asarray(values)
 
 

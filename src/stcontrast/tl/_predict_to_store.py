@@ -318,13 +318,15 @@ class _SlideDesign:
 
 def _make_table(table: Path, n_spots: int, n_genes: int) -> None:
     """An AnnData store whose numbers are still to come."""
+    import dask
     import dask.array as da
     import zarr
     from anndata import AnnData
     from anndata.io import write_elem
 
     empty = da.zeros((n_spots, n_genes), chunks=(CHUNK, n_genes), dtype=np.float32)
-    with written_whole(table) as scratch:
+    # in this process: the workers of a cluster may not see the folder
+    with written_whole(table) as scratch, dask.config.set(scheduler="threads"):
         # not `write_zarr`, which lists all elements in the root, for good
         write_elem(zarr.open_group(scratch, mode="w"), "/", AnnData(empty, layers={LOWER: empty, UPPER: empty}))
 

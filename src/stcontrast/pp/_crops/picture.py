@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dask.array as da
 import numpy as np
 
-from stcontrast.pp._crops.levels import pick_level
+from stcontrast.pp._crops.levels import computed_once, pick_level
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,16 +36,16 @@ def shrunk_image(
     Pixels (height, width, 3), uint8, and where they lie: left, right, bottom, top.
     """
     level = pick_level(image, float((high - low).max()) / max_px)
-    factor, pixels = image.downsampling[level], image.levels[level]
+    factor, pixels = image.downsampling[level], computed_once(image.levels[level], image.levels)
     origin = np.array(image.origin(level))
     limit = np.array(pixels.shape[:0:-1])
     x0, y0 = np.clip(np.floor((low - origin) / factor).astype(int), 0, limit)
     x1, y1 = np.clip(np.ceil((high - origin) / factor).astype(int), 0, limit)
-    block = pixels[:, y0:y1, x0:x1]
+    block = da.asarray(pixels[:, y0:y1, x0:x1])
     step = int(np.ceil(max(block.shape[1:]) / max_px))
     # chunk by chunk: a scan of gigabytes is never in memory as a whole
     coarse = da.coarsen(np.mean, block, {1: step, 2: step}, trim_excess=True) if step > 1 else block
-    shown = np.moveaxis(np.rint(np.asarray(coarse)).astype(np.uint8), 0, -1)
+    shown = np.moveaxis(np.rint(coarse.compute(scheduler="threads")).astype(np.uint8), 0, -1)
     height, width = shown.shape[:2]
     left, top = origin + factor * np.array([x0, y0])
     return shown, (left, left + width * step * factor, top + height * step * factor, top)

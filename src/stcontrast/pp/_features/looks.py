@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from stcontrast.pp._crops.levels import computed_once
+from stcontrast.pp._crops import Tiles
 from stcontrast.pp._features.evidence import pixels_around, window_places
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _tissue(image: SlideImage) -> tuple[NDArray[np.bool_], NDArray[np.float64]] 
     level = image.levels[-1]
     if level.shape[1] * level.shape[2] > MOST_PX:
         return None
-    pixels = np.moveaxis(np.asarray(computed_once(level, image.levels)), 0, -1)
+    pixels = np.moveaxis(Tiles(level, levels=image.levels).window(slice(None), slice(None)), 0, -1)
     step = -(-max(pixels.shape[:2]) // SIDE_PX)
     rows, columns = (side // step for side in pixels.shape[:2])
     blocks = pixels[: rows * step, : columns * step].reshape(rows, step, columns, step, 3)

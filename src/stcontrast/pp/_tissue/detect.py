@@ -7,6 +7,8 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import dask
+import dask.array as da
 import numpy as np
 
 from stcontrast._reading import affine_matrix
@@ -102,7 +104,7 @@ def detect_tissue(image: SlideImage, *, downsampling: int, pitch: float) -> NDAr
     # a separate small image: squidpy scales its mask up to the size of the image, too large for a whole slide
     alone = SpatialData(images={"he": Image2DModel.parse(np.moveaxis(picture, -1, 0), dims=("c", "y", "x"))})
     if lightness.max() - lightness.min() > MIN_CONTRAST:
-        with warnings.catch_warnings(), _quiet():
+        with warnings.catch_warnings(), _quiet(), dask.config.set(scheduler="threads"):
             # squidpy calls scikit-image by an older name of a parameter
             warnings.filterwarnings("ignore", "Parameter `area_threshold`", FutureWarning)
             labels = sq.experimental.im.detect_tissue(
@@ -214,4 +216,5 @@ def tissue_of_element(
     labels = rasterize(
         placed, ("x", "y"), [0, 0], [width, height], "mask", target_width=width, return_regions_as_labels=True
     )
-    return np.asarray(labels.transpose("y", "x").data) > 0
+    mask: NDArray[np.bool_] = da.asarray(labels.transpose("y", "x").data).compute(scheduler="threads") > 0
+    return mask

@@ -157,13 +157,14 @@ def test_coarse_levels_in_memory_are_those_of_the_graph(
 
 
 def test_a_level_that_is_nearly_a_mean_is_left_to_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounded, where spatialdata cuts off: half of the pixels are another by one."""
+    """Rounded, where spatialdata cuts off: some pixels are another by one, but not those of the glass."""
     monkeypatch.setattr(_levels, "TASKS_A_CHUNK", 0)
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 512, 512), dtype=np.uint8)
+    pixels = np.full((3, 512, 512), 240, dtype=np.uint8)
+    pixels[:, 140:250, 270:380] = np.random.default_rng(0).integers(0, 256, (3, 110, 110), dtype=np.uint8)
     finest = da.from_array(pixels, chunks=(3, 128, 128))
     level = da.coarsen(np.mean, finest, {1: 2, 2: 2}).round().astype(np.uint8)
     expected = level.compute(scheduler="synchronous")
-    assert (expected != pixels.reshape(3, 256, 2, 256, 2).mean(axis=(2, 4)).astype(np.uint8)).mean() > 0.2
+    assert (expected != pixels.reshape(3, 256, 2, 256, 2).mean(axis=(2, 4)).astype(np.uint8)).any()
     np.testing.assert_array_equal(np.asarray(computed_once(level, (finest, level))), expected)
 
 

@@ -117,7 +117,7 @@ def fit(  # noqa: PLR0913
     n_genes
         Largest number of genes to model: the most variable of those seen in 10 % of the training spots.
     genes
-        Names of the genes to model, instead of `n_genes`.
+        Names of the genes to model, instead of `n_genes`; ``[*model.genes, "ERBB2"]`` adds one to those of a model.
     n_neighbors
         Number of nearest spots of the same slide. Their mean image features are added to the features of the spot,
         and, for every encoder of at most 1024 features, the extremes of the nearest six. The default depends on the

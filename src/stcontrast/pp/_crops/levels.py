@@ -95,10 +95,11 @@ def computed_once(pixels: Any, levels: Sequence[Any] = ()) -> Any:
     key = id(pixels)
     with _holding:
         if key not in _held:
-            if max(level.nbytes for level in (pixels, *levels)) >= SMALL_BYTES and _shares_work(pixels):
-                wanted = [level for level in levels if _shares_work(level)]
-            elif any(level is pixels for level in levels[1:]) and _is_long(pixels):
+            coarse = any(level is pixels for level in levels[1:])
+            if coarse and _is_long(pixels) and not _shares_work(levels[0]):
                 wanted = [level for level in levels[1:] if _is_long(level)]
+            elif max(level.nbytes for level in (pixels, *levels)) >= SMALL_BYTES and _shares_work(pixels):
+                wanted = [level for level in levels if _shares_work(level)]
             else:
                 return pixels
             wanted = [level for level in wanted if id(level) not in _held]

@@ -150,8 +150,13 @@ def test_coarse_levels_in_memory_are_those_of_the_graph(
     )  # fmt: skip
     levels = [next(iter(pyramid[name].values())).data for name in pyramid]
     expected = [level.compute(scheduler="synchronous") for level in levels]
-    averaged, once = [], _levels._halved
-    monkeypatch.setattr(_levels, "_halved", lambda *given: averaged.append(once(*given)) or averaged[-1])
+    averaged, halved = [], _levels._halved
+
+    def counted(level: da.Array, finer: da.Array, pixels: np.ndarray) -> np.ndarray | None:
+        averaged.append(halved(level, finer, pixels))
+        return averaged[-1]
+
+    monkeypatch.setattr(_levels, "_halved", counted)
     # the coarsest, which needs all others, is asked for first
     for i in (3, 2, 1, 0):
         found = computed_once(levels[i], levels)

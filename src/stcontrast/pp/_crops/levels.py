@@ -95,16 +95,9 @@ def computed_once(pixels: Any, levels: Sequence[Any] = ()) -> Any:
     key = id(pixels)
     with _holding:
         if key not in _held:
-            coarse = any(level is pixels for level in levels[1:])
-            if coarse and _is_long(pixels) and not _shares_work(levels[0]):
-                wanted = [level for level in levels[1:] if _is_long(level)]
-            elif max(level.nbytes for level in (pixels, *levels)) >= SMALL_BYTES and _shares_work(pixels):
-                wanted = [level for level in levels if _shares_work(level)]
-            else:
+            wanted = _wanted(pixels, levels)
+            if not wanted:
                 return pixels
-            wanted = [level for level in wanted if id(level) not in _held]
-            if all(level is not pixels for level in wanted) or sum(level.nbytes for level in wanted) > HELD_BYTES:
-                wanted = [pixels]
             if pixels.nbytes > HELD_BYTES:
                 logger.warning(
                     "An image of %.1f GB is computed as a whole for every tile that is read, and is too large to hold in "
@@ -119,6 +112,20 @@ def computed_once(pixels: Any, levels: Sequence[Any] = ()) -> Any:
         while sum(0 if item is None else item.nbytes for item in _held.values()) > HELD_BYTES:
             del _held[next(other for other, item in _held.items() if item is not None)]
     return pixels if held is None else held
+
+
+def _wanted(pixels: da.Array, levels: Sequence[Any]) -> list[da.Array]:
+    """What of a pyramid is computed together with one of its levels; nothing where that is best read piece by piece."""
+    coarse = any(level is pixels for level in levels[1:])
+    if coarse and _is_long(pixels) and not _shares_work(levels[0]):
+        found = [level for level in levels[1:] if _is_long(level)]
+    elif max(level.nbytes for level in (pixels, *levels)) >= SMALL_BYTES and _shares_work(pixels):
+        found = [level for level in levels if _shares_work(level)]
+    else:
+        return []
+    found = [level for level in found if id(level) not in _held]
+    together = any(level is pixels for level in found) and sum(level.nbytes for level in found) <= HELD_BYTES
+    return found if together else [pixels]
 
 
 def stored(pixels: Any) -> Any:

@@ -156,14 +156,19 @@ def _computed(levels: Sequence[da.Array], finest: da.Array) -> Iterator[NDArray[
         and not _shares_work(finest)
     ):
         pixels = stored(finest)
-        pixels = np.asarray(pixels.compute(scheduler=HERE) if pixels is finest else pixels)
+        pixels = _in_memory(finest) if pixels is finest else np.asarray(pixels)
     for i, level in enumerate(levels):
         found = None if pixels is None else _halved(level, before, pixels)
         if found is None and i:
             yield from map(np.asarray, dask.compute(*levels[i:], scheduler=HERE))
             return
-        before, pixels = level, np.asarray(level.compute(scheduler=HERE)) if found is None else found
+        before, pixels = level, _in_memory(level) if found is None else found
         yield pixels
+
+
+def _in_memory(level: da.Array) -> NDArray[Any]:
+    # nothing can be left out, and to look for it takes longer than to compute the level
+    return np.asarray(level.compute(scheduler=HERE, optimize_graph=False))
 
 
 def _halved(level: da.Array, finer: da.Array, pixels: NDArray[Any]) -> NDArray[Any] | None:

@@ -28,7 +28,8 @@ def test_a_promise_names_a_test_that_is_there(name: str) -> None:
 
 
 def test_every_promise_has_a_test() -> None:
-    rows = [line for line in (ROOT / "docs/user_guide/promises.md").read_text().splitlines() if line.startswith("| ")]
+    promises, _ = (ROOT / "docs/user_guide/promises.md").read_text().split("## Measured")
+    rows = [line for line in promises.splitlines() if line.startswith("| ")]
     # four tables, each with a head of two lines
     assert len(rows) == len(PROMISES) + 4 * 2
 

@@ -141,3 +141,9 @@ def visium_adata(
             }
         },
     )
+
+
+def refuse(*_args: Any, **_kwargs: Any) -> None:
+    """A scheduler of dask that computes nothing: ``dask.config.set(scheduler=refuse)``."""
+    msg = "the session's scheduler was used"
+    raise RuntimeError(msg)

@@ -25,6 +25,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 import stcontrast as stc
+from tests.synthetic import refuse
 from tests.tl.toy import LABELS, OPTIONS
 
 if TYPE_CHECKING:
@@ -172,11 +173,6 @@ STEPS: dict[str, tuple[Callable[[dict[str, Any]], Any], set[str]]] = {
     "pl.calibration": (picture(stc.pl.calibration, "cv"), set()),
     "pl.confusion": (picture(stc.pl.confusion, "cv"), set()),
 }  # fmt: skip
-
-
-def refuse(*_args: Any, **_kwargs: Any) -> None:
-    msg = "the session's scheduler was used"
-    raise RuntimeError(msg)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from stcontrast._reading import counts as counts_module
 from stcontrast._reading import not_a_count, raw_counts, shared_genes
+from tests.synthetic import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,11 +100,6 @@ def test_counts_of_arrow_and_nullable_types():
 @pytest.mark.parametrize("kind", [np.asarray, csr_matrix], ids=["dense", "sparse"])
 def test_lazy_counts_are_computed_in_this_process(kind):
     """Not on a cluster, which may not see the files."""
-
-    def refuse(*_args: Any, **_kwargs: Any) -> None:
-        msg = "the session's scheduler was used"
-        raise RuntimeError(msg)
-
     counts = np.arange(12, dtype=np.float32).reshape(4, 3)
     adata = table(counts)
     adata.X = da.from_array(counts, chunks=(2, 3)).map_blocks(kind)

@@ -118,7 +118,7 @@ FAULTS = (
         "self.module.load_state_dict(self.averaged[0].module.state_dict())", "pass", "tests/models/contrastive",
     ),
     (
-        "spots of several slides are compared", "_models/contrastive/towers.py",
+        "spots of several slides are compared", "_models/contrastive/model.py",
         "slides = [torch.where(table.slide == code)[0] for code in torch.unique(table.slide)]",
         "slides = [torch.arange(len(table))]", "tests/models/contrastive",
     ),

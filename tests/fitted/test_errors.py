@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stcontrast.fitted import _errors
-from stcontrast.fitted._errors import error_factors
+from stcontrast.fitted import _calibration
+from stcontrast.fitted._calibration import error_factors
 
 
 def moments(kept: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_few_genes_are_exact(n, n_genes, seed):
 
 @pytest.mark.parametrize("values_at_once", [2**22, 500], ids=["at once", "in parts"])
 def test_errors_of_few_dimensions_are_exact_for_many_genes(monkeypatch, values_at_once):
-    monkeypatch.setattr(_errors, "VALUES_AT_ONCE", values_at_once)
+    monkeypatch.setattr(_calibration, "VALUES_AT_ONCE", values_at_once)
     rng = np.random.default_rng(0)
     errors = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 120))
     kept = kept_of(errors)

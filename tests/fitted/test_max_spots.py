@@ -30,7 +30,8 @@ def test_slides_share_alike_and_small_ones_are_whole(sizes, n, seed):
     cut = kept < sizes
     if cut.any():
         assert np.ptp(kept[cut]) <= 1
-        assert kept[~cut].max(initial=0) <= kept[cut].max()
+        # a spot more falls to one of two slides of equal size, which is whole then
+        assert kept[~cut].max(initial=0) <= kept[cut].max() + 1
 
 
 @given(annotated=st.floats(0, 1), n=st.integers(5, 99), seed=st.integers(0, 99))

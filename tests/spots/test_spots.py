@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from stcontrast._data import MAX_RANGED, inner_folds
+from stcontrast.fitted._fit import completed
 from stcontrast.methods import Prediction, Spots
-from stcontrast.methods._targets import completed
 from tests.methods.synthetic import training_data, with_gene_side
 
 

@@ -21,8 +21,7 @@ from stcontrast._reading.scale import (
     positive_number,
 )
 from stcontrast._reading.sections import PerSlide, Sections, of_slide, table_region_keys
-from stcontrast._reading.slide_images import report_images
-from stcontrast._reading.slide_scale import compare_slides, with_scale
+from stcontrast._reading.slide_images import compare_slides, report_images, with_scale
 from stcontrast._reading.spatialdata_slides import element_slide
 from stcontrast._reading.wsi import slide_element
 from stcontrast._records import read_record

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from stcontrast._report.colors import CLASS_COLORS
-from stcontrast._report.maps import MAX_CLASSES, SlideNumbers, slide_maps
-from stcontrast._report.page import write_page
-from stcontrast._report.trust import RULE, RULE_WITHOUT_FOLDS, judged
+from stcontrast._report.maps import CLASS_COLORS, MAX_CLASSES, SlideNumbers, slide_maps
+from stcontrast._report.page import RULE, RULE_WITHOUT_FOLDS, judged, write_page
 
 __all__ = [
     "CLASS_COLORS",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from stcontrast.cli._files import check_out, outputs, read, slide_files, write
+from stcontrast.cli._files import check_out, columns, outputs, read, read_spatialdata, slide_files, table_of, write
 from stcontrast.cli._group import Group, set_up_log
 from stcontrast.cli._options import (
     BatchKey,
@@ -40,14 +40,6 @@ from stcontrast.cli._options import (
     refuse,
 )  # fmt: skip
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from anndata import AnnData
-    from spatialdata import SpatialData
-
-    from stcontrast.models import Predictor
-
 __all__ = ["app"]
 
 app = typer.Typer(
@@ -66,8 +58,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-HER2ST_SECTIONS: Final = "C2,C3,C4,C5,C6"
 
 
 def _version(*, asked: bool) -> None:
@@ -110,14 +100,14 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """Hold out one donor: fit, predict its expression and subtypes from its H&E, cross-validate."""
-    from stcontrast.cli._demo import WRITTEN, run_demo
+    from stcontrast.cli._demo import WRITTEN, demo_data, run_demo
 
     if data != "her2st":
         refuse({"sections": sections}, "only `--data her2st` has sections")
     for name in WRITTEN:
         if (out / name).exists():
             check_out(out / name, overwrite=overwrite)
-    sdata = _demo_data(data, sections=sections or HER2ST_SECTIONS, seed=seed)
+    sdata = demo_data(data, sections=sections, seed=seed)
     typer.echo(run_demo(sdata, out, donor_key=donor_key, label_key=label_key, seed=seed))
     typer.echo(f"Next: stcontrast fit YOUR_SLIDES.zarr --model model_dir --donor-key donor (look at {out}/ first)")
 
@@ -139,7 +129,7 @@ def grid(  # noqa: PLR0913
     import stcontrast as stc
 
     [target] = outputs([store], out, overwrite=overwrite)
-    sdata = _spatialdata(store)
+    sdata = read_spatialdata(store)
     stc.pp.tissue_grid(
         sdata, image_key=image_key, um_per_px=um_per_px, pitch_um=pitch_um, spot_diameter_um=spot_diameter_um,
         geometry=geometry, min_tissue=min_tissue,
@@ -178,7 +168,7 @@ def features(  # noqa: PLR0913
             um_per_px=um_per_px, **{name: value for name, value in given.items() if value},
         )  # fmt: skip
         write(data, target)
-        shape = _table(data, table_key).obsm[key_added].shape
+        shape = table_of(data, table_key).obsm[key_added].shape
         typer.echo(f"{shape[1]} features of {shape[0]} spots, written to {target}")
     typer.echo(f"Next: stcontrast fit {' '.join(map(str, targets))} --model model_dir --donor-key donor")
 
@@ -220,7 +210,7 @@ def fit(  # noqa: PLR0913
 
     check_out(model, overwrite=overwrite, inputs=slides)
     data = [read(path) for path in slides]
-    if donor_key is None and batch_key is None and all("donor" in _columns(item) for item in data):
+    if donor_key is None and batch_key is None and all("donor" in columns(item) for item in data):
         donor_key = "donor"
     fitted = stc.tl.fit(
         data, batch_key=batch_key, donor_key=donor_key, label_key=label_key, method=method, layer=layer,
@@ -265,25 +255,26 @@ def predict(  # noqa: PLR0913
 ) -> None:  # fmt: skip
     """Predict expression and subtype. If a call on slide files is interrupted, repeat it to continue."""
     import stcontrast as stc
+    from stcontrast.cli._results import check_gene, say_predicted, with_classes
 
     if slide_files(slides):
         of_tables = {"donor_key": donor_key, "table_key": table_key, "image_key": image_key, "library_key": library_key}
         refuse(of_tables, "slide files have no table and one image; it is for stores (.zarr) and AnnData (.h5ad)")
         check_out(out, overwrite=overwrite, inputs=slides)
         fitted = stc.models.load(model)
-        _check_gene(fitted, gene)
+        check_gene(fitted, gene)
         result = stc.tl.predict_slide(
             slides, fitted, out=out, um_per_px=um_per_px, pitch_um=pitch_um, encoder=one_or_several(encoder),
             standardize=standardize, overwrite=overwrite,
         )  # fmt: skip
-        _say_predicted(result, out, gene=gene, figure=figure)
+        say_predicted(result, out, gene=gene, figure=figure)
         return
     refuse({"pitch_um": pitch_um}, "stores have spots already; it is for slide files")
     if not figure or all(path.suffix == ".h5ad" for path in slides):
         refuse({"gene": gene}, "no figure is drawn")
     targets = outputs(slides, out, overwrite=overwrite)
     fitted = stc.models.load(model)
-    _check_gene(fitted, gene)
+    check_gene(fitted, gene)
     keys: dict[str, Any] = {
         "table_key": table_key, "image_key": image_key, "library_key": library_key, "um_per_px": um_per_px,
     }  # fmt: skip
@@ -293,9 +284,9 @@ def predict(  # noqa: PLR0913
         found = stc.tl.predict_expression(data, fitted, **where) if fitted.has_expression else None
         if fitted.classes:
             stc.tl.classify(data, fitted, **where)
-        result = data if found is None else _with_classes(found, data)
+        result = data if found is None else with_classes(found, data)
         write(result, target)
-        _say_predicted(result, target, gene=gene, figure=figure, keys=keys)
+        say_predicted(result, target, gene=gene, figure=figure, keys=keys)
 
 
 @app.command(epilog="\b\nExample:\n  stcontrast classify new.zarr --model model_dir --out classified.zarr")
@@ -327,7 +318,7 @@ def classify(  # noqa: PLR0913
             um_per_px=um_per_px,
         )  # fmt: skip
         write(data, target)
-        typer.echo(_table(data, table_key).obs[key_added].value_counts().to_string())
+        typer.echo(table_of(data, table_key).obs[key_added].value_counts().to_string())
         typer.echo(f"obs[{key_added!r}] written to {target}")
     typer.echo(f"Next: in Python, stc.pl.spatial_class(spatialdata.read_zarr('{targets[0]}'))")
 
@@ -470,84 +461,9 @@ def info(
 ) -> None:
     """Describe a model or a store."""
     from stcontrast._files import holds_model
-    from stcontrast.cli._info import about_model, about_slides
+    from stcontrast.cli._results import about_model, about_slides
 
     if path.is_dir() and holds_model(path):
         typer.echo(about_model(path))
     else:
         typer.echo(about_slides(read(path), table_key=table_key))
-
-
-def _demo_data(data: str | None, *, sections: str, seed: int) -> SpatialData:
-    import stcontrast as stc
-
-    if data is None:
-        return stc.datasets.toy(seed=seed)
-    if data == "her2st":
-        return stc.datasets.her2st([name.strip() for name in sections.split(",")])
-    if not Path(data).exists():
-        msg = f"No store at {data!r}; `--data` takes a SpatialData store or 'her2st'."
-        raise FileNotFoundError(msg)
-    return _spatialdata(Path(data))
-
-
-def _spatialdata(path: Path) -> SpatialData:
-    from spatialdata import SpatialData as Container
-
-    data = read(path)
-    if not isinstance(data, Container):
-        msg = f"{str(path)!r} has no images of its own: a SpatialData store (.zarr) is needed."
-        raise TypeError(msg)
-    return data
-
-
-def _table(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
-    from stcontrast._reading import resolve_table
-
-    return resolve_table(data, table_key=table_key)
-
-
-def _columns(data: SpatialData | AnnData) -> set[str]:
-    from anndata import AnnData
-
-    tables = [data] if isinstance(data, AnnData) else list(data.tables.values())
-    return {str(column) for table in tables for column in table.obs}
-
-
-def _with_classes(predicted: AnnData, data: Any) -> AnnData:
-    """The prediction of an AnnData, with the classes that were written to it."""
-    for column in (name for name in ("stc_class", "stc_class_confidence") if name in data.obs):
-        predicted.obs[column] = data.obs[column]
-    return predicted
-
-
-def _check_gene(model: Predictor, gene: str | None) -> None:
-    """Refuse a gene for the figure that the model does not predict."""
-    if gene is not None and gene not in model.genes:
-        msg = f"--gene: the model does not predict {gene!r}; it has {len(model.genes)} genes, the first {model.genes[:5]}."
-        raise ValueError(msg)
-
-
-def _say_predicted(
-    result: Any, path: Path, *, gene: str | None, figure: bool, keys: Mapping[str, Any] | None = None
-) -> None:
-    from anndata import AnnData
-
-    from stcontrast._keys import CLASS, PREDICTION_TABLE
-    from stcontrast.cli._figures import draw_results
-
-    if isinstance(result, AnnData):
-        typer.echo(f"{result.n_vars} genes of {result.n_obs} spots, written to {path}")
-        typer.echo(f"Next: in Python, scanpy.read_h5ad('{path}')")
-        return
-    said = []
-    if PREDICTION_TABLE in result.tables:
-        table = result.tables[PREDICTION_TABLE]
-        said.append(f"{table.n_vars} genes of {table.n_obs} spots")
-    if any(CLASS in table.obs for table in result.tables.values()):
-        said.append("a class of every spot")
-    typer.echo(f"{' and '.join(said)}, written to {path}")
-    if figure:
-        for drawn in draw_results(result, path, gene=gene, keys=keys or {}):
-            typer.echo(f"Figure: {drawn}")
-    typer.echo(f"Next: in Python, stc.pl.spatial_pred(spatialdata.read_zarr('{path}'), GENE)")

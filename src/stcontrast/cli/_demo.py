@@ -4,25 +4,46 @@ from __future__ import annotations
 
 import logging
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from stcontrast._keys import CLASS, PREDICTION_TABLE
 from stcontrast._reading import resolve_slides, resolve_table, table_region_keys
-from stcontrast.cli._figures import best_gene, without_window
+from stcontrast.cli._files import read_spatialdata
+from stcontrast.cli._results import best_gene, without_window
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
     from spatialdata import SpatialData
 
     from stcontrast.tl import CrossValidation
 
-__all__ = ["WRITTEN", "run_demo"]
+__all__ = ["WRITTEN", "demo_data", "run_demo"]
 
 logger = logging.getLogger(__name__)
 
-WRITTEN = ("model", "held-out.zarr", "summary.csv", "expression.png", "subtypes.png")
+HER2ST_SECTIONS: Final = "C2,C3,C4,C5,C6"
+WRITTEN: Final = ("model", "held-out.zarr", "summary.csv", "expression.png", "subtypes.png")
+
+
+def demo_data(data: str | None, *, sections: str | None, seed: int) -> SpatialData:
+    """Synthetic slides, sections of her2st, or a store.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no store.
+    """
+    import stcontrast as stc
+
+    if data is None:
+        return stc.datasets.toy(seed=seed)
+    if data == "her2st":
+        return stc.datasets.her2st([name.strip() for name in (sections or HER2ST_SECTIONS).split(",")])
+    if not Path(data).exists():
+        msg = f"No store at {data!r}; `--data` takes a SpatialData store or 'her2st'."
+        raise FileNotFoundError(msg)
+    return read_spatialdata(Path(data))
 
 
 def run_demo(sdata: SpatialData, out: Path, *, donor_key: str, label_key: str | None, seed: int) -> str:

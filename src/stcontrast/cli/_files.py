@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-__all__ = ["check_out", "outputs", "read", "slide_files", "write"]
+__all__ = ["check_out", "columns", "outputs", "read", "read_spatialdata", "slide_files", "table_of", "write"]
 
 ENDINGS = (".zarr", ".h5ad")
 
@@ -51,6 +51,38 @@ def read(path: Path) -> SpatialData | AnnData:
     except GroupNotFoundError as error:
         msg = f"{wrong}: no zarr group was found in it. Give a folder that SpatialData wrote."
         raise ValueError(msg) from error
+
+
+def read_spatialdata(path: Path) -> SpatialData:
+    """A SpatialData store.
+
+    Raises
+    ------
+    TypeError
+        If it is an h5ad file.
+    """
+    from spatialdata import SpatialData as Container
+
+    data = read(path)
+    if not isinstance(data, Container):
+        msg = f"{str(path)!r} has no images of its own: a SpatialData store (.zarr) is needed."
+        raise TypeError(msg)
+    return data
+
+
+def table_of(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
+    """The table that holds the spots."""
+    from stcontrast._reading import resolve_table
+
+    return resolve_table(data, table_key=table_key)
+
+
+def columns(data: SpatialData | AnnData) -> set[str]:
+    """Columns of `obs` of all tables."""
+    from anndata import AnnData
+
+    tables = [data] if isinstance(data, AnnData) else list(data.tables.values())
+    return {str(column) for table in tables for column in table.obs}
 
 
 def slide_files(paths: Sequence[Path]) -> bool:

@@ -19,7 +19,6 @@ from stcontrast.fitted._calibration import LEVEL
 from stcontrast.fitted._model import Predictor
 from stcontrast.fitted._moments import TrainingMoments
 from stcontrast.methods._base import get_method
-from stcontrast.methods._targets import completed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FitSpec",
     "check_genes",
+    "completed",
     "draw_spots",
     "fingerprint_of",
     "fit_model",
@@ -297,3 +297,16 @@ def _columns(spots: Spots, fit_spec: FitSpec) -> NDArray[np.intp]:
         msg = "No gene is seen in 10 % of the training spots: name the genes to model with `genes`."
         raise ValueError(msg)
     return np.concatenate([columns, np.array(more, dtype=np.intp)])
+
+
+def completed(spots: Spots) -> Spots:
+    """The spots with the zeros of their target filled by a model of these spots alone; see :func:`stcontrast.pp.complete`."""
+    if not spots.has_counts:
+        return spots
+    from stcontrast.pp._completion import Completer
+
+    rows = np.flatnonzero(spots.measured)
+    measured = (spots.observed[rows], spots.slide[rows], spots.xy[rows])
+    target = spots.observed.copy()
+    target[rows] = Completer().fit(*measured).complete(*measured)
+    return replace(spots, target=target)

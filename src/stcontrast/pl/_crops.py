@@ -13,9 +13,9 @@ from stcontrast._keys import CLASS, PREDICTION_TABLE
 from stcontrast._predictions import PREDICTED, measured_expression, read_values
 from stcontrast._reading import Keys, as_list, obs_column, require_images, resolve_all, resolve_table
 from stcontrast.pl._colors import CMAP, Palette, class_colors, class_names
-from stcontrast.pl._crop import CROP_PX, cut, draw_crop
 from stcontrast.pl._layout import finish, given_titles, make_panels, set_row_title
 from stcontrast.pl._slide import draw_bar
+from stcontrast.pp._crops import iter_crops
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from stcontrast._reading import Sections
+    from stcontrast._reading import Sections, Slide
 
-__all__ = ["crops"]
+__all__ = ["CROP_PX", "crops", "cut", "draw_crop"]
 
 # a page of crops, not a wall
 MAX_CROPS: Final = 20
 SIDE_IN: Final = 1.25
 DECILES: Final = 10
+CROP_PX: Final = 160
 
 
 def _names_group(value: Any) -> bool:
@@ -302,3 +303,24 @@ def _cut(sources: Sequence[Sections], spots: pd.DataFrame, field_um: float) -> I
     for _, here in spots.groupby(["object", "slide"], sort=False):
         slide = sources[here["object"].iloc[0]].slides[here["slide"].iloc[0]]
         yield from cut(slide, here["position"].tolist(), field_um)
+
+
+def cut(slide: Slide, positions: Sequence[int], field_um: float) -> list[NDArray[np.uint8]]:
+    """Crops of some spots of a slide that has an image and a scale, by position among its spots."""
+    if slide.image is None or slide.um_per_px is None:  # `require_images` has refused these
+        msg = f"Slide {slide.name!r} has no image."
+        raise ValueError(msg)
+    side = field_um / slide.um_per_px
+    found = dict(iter_crops(slide.image, slide.centers[list(positions)], side=side, size_px=CROP_PX))
+    return [found[i] for i in range(len(positions))]
+
+
+def draw_crop(ax: Axes, crop: NDArray[np.uint8] | None, *, frame: Any = None) -> None:
+    """Show a crop, in a frame of a colour; `None` leaves the panel empty."""
+    if crop is not None:
+        ax.imshow(crop, interpolation="antialiased")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(frame is not None)
+    if frame is not None:
+        ax.spines[:].set(color=frame, linewidth=2.0)
+    ax.set_facecolor("none")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from stcontrast._arguments import POSITIVE, Rule, checked, whole
 from stcontrast._reading import Keys, as_list, obs_column, require_images, resolve_all
-from stcontrast.pl._crop import cut, draw_crop
+from stcontrast.pl._crops import cut, draw_crop
 from stcontrast.pl._layout import finish, given_titles, make_panels
 
 if TYPE_CHECKING:

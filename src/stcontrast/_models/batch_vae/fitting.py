@@ -7,21 +7,25 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pandas as pd
 
 from stcontrast._models.batch_vae.model import BatchAgnosticVAE
 from stcontrast._training import quiet_loggers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anndata import AnnData
 
-__all__ = ["few_spots_of_a_kind", "fit_vae", "make_vae", "with_unlabelled"]
+__all__ = ["few_spots_of_a_kind", "fit_vae", "make_vae", "vae_losses", "with_unlabelled"]
 
 UNLABELLED: Final = "unlabelled"
 # The model learns what half or a quarter of the depth does to a spot. Less would leave little of a shallow spot.
 THIN_TO: Final = (0.5, 0.25)
+# names of scvi-tools, and ours; those of held-out spots begin with "held_out_"
+LOSSES: Final = {"elbo": "elbo", "reconstruction_loss": "reconstruction", "kl_local": "kl"}
+PARTS: Final = {"train": "", "validation": "held_out_"}
 
 
 @contextmanager
@@ -118,3 +122,23 @@ def fit_vae(  # noqa: PLR0913
         thin_to=() if slide_key is None else THIN_TO,
     )  # fmt: skip
     return model
+
+
+def vae_losses(history: Mapping[str, Any] | None) -> pd.DataFrame:
+    """What scvi-tools logged, as a table with a row for every epoch; without rows where there is nothing.
+
+    Parameters
+    ----------
+    history
+        The `history` of a model of scvi-tools.
+    """
+    found = {
+        f"{prefix}{ours}": np.asarray((history or {})[f"{theirs}_{part}"], dtype=np.float64).ravel()
+        for theirs, ours in LOSSES.items()
+        for part, prefix in PARTS.items()
+        if f"{theirs}_{part}" in (history or {})
+    }
+    # validation may be made less often than once in an epoch
+    n_epochs = max(map(len, found.values()), default=0)
+    whole = {name: values for name, values in found.items() if len(values) == n_epochs}
+    return pd.DataFrame({"epoch": np.arange(1, n_epochs + 1), **whole} if n_epochs else {})

@@ -12,7 +12,7 @@ import numpy as np
 from stcontrast._arguments import NAME, NAMES, Rule, check_fields, whole
 from stcontrast.methods._linear import standardizer
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.methods.published._schedule import Schedule
+from stcontrast.methods.published._trained import Schedule
 from stcontrast.nn import Loss  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:

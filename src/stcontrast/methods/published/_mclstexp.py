@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from stcontrast.methods._retrieval import Weighting  # noqa: TC001 (read at run time, to check options)
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.methods.published._schedule import Schedule
+from stcontrast.methods.published._trained import Schedule
 
 if TYPE_CHECKING:
     from stcontrast.nn import PairModule

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stcontrast._arguments import POSITIVE, check_fields, number, whole
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.methods.published._schedule import Schedule
+from stcontrast.methods.published._trained import Schedule
 from stcontrast.nn import ExpressionLoss  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from stcontrast.methods.published._contrastive import ContrastiveMethod, ContrastiveOptions
-from stcontrast.methods.published._schedule import Schedule
+from stcontrast.methods.published._trained import Schedule
 from stcontrast.nn import ExpressionLoss, Variant  # noqa: TC001 (read at run time, to check options)
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
-"""What methods with a network that is trained step by step share: options, training, saving."""
+"""What methods with a network that is trained step by step share: options, training, saving, the published schedule."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAliasType, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAliasType, get_args, get_type_hints
 
 import numpy as np
 
@@ -20,10 +20,38 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from stcontrast._data import Spots
-    from stcontrast.methods.published._schedule import Schedule
     from stcontrast.nn import SpotModule, SpotTable
 
-__all__ = ["TrainedMethod", "check_choices"]
+__all__ = ["Schedule", "TrainedMethod", "check_choices"]
+
+
+class Schedule(NamedTuple):
+    """A published training; `None` where it is not known.
+
+    Attributes
+    ----------
+    data
+        What it was trained on.
+    n_spots, n_slides
+        Training spots and slides of it.
+    batch_size, max_epochs, n_steps
+        Spots in a step, passes, and steps in all.
+    optimizer, learning_rate, weight_decay
+        How a step is made.
+    end
+        What ends it.
+    """
+
+    data: str
+    n_spots: int
+    n_slides: int
+    batch_size: int
+    max_epochs: int | None
+    n_steps: int | None
+    optimizer: str
+    learning_rate: float
+    weight_decay: float | None
+    end: str
 
 
 def check_choices(options: Any) -> None:

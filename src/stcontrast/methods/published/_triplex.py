@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from stcontrast._arguments import SHARE, check_fields
 from stcontrast.methods.published._regression import RegressionMethod, RegressionOptions
-from stcontrast.methods.published._schedule import Schedule
+from stcontrast.methods.published._trained import Schedule
 
 if TYPE_CHECKING:
     from stcontrast.nn import SpotModule

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from stcontrast.pp._crops.crops import crops
+from stcontrast.pp._crops.crops import crops, shrunk_image
 from stcontrast.pp._crops.levels import pick_level
-from stcontrast.pp._crops.picture import shrunk_image
 from stcontrast.pp._crops.reader import iter_batches, iter_crops
 from stcontrast.pp._crops.tiles import Tiles, background_color
 

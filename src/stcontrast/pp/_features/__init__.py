@@ -14,9 +14,9 @@ from stcontrast.pp._features.evidence import (
     changed_since,
     print_of_slide,
     same_scale,
+    warn_of_looks,
     window_places,
 )
-from stcontrast.pp._features.looks import warn_of_looks
 from stcontrast.pp._features.on_disk import encode_on_disk
 from stcontrast.pp._features.slides import (
     DEFAULT_FIELDS_UM,

@@ -10,7 +10,7 @@ import numpy as np
 
 from stcontrast._files import RowsFile
 from stcontrast._progress import stage
-from stcontrast.pp._features.looks import warn_of_looks
+from stcontrast.pp._features.evidence import warn_of_looks
 from stcontrast.pp._features.slides import encode_slides
 
 if TYPE_CHECKING:

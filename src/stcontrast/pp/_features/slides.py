@@ -17,8 +17,7 @@ from stcontrast._records import read_record, write_record
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import cluster
 from stcontrast.pp._features.encoding import FeatureSpec, encode_centers
-from stcontrast.pp._features.evidence import OF_SLIDE, changed_since, evidence_of, is_as_written
-from stcontrast.pp._features.looks import warn_of_looks
+from stcontrast.pp._features.evidence import OF_SLIDE, changed_since, evidence_of, is_as_written, warn_of_looks
 from stcontrast.pp._stain import resolve_stain
 
 if TYPE_CHECKING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from stcontrast.tl._features.described import block_widths, describe
-from stcontrast.tl._features.kept import keep_features, with_recorded_scale
+from stcontrast.tl._features.records import block_widths, describe, keep_features, with_recorded_scale
 from stcontrast.tl._features.to_fit import check_slots, color_features, features_to_fit, parse_slots
 from stcontrast.tl._features.to_predict import chosen_encoders, features_for, plan_features, seen_by, spot_distance_um
 

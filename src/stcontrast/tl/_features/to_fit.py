@@ -12,15 +12,24 @@ from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._reading import obsm_array, require_images
 from stcontrast.pp._encoders import ColorEncoder, TextureEncoder
 from stcontrast.pp._features import DEFAULT_FIELDS_UM, FeatureSpec, encode_spots, feature_spec, pair_encoders
-from stcontrast.tl._features.described import apart, block_widths, brief, describe, held, same_features
-from stcontrast.tl._features.kept import encoded, is_outdated, keep_features
+from stcontrast.tl._features.records import (
+    apart,
+    block_widths,
+    brief,
+    describe,
+    encoded,
+    held,
+    is_outdated,
+    keep_features,
+    same_features,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stcontrast._reading import Sections
     from stcontrast.pp._encoders import Encoder
-    from stcontrast.tl._features.described import Record
+    from stcontrast.tl._features.records import Record
 
 __all__ = ["check_slots", "color_features", "features_to_fit", "parse_slots"]
 

@@ -13,8 +13,7 @@ from stcontrast._data import depth_of
 from stcontrast._reading import middle_spots, require_images, spot_distance
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import FeatureSpec, feature_spec, join_records, pair_encoders
-from stcontrast.tl._features.described import brief, describe, present, same_features
-from stcontrast.tl._features.kept import encoded, is_outdated, keep_features
+from stcontrast.tl._features.records import brief, describe, encoded, is_outdated, keep_features, present, same_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from stcontrast._reading import Sections
     from stcontrast.fitted import Predictor
     from stcontrast.pp._encoders import AnyEncoder, Encoder
-    from stcontrast.tl._features.described import Record
+    from stcontrast.tl._features.records import Record
 
 __all__ = ["chosen_encoders", "features_for", "plan_features", "seen_by", "spot_distance_um", "warn_of_spacing"]
 

@@ -26,8 +26,7 @@ from stcontrast.tl._features import check_slots, color_features, features_to_fit
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl.cross_validation._fits import Fit, FitStore, check_directory, with_tuned_features
 from stcontrast.tl.cross_validation._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
-from stcontrast.tl.cross_validation._pace import Pace
-from stcontrast.tl.cross_validation._parallel import count_processes, run_fits
+from stcontrast.tl.cross_validation._parallel import Pace, count_processes, run_fits
 from stcontrast.tl.cross_validation._predictions import measured_values, out_of_distribution, prediction_table
 from stcontrast.tl.cross_validation._result import CrossValidation
 from stcontrast.tl.cross_validation._scoring import CLASSES, SCORES, score_fold

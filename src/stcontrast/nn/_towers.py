@@ -78,10 +78,15 @@ class _CrossBlock(nn.Module):
 
     def attended(self, query: Tensor, context: Tensor) -> Tensor:
         """What the queries (n, n_query, n_model) find in the context (n, n_context, n_model), both normed."""
-        inputs = self.query(query), self.key(context), self.value(context)
-        heads = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in inputs)
-        found: Tensor = self.output(functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
-        return found
+        found: Tensor = self.value(context)
+        if context.shape[1] == 1:  # the weight of a single token is 1, whatever is asked
+            found = found.expand_as(query)
+        else:
+            inputs = self.query(query), self.key(context), found
+            heads = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in inputs)
+            found = functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        attended: Tensor = self.output(found)
+        return attended
 
 
 class CrossEncoder(nn.Module):

@@ -111,7 +111,7 @@ class Nh2st(ContrastiveMethod):
         import torch
 
         options = self.options
-        rates: dict[str, float] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+        rate, decay = options.learning_rate, options.weight_decay
         # one pass over the weights: with batches of 8 the optimiser otherwise takes a third of a step
-        adam = torch.optim.Adam(module.parameters(), **rates, fused=True)
+        adam = torch.optim.Adam(module.parameters(), lr=rate, weight_decay=decay, fused=True)
         return adam, torch.optim.lr_scheduler.StepLR(adam, step_size=50, gamma=0.9)

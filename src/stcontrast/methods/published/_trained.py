@@ -122,8 +122,8 @@ class TrainedMethod(Method):
         of_contrast = [weight for name, weight in named if name.startswith("contrast.")]
         weights = [weight for name, weight in named if not name.startswith("contrast.")]
         groups: list[dict[str, Any]] = [{"params": weights}, {"params": of_contrast, "weight_decay": 0.0}]
-        rates: dict[str, float] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
-        return torch.optim.AdamW(groups, **rates, fused=True), None
+        rate, decay = options.learning_rate, options.weight_decay
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True), None
 
     def scale_to(self, spots: Spots) -> None:
         """Forget what was learnt, and take the scale of the image features of these spots."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stcontrast._data import Fold, Prediction, Spots
     from stcontrast._state import State
 
-__all__ = ["LEVEL", "NO_ERRORS", "Calibration", "InDistribution", "conformal_half_width", "error_factors"]
+__all__ = ["LEVEL", "Calibration", "InDistribution", "conformal_half_width", "error_factors"]
 
 LEVEL: Final = 0.9
 N_COMPONENTS: Final = 16

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from stcontrast._reading import Sections, Slide
 
-__all__ = ["CROP_PX", "crops", "cut", "draw_crop"]
+__all__ = ["crops", "cut", "draw_crop"]
 
 # a page of crops, not a wall
 MAX_CROPS: Final = 20

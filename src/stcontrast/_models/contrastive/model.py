@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stcontrast._state import State
     from stcontrast.nn import Loss
 
-__all__ = ["ContrastiveModel", "TowerPair"]
+__all__ = ["ContrastiveModel"]
 
 # spots that are embedded at once
 EMBEDDED_AT_ONCE: Final = 8192

@@ -26,7 +26,6 @@ __all__ = [
     "changed_since",
     "evidence_of",
     "is_as_written",
-    "pixels_around",
     "print_of_slide",
     "same_scale",
     "warn_of_looks",

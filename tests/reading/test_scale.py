@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stcontrast._reading import find_lattice, middle_spots, scale_from_spots, spot_distance
@@ -54,6 +54,7 @@ def test_jitter_does_not_bias_the_pitch(seed: int) -> None:
     "derived correctly, or an error asks for it",
 )
 @given(st.integers(0, 2**32), st.sampled_from([*PLATFORMS, RELAXED, CELLS]))
+@example(seed=3650, platform="cells near a hexagonal lattice")  # 29 cells that lie near it by chance
 def test_a_scale_is_right_or_asked_for(seed: int, platform: str) -> None:
     spots = draw(np.random.default_rng(seed), [platform])
     found = scale_from_spots(spots.centers, spots.width_px)
@@ -61,6 +62,26 @@ def test_a_scale_is_right_or_asked_for(seed: int, platform: str) -> None:
         assert found.um_per_px is None
     elif found.um_per_px is not None:
         assert found.um_per_px == pytest.approx(spots.um_per_px, rel=0.02)
+
+
+@pytest.mark.parametrize(("sites", "width", "near", "far"), [(hexagonal, 55.0, 0.03, 0.05), (square, 50.0, 0.05, 0.08)])
+def test_few_spots_must_lie_nearer_to_their_sites(sites, width, near, far) -> None:
+    """Jitter is estimated without bias, and what may be a chance finding among few spots is asked for."""
+    known = {}
+    for side in (5, 20):
+        for jitter in (near, far):
+            drawn = [
+                sites(side, side, 100.0) + np.random.default_rng(i).normal(0, 100 * jitter, (side**2, 2))
+                for i in range(40)
+            ]
+            found = [find_lattice(xy) for xy in drawn]
+            estimates = [lattice.jitter for lattice in found if lattice is not None]
+            if jitter == near:
+                assert np.sqrt(np.mean(np.square(estimates))) == pytest.approx(jitter, rel=0.04)
+            known[side, jitter] = np.mean([scale_from_spots(xy, width).um_per_px is not None for xy in drawn])
+    assert known[20, near] == 1
+    assert 0.5 < known[5, near] <= 1
+    assert known[5, far] == known[20, far] == 0
 
 
 @pytest.mark.parametrize("holes", [0.0, 0.1, 0.3, 0.5, 0.6])

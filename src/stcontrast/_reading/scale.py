@@ -38,6 +38,8 @@ LEGACY_SIDE: Final = 35
 # legacy ST were printed and found in the image, real ones have up to 0.061
 VISIUM_JITTER: Final = 0.04
 LEGACY_JITTER: Final = 0.07
+# of the jitter, by which few spots must lie nearer to their sites than many
+STANDARD_ERRORS: Final = 2.0
 # bins of Visium HD touch
 TOUCHING: Final = 0.95
 
@@ -83,17 +85,25 @@ class Lattice(NamedTuple):
         How far spots lie from their sites, in pitches: root mean square along an axis.
     side
         Sites along the longer of its axes, of the spots that it was fitted to.
+    n_spots
+        Their number.
     """
 
     pitch: float
     neighbors: int
     jitter: float
     side: int
+    n_spots: int
 
     @property
     def kind(self) -> str:
         """Its name."""
         return "hexagonal" if self.neighbors == 6 else "square"
+
+    @property
+    def largest_jitter(self) -> float:
+        """The jitter that so few spots do not rule out: a dozen cells may lie near a lattice by chance."""
+        return self.jitter * (1 + STANDARD_ERRORS / float(np.sqrt(2 * _n_free(self.n_spots))))
 
 
 def spot_distance(centers: NDArray[np.float64]) -> float:
@@ -159,11 +169,16 @@ def find_lattice(centers: NDArray[np.float64]) -> Lattice | None:
     ideal = np.array([[1.0, 0.0], [np.cos(angle), np.sin(angle)]])
     stretch = np.linalg.svd(np.linalg.inv(ideal) @ basis, compute_uv=False)
     pitch = float(np.sqrt(stretch.prod()))
-    jitter = float(np.sqrt(((xy - origin - sites @ basis) ** 2).mean()) / pitch)
+    jitter = float(np.sqrt(((xy - origin - sites @ basis) ** 2).sum() / _n_free(len(xy))) / pitch)
     shared = 1 - len(np.unique(sites, axis=0)) / len(sites)
     if jitter > LEGACY_JITTER or stretch[0] / stretch[1] > STRETCH or shared > SHARED_SITES:
         return None
-    return Lattice(pitch, neighbors, jitter, int(np.ptp(sites, axis=0).max()) + 1)
+    return Lattice(pitch, neighbors, jitter, int(np.ptp(sites, axis=0).max()) + 1, len(xy))
+
+
+def _n_free(n_spots: int) -> int:
+    """Coordinates of spots beyond the six numbers of a lattice and its origin."""
+    return 2 * n_spots - 6
 
 
 def _neighbor_vectors(xy: NDArray[np.float64]) -> tuple[NDArray[np.float64], int] | None:
@@ -216,9 +231,9 @@ def scale_from_spots(centers: NDArray[np.float64], diameter_px: float, *, one_si
     if not np.isfinite(fill):
         return Scale(None, f"{found}, and their width is not known")
     if lattice.neighbors == 6:
-        if _within(fill, VISIUM_FILL) and lattice.jitter <= VISIUM_JITTER and len(centers) <= VISIUM_SITES:
+        if _within(fill, VISIUM_FILL) and lattice.largest_jitter <= VISIUM_JITTER and len(centers) <= VISIUM_SITES:
             return Scale(VISIUM_PITCH_UM / pitch, f"a Visium lattice (100 µm pitch), {pitch:.1f} px")
-    elif _within(fill, LEGACY_FILL) and lattice.side <= LEGACY_SIDE:
+    elif _within(fill, LEGACY_FILL) and lattice.side <= LEGACY_SIDE and lattice.largest_jitter <= LEGACY_JITTER:
         return Scale(LEGACY_PITCH_UM / pitch, f"a legacy ST lattice (200 µm pitch), {pitch:.1f} px", assumed=True)
     platform = (
         "bins that touch"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stcontrast.models import Predictor
 
 __all__ = [
-    "about_model", "about_slides", "best_gene", "check_gene", "draw_results", "say_predicted", "with_classes", "without_window",
+    "about_model", "about_slides", "best_gene", "check_gene", "say_predicted", "with_classes", "without_window",
 ]  # fmt: skip
 
 SHOWN = 8
@@ -97,7 +97,7 @@ def check_gene(model: Predictor, gene: str | None) -> None:
 
 def with_classes(predicted: AnnData, data: Any) -> AnnData:
     """The prediction of an AnnData, with the classes that were written to it."""
-    for column in (name for name in ("stc_class", "stc_class_confidence") if name in data.obs):
+    for column in (name for name in (CLASS, f"{CLASS}_confidence") if name in data.obs):
         predicted.obs[column] = data.obs[column]
     return predicted
 
@@ -145,11 +145,8 @@ def best_gene(sdata: SpatialData) -> str:
     return str(var[HELD_OUT_R].idxmax() if var[HELD_OUT_R].notna().any() else var.index[0])
 
 
-def draw_results(
-    sdata: SpatialData, path: Path, *, gene: str | None = None, keys: Mapping[str, Any] | None = None
-) -> list[Path]:
+def draw_results(sdata: SpatialData, path: Path, *, gene: str | None, keys: Mapping[str, Any]) -> list[Path]:
     """Draw the prediction of a gene and the classes next to a store, found by these keys; the files."""
-    found = dict(keys or {})
     from matplotlib.figure import Figure
 
     import stcontrast as stc
@@ -158,9 +155,9 @@ def draw_results(
     with without_window():
         figures = {}
         if PREDICTION_TABLE in sdata.tables:
-            figures["expression"] = stc.pl.spatial_pred(sdata, gene or best_gene(sdata), return_fig=True, **found)
+            figures["expression"] = stc.pl.spatial_pred(sdata, gene or best_gene(sdata), return_fig=True, **keys)
         if any(CLASS in table.obs for table in sdata.tables.values()):
-            figures["classes"] = stc.pl.spatial_class(sdata, return_fig=True, **found)
+            figures["classes"] = stc.pl.spatial_class(sdata, return_fig=True, **keys)
         for name, figure in figures.items():
             if isinstance(figure, Figure):
                 drawn.append(path.with_name(f"{path.stem}_{name}.png"))

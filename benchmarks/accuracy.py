@@ -298,7 +298,7 @@ def partial(found, observed, depth):
 def train_once():
     """Leave out the fits of inner folds, where a method chooses nothing on them."""
     from stcontrast._data import Prediction
-    from stcontrast.methods._base import Method
+    from stcontrast.methods import Method
 
     Method.predict_out_of_fold = lambda self, spots, folds: Prediction.empty(
         len(spots), n_genes=spots.n_genes, n_classes=spots.n_classes

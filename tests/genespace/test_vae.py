@@ -54,6 +54,14 @@ def test_the_latent_has_a_row_for_every_measured_spot(fitted, data):
     np.testing.assert_allclose(part, latent[some[data.measured]], atol=1e-6)
 
 
+def test_a_spot_is_seen_against_its_slide(fitted, data):
+    latent = fitted.encode(data)
+    rows = np.flatnonzero(data.measured & (data.slide == 0))
+    half = rows[: len(rows) // 2]
+    part = fitted.encode(data.take(half))
+    assert np.abs(part - latent[np.isin(np.flatnonzero(data.measured), half)]).max() > 0.01
+
+
 @pytest.mark.parametrize("guided", [False, True])
 def test_saved_and_read_again(data, guided, tmp_path):
     """The VAE is built again from names and weights, whether classes guided it or not; some batches are small."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stcontrast as stc
-from stcontrast._reading.columns import look_alike, names_of
+from stcontrast._reading import look_alike, names_of
 from tests.synthetic import picture, points, slide
 
 if TYPE_CHECKING:

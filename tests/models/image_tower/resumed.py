@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 import stcontrast as stc
-from stcontrast._models.image_tower import training
-from stcontrast._models.image_tower.options import TowerOptions
+from stcontrast._models.image_tower import TowerOptions, training
 from tests.models.image_tower.synthetic import QUICK, spots, store_of, task_of, tower
 
 

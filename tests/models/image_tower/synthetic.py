@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stcontrast._models.image_tower import CropRows, CropStore
 from stcontrast._models.image_tower.batches import TowerTargets
-from stcontrast._models.image_tower.crop_store import CropRows, CropStore
 from stcontrast._models.image_tower.module import ImageTower
 from stcontrast._models.image_tower.training import Task
 from stcontrast.pp import TimmEncoder
@@ -16,7 +16,7 @@ from tests.methods.synthetic import training_data
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stcontrast._models.image_tower.options import TowerOptions
+    from stcontrast._models.image_tower import TowerOptions
     from stcontrast.methods import Spots
 
 SIZE = 32

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import stcontrast as stc
-from stcontrast._models.image_tower.crop_store import CropRows, CropStore
+from stcontrast._models.image_tower import CropRows, CropStore
 from stcontrast._reading import resolve_slides
 
 if TYPE_CHECKING:

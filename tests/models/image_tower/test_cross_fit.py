@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from stcontrast._data import inner_folds
+from stcontrast._models.image_tower import CropRows, TowerOptions
 from stcontrast._models.image_tower.batches import TowerTargets
-from stcontrast._models.image_tower.crop_store import CropRows
 from stcontrast._models.image_tower.cross_fit import CrossFitted, cross_fit, encode
 from stcontrast._models.image_tower.encoder import weights_sha256
-from stcontrast._models.image_tower.options import TowerOptions
 from stcontrast._models.image_tower.training import Task, train_tower
 from tests.models.image_tower.synthetic import QUICK, encoder, spots, store_of, tower
 

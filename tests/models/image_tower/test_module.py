@@ -8,9 +8,9 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
+from stcontrast._models.image_tower import TowerOptions
 from stcontrast._models.image_tower.batches import TowerTargets
 from stcontrast._models.image_tower.module import ImageTower, TowerBatch, TowerHeads, adapt_batch_norm
-from stcontrast._models.image_tower.options import TowerOptions
 from stcontrast._models.image_tower.training import tower_groups
 from tests.models.image_tower.synthetic import QUICK, encoder, spots
 

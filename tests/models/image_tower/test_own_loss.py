@@ -13,12 +13,11 @@ from scipy import sparse
 from scipy.special import erf
 
 from stcontrast._data import inner_folds
+from stcontrast._models.image_tower import CropRows, TowerOptions
 from stcontrast._models.image_tower.batches import SpotBatches, TowerTargets
-from stcontrast._models.image_tower.crop_store import CropRows
 from stcontrast._models.image_tower.cross_fit import cross_fit
 from stcontrast._models.image_tower.encoder import weights_sha256
 from stcontrast._models.image_tower.module import PairHeads, TowerBatch
-from stcontrast._models.image_tower.options import TowerOptions
 from stcontrast._models.image_tower.training import Task, train_tower
 from stcontrast.methods._base import get_method
 from tests.models.image_tower.synthetic import QUICK, encoder, spots, store_of, tower

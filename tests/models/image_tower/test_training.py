@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from stcontrast._models.image_tower import TowerOptions
 from stcontrast._models.image_tower.batches import SpotBatches
-from stcontrast._models.image_tower.options import TowerOptions
 from stcontrast._models.image_tower.training import train_tower
 from tests.models.image_tower.synthetic import QUICK, spots, store_of, task_of, tower
 

@@ -163,8 +163,8 @@ FAULTS = (
     ),
     (
         "genes are chosen on test donors too", "fitted/_fit.py",
-        "return train.with_genes(_columns(train, fit_spec))",
-        "return train.with_genes(_columns(spots.with_classes(train.classes), fit_spec))",
+        "return train.with_genes(columns_of_genes(train, ",
+        "return train.with_genes(columns_of_genes(spots, ",
         "tests/tl/test_no_leak.py tests/tl/cross_validation",
     ),
     (

@@ -242,8 +242,8 @@ def _check_gene(gene: str, *, prediction: AnnData | None, measured: AnnData | No
     where = f"not among the {len(known)} genes of the {'table' if prediction is None else 'prediction'}"
     if measured is not None and gene in measured.var_names:
         where += (
-            " (it was measured, but is not modelled: `fit` takes the most variable genes, `n_genes` of them. "
-            f"`fit(..., genes=[*model.genes, {gene!r}])` adds it)"
+            " (it was measured, but is not modelled: `fit` takes the most variable genes. "
+            f"`fit(..., genes=[{gene!r}], n_genes=1000)` takes it as well)"
         )
     elif measured is not None and prediction is not None:
         where += f", nor among the {measured.n_vars} measured genes of the table"

@@ -226,6 +226,9 @@ def test_options_reach_the_method(stores, tmp_path):
     assert right.exit_code == 0, right.output
     spec = stc.models.load(tmp_path / "model").spec
     assert (spec["genes"], spec["seed"], spec["method"]) == (["GENE1", "GENE2"], 4, "knn")
+    both = run(*fit[:-1], "mean", "--genes", genes, "--n-genes", 5, "--donor-key", "donor", "--overwrite")
+    assert both.exit_code == 0, both.output
+    assert {"GENE1", "GENE2"} < set(stc.models.load(tmp_path / "model").genes)
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

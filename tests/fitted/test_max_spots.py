@@ -64,7 +64,7 @@ def spots() -> Spots:
 
 
 def fitted(spots: Spots, *, method: str = "ridge", **how):
-    spec = FitSpec(n_neighbors=6, genes=spots.genes, **how)
+    spec = FitSpec(n_neighbors=6, n_genes=0, genes=spots.genes, **how)
     return fit_model(spots, np.arange(len(spots)), method=method, fit_spec=spec, made_by=[])
 
 

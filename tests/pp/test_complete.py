@@ -84,6 +84,15 @@ def test_named_genes_in_any_order(toy) -> None:
     assert set(table.var_names[changed]) <= {"GENE20", "GENE3"}
 
 
+def test_named_genes_beside_the_most_variable(toy) -> None:
+    complete(toy, n_genes=3)
+    chosen = toy["table"].uns["stcontrast"]["completion"]["genes"]
+    assert len(chosen) == 3
+    other = next(gene for gene in toy["table"].var_names if gene not in chosen)
+    complete(toy, n_genes=3, genes=[chosen[0], other])
+    assert toy["table"].uns["stcontrast"]["completion"]["genes"] == [*chosen, other]
+
+
 def test_several_objects_are_completed_by_one_network(toy) -> None:
     together = as_adata(toy)
     complete(together, library_key="slide", genes=["GENE1", "GENE5", "GENE9"])
@@ -196,7 +205,7 @@ def empty(adata: ad.AnnData) -> None:
         (empty, {}, ValueError, "no spot has any counts"),
         (None, {"layer": "counts"}, KeyError, "No layer 'counts'"),
         (None, {"library_key": "absent"}, KeyError, "No column 'absent'"),
-        (None, {"genes": ["GENE1", "ABSENT"]}, KeyError, "1 of `genes` are absent"),
+        (None, {"genes": ["GENE1", "ABSENT"]}, KeyError, "1 of the named genes are absent"),
         (None, {"genes": []}, ValueError, "`genes` must be a list of names, not empty"),
         (None, {"n_genes": 0}, ValueError, "`n_genes` must be a whole number of at least 1"),
         (None, {"max_steps": 0}, ValueError, "`max_steps` must be a whole number of at least 1"),

@@ -282,6 +282,8 @@ def test_genes_chosen_and_named(sdata: SpatialData):
     assert list(more.genes[:10]) == list(few.genes)
     named = learn(sdata, batch_key="donor", genes=[few.genes[3], few.genes[1], few.genes[3]], **QUICK)
     assert list(named.genes) == [few.genes[3], few.genes[1]]
+    both = learn(sdata, batch_key="donor", n_genes=10, genes=[more.genes[15], few.genes[1]], **QUICK)
+    assert list(both.genes) == [*few.genes, more.genes[15]]
 
 
 def test_missing_genes(sdata: SpatialData):
@@ -357,7 +359,11 @@ def test_one_s_own_slots_stay_and_ours_are_replaced(sdata: SpatialData):
         ),
         ({"label_key": "blank"}, ValueError, "column 'blank' is empty in all spots with counts"),
         ({"batch_key": "blank"}, ValueError, "column 'blank' of `obs` is empty for 120 spots"),
-        ({"genes": ["GENE_X"]}, KeyError, r"1 of `genes` are absent from the counts: \['GENE_X'\]"),
+        (
+            {"genes": ["GENE_X"]},
+            KeyError,
+            r"1 of the named genes are absent from the counts: \['GENE_X'\]\. Close matches: \['GENE",
+        ),
         ({"genes": []}, ValueError, "`genes` must be a list of names"),
         ({"n_genes": 0}, ValueError, "`n_genes` must be a whole number of at least 1, found 0"),
         ({"n_latent": 0}, ValueError, "`n_latent` must be a whole number of at least 1"),
@@ -371,9 +377,9 @@ def test_one_s_own_slots_stay_and_ours_are_replaced(sdata: SpatialData):
         ({"model": "nowhere"}, FileNotFoundError, "No model in 'nowhere'"),
         ({"model": 3}, TypeError, "`model` must be a BatchAgnosticVAE, .* found int"),
         (
-            {"model": "x", "batch_key": "donor", "genes": ["GENE1"]},
+            {"model": "x", "batch_key": "donor", "n_genes": 10, "genes": ["GENE1"]},
             ValueError,
-            r"\['batch_key', 'genes'\] are used only for training",
+            r"\['batch_key', 'n_genes', 'genes'\] are used only for training",
         ),
     ],
 )

@@ -157,7 +157,11 @@ def test_genes_by_name_and_by_number(sdata):
         "GENE3",
         "GENE1",
     ]
-    assert len(stc.tl.fit(sdata, batch_key="donor", method="mean", n_genes=7).genes) == 7
+    chosen = stc.tl.fit(sdata, batch_key="donor", method="mean", n_genes=7).genes
+    assert len(chosen) == 7
+    [other] = set(stc.tl.fit(sdata, batch_key="donor", method="mean", n_genes=8).genes) - set(chosen)
+    both = stc.tl.fit(sdata, batch_key="donor", method="mean", n_genes=7, genes=[other, chosen[2], other])
+    assert both.genes == [*chosen, other]
 
 
 def test_raw_counts_in_a_layer(sdata):

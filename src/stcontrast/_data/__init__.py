@@ -18,9 +18,14 @@ from stcontrast._data.design import (
 )
 from stcontrast._data.folds import Fold, inner_folds
 from stcontrast._data.gather import depth_of, gather, stack_positions, stack_tables, stacked_column
-from stcontrast._data.genes import choose_genes, log_normalize, log_normalize_sparse, lost_genes
+from stcontrast._data.genes import (
+    choose_genes,
+    columns_of_genes,
+    lost_genes,
+    n_variable_genes,
+)
 from stcontrast._data.lattice import lattice_coordinates, nearest_spots, sequences
-from stcontrast._data.spots import Prediction, Spots
+from stcontrast._data.spots import Prediction, Spots, log_normalize, log_normalize_sparse
 
 __all__ = [
     "MAX_RANGED",
@@ -34,6 +39,7 @@ __all__ = [
     "build_design",
     "choose_genes",
     "column_parts",
+    "columns_of_genes",
     "depth_of",
     "design_of_some",
     "gather",
@@ -42,6 +48,7 @@ __all__ = [
     "log_normalize",
     "log_normalize_sparse",
     "lost_genes",
+    "n_variable_genes",
     "nearest_spots",
     "neighbor_means",
     "neighbor_ranges",

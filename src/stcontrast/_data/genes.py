@@ -1,4 +1,4 @@
-"""Genes: expression in one unit, and the choice of those worth modelling, on training slides."""
+"""The choice of genes that are worth modelling, on training slides."""
 
 from __future__ import annotations
 
@@ -7,42 +7,28 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import sparse
 
+from stcontrast._data.spots import log_normalize_sparse
+from stcontrast._reading import check_named_genes
 from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["choose_genes", "log_normalize", "log_normalize_sparse", "lost_genes"]
+    from stcontrast._data.spots import Spots
 
+__all__ = [
+    "choose_genes",
+    "columns_of_genes",
+    "lost_genes",
+    "n_variable_genes",
+]
 
 # counts that a slide has to expect of a gene before their absence means anything (e^-20 by chance)
 FEWEST_EXPECTED: Final = 20
 # entries of dense expression at once
 MOST_AT_ONCE: Final = 2**22
-
-
-def log_normalize(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> NDArray[np.float32]:
-    """log(1 + counts per 10 000), with the depth of the full library.
-
-    Parameters
-    ----------
-    counts
-        Raw counts (n_spots, n_genes) of the genes asked for.
-    total
-        Counts of every spot over all its genes (n_spots,), not only those asked for.
-
-    Returns
-    -------
-    Dense expression (n_spots, n_genes); zeros where a spot has no counts at all.
-    """
-    return log_normalize_sparse(counts, total).toarray()
-
-
-def log_normalize_sparse(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> sparse.csr_matrix:
-    """As :func:`log_normalize`, sparse: for all the genes of a table."""
-    normalized = sparse.csr_matrix(sparse.diags_array(1e4 / np.maximum(total, 1.0)) @ counts)
-    normalized.data = np.log1p(normalized.data, dtype=np.float32)
-    return normalized
 
 
 def lost_genes(
@@ -125,3 +111,35 @@ def choose_genes(
     order = np.argsort(-variance, kind="stable")
     chosen = order[variance[order] > 0][:n_genes]
     return eligible[chosen]
+
+
+def n_variable_genes(n_genes: int | None, genes: Sequence[str] | None, *, default: int) -> int:
+    """How many of the most variable genes are taken: none beside `genes`, unless the user gives both."""
+    return n_genes or (default if genes is None else 0)
+
+
+def columns_of_genes(spots: Spots, named: Sequence[str], n_genes: int) -> NDArray[np.intp]:
+    """Columns of the `n_genes` most variable genes of the spots, then of those that are named; none if nothing was counted.
+
+    Raises
+    ------
+    KeyError
+        If named genes are absent.
+    ValueError
+        If there are no such genes.
+    """
+    rows = np.flatnonzero(spots.measured)
+    columns = np.zeros(0, dtype=np.intp)
+    if len(rows) == 0:
+        return columns
+    check_named_genes(named, spots.genes)
+    if n_genes:
+        counts = spots.counts if len(rows) == len(spots) else spots.counts[rows]
+        columns = choose_genes(counts, spots.depth[rows], spots.slide[rows], n_genes=n_genes)
+    position = {gene: i for i, gene in enumerate(spots.genes)}
+    there = set(columns.tolist())
+    more = [position[gene] for gene in dict.fromkeys(named) if position[gene] not in there]
+    if len(columns) + len(more) == 0:
+        msg = "No gene is seen in 10 % of the spots: name the genes with `genes`."
+        raise ValueError(msg)
+    return np.concatenate([columns, np.array(more, dtype=np.intp)])

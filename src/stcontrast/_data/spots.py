@@ -10,7 +10,6 @@ import numpy as np
 from scipy import sparse
 
 from stcontrast._data.design import block_of_column, build_design
-from stcontrast._data.genes import log_normalize
 from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
@@ -20,10 +19,34 @@ if TYPE_CHECKING:
 
     from stcontrast._data.design import Standardize
 
-__all__ = ["Prediction", "Spots"]
+__all__ = ["Prediction", "Spots", "log_normalize", "log_normalize_sparse"]
 
 # what does not have one row a spot
 SHARED = ("slides", "genes", "classes", "blocks", "gene_side")
+
+
+def log_normalize(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> NDArray[np.float32]:
+    """log(1 + counts per 10 000), with the depth of the full library.
+
+    Parameters
+    ----------
+    counts
+        Raw counts (n_spots, n_genes) of the genes asked for.
+    total
+        Counts of every spot over all its genes (n_spots,), not only those asked for.
+
+    Returns
+    -------
+    Dense expression (n_spots, n_genes); zeros where a spot has no counts at all.
+    """
+    return log_normalize_sparse(counts, total).toarray()
+
+
+def log_normalize_sparse(counts: sparse.csr_matrix, total: NDArray[np.float64]) -> sparse.csr_matrix:
+    """As :func:`log_normalize`, sparse: for all the genes of a table."""
+    normalized = sparse.csr_matrix(sparse.diags_array(1e4 / np.maximum(total, 1.0)) @ counts)
+    normalized.data = np.log1p(normalized.data, dtype=np.float32)
+    return normalized
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,13 @@ from stcontrast._reading.elements import (
     rgb_size,
     shape_centers,
 )
-from stcontrast._reading.gene_names import check_unique_genes, close_genes, shared_genes, why_few_genes
+from stcontrast._reading.gene_names import (
+    check_named_genes,
+    check_unique_genes,
+    close_genes,
+    shared_genes,
+    why_few_genes,
+)
 from stcontrast._reading.gene_sets import named_gene_sets
 from stcontrast._reading.outlines import circle, slide_outlines
 from stcontrast._reading.resolve import (
@@ -51,6 +57,7 @@ __all__ = [
     "affine_matrix",
     "are_numbers",
     "as_list",
+    "check_named_genes",
     "check_square_pixels",
     "check_unique_genes",
     "circle",

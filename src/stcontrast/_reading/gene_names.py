@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["check_unique_genes", "close_genes", "shared_genes", "why_few_genes"]
+__all__ = ["check_named_genes", "check_unique_genes", "close_genes", "shared_genes", "why_few_genes"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,17 @@ def close_genes(gene: str, known: Iterable[str]) -> list[str]:
     # gene symbols of two species may differ only in their case
     alike = [name for name in names if name.lower() == gene.lower()]
     return list(dict.fromkeys(alike + get_close_matches(gene, names, n=5)))[:6]
+
+
+def check_named_genes(genes: Iterable[str], known: Sequence[str], what: str = "named genes") -> None:
+    """Raise a KeyError where genes that the user names are absent from those that were counted."""
+    there = set(known)
+    absent = [gene for gene in genes if gene not in there]
+    if absent:
+        close = [name for gene in absent[:5] for name in close_genes(gene, known)[:2]]
+        hint = f"Close matches: {close}." if close else f"Some that exist: {list(known[:5])}."
+        msg = f"{len(absent)} of the {what} are absent from the counts: {absent[:10]}. {hint}"
+        raise KeyError(msg)
 
 
 def _warn_of_other_features(tables: Iterable[AnnData]) -> None:

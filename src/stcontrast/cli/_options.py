@@ -36,7 +36,10 @@ ModelEncoder = Annotated[
 ]  # fmt: skip
 FieldUm = Annotated[list[float] | None, typer.Option(help="Side of the crops in µm; again for several.")]
 UseRep = Annotated[list[str] | None, typer.Option(help="Slot of obsm with features to learn from; again for several.")]
-NGenes = Annotated[int, typer.Option(help="Largest number of genes to model.")]
+NGenes = Annotated[
+    int | None,
+    typer.Option(help="Largest number of genes to choose (1000, and none beside --genes).", show_default=False),
+]
 MaxSpots = Annotated[
     int, typer.Option(help="Largest number of spots to learn from (stcontrast and baselines); drawn at random of more.")
 ]

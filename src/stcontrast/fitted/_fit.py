@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._data import choose_genes, design_of_some, inner_folds, standardize_slides
+from stcontrast._data import columns_of_genes, design_of_some, inner_folds, standardize_slides
 from stcontrast._files import content_hash
-from stcontrast._reading import close_genes
 from stcontrast._slides import rows_by_slide
 from stcontrast.fitted._calibration import LEVEL
 from stcontrast.fitted._model import Predictor
@@ -24,26 +23,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from scipy import sparse
 
     from stcontrast._data import Spots, Standardize
     from stcontrast.methods._base import Method
 
 __all__ = [
+    "N_GENES",
     "FitSpec",
-    "check_genes",
     "completed",
     "draw_spots",
     "fingerprint_of",
     "fit_model",
-    "genes_to_model",
     "most_spots",
     "spots_of_model",
     "training_spots",
+    "with_genes_of",
 ]
 
 logger = logging.getLogger(__name__)
 
+# most variable genes that are modelled, unless the user says otherwise
+N_GENES: Final = 1000
 # columns that rows are sorted by before they are hashed, and rows that are hashed at once
 SORTED_BY: Final = 8
 HASHED_ROWS: Final = 4096
@@ -53,16 +53,16 @@ HASHED_ROWS: Final = 4096
 class FitSpec:
     """How to fit, apart from the spots; see the parameters of :func:`stcontrast.tl.fit`."""
 
-    n_genes: int = 1000
-    genes: Sequence[str] | None = None
+    n_genes: int = N_GENES
+    """How many of the most variable genes to model; 0 for those in `genes` alone."""
+    genes: Sequence[str] = ()
+    """Genes to model as well."""
     n_neighbors: int | None = None
     standardize: Standardize = "slide"
     seed: int = 0
     options: Mapping[str, Any] | None = None
     complete: bool = False
     max_spots: int | None = 100_000
-    more_genes: Sequence[str] = ()
-    """Genes to model in addition to those that are chosen or named, because they are scored."""
 
 
 def fit_model(
@@ -101,7 +101,7 @@ def fit_model(
     drawn from them.
     """
     fresh = get_method(method, seed=fit_spec.seed, options=fit_spec.options)
-    fit_spec = replace(fit_spec, genes=genes_to_model(fit_spec, fresh))
+    fit_spec = with_genes_of(fresh, fit_spec)
     drawn = draw_spots(spots, rows, most_spots(fresh, fit_spec, tuned=bool(of_fold)), seed=fit_spec.seed)
     train = training_spots(spots, drawn, fit_spec)
     if not fresh.learns_from_gene_side:
@@ -177,7 +177,7 @@ def training_spots(spots: Spots, rows: NDArray[np.intp], fit_spec: FitSpec) -> S
         side = train.gene_side
         drawn = draw_spots(side, np.arange(len(side)), fit_spec.max_spots, seed=fit_spec.seed)
         train = replace(train, gene_side=side.take(drawn))
-    return train.with_genes(_columns(train, fit_spec))
+    return train.with_genes(columns_of_genes(train, fit_spec.genes, fit_spec.n_genes))
 
 
 def most_spots(method: Method | type[Method], fit_spec: FitSpec, *, tuned: bool) -> int | None:
@@ -233,8 +233,8 @@ def spots_of_model(spots: Spots, rows: NDArray[np.intp], spec: Mapping[str, Any]
     return here.with_design(n_neighbors=spec["n_neighbors"], standardize=spec["standardize"])
 
 
-def genes_to_model(fit_spec: FitSpec, method: Method) -> Sequence[str] | None:
-    """Genes that the user names or the method brings; `None` where they are chosen on the training spots.
+def with_genes_of(method: Method, fit_spec: FitSpec) -> FitSpec:
+    """How to fit, with the genes of the method where it brings some.
 
     Raises
     ------
@@ -242,9 +242,9 @@ def genes_to_model(fit_spec: FitSpec, method: Method) -> Sequence[str] | None:
         If other genes are asked for than those that the method brings.
     """
     if method.genes is None:
-        return fit_spec.genes
-    other = [gene for gene in (*(fit_spec.genes or ()), *fit_spec.more_genes) if gene not in set(method.genes)]
-    if other or (fit_spec.genes is not None and len(set(fit_spec.genes)) < len(method.genes)):
+        return fit_spec
+    other = [gene for gene in fit_spec.genes if gene not in set(method.genes)]
+    if other or (fit_spec.n_genes == 0 and len(set(fit_spec.genes)) < len(method.genes)):
         msg = (
             f"The given gene space has {len(method.genes)} genes of its own ({', '.join(method.genes[:3])}, …), and models "
             "exactly these. "
@@ -252,18 +252,7 @@ def genes_to_model(fit_spec: FitSpec, method: Method) -> Sequence[str] | None:
             + "Leave out `genes`, and gene sets with other genes."
         )
         raise ValueError(msg)
-    return method.genes
-
-
-def check_genes(spots: Spots, genes: Sequence[str] | None) -> None:
-    """Raise where genes are named that the counts do not have."""
-    known = set(spots.genes)
-    absent = [gene for gene in genes or () if gene not in known]
-    if absent and known:
-        close = [name for gene in absent[:5] for name in close_genes(gene, spots.genes)[:2]]
-        hint = f"Close matches: {close}." if close else f"Some that exist: {spots.genes[:5]}."
-        msg = f"{len(absent)} of the genes to model are absent from the counts: {absent[:5]}. {hint}"
-        raise KeyError(msg)
+    return replace(fit_spec, genes=method.genes, n_genes=0)
 
 
 def fingerprint_of(features: NDArray[np.float32], rows: NDArray[np.intp]) -> str:
@@ -278,25 +267,6 @@ def fingerprint_of(features: NDArray[np.float32], rows: NDArray[np.intp]) -> str
 def _rounded(features: NDArray[np.float32], rows: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:
     for start in range(0, len(rows), HASHED_ROWS):
         yield np.round(np.asarray(features[rows[start : start + HASHED_ROWS]], dtype=np.float64), 3) + 0.0
-
-
-def _columns(spots: Spots, fit_spec: FitSpec) -> NDArray[np.intp]:
-    measured = np.flatnonzero(spots.measured)
-    if len(measured) == 0:
-        return np.zeros(0, dtype=np.intp)
-    position = {gene: i for i, gene in enumerate(spots.genes)}
-    if fit_spec.genes is not None:
-        check_genes(spots, fit_spec.genes)
-        columns = np.array([position[gene] for gene in dict.fromkeys(fit_spec.genes)], dtype=np.intp)
-    else:
-        counts: sparse.csr_matrix = spots.counts if spots.measured.all() else spots.counts[measured]
-        columns = choose_genes(counts, spots.depth[measured], spots.slide[measured], n_genes=fit_spec.n_genes)
-    there = set(columns.tolist())
-    more = [position[gene] for gene in dict.fromkeys(fit_spec.more_genes) if position[gene] not in there]
-    if len(columns) + len(more) == 0:
-        msg = "No gene is seen in 10 % of the training spots: name the genes to model with `genes`."
-        raise ValueError(msg)
-    return np.concatenate([columns, np.array(more, dtype=np.intp)])
 
 
 def completed(spots: Spots) -> Spots:

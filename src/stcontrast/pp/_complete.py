@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from stcontrast._arguments import checked
-from stcontrast._data import choose_genes, log_normalize_sparse, stack_positions, stack_tables
+from stcontrast._data import columns_of_genes, log_normalize_sparse, n_variable_genes, stack_positions, stack_tables
 from stcontrast._keys import COMPLETED
 from stcontrast._progress import stage
 from stcontrast._reading import Keys, raw_counts, resolve_all
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["complete"]
 
+# most variable genes that are completed, unless the user says otherwise
+N_GENES: Final = 1000
 USE: Final = "Completed values are smooth and easy to predict: for training targets only, never for what is scored."
 
 
@@ -32,7 +34,7 @@ def complete(  # noqa: PLR0913
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
     layer: str | None = None,
-    n_genes: int = 1000,
+    n_genes: int | None = None,
     genes: Sequence[str] | None = None,
     key_added: str = COMPLETED,
     table_key: str | None = None,
@@ -59,9 +61,10 @@ def complete(  # noqa: PLR0913
     layer
         Layer with raw counts; `X` by default.
     n_genes
-        Largest number of genes to complete: the most variable of those seen in 10 % of the spots.
+        Largest number of genes to choose: the most variable of those seen in 10 % of the spots. By default 1000, and
+        none beside `genes`.
     genes
-        Names of the genes to complete, instead of `n_genes`.
+        Names of the genes to complete. With `n_genes`: these and the most variable ones.
     key_added
         Layer to write.
     table_key
@@ -117,12 +120,7 @@ def complete(  # noqa: PLR0913
     if not measured.any():
         msg = "Nothing to complete: no spot has any counts."
         raise ValueError(msg)
-    chosen = _chosen(names, genes)
-    if chosen is None:
-        chosen = choose_genes(spots.counts[measured], spots.depth[measured], slide[measured], n_genes=n_genes)
-        if len(chosen) == 0:
-            msg = "No gene is seen in 10 % of the spots: name the genes to complete with `genes`."
-            raise ValueError(msg)
+    chosen = columns_of_genes(spots, genes or (), n_variable_genes(n_genes, genes, default=N_GENES))
     # never dense: these are all the genes of the table
     ends = np.cumsum([table.n_obs for table in tables])[:-1]
     depths = np.split(spots.depth, ends)
@@ -163,17 +161,6 @@ def _check_objects(tables: list[AnnData], key_added: str, *, overwrite: bool) ->
                 "`overwrite=True` to replace it."
             )
             raise ValueError(msg)
-
-
-def _chosen(names: list[str], genes: Sequence[str] | None) -> NDArray[np.intp] | None:
-    if genes is None:
-        return None
-    position = {gene: i for i, gene in enumerate(names)}
-    absent = [gene for gene in genes if gene not in position]
-    if absent:
-        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. Some that exist: {names[:5]}."
-        raise KeyError(msg)
-    return np.array([position[gene] for gene in dict.fromkeys(genes)], dtype=np.intp)
 
 
 def _spread(values: NDArray[np.float32], columns: NDArray[np.intp], n_vars: int) -> sparse.csr_matrix:

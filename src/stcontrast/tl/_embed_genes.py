@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stcontrast._arguments import checked
+from stcontrast._data import columns_of_genes, n_variable_genes
 from stcontrast._genespace import CLASS_WEIGHT
 from stcontrast._keys import VAE_LATENT
 from stcontrast._progress import stage
@@ -16,8 +17,7 @@ from stcontrast.tl._gene_encoder import (
     GeneEncoder,
     gather_counts,
     training_data,
-    with_named_genes,
-    with_variable_genes,
+    with_columns,
 )
 from stcontrast.tl._write import check_slots_ours
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["embed_genes"]
 
+# most variable genes that are modelled, unless the user says otherwise
+N_GENES: Final = 2000
+
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +49,7 @@ def embed_genes(  # noqa: PLR0913
     within_slide: bool = True,
     label_key: str | None = None,
     class_weight: float = CLASS_WEIGHT,
-    n_genes: int = 2000,
+    n_genes: int | None = None,
     genes: Sequence[str] | None = None,
     n_latent: int = 16,
     max_epochs: int | None = None,
@@ -85,9 +88,10 @@ def embed_genes(  # noqa: PLR0913
     class_weight
         Weight of the classes relative to the log-likelihood of a spot.
     n_genes
-        Largest number of genes to model: the most variable of those seen in 10 % of the spots.
+        Largest number of genes to choose: the most variable of those seen in 10 % of the spots. By default 2000, and
+        none beside `genes`.
     genes
-        Names of the genes to model, instead of `n_genes`.
+        Names of the genes to model. With `n_genes`: these and the most variable ones.
     n_latent
         Dimensions of the latent space.
     max_epochs
@@ -149,7 +153,8 @@ def embed_genes(  # noqa: PLR0913
     training: dict[str, Any] = {}
     if model is None:
         spots = gather_counts(tables, batch_key=batch_key, label_key=label_key, layer=layer, library_key=library_key)
-        spots = with_named_genes(spots, genes) if genes is not None else with_variable_genes(spots, n_genes)
+        n_variable = n_variable_genes(n_genes, genes, default=N_GENES)
+        spots = with_columns(spots, columns_of_genes(spots, genes or (), n_variable))
         adata, labels, batch_column, slide_column = training_data(
             spots, tables, batch_key=batch_key, validation_key=validation_key, library_key=library_key
         )
@@ -166,7 +171,9 @@ def embed_genes(  # noqa: PLR0913
         if encoder.classes:
             training["class_weight"] = class_weight
     else:
-        _check_only_for_training(batch_key=batch_key, label_key=label_key, genes=genes, validation_key=validation_key)
+        _check_only_for_training(
+            batch_key=batch_key, label_key=label_key, n_genes=n_genes, genes=genes, validation_key=validation_key
+        )
         encoder = GeneEncoder.of(model)
         layer = encoder.layer if layer is None else layer
     latents = encoder.encode(tables, layer=layer, library_key=library_key, fill_missing=fill_missing, seed=seed)

@@ -13,12 +13,12 @@ from joblib import parallel_config
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._cluster import on_cluster
-from stcontrast._data import gather
+from stcontrast._data import gather, n_variable_genes
 from stcontrast._keys import EMBEDDING, GENE_EMBEDDING, IMAGE_EMBEDDING, PREDICTION_TABLE, VAE_LATENT
 from stcontrast._progress import stage
-from stcontrast._reading import Keys, resolve_all, split_gene_side
+from stcontrast._reading import Keys, check_named_genes, resolve_all, split_gene_side
 from stcontrast._records import write_record
-from stcontrast.fitted._fit import FitSpec, check_genes, fit_model, genes_to_model
+from stcontrast.fitted._fit import N_GENES, FitSpec, fit_model, with_genes_of
 from stcontrast.methods._base import Method, get_method
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
@@ -64,7 +64,7 @@ def fit(  # noqa: PLR0913
     encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
     field_um: float | Sequence[float] | None = None,
     use_rep: str | Sequence[str] | None = None,
-    n_genes: int = 1000,
+    n_genes: int | None = None,
     genes: Sequence[str] | None = None,
     n_neighbors: int | None = None,
     standardize: Standardize = "slide",
@@ -115,9 +115,10 @@ def fit(  # noqa: PLR0913
         :func:`stcontrast.pp.image_features`, or your own. Several slots become blocks of equal weight. ``"X_image"``
         by default; only this slot is computed if it is absent. Not with ``image_tower="finetune"``.
     n_genes
-        Largest number of genes to model: the most variable of those seen in 10 % of the training spots.
+        Largest number of genes to choose: the most variable of those seen in 10 % of the training spots. By default
+        1000, and none beside `genes`.
     genes
-        Names of the genes to model, instead of `n_genes`; ``[*model.genes, "ERBB2"]`` adds one to those of a model.
+        Names of the genes to model. ``genes=["ERBB2"], n_genes=1000`` models this gene and the most variable ones.
     n_neighbors
         Number of nearest spots of the same slide. Their mean image features are added to the features of the spot,
         and, for every encoder of at most 1024 features, the extremes of the nearest six. The default depends on the
@@ -198,8 +199,8 @@ def fit(  # noqa: PLR0913
         image_key=image_key, slide_key=library_key, um_per_px=um_per_px, spot_diameter_um=spot_diameter_um,
     )  # fmt: skip
     fit_spec = FitSpec(
-        n_genes=n_genes,
-        genes=genes,
+        n_genes=n_variable_genes(n_genes, genes, default=N_GENES),
+        genes=genes or (),
         n_neighbors=n_neighbors,
         standardize=standardize,
         max_spots=max_spots,
@@ -231,7 +232,8 @@ def fit(  # noqa: PLR0913
     if not (spots.has_counts or spots.has_labels):
         msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"
         raise ValueError(msg)
-    check_genes(spots, genes_to_model(fit_spec, asked))
+    if spots.genes:
+        check_named_genes(with_genes_of(asked, fit_spec).genes, spots.genes, "genes to model")
     # the same model, however the user's slides and spots are ordered
     rows = spots.in_order(np.arange(len(spots)))
     tower: TunedEncoder | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from stcontrast._data import choose_genes, stack_tables, stacked_column
+from stcontrast._data import stack_tables, stacked_column
 from stcontrast._genespace import VaeSpace
 from stcontrast._reading import raw_counts, slide_of_row, table_region_keys
 from stcontrast._training import seeded
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stcontrast._models.batch_vae import BatchAgnosticVAE
     from stcontrast.fitted import Predictor
 
-__all__ = ["LABEL", "GeneEncoder", "gather_counts", "training_data", "with_named_genes", "with_variable_genes"]
+__all__ = ["LABEL", "GeneEncoder", "gather_counts", "training_data", "with_columns"]
 
 # columns of what is trained on, where the user names none
 SLIDE: Final = "slide"
@@ -185,25 +185,9 @@ def gather_counts(
     return spots
 
 
-def with_named_genes(spots: Spots, genes: Sequence[str]) -> Spots:
-    """The same spots with these genes."""
-    wanted = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
-    columns = pd.Index(spots.genes).get_indexer(pd.Index(wanted, dtype=object))
-    absent = [gene for gene, column in zip(wanted, columns, strict=True) if column < 0]
-    if absent or not wanted:
-        msg = f"{len(absent)} of `genes` are absent from the counts: {absent[:5]}. Some that exist: {list(spots.genes[:5])}."
-        raise KeyError(msg)
-    return _with_columns(spots, columns)
-
-
-def with_variable_genes(spots: Spots, n_genes: int) -> Spots:
-    """The same spots with the most variable of the well-expressed genes."""
-    rows = np.flatnonzero(spots.measured)
-    columns = choose_genes(spots.counts[rows], spots.depth[rows], spots.slide[rows], n_genes=n_genes)
-    if len(columns) == 0:
-        msg = "No gene is seen in 10 % of the spots: name the genes to model with `genes`."
-        raise ValueError(msg)
-    return _with_columns(spots, columns)
+def with_columns(spots: Spots, columns: NDArray[np.intp]) -> Spots:
+    """The same spots with some of the genes."""
+    return replace(spots, genes=[spots.genes[i] for i in columns], counts=spots.counts[:, columns])
 
 
 def training_data(
@@ -239,10 +223,6 @@ def training_data(
     adata = AnnData(spots.counts[rows], obs=obs, var=pd.DataFrame(index=pd.Index(list(spots.genes), dtype=object)))
     classes = [*spots.classes, None]
     return adata, [classes[i] for i in spots.label[rows]], batch_column, slide_column
-
-
-def _with_columns(spots: Spots, columns: NDArray[np.intp]) -> Spots:
-    return replace(spots, genes=[spots.genes[i] for i in columns], counts=spots.counts[:, columns])
 
 
 def _slide_column(tables: Sequence[AnnData], library_key: str | None) -> str:

@@ -144,14 +144,29 @@ def test_sets_do_not_look_at_the_donor_that_is_held_out(cv, toy, donor):
 
 def test_named_genes_come_first_and_the_others_out_of_them(toy):
     genes = ["GENE3", "GENE1", "GENE20", "GENE8"]
-    plain = stc.tl.cross_validate(copied(toy), genes=genes, **QUICK)
+    quick = {name: value for name, value in QUICK.items() if name != "n_genes"}
+    plain = stc.tl.cross_validate(copied(toy), genes=genes, **quick)
     assert sets_of(plain, "donor1")["genes"] == genes
     pd.testing.assert_frame_equal(plain.scores_of(), plain.scores)
-    cv = stc.tl.cross_validate(copied(toy), genes=genes, gene_sets={**MARKERS}, **{**QUICK, "n_score_genes": 2})
+    cv = stc.tl.cross_validate(copied(toy), genes=genes, gene_sets={**MARKERS}, **{**quick, "n_score_genes": 2})
     sets = sets_of(cv, "donor1")
     assert list(sets) == ["genes", *MARKERS]
     assert all(set(sets[name]) <= set(genes) and len(sets[name]) == 2 for name in BUILT_IN)
     assert set(cv.predictions.var_names) == {*genes, *MARKERS["markers"]}
+
+
+def test_named_genes_beside_the_most_variable(toy):
+    """A gene of the user's own is scored, and the others are chosen in every fold on its training spots."""
+    quick = {**QUICK, "n_genes": 6}
+    plain = stc.tl.cross_validate(copied(toy), **quick)
+    chosen = {donor: sets_of(plain, donor)["highly_variable"][:6] for donor in ("donor1", "donor2")}
+    other = next(gene for gene in toy["table"].var_names if gene not in {*chosen["donor1"], *chosen["donor2"]})
+    cv = stc.tl.cross_validate(copied(toy), genes=[other], **quick)
+    for donor in ("donor1", "donor2"):
+        assert sets_of(cv, donor)["genes"] == [other]
+        assert sets_of(cv, donor)["highly_variable"] == sets_of(plain, donor)["highly_variable"]
+        scored = cv.scores[(cv.scores["donor"] == donor) & (cv.scores["metric"] == "pearson")]
+        assert set(scored["gene"]) == {other, *chosen[donor]}
 
 
 def test_labels_alone_have_sets_without_genes(toy):
@@ -185,7 +200,7 @@ def test_an_unknown_set_is_an_error(cv):
         (
             {"gene_sets": {"mine": ["GENE1", *(f"X{i}" for i in range(12))]}},
             KeyError,
-            r"12 genes of the set 'mine' are absent .*\['X0', .*'X9'\]\. Some that exist: \['GENE1'",
+            r"12 of the genes of the set 'mine' are absent .*\['X0', .*'X9'\]\. Some that exist: \['GENE1'",
         ),
     ],
 )

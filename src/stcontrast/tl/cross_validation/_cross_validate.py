@@ -15,10 +15,10 @@ import pandas as pd
 
 from stcontrast._arguments import checked, one_of
 from stcontrast._cluster import on_cluster
-from stcontrast._data import gather
+from stcontrast._data import gather, n_variable_genes
 from stcontrast._progress import duration, stage
-from stcontrast._reading import Keys, resolve_all, split_gene_side
-from stcontrast.fitted._fit import FitSpec, check_genes, genes_to_model
+from stcontrast._reading import Keys, check_named_genes, resolve_all, split_gene_side
+from stcontrast.fitted._fit import N_GENES, FitSpec, with_genes_of
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
@@ -66,7 +66,7 @@ def cross_validate(  # noqa: PLR0913
     encoder: AnyEncoder | Sequence[AnyEncoder] | None = None,
     field_um: float | Sequence[float] | None = None,
     use_rep: str | Sequence[str] | None = None,
-    n_genes: int = 1000,
+    n_genes: int | None = None,
     genes: Sequence[str] | None = None,
     n_neighbors: int | None = None,
     standardize: Standardize = "slide",
@@ -115,7 +115,7 @@ def cross_validate(  # noqa: PLR0913
         spots (0 where a gene is constant on a slide). All slides have the same weight. A mapping can give lists of
         genes: ``{"highly_variable": None, "markers": ["ERBB2", "CD3E"]}``. Genes of all sets but the first kind are
         added to the modelled genes. All sets are scored; ``summary()`` takes one of them. With `genes`, the first set
-        is ``"genes"``, all of these, and the other sets are chosen among them.
+        is ``"genes"``, all of these, and the other sets are chosen among them (with `n_genes` too: among all genes).
     encoder, field_um, use_rep, n_genes, genes, n_neighbors, standardize, max_spots, layer, complete, seed
         As in :func:`fit`.
     um_per_px, spot_diameter_um, table_key, image_key, library_key
@@ -175,8 +175,8 @@ def cross_validate(  # noqa: PLR0913
     path = None if directory is None else check_directory(directory)
     wanted = parse_gene_sets(gene_sets, genes=genes)
     fit_spec = FitSpec(
-        n_genes=n_genes, genes=genes, n_neighbors=n_neighbors, standardize=standardize, max_spots=max_spots, seed=seed,
-        complete=complete,
+        n_genes=n_variable_genes(n_genes, genes, default=N_GENES), genes=genes or (), n_neighbors=n_neighbors,
+        standardize=standardize, max_spots=max_spots, seed=seed, complete=complete,
     )  # fmt: skip
     compared = _compared(methods)
     asked = {name: get_method(method, options=options) for name, (method, options) in compared.items()}
@@ -200,9 +200,10 @@ def cross_validate(  # noqa: PLR0913
         msg = f"All donors with counts or labels fall into one of {n_folds} folds. Leave out `n_folds`, or give more."
         raise ValueError(msg)
     for name, one in asked.items():
-        check_genes(spots, genes_to_model(fit_spec, one))
+        if spots.genes:
+            check_named_genes(with_genes_of(one, fit_spec).genes, spots.genes, "genes to model")
         _check_unseen(name, one, spots)
-    sets = GeneSets(spots, wanted, n_genes=n_score_genes, genes=genes)
+    sets = GeneSets(spots, wanted, n_genes=n_score_genes, genes=genes if n_genes is None else None)
     if tuning is None:
         features, made_by = features_to_fit(sources, encoders=chosen, fields=fields, slots=slots)
     else:
@@ -212,7 +213,7 @@ def cross_validate(  # noqa: PLR0913
     sets_of_folds: list[dict[str, list[str]]] = []
     for train_rows, test_rows in folds:
         sets_of_folds.append(sets.choose(train_rows))
-        in_fold = replace(fit_spec, more_genes=sets.to_model(sets_of_folds[-1]))
+        in_fold = replace(fit_spec, genes=[*fit_spec.genes, *sets.to_model(sets_of_folds[-1])])
         fits.append([])
         for name, (method, options) in compared.items():
             used = colors if uses_color[name] else (features, made_by)

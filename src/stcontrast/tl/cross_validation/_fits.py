@@ -92,9 +92,7 @@ class Fit:
     @property
     def n_genes(self) -> int:
         """Genes that it models."""
-        fit_spec = self.fit_spec
-        n_genes = len(fit_spec.more_genes) + (fit_spec.n_genes if fit_spec.genes is None else len(fit_spec.genes))
-        return min(n_genes, len(self.spots.genes))
+        return min(self.fit_spec.n_genes + len(self.fit_spec.genes), len(self.spots.genes))
 
     @property
     def n_values(self) -> int:

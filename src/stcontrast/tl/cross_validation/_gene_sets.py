@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from stcontrast._data import choose_genes, log_normalize_sparse
+from stcontrast._reading import check_named_genes
 from stcontrast._slides import rows_by_slide
 from stcontrast.metrics._genes import moran, neighbor_graph
 
@@ -104,13 +105,8 @@ class GeneSets:
         self.n_genes = n_genes
         position = {gene: i for i, gene in enumerate(spots.genes)}
         for name, own in self.wanted.items():
-            absent = [gene for gene in own or () if gene not in position]
-            if absent and position:
-                msg = (
-                    f"{len(absent)} genes of the set {name!r} are absent from the counts that all slides have: "
-                    f"{absent[:10]}. Some that exist: {spots.genes[:5]}."
-                )
-                raise KeyError(msg)
+            if position:
+                check_named_genes(own or (), spots.genes, f"genes of the set {name!r}")
         named = spots.genes if genes is None else [gene for gene in dict.fromkeys(genes) if gene in position]
         self._candidates = np.array([position[gene] for gene in named], dtype=np.intp)
         self._moran: dict[bytes, NDArray[np.float64]] = {}

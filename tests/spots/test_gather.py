@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -48,6 +50,55 @@ def test_donor_and_batch_may_differ_and_are_the_slide_where_neither_is_named(obj
     assert spots.batch.tolist() == ["mon"] * 8 + ["tue"] * 4
     bare = gathered(objects)
     assert bare.donor.tolist() == bare.batch.tolist() == ["s1"] * 4 + ["s2"] * 4 + ["s3"] * 4
+
+
+NO_KEY = "No `donor_key`: each of 3 slides counts as a donor. "
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels", "What counts as donors may share one", "warning", "if it names the donors"
+)
+@pytest.mark.parametrize(
+    ("keys", "columns", "told"),
+    [
+        pytest.param({}, {}, NO_KEY + "Column 'donor' of `obs` is 'd2' for several of them, ['s2', 's3']: if it names the donors", id="no key"),
+        pytest.param(
+            {"batch_key": "library_id"}, {}, "Column 'library_id' of `obs` names 3 donors. Column 'donor' of `obs` is 'd2' for several",
+            id="batch_key names slides",
+        ),
+        pytest.param(
+            {"donor_key": "library_id"}, {"donor": 1, "Patient ID": [7, 8.0, 8]}, "Column 'Patient ID' of `obs` is '8' for several",
+            id="donor_key names slides",
+        ),
+        pytest.param(
+            {"batch_key": "day"}, {}, "Column 'day' of `obs` names 2 donors. Column 'donor' of `obs` is 'd2' for several",
+            id="a donor is in two batches",
+        ),
+        pytest.param({}, {"donor": ["d1", "d2", "d3"]}, NO_KEY + "If slides share a donor, name", id="no key, a donor a slide"),
+        pytest.param({"donor_key": "library_id"}, {"donor": 1}, None, id="all slides of one donor, told apart on purpose"),
+        pytest.param({"donor_key": "library_id"}, {"donor": [1, np.nan, np.nan]}, None, id="unknown donors"),
+        pytest.param(
+            {"donor_key": "donor"}, {"donor_sex": ["f", "m", "f"], "patient_age": 40, "mouse": ["a", "b", "b"]}, None,
+            id="properties of donors",
+        ),
+        pytest.param({"donor_key": "donor"}, {"subject": ["a", "b", "c"]}, None, id="a finer column"),
+        pytest.param({"donor_key": "donor", "batch_key": "day"}, {}, None, id="batches of several donors"),
+    ],
+)  # fmt: skip
+def test_slides_that_may_share_a_donor(objects, keys, columns, told, caplog):
+    for name, value in columns.items():
+        values = value if isinstance(value, list) else [value] * 3
+        for of_object, one in zip(objects, values, strict=True):
+            of_object.obs[name] = one
+    with caplog.at_level(logging.WARNING, "stcontrast"):
+        gathered(objects, **keys)
+    said = [message for message in caplog.messages if "too good" in message]
+    assert [told in message for message in said] == ([] if told is None else [True])
+
+
+def test_one_slide_has_one_donor(objects, caplog):
+    gathered(objects[:1])
+    assert "too good" not in caplog.text
 
 
 def test_fit_with_a_donor_alone_makes_the_model_of_a_batch_alone():

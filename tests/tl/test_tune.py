@@ -199,7 +199,7 @@ def _leaky(run, seen):
 def test_cross_validation_tunes_without_the_held_out_donor(toy, tmp_path, caplog):
     def predictions(sdata, **kwargs):
         return stc.tl.cross_validate(
-            sdata, donor_key="donor", label_key=LABELS, methods=["ridge", "color"], encoder=encoder(), n_genes=12,
+            sdata, donor_key="donor", label_key=LABELS, methods=["ridge", "color"], encoder=encoder(),
             genes=list(toy["table"].var_names[:12]), image_tower="finetune", tower_options=TUNE, **kwargs,
         ).predictions  # fmt: skip
 

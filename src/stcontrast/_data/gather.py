@@ -38,6 +38,11 @@ SHARE_OF_NUMBERS: Final = 0.1
 MANY_COUNTS: Final = 200
 SAME_DEPTH: Final = 1e-3
 NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d+)?")
+# how a column of donors may be called; "donor_sex" is another one
+DONOR: Final = re.compile(
+    r"(?:.*[_. -])?(?:donor|patient|subject|individual|participant|animal|mouse)s?(?:[_. -]?(?:id|name|number|num|no|nr|code|key))?",
+    re.IGNORECASE,
+)
 # names of classes that may mean that there is none
 NO_CLASS: Final = (
     "na",
@@ -100,6 +105,7 @@ def gather(sources: Sequence[Sections], keys: Keys, *, gene_side: Sequence[Secti
             columns[column] = stacked_column(tables, key, given)
     spots = stack_tables(tables, code, xy, layer=keys.layer, label_key=keys.label_key, slides=names, **columns)
     _warn_of_donors(spots)
+    _warn_of_shared_donors(spots.donor, tables, donor_key)
     if not gene_side:
         return spots
     rows = np.arange(len(spots))
@@ -319,6 +325,38 @@ def _warn_of_classes(classes: Sequence[str], key: str) -> None:
         logger.warning(
             "`label_key`: column %r of `obs` has one class, %r: there is nothing to tell apart.", key, classes[0]
         )
+
+
+def _warn_of_shared_donors(donor: NDArray[np.str_], tables: Sequence[AnnData], key: str | None) -> None:
+    """Say at WARNING where what counts as donors may share one; `donor`: of each spot, `key`: its column."""
+    n_donors = len(np.unique(donor))
+    if n_donors < 2:
+        return
+    hint = " If slides share a donor, name the column of `obs` with the donors."
+    shared = False
+    for name in tables[0].obs.columns:
+        if name == key or not DONOR.fullmatch(str(name)) or not all(name in table.obs for table in tables):
+            continue
+        columns = [obs_column(table, name) for table in tables]
+        missing = np.concatenate([is_missing(column) for column in columns])
+        pairs = pd.DataFrame({"donor": donor, "other": np.concatenate([names_of(column) for column in columns])})
+        of_other = pairs[~missing].drop_duplicates().groupby("other")["donor"]
+        several = [(value, donors.tolist()) for value, donors in of_other if len(donors) > 1]
+        # one value for all: who names another column means to tell slides of one donor apart
+        if several and (key is None or len(of_other) > 1):
+            value, donors = several[0]
+            hint = (
+                f" Column {name!r} of `obs` is {value!r} for several of them, {donors[:5]}: if it names the "
+                f"donors, give `donor_key={name!r}`."
+            )
+            shared = True
+            break
+    if key is None or shared:
+        logger.warning(
+            "%s.%s Where several of them are one donor, scores and intervals for new donors are too good.",
+            f"No `donor_key`: each of {n_donors} slides counts as a donor" if key is None else f"Column {key!r} of `obs` names {n_donors} donors",
+            hint,
+        )  # fmt: skip
 
 
 def _warn_of_donors(spots: Spots) -> None:

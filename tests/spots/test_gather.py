@@ -96,6 +96,69 @@ def test_slides_that_may_share_a_donor(objects, keys, columns, told, caplog):
     assert [told in message for message in said] == ([] if told is None else [True])
 
 
+def counted(name: str, donor: str, *, seed: int, n: int = 40, n_genes: int = 30, rate: float = 2.0) -> ad.AnnData:
+    rng = np.random.default_rng(seed)
+    obs = pd.DataFrame({"library_id": name, "donor": donor}, index=[f"spot{i}" for i in range(n)])
+    counts = sparse.csr_matrix(rng.poisson(rate, (n, n_genes)).astype(np.float32))
+    var = pd.DataFrame(index=[f"G{i}" for i in range(n_genes)])
+    return ad.AnnData(counts, obs=obs, var=var, obsm={"spatial": rng.uniform(0, 9, (n, 2))})
+
+
+def copy_of(slide: ad.AnnData, name: str, donor: str) -> ad.AnnData:
+    copied = slide.copy()
+    copied.obs["library_id"], copied.obs["donor"] = name, donor
+    return copied
+
+
+COPIES = {
+    "as it is": lambda copied: copied,
+    "spots and genes in another order": lambda copied: copied[::-1, ::-1].copy(),
+    "other names of spots, other places": lambda copied: ad.AnnData(
+        copied.X, obs=copied.obs.set_axis(copied.obs_names + "-1"), var=copied.var, obsm={"spatial": 3 * copied.obsm["spatial"]}
+    ),
+    "a part of it": lambda copied: copied[5:20].copy(),
+    "fewer genes": lambda copied: copied[:, 3:].copy(),
+    "beside other spots": lambda copied: ad.concat(
+        [copied[:30], copy_of(counted("", "", seed=5, n=20), *copied.obs.iloc[0])], index_unique="-"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels", "A slide is given again as that of another donor", "error", "have the same counts"
+)
+@pytest.mark.parametrize("change", COPIES)
+def test_a_slide_under_two_donors(change):
+    slides = [counted("s1", "d1", seed=0), counted("s2", "d2", seed=1)]
+    again = COPIES[change](copy_of(slides[0], "s3", "d3"))
+    with pytest.raises(
+        ValueError, match=r"'s1' and 's3' have the same counts .*, and belong to two donors, 'd1' and 'd3'"
+    ):
+        gathered([*slides, again], donor_key="donor")
+    sides = [resolve_all(part, Keys(donor_key="donor")) for part in (slides, [again])]
+    with pytest.raises(ValueError, match="have the same counts"):
+        gather(sides[0], Keys(donor_key="donor"), gene_side=sides[1])
+
+
+def test_a_slide_of_one_donor_that_counts_twice(caplog):
+    slides = [counted("s1", "d1", seed=0), counted("s2", "d2", seed=1)]
+    gathered([*slides, copy_of(slides[0], "s3", "d1")], donor_key="donor")
+    assert "'s1' and 's3' have the same counts in 40 of 40 spots: they seem to be one slide" in caplog.text
+
+
+@pytest.mark.parametrize("chance", ["few counts", "few spots", "few genes", "less than half"])
+def test_spots_that_are_equal_by_chance(chance, caplog):
+    how = {"few counts": {"rate": 0.05}, "few spots": {"n": 4}, "few genes": {"n_genes": 6}, "less than half": {}}[
+        chance
+    ]
+    one = counted("s1", "d1", seed=0, **how)
+    two = copy_of(one, "s2", "d2")
+    if chance == "less than half":
+        two.X = sparse.vstack([one.X[:19], counted("", "", seed=1, n=21).X]).tocsr()
+    gathered([one, two], donor_key="donor")
+    assert "same counts" not in caplog.text
+
+
 def test_one_slide_has_one_donor(objects, caplog):
     gathered(objects[:1])
     assert "too good" not in caplog.text

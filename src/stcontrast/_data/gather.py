@@ -37,6 +37,11 @@ SHARE_OF_NUMBERS: Final = 0.1
 # whole numbers of which all are multiples of one mean something; totals of spots that are that near are the same
 MANY_COUNTS: Final = 200
 SAME_DEPTH: Final = 1e-3
+# spots with fewer genes may be equal by chance; slides that share more spots, and this part of them, are one
+FEWEST_GENES: Final = 8
+FEWEST_COPIES: Final = 5
+SHARE_OF_COPIES: Final = 0.5
+ROWS_AT_ONCE: Final = 20_000
 NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d+)?")
 # how a column of donors may be called; "donor_sex" is another one
 DONOR: Final = re.compile(
@@ -76,7 +81,7 @@ def gather(sources: Sequence[Sections], keys: Keys, *, gene_side: Sequence[Secti
     KeyError
         If a key is absent; the message lists what is there.
     ValueError
-        If counts are not raw, objects share no genes, or slides share a name.
+        If counts are not raw, objects share no genes, slides share a name, or a slide occurs under two donors.
     """
     n_spots = sum(source.table.n_obs for source in sources)
     sources = [*sources, *gene_side]
@@ -104,6 +109,7 @@ def gather(sources: Sequence[Sections], keys: Keys, *, gene_side: Sequence[Secti
             given = "donor_key" if key == keys.donor_key else "batch_key"
             columns[column] = stacked_column(tables, key, given)
     spots = stack_tables(tables, code, xy, layer=keys.layer, label_key=keys.label_key, slides=names, **columns)
+    _check_copies(spots)
     _warn_of_donors(spots)
     _warn_of_shared_donors(spots.donor, tables, donor_key)
     if not gene_side:
@@ -325,6 +331,34 @@ def _warn_of_classes(classes: Sequence[str], key: str) -> None:
         logger.warning(
             "`label_key`: column %r of `obs` has one class, %r: there is nothing to tell apart.", key, classes[0]
         )
+
+
+def _check_copies(spots: Spots) -> None:
+    """Raise where a slide is given again as that of another donor, which would be seen in training; the counts tell."""
+    rows = np.flatnonzero(np.diff(spots.counts.indptr) >= FEWEST_GENES)
+    if len(rows) == 0:
+        return
+    # equal counts have equal projections
+    direction = np.random.default_rng(0).normal(size=spots.counts.shape[1])
+    parts = np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE))
+    at = np.round(np.concatenate([spots.counts[part] @ direction for part in parts]), 6)
+    found = pd.DataFrame({"at": at, "slide": spots.slide[rows]}).drop_duplicates()
+    n_spots = found["slide"].value_counts()
+    twice = found[found["at"].duplicated(keep=False)]
+    pairs = twice.merge(twice, on="at").query("slide_x < slide_y")[["slide_x", "slide_y"]].value_counts()
+    for one, other, n_same in pairs.reset_index().to_numpy(dtype=np.int64).tolist():
+        n_smaller = min(n_spots[one], n_spots[other])
+        if n_same < max(FEWEST_COPIES, SHARE_OF_COPIES * n_smaller):
+            continue
+        names = f"Slides {spots.slides[one]!r} and {spots.slides[other]!r} have the same counts in {n_same} of {n_smaller} spots"
+        donors = [np.unique(spots.donor[spots.slide == slide]).tolist() for slide in (one, other)]
+        if not set(donors[0]) & set(donors[1]):
+            msg = (
+                f"{names}, and belong to two donors, {donors[0][0]!r} and {donors[1][0]!r}. One of them held out, the other would be "
+                "trained on. Remove one of the two, or name the same donor for both."
+            )
+            raise ValueError(msg)
+        logger.warning("%s: they seem to be one slide, which counts twice. Remove one of the two.", names)
 
 
 def _warn_of_shared_donors(donor: NDArray[np.str_], tables: Sequence[AnnData], key: str | None) -> None:

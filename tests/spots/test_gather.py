@@ -227,6 +227,11 @@ def whole_numbers(kind: str, *, n: int = 60, seed: int = 0):
         counts = np.rint(1e6 * counts / counts.sum(axis=1, keepdims=True))
     elif kind == "empty":
         counts[:] = 0
+    elif kind in ("ones", "logarithms, rounded", "clipped", "deep"):
+        counts = rng.poisson(rng.gamma(0.3, 20.0, 1500), (n, 1500)).astype(np.float64)
+        if kind == "logarithms, rounded":
+            counts = np.rint(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)))
+        counts = np.minimum(counts, {"ones": 1, "clipped": 10}.get(kind, np.inf))
     elif kind == "even":  # by chance, in a few values
         counts = np.where(np.arange(30) < 2, 2.0 * rng.integers(1, 3, (n, 30)), 0.0)
     obs = pd.DataFrame({"library_id": f"s{seed}", "donor": f"d{seed}"}, index=[f"s{seed}-{i}" for i in range(n)])
@@ -236,11 +241,18 @@ def whole_numbers(kind: str, *, n: int = 60, seed: int = 0):
 @pytest.mark.situation("Counts", "Counts are whole numbers, but not raw", "warning", "Each of the slides")
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [("times ten", "are all multiples of 10"), ("per million, rounded", "the same sum of counts in every spot")],
-    ids=["multiplied", "per million, rounded"],
+    [
+        ("times ten", "are all multiples of 10"),
+        ("per million, rounded", "the same sum of counts in every spot"),
+        ("ones", "counts of at most 1 although"),
+        ("clipped", "counts of at most 10 although"),
+        ("logarithms, rounded", "although its spots have many"),
+    ],
+    ids=["multiplied", "per million, rounded", "ones for all", "clipped", "logarithms, rounded"],
 )
 def test_whole_numbers_that_are_no_counts(kind: str, told: str, caplog):
-    gathered([whole_numbers(kind), whole_numbers("raw", seed=1), whole_numbers(kind, seed=2)])
+    slide = whole_numbers(kind)
+    gathered([slide, whole_numbers("raw" if slide.n_vars == 30 else "deep", seed=1), whole_numbers(kind, seed=2)])
     assert caplog.text.count("Each of the slides ['s0', 's2'] has ") == 1
     assert told in caplog.text
 
@@ -255,7 +267,35 @@ def test_counts_are_not_suspected(caplog):
     without = whole_numbers("raw", seed=3)
     gathered([whole_numbers("raw"), whole_numbers("even", seed=1), without])
     gathered([without, without[:, :0].copy()][:1])
+    gathered([whole_numbers("deep")])
+    # a few shared genes of a whole transcriptome
+    panel = whole_numbers("raw", seed=1)
+    gathered([whole_numbers("deep"), panel[:, :5].copy()])
+    # small bins: ones are all there is
+    gathered([counted("bins", "d1", seed=0, n_genes=500, rate=0.05)])
     assert "Each of the slides" not in caplog.text
+
+
+@pytest.mark.situation(
+    "Counts", "A table was cut to its highly variable genes", "warning", "If other genes were left out"
+)
+@pytest.mark.parametrize("of_all", [True, False])
+def test_a_table_of_highly_variable_genes(of_all, caplog):
+    slides = [counted("s1", "d1", seed=0), counted("s2", "d2", seed=1), counted("s3", "d3", seed=2)]
+    for slide in slides[: 3 if of_all else 1]:
+        slide.var["highly_variable"] = np.arange(slide.n_vars) % 2 > 0
+    cut = [slide[:, slide.var["highly_variable"]] if "highly_variable" in slide.var else slide for slide in slides]
+    gathered(cut, donor_key="donor")
+    told = f"In {3 if of_all else 1} of 3 tables all genes are marked 'highly_variable' (15 of them). If other genes were left out"
+    assert told in caplog.text
+
+
+def test_highly_variable_genes_that_are_only_marked(caplog):
+    slides = [counted("s1", "d1", seed=0), counted("s2", "d2", seed=1)[:, :0].copy()]
+    slides[0].var["highly_variable"] = np.arange(30) > 0
+    slides[1].var["highly_variable"] = True
+    gathered(slides, donor_key="donor")
+    assert "highly_variable" not in caplog.text
 
 
 def test_a_table_without_genes_has_no_counts_to_miss(caplog):

@@ -11,11 +11,17 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stcontrast._data.genes import lost_genes
+from stcontrast._data.checks import (
+    check_copied_slides,
+    warn_of_chosen_genes,
+    warn_of_counts,
+    warn_of_donors,
+    warn_of_lost_genes,
+    warn_of_shared_donors,
+)
 from stcontrast._data.spots import Spots
 from stcontrast._progress import stage
 from stcontrast._reading import are_numbers, is_missing, look_alike, names_of, obs_column, raw_counts, shared_genes
-from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,20 +40,7 @@ FEW: Final = 20
 FEW_NUMBERS: Final = 5
 SHARE_OF_NAMES: Final = 0.5
 SHARE_OF_NUMBERS: Final = 0.1
-# whole numbers of which all are multiples of one mean something; totals of spots that are that near are the same
-MANY_COUNTS: Final = 200
-SAME_DEPTH: Final = 1e-3
-# spots with fewer genes may be equal by chance; slides that share more spots, and this part of them, are one
-FEWEST_GENES: Final = 8
-FEWEST_COPIES: Final = 5
-SHARE_OF_COPIES: Final = 0.5
-ROWS_AT_ONCE: Final = 20_000
 NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d+)?")
-# how a column of donors may be called; "donor_sex" is another one
-DONOR: Final = re.compile(
-    r"(?:.*[_. -])?(?:donor|patient|subject|individual|participant|animal|mouse)s?(?:[_. -]?(?:id|name|number|num|no|nr|code|key))?",
-    re.IGNORECASE,
-)
 # names of classes that may mean that there is none
 NO_CLASS: Final = (
     "na",
@@ -109,9 +102,9 @@ def gather(sources: Sequence[Sections], keys: Keys, *, gene_side: Sequence[Secti
             given = "donor_key" if key == keys.donor_key else "batch_key"
             columns[column] = stacked_column(tables, key, given)
     spots = stack_tables(tables, code, xy, layer=keys.layer, label_key=keys.label_key, slides=names, **columns)
-    _check_copies(spots)
-    _warn_of_donors(spots)
-    _warn_of_shared_donors(spots.donor, tables, donor_key)
+    check_copied_slides(spots)
+    warn_of_donors(spots)
+    warn_of_shared_donors(spots.donor, tables, donor_key)
     if not gene_side:
         return spots
     rows = np.arange(len(spots))
@@ -152,6 +145,7 @@ def stack_tables(
         Further attributes of :class:`Spots`.
     """
     genes = shared_genes(tables)
+    warn_of_chosen_genes(tables)
     counts, depth = [], []
     for table in tables:
         if table.n_vars == 0:
@@ -168,51 +162,9 @@ def stack_tables(
         counts=sparse.csr_matrix(sparse.vstack(counts, format="csr")), depth=np.concatenate(depth), label=label,
         classes=classes, **known,
     )  # fmt: skip
-    _warn_of_counts(spots, np.repeat([table.n_vars > 0 for table in tables], [table.n_obs for table in tables]))
-    _warn_of_lost_genes(spots)
+    warn_of_counts(spots, np.repeat([table.n_vars > 0 for table in tables], [table.n_obs for table in tables]))
+    warn_of_lost_genes(spots)
     return spots
-
-
-def _warn_of_counts(spots: Spots, counted: NDArray[np.bool_]) -> None:
-    """Say at WARNING which slides have no counts at all, or whole numbers that look normalised; `counted`: with genes."""
-    told: dict[str, list[str]] = {}
-    for rows in rows_by_slide(spots.slide):
-        total = spots.depth[rows][spots.depth[rows] > 0]
-        values = spots.counts[rows].data
-        step = int(np.gcd.reduce(values.astype(np.int64))) if len(values) >= MANY_COUNTS else 1
-        if len(total) == 0 and counted[rows].any():
-            found = "a table with genes and no counts at all: no expression is learnt from it. Was it joined by ids that differ?"
-        elif len(total) >= FEW and np.ptp(total) < SAME_DEPTH * np.median(total):
-            found = (
-                "the same sum of counts in every spot, as after normalising and rounding, where raw counts are needed. If the "
-                "counts were drawn down to one depth, all is well."
-            )
-        elif step > 1:
-            found = f"counts that are all multiples of {step}, where raw counts are needed."
-        else:
-            continue
-        code = int(spots.slide[rows[0]])
-        told.setdefault(found, []).append(spots.slides[code] if len(spots.slides) > code else str(code + 1))
-    for found, names in told.items():
-        logger.warning("Each of the slides %s has %s", names[:5], found)
-
-
-def _warn_of_lost_genes(spots: Spots) -> None:
-    lost = sorted(lost_genes(spots.counts, spots.depth, spots.slide).items(), key=lambda item: -len(item[1]))
-    if not lost:
-        return
-    named = ", ".join(
-        f"slide {spots.slides[code]!r}: {len(columns)}, e.g. {[str(spots.genes[i]) for i in columns[:5]]}"
-        if len(spots.slides) > code
-        else f"slide {code + 1}: {len(columns)}"
-        for code, columns in lost[:5]
-    )
-    logger.warning(
-        "Of %d genes some have no count at all on a slide, and are well expressed on other slides (%s%s). Were tables with "
-        "different genes joined (`join='outer'` fills the gaps with zeros)? The zeros would be learnt as measured: give the "
-        "objects as a list, or join them with `join='inner'`. One or two genes may be absent in a donor.",
-        len(spots.genes), named, f", and {len(lost) - 5} further slides" if len(lost) > 5 else "",
-    )  # fmt: skip
 
 
 def depth_of(source: Sections) -> NDArray[np.float64]:
@@ -331,83 +283,3 @@ def _warn_of_classes(classes: Sequence[str], key: str) -> None:
         logger.warning(
             "`label_key`: column %r of `obs` has one class, %r: there is nothing to tell apart.", key, classes[0]
         )
-
-
-def _check_copies(spots: Spots) -> None:
-    """Raise where a slide is given again as that of another donor, which would be seen in training; the counts tell."""
-    rows = np.flatnonzero(np.diff(spots.counts.indptr) >= FEWEST_GENES)
-    if len(rows) == 0:
-        return
-    # equal counts have equal projections
-    direction = np.random.default_rng(0).normal(size=spots.counts.shape[1])
-    parts = np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE))
-    at = np.round(np.concatenate([spots.counts[part] @ direction for part in parts]), 6)
-    found = pd.DataFrame({"at": at, "slide": spots.slide[rows]}).drop_duplicates()
-    n_spots = found["slide"].value_counts()
-    twice = found[found["at"].duplicated(keep=False)]
-    pairs = twice.merge(twice, on="at").query("slide_x < slide_y")[["slide_x", "slide_y"]].value_counts()
-    for one, other, n_same in pairs.reset_index().to_numpy(dtype=np.int64).tolist():
-        n_smaller = min(n_spots[one], n_spots[other])
-        if n_same < max(FEWEST_COPIES, SHARE_OF_COPIES * n_smaller):
-            continue
-        names = f"Slides {spots.slides[one]!r} and {spots.slides[other]!r} have the same counts in {n_same} of {n_smaller} spots"
-        donors = [np.unique(spots.donor[spots.slide == slide]).tolist() for slide in (one, other)]
-        if not set(donors[0]) & set(donors[1]):
-            msg = (
-                f"{names}, and belong to two donors, {donors[0][0]!r} and {donors[1][0]!r}. One of them held out, the other would be "
-                "trained on. Remove one of the two, or name the same donor for both."
-            )
-            raise ValueError(msg)
-        logger.warning("%s: they seem to be one slide, which counts twice. Remove one of the two.", names)
-
-
-def _warn_of_shared_donors(donor: NDArray[np.str_], tables: Sequence[AnnData], key: str | None) -> None:
-    """Say at WARNING where what counts as donors may share one; `donor`: of each spot, `key`: its column."""
-    n_donors = len(np.unique(donor))
-    if n_donors < 2:
-        return
-    hint = " If slides share a donor, name the column of `obs` with the donors."
-    shared = False
-    for name in tables[0].obs.columns:
-        if name == key or not DONOR.fullmatch(str(name)) or not all(name in table.obs for table in tables):
-            continue
-        columns = [obs_column(table, name) for table in tables]
-        missing = np.concatenate([is_missing(column) for column in columns])
-        pairs = pd.DataFrame({"donor": donor, "other": np.concatenate([names_of(column) for column in columns])})
-        of_other = pairs[~missing].drop_duplicates().groupby("other")["donor"]
-        several = [(value, donors.tolist()) for value, donors in of_other if len(donors) > 1]
-        # one value for all: who names another column means to tell slides of one donor apart
-        if several and (key is None or len(of_other) > 1):
-            value, donors = several[0]
-            hint = (
-                f" Column {name!r} of `obs` is {value!r} for several of them, {donors[:5]}: if it names the "
-                f"donors, give `donor_key={name!r}`."
-            )
-            shared = True
-            break
-    if key is None or shared:
-        logger.warning(
-            "%s.%s Where several of them are one donor, scores and intervals for new donors are too good.",
-            f"No `donor_key`: each of {n_donors} slides counts as a donor" if key is None else f"Column {key!r} of `obs` names {n_donors} donors",
-            hint,
-        )  # fmt: skip
-
-
-def _warn_of_donors(spots: Spots) -> None:
-    """Say at WARNING where donors may be one and the same, or classes may be donors."""
-    for alike in look_alike(spots.donor.tolist()):
-        logger.warning(
-            "The donors %s differ only in how they are written. If they are the same donor, write them in the same way.",
-            alike,
-        )
-    known = spots.label >= 0
-    pairs = pd.DataFrame({"donor": spots.donor[known], "label": spots.label[known]}).drop_duplicates()
-    n_donors, n_classes = pairs["donor"].nunique(), pairs["label"].nunique()
-    if min(n_donors, n_classes) < 2 or not (pairs["donor"].is_unique or pairs["label"].is_unique):
-        return
-    logger.warning(
-        "%s (%d donors, %d classes): classes and donors cannot be told apart, so that a model of these classes may recognise "
-        "donors, stains or scanners instead of tissue.",
-        "Every class occurs in one donor only" if pairs["label"].is_unique else "Every donor has one class only",
-        n_donors, n_classes,
-    )  # fmt: skip

@@ -279,7 +279,7 @@ def test_counts_are_not_suspected(caplog):
 @pytest.mark.situation(
     "Counts", "A table was cut to its highly variable genes", "warning", "If other genes were left out"
 )
-@pytest.mark.parametrize("of_all", [True, False])
+@pytest.mark.parametrize("of_all", [True, False], ids=["all tables", "one of several"])
 def test_a_table_of_highly_variable_genes(of_all, caplog):
     slides = [counted("s1", "d1", seed=0), counted("s2", "d2", seed=1), counted("s3", "d3", seed=2)]
     for slide in slides[: 3 if of_all else 1]:

@@ -261,6 +261,27 @@ def test_own_features_that_are_absent_or_of_another_width(of_blocks, blocks):
     assert set(new["table"].obsm) == {"X_own"}
 
 
+@pytest.mark.situation(
+    "Image features",
+    "Features to learn from are those of the counts, or positions, by their name",
+    "warning",
+    "by its name",
+)
+@pytest.mark.parametrize("slot", ["X_pca", "X_pca_harmony", "X_scVI", "X_umap", "spatial"])
+@pytest.mark.parametrize("learn", [stc.tl.fit, stc.tl.cross_validate], ids=["fit", "cross_validate"])
+def test_slots_that_are_named_as_if_made_of_genes(blocks, learn, slot, caplog):
+    sdata = copied(blocks)
+    sdata["table"].obsm[slot] = sdata["table"].obsm["X_own"]
+    method = {"method": "ridge"} if learn is stc.tl.fit else {"methods": ["ridge"], "n_jobs": 1}
+    learn(sdata, donor_key="donor", use_rep=slot, **method)
+    assert (
+        f"by its name `obsm[{slot!r}]` holds {'positions' if slot == 'spatial' else 'a representation'}" in caplog.text
+    )
+    caplog.clear()
+    learn(sdata, donor_key="donor", use_rep="X_own", **method)
+    assert "by its name" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -281,6 +302,15 @@ def test_own_features_that_are_absent_or_of_another_width(of_blocks, blocks):
             "`use_rep` is 'X_image', and `image_tower='finetune'` learns from the images",
         ),
         ({"use_rep": "X_tuned"}, ValueError, "fine-tuned on the expression of other spots"),
+        (
+            {"use_rep": "X_pca"},
+            ValueError,
+            "made by `scanpy.pp.pca`, of the counts. Expression would be predicted from itself",
+        ),
+        ({"use_rep": ["X_own", "X_stc_vae"]}, ValueError, r"`obsm\['X_stc_vae'\]` was made by `stc.tl.embed_genes` or"),
+        ({"use_rep": "mine"}, ValueError, "`stc.tl.embed_genes` or `stc.tl.fit`, of the counts"),
+        ({"use_rep": "X_stc_gene"}, ValueError, "a model that has learnt from counts, perhaps from these"),
+        ({"use_rep": "other_image"}, ValueError, "a model that has learnt from counts, perhaps from these"),
     ],
 )
 @pytest.mark.parametrize("learn", [stc.tl.fit, stc.tl.cross_validate])
@@ -293,6 +323,10 @@ def test_wrong_slots(blocks, learn, arguments, error, message):
     ours["image_features_X_cut"] = ours["image_features_X_two"]
     table.obsm["X_tuned"] = table.obsm["X_own"]
     ours["image_features_X_tuned"] = {"encoder": {"kind": "tuned", "name": "x"}, "field_um": [100.0], "n_features": 3}
+    for slot in ("X_pca", "X_stc_vae", "mine", "X_stc_gene", "other_image"):
+        table.obsm[slot] = table.obsm["X_own"]
+    table.varm["PCs"] = np.ones((table.n_vars, 3))
+    ours |= {record: {"model": "x"} for record in ("embed_genes", "embed_genes_mine", "embedding", "embedding_other")}
     before = set(table.obsm)
     with pytest.raises(error, match=message):
         learn(sdata, donor_key="donor", **arguments)

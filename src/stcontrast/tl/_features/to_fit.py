@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from stcontrast._keys import IMAGE_FEATURES
 from stcontrast._reading import obsm_array, require_images
+from stcontrast._records import read_record
 from stcontrast.pp._encoders import ColorEncoder, TextureEncoder
 from stcontrast.pp._features import DEFAULT_FIELDS_UM, FeatureSpec, encode_spots, feature_spec, pair_encoders
 from stcontrast.tl._features.records import (
@@ -25,6 +27,7 @@ from stcontrast.tl._features.records import (
 )
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from stcontrast._reading import Sections
@@ -34,6 +37,13 @@ if TYPE_CHECKING:
 __all__ = ["check_slots", "color_features", "features_to_fit", "parse_slots"]
 
 logger = logging.getLogger(__name__)
+
+# slots of scanpy, scvi-tools and methods of integration, and the positions
+OF_GENES: Final = re.compile(
+    r"spatial|X_(?:pca|umap|tsne|diffmap|draw_graph|phate|scvi|scanvi|mrvi|totalvi|resolvi|scviva|destvi|linear_?scvi|harmony|"
+    r"scanorama|bbknn|lsi|nmf|lda|scgpt|geneformer|uce|nicheformer|novae|stagate|spagcn|graphst|banksy|cellcharter)(?:_.*)?",
+    re.IGNORECASE,
+)
 
 
 def parse_slots(use_rep: str | Sequence[str] | None, *, asked: bool) -> tuple[str, ...]:
@@ -84,8 +94,10 @@ def check_slots(sources: Sequence[Sections], slots: Sequence[str], fields: tuple
     KeyError
         If another slot is absent; the message lists those that are there.
     ValueError
-        If features cannot be made, or are those of a fine-tuned encoder.
+        If features cannot be made, are those of a fine-tuned encoder, or were made of the counts.
     """
+    for slot in slots:
+        _check_not_of_genes([source.table for source in sources], slot)
     for source in sources:
         for slot in slots:
             if slot in source.table.obsm:
@@ -105,6 +117,33 @@ def check_slots(sources: Sequence[Sections], slots: Sequence[str], fields: tuple
                     f"`stc.pp.image_features(data, encoder=..., key_added={slot!r})` makes it."
                 )
                 raise KeyError(msg)
+
+
+def _check_not_of_genes(tables: Sequence[AnnData], slot: str) -> None:
+    """Raise where a slot was made of the counts, which would be predicted from themselves; warn where its name says so."""
+    for table in tables:
+        embedding, _, side = slot.rpartition("_")
+        if slot not in table.obsm:
+            continue
+        if read_record(table, "embed_genes", slot) is not None:
+            made_by = "`stc.tl.embed_genes` or `stc.tl.fit`, of the counts"
+        elif side in ("image", "gene") and read_record(table, "embedding", embedding) is not None:
+            made_by = "a model that has learnt from counts, perhaps from these"
+        elif slot == "X_pca" and "PCs" in table.varm and np.shape(table.varm["PCs"])[1] == table.obsm[slot].shape[1]:
+            made_by = "`scanpy.pp.pca`, of the counts"
+        else:
+            continue
+        msg = (
+            f"`use_rep`: `obsm[{slot!r}]` was made by {made_by}. Expression would be predicted from itself, and H&E alone "
+            "does not have such features. Name features of the image."
+        )
+        raise ValueError(msg)
+    if any(slot in table.obsm for table in tables) and OF_GENES.fullmatch(slot):
+        logger.warning(
+            "`use_rep`: by its name `obsm[%r]` holds %s. If so, scores mean nothing, because H&E alone does not have them. Name "
+            "features of the image, or rename the slot.",
+            slot, "positions" if slot == "spatial" else "a representation of the expression",
+        )  # fmt: skip
 
 
 def features_to_fit(

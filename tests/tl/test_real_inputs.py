@@ -72,6 +72,33 @@ def test_spots_of_another_spacing_are_warned_of(
     assert (said or "") in caplog.text
 
 
+@pytest.mark.situation(
+    "Donors, slides, labels", "Spots of the training slides are of two sizes", "warning", "Neighbouring spots are"
+)
+@pytest.mark.parametrize("pitch_um", [8.0, 66.0, 155.0, 200.0], ids=lambda pitch: f"{pitch:g} and 100 µm")
+@pytest.mark.parametrize("learn", [stc.tl.fit, stc.tl.cross_validate], ids=["fit", "cross_validate"])
+def test_training_spots_of_two_sizes(learn: Any, pitch_um: float, caplog: pytest.LogCaptureFixture) -> None:
+    slides = [array_slide("a", seed=1), array_slide("b", pitch_um=pitch_um, seed=2), array_slide("c", seed=3)]
+    how = (
+        FAST
+        if learn is stc.tl.fit
+        else {"methods": ["mean"], "n_jobs": 1, **{k: v for k, v in FAST.items() if k != "method"}}
+    )
+    learn(slides, donor_key="donor", **how)
+    of_b = (
+        f"{pitch_um:g} µm on slide 'b'"
+        if pitch_um > 100
+        else f"Neighbouring spots are {pitch_um:g} µm apart on slide 'b'"
+    )
+    assert "Neighbouring spots are" in caplog.text
+    assert of_b in caplog.text
+
+
+def test_training_spots_of_nearly_one_size(caplog: pytest.LogCaptureFixture) -> None:
+    stc.tl.fit([array_slide("a", seed=1), array_slide("b", pitch_um=140.0, seed=2)], donor_key="donor", **FAST)
+    assert "Neighbouring spots are" not in caplog.text
+
+
 def test_the_spacing_is_kept_with_the_model(model: stc.models.Predictor, tmp_path: Any) -> None:
     model.save(tmp_path / "model")
     assert stc.models.load(tmp_path / "model").spec["spot_distance_um"] == pytest.approx(100.0)

@@ -29,6 +29,7 @@ from stcontrast.tl._features import (
     features_to_fit,
     parse_slots,
     spot_distance_um,
+    warn_of_mixed_spots,
 )
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl._write import check_prediction_slot, check_slots_ours, prediction_table, write_embedding
@@ -228,6 +229,7 @@ def fit(  # noqa: PLR0913
         check_slots(sources, slots, fields)
     else:
         tuning.check_sources(sources)
+    warn_of_mixed_spots(sources)
     spots = gather(sources, keys, gene_side=gene_side)
     if not (spots.has_counts or spots.has_labels):
         msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"

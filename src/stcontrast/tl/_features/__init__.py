@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from stcontrast.tl._features.records import block_widths, describe, keep_features, with_recorded_scale
-from stcontrast.tl._features.to_fit import check_slots, color_features, features_to_fit, parse_slots
+from stcontrast.tl._features.to_fit import (
+    check_slots,
+    color_features,
+    features_to_fit,
+    parse_slots,
+    warn_of_mixed_spots,
+)
 from stcontrast.tl._features.to_predict import chosen_encoders, features_for, plan_features, seen_by, spot_distance_um
 
 __all__ = [
@@ -19,5 +25,6 @@ __all__ = [
     "plan_features",
     "seen_by",
     "spot_distance_um",
+    "warn_of_mixed_spots",
     "with_recorded_scale",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from stcontrast.tl._features.records import (
     keep_features,
     same_features,
 )
+from stcontrast.tl._features.to_predict import OTHER_SPACING, spot_distance_um
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from stcontrast.pp._encoders import Encoder
     from stcontrast.tl._features.records import Record
 
-__all__ = ["check_slots", "color_features", "features_to_fit", "parse_slots"]
+__all__ = ["check_slots", "color_features", "features_to_fit", "parse_slots", "warn_of_mixed_spots"]
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +145,20 @@ def _check_not_of_genes(tables: Sequence[AnnData], slot: str) -> None:
             "`use_rep`: by its name `obsm[%r]` holds %s. If so, scores mean nothing, because H&E alone does not have them. Name "
             "features of the image, or rename the slot.",
             slot, "positions" if slot == "spatial" else "a representation of the expression",
+        )  # fmt: skip
+
+
+def warn_of_mixed_spots(sources: Sequence[Sections]) -> None:
+    """Say at WARNING where neighbouring spots of some training slides are much farther apart than those of others."""
+    of_slide = {
+        slide.name: spot_distance_um([replace(source, slides=[slide])]) for source in sources for slide in source.slides
+    }
+    known = sorted((distance, name) for name, distance in of_slide.items() if distance is not None)
+    if known and known[-1][0] >= OTHER_SPACING * known[0][0]:
+        logger.warning(
+            "Neighbouring spots are %.3g µm apart on slide %r, and %.3g µm on slide %r. Spots of two sizes differ in depth and in "
+            "what their neighbours show, and the model treats them alike. Bin them to the same distance, or fit two models.",
+            *known[0], *known[-1],
         )  # fmt: skip
 
 

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from stcontrast.pp._encoders import AnyEncoder, Encoder
     from stcontrast.tl._features.records import Record
 
-__all__ = ["chosen_encoders", "features_for", "plan_features", "seen_by", "spot_distance_um", "warn_of_spacing"]
+__all__ = [
+    "OTHER_SPACING",
+    "chosen_encoders",
+    "features_for",
+    "plan_features",
+    "seen_by",
+    "spot_distance_um",
+    "warn_of_spacing",
+]
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from stcontrast.fitted._fit import N_GENES, FitSpec, with_genes_of
 from stcontrast.methods._base import get_method
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import parse_fields
-from stcontrast.tl._features import check_slots, color_features, features_to_fit, parse_slots
+from stcontrast.tl._features import check_slots, color_features, features_to_fit, parse_slots, warn_of_mixed_spots
 from stcontrast.tl._tune import Tuning, check_image_tower
 from stcontrast.tl.cross_validation._fits import Fit, FitStore, check_directory, with_tuned_features
 from stcontrast.tl.cross_validation._gene_sets import HIGHLY_VARIABLE, GeneSets, parse_gene_sets
@@ -194,6 +194,7 @@ def cross_validate(  # noqa: PLR0913
         check_slots(sources, slots, fields)
     else:
         tuning.check_sources(sources)
+    warn_of_mixed_spots(sources)
     spots = gather(sources, keys, gene_side=gene_side)
     folds = list(_donor_folds(spots, n_folds))
     if not folds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +70,50 @@ def test_a_dark_image_is_no_h_and_e(
 ) -> None:
     pixels, xy = stained()
     assert "is dark under the spots" in said(make(change(pixels).astype(np.uint8), xy), caplog)
+
+
+def with_nuclei(pixels: NDArray[np.uint8], *, color: tuple[int, int, int] = (45, 45, 100), share: float = 0.1):
+    """Dark dots in the tissue."""
+    tissue = (pixels < 225).any(axis=-1)
+    dots = tissue & (np.random.default_rng(1).uniform(size=tissue.shape) < share)
+    return np.where(dots[..., None], np.array(color, dtype=np.uint8), pixels)
+
+
+ODD = {
+    "blue, green, red": (lambda pixels: with_nuclei(pixels)[..., ::-1], "is red or brown where it is darkest"),
+    "inverted, its stain strong": (lambda pixels: 255 - with_nuclei(pixels // 2, share=0), "is green"),
+    "brown nuclei (DAB)": (lambda pixels: with_nuclei(pixels, color=(110, 70, 40)), "is red or brown where it is darkest"),
+}  # fmt: skip
+
+
+@pytest.mark.situation(
+    "Images", "Colours are in another order, inverted or of another stain", "warning", "under the spots, image"
+)
+@pytest.mark.parametrize(("change", "told"), ODD.values(), ids=ODD)
+@pytest.mark.parametrize("make", [slide, as_anndata], ids=["SpatialData", "AnnData"])
+def test_colors_that_no_h_and_e_has(make, change, told, caplog) -> None:
+    pixels, xy = stained()
+    text = said(make(np.ascontiguousarray(change(pixels)), xy), caplog)
+    assert "under the spots, image" in text
+    assert told in text
+
+
+@pytest.mark.parametrize(
+    "stain", [(214, 140, 190), (235, 150, 180), (150, 120, 190), (190, 90, 140), (225, 222, 224)], ids=str
+)
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.4])
+def test_colors_of_h_and_e(stain, share, caplog) -> None:
+    pixels, xy = stained()
+    pixels = np.where((pixels < 225).any(axis=-1)[..., None], np.array(stain, dtype=np.uint8), pixels)
+    assert "another stain" not in said(slide(with_nuclei(pixels, share=share), xy), caplog)
+
+
+def test_colors_where_an_image_resolves_no_nuclei(caplog) -> None:
+    pixels, xy = stained()
+    sdata = slide(with_nuclei(pixels)[..., ::-1].copy(), xy)
+    with caplog.at_level(logging.WARNING, logger="stcontrast"):
+        stc.pp.image_features(sdata, encoder="color", field_um=20, um_per_px=3.0)
+    assert "another stain" not in caplog.text
 
 
 def test_glass_that_is_masked_black_is_no_darkness(caplog: pytest.LogCaptureFixture) -> None:
@@ -152,6 +197,20 @@ def test_real_slides(turned: bool, caplog: pytest.LogCaptureFixture) -> None:
             warn_of_looks(found)
         assert ("would if y was mirrored" in caplog.text) == turned
         assert ("lie on tissue" in caplog.text) == turned
+
+
+@pytest.mark.parametrize("order", ["red, green, blue", "blue, green, red", "inverted"])
+def test_colors_of_real_slides(order: str, caplog: pytest.LogCaptureFixture) -> None:
+    with stc.settings.override(data_mirror=str(require("her2st"))):
+        (found,) = resolve_slides(stc.datasets.her2st(["C6"])).slides
+    assert found.image is not None
+    change = {"blue, green, red": lambda level: level[::-1], "inverted": lambda level: 255 - level}.get(
+        order, lambda level: level
+    )
+    odd = replace(found, image=replace(found.image, levels=tuple(change(level) for level in found.image.levels)))
+    with caplog.at_level(logging.WARNING, logger="stcontrast"):
+        warn_of_looks(odd)
+    assert ("under the spots, image" in caplog.text) == (order != "red, green, blue")
 
 
 @pytest.mark.parametrize("seed", [0, 5])

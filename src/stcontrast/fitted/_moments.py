@@ -89,7 +89,7 @@ class TrainingMoments(Learns):
         else:
             return
         logger.warning(
-            "Slide %s %s: is it only a part of a slide, or a single tissue? Image features are standardised within the slide, "
-            "so a prediction depends on all spots that you give, and this prediction is not reliable. Predict the whole "
-            "slide and select spots afterwards, or give `standardize='training'`.", name, seen,
+            "Slide %s %s: is it only a part of a slide, a single tissue, or an image of another kind? Image features are "
+            "standardised within the slide, so they depend on all spots that you give, and predictions for this slide are not "
+            "reliable. Give the whole slide and select spots afterwards; or predict with `standardize='training'`.", name, seen,
         )  # fmt: skip

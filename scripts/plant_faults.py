@@ -194,6 +194,28 @@ FAULTS = (
         "return [rows[of_row == code] for code in np.unique(of_row)]",
         "return [rows[of_row >= code] for code in np.unique(of_row)]", "tests/spots tests/metrics",
     ),
+    (
+        "a slide that is given as that of two donors is trained on", "_data/checks.py",
+        "if not set(donors[0]) & set(donors[1]):", "if len(donors) > 2:", "tests/spots/test_gather.py",
+    ),
+    (
+        "slides of one patient count as donors, and nobody is told", "_data/checks.py",
+        "if key is None or shared:", "if key is None:", "tests/spots/test_gather.py",
+    ),
+    (
+        "expression is predicted from itself", "tl/_features/to_fit.py",
+        "        _check_not_of_genes([source.table for source in sources], slot)", "        pass", "tests/tl/test_features.py",
+    ),
+    (
+        "genes that the user names replace the most variable, though a number is given", "_data/genes.py",
+        "return n_genes or (default if genes is None else 0)", "return (n_genes or default) if genes is None else 0",
+        "tests/tl/test_fit.py tests/pp/test_complete.py",
+    ),
+    (
+        "blue, green, red passes for H&E", "pp/_features/evidence.py",
+        "red_blue, blue_green = nuclei[0] - nuclei[2], nuclei[2] - nuclei[1]",
+        "red_blue, blue_green = nuclei[2] - nuclei[0], nuclei[2] - nuclei[1]", "tests/pp/test_looks.py",
+    ),
 )  # fmt: skip
 
 

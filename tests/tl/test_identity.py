@@ -266,3 +266,18 @@ def test_codes_and_names_of_classes(values: list[Any], said: bool, caplog: pytes
 def test_numbers_alone_are_classes(caplog: pytest.LogCaptureFixture) -> None:
     learn([section(f"s{i}", seed=i, what=[1, 2, np.nan, 4] * 10) for i in range(2)], label_key="what")
     assert "codes of the names" not in caplog.text
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels", "Labels are classes that a model has predicted", "warning", "has predicted"
+)
+@pytest.mark.parametrize("key", [None, "mine"], ids=["stc_class", "another column"])
+def test_labels_that_are_predictions(key: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    objects = [section(f"s{i}", seed=i, donor=f"d{i}", what=["fat", "tumour"] * 20) for i in range(2)]
+    model = learn(objects, donor_key="donor", label_key="what")
+    assert "has predicted" not in caplog.text
+    named: dict[str, Any] = {} if key is None else {"key_added": key}
+    for adata in objects:
+        stc.tl.classify(adata, model, **named)
+    learn(objects, donor_key="donor", label_key=key or "stc_class")
+    assert f"column {key or 'stc_class'!r} of `obs` holds classes that `stc.tl.classify` has predicted" in caplog.text

@@ -22,6 +22,7 @@ from stcontrast._data.checks import (
 from stcontrast._data.spots import Spots
 from stcontrast._progress import stage
 from stcontrast._reading import are_numbers, is_missing, look_alike, names_of, obs_column, raw_counts, shared_genes
+from stcontrast._records import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -224,6 +225,11 @@ def _stacked_labels(tables: Sequence[AnnData], key: str | None) -> tuple[NDArray
     if not any(key in table.obs for table in tables):
         msg = f"`label_key`: no column {key!r} in `obs`; its columns are {sorted(tables[0].obs.columns)}."
         raise KeyError(msg)
+    if any(key in table.obs and read_record(table, "classification", key) is not None for table in tables):
+        logger.warning(
+            "`label_key`: column %r of `obs` holds classes that `stc.tl.classify` has predicted. A model learns the errors of "
+            "another from them, and scores against them say how well two models agree. Name the column of annotations.", key,
+        )  # fmt: skip
     absent = pd.Series(dtype=object)
     columns = [obs_column(table, key) if key in table.obs else absent.reindex(table.obs_names) for table in tables]
     for of_table in columns:

@@ -281,3 +281,28 @@ def test_labels_that_are_predictions(key: str | None, caplog: pytest.LogCaptureF
         stc.tl.classify(adata, model, **named)
     learn(objects, donor_key="donor", label_key=key or "stc_class")
     assert f"column {key or 'stc_class'!r} of `obs` holds classes that `stc.tl.classify` has predicted" in caplog.text
+
+
+@pytest.mark.situation(
+    "Tables, shapes and images", "Spots are marked as lying on glass (`in_tissue`)", "warning", "lying on glass"
+)
+@pytest.mark.parametrize("as_type", [int, bool, float, str], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("use", ["fit", "cross_validate", "embed_genes", "predict_expression", "classify"])
+def test_spots_on_glass(use: str, as_type: type, caplog: pytest.LogCaptureFixture) -> None:
+    mark: Any = (np.arange(40) % 4 > 0).astype(int).astype(as_type)
+    objects = [section(f"s{i}", seed=i, donor=f"d{i}", what=["fat", "tumour"] * 20) for i in range(3)]
+    new = section("new", seed=9, in_tissue=mark)
+    model = learn(objects, donor_key="donor", label_key="what")
+    assert "glass" not in caplog.text
+    objects[1].obs["in_tissue"] = mark
+    objects[2].obs["in_tissue"] = np.ones(40)
+    calls: dict[str, Callable[[], object]] = {
+        "fit": lambda: learn(objects, donor_key="donor"),
+        "cross_validate": lambda: stc.tl.cross_validate(objects, donor_key="donor", methods=["mean"], use_rep="X_own"),
+        "embed_genes": lambda: stc.tl.embed_genes(objects, library_key="library_id", max_epochs=1),
+        "predict_expression": lambda: stc.tl.predict_expression(new, model),
+        "classify": lambda: stc.tl.classify(new, model),
+    }
+    calls[use]()
+    told = "10 of 40" if use in ("predict_expression", "classify") else "10 of 80"
+    assert caplog.text.count(f"{told} spots are marked as lying on glass") == 1

@@ -1,5 +1,6 @@
 """One table of spots over all slides, and what is computed of it without learning: design, genes, folds."""
 
+from stcontrast._data.checks import warn_of_glass
 from stcontrast._data.design import (
     MAX_RANGED,
     TIES,
@@ -60,4 +61,5 @@ __all__ = [
     "stacked_column",
     "standardize_slides",
     "surroundings",
+    "warn_of_glass",
 ]

@@ -14,7 +14,7 @@ from stcontrast._reading import is_missing, look_alike, names_of, obs_column
 from stcontrast._slides import rows_by_slide
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -26,6 +26,7 @@ __all__ = [
     "warn_of_chosen_genes",
     "warn_of_counts",
     "warn_of_donors",
+    "warn_of_glass",
     "warn_of_lost_genes",
     "warn_of_shared_donors",
 ]
@@ -44,13 +45,27 @@ FEWEST_GENES: Final = 8
 FEWEST_COPIES: Final = 5
 SHARE_OF_COPIES: Final = 0.5
 ROWS_AT_ONCE: Final = 20_000
-# column of `var` that scanpy writes
+# columns that Space Ranger and scanpy write, and values of the first for a spot on glass
+IN_TISSUE: Final = "in_tissue"
+ON_GLASS: Final = ("0", "False", "false", "FALSE")
 HIGHLY_VARIABLE: Final = "highly_variable"
 # how a column of donors may be called; "donor_sex" is another one
 DONOR: Final = re.compile(
     r"(?:.*[_. -])?(?:donor|patient|subject|individual|participant|animal|mouse)s?(?:[_. -]?(?:id|name|number|num|no|nr|code|key))?",
     re.IGNORECASE,
 )
+
+
+def warn_of_glass(tables: Iterable[AnnData]) -> None:
+    """Say at WARNING where spots are marked as lying on glass, as in the raw matrix of Space Ranger."""
+    marks = [names_of(obs_column(table, IN_TISSUE)) for table in tables if IN_TISSUE in table.obs]
+    n_glass = sum(int(np.isin(mark, ON_GLASS).sum()) for mark in marks)
+    if n_glass:
+        logger.warning(
+            "%d of %d spots are marked as lying on glass (`obs[%r]` is 0). They shift the standardisation of image features, and a "
+            "model that learns from them learns to tell tissue from glass: correlations are too high then. Leave them out: "
+            "`table[table.obs[%r].astype(int) == 1].copy()`.", n_glass, sum(map(len, marks)), IN_TISSUE, IN_TISSUE,
+        )  # fmt: skip
 
 
 def warn_of_chosen_genes(tables: Sequence[AnnData]) -> None:

@@ -16,6 +16,7 @@ from stcontrast._data.checks import (
     warn_of_chosen_genes,
     warn_of_counts,
     warn_of_donors,
+    warn_of_glass,
     warn_of_lost_genes,
     warn_of_shared_donors,
 )
@@ -147,6 +148,7 @@ def stack_tables(
     """
     genes = shared_genes(tables)
     warn_of_chosen_genes(tables)
+    warn_of_glass(tables)
     counts, depth = [], []
     for table in tables:
         if table.n_vars == 0:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stcontrast._data import depth_of
+from stcontrast._data import depth_of, warn_of_glass
 from stcontrast._reading import middle_spots, require_images, spot_distance
 from stcontrast.pp._encoders import resolve_encoders
 from stcontrast.pp._features import FeatureSpec, feature_spec, join_records, pair_encoders
@@ -79,6 +79,7 @@ def plan_features(
             msg = "The model contains its own fine-tuned encoder, and cannot use another one: leave out `encoder`."
             raise ValueError(msg)
     warn_of_spacing(sources, model)
+    warn_of_glass(source.table for source in sources)
     return [_planned(source, model, paired) for source in sources]
 
 

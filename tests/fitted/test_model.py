@@ -131,6 +131,7 @@ def test_a_method_that_is_not_there_is_named(model, tmp_path):
         pytest.param({"genes": "g0"}, "genes: .*valid list", id="another type"),
         pytest.param({"standardize": "zz"}, "standardize: ", id="unknown word"),
         pytest.param({"interval": 3.0}, "interval: ", id="out of range"),
+        pytest.param({"images": {"a": {"print": "x", "box": [1.0]}}}, r"images\.a\.box: ", id="a box without corners"),
         pytest.param({"method_spec": {"penalties": 10**8}}, "unexpected keyword|out of range", id="option unknown"),
         pytest.param({"method_spec": {"seed": 2**40}}, "method_spec: .*out of range", id="option out of range"),
     ],

@@ -3,14 +3,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import spatialdata
+from spatialdata import SpatialData
 
 import stcontrast as stc
 from tests.tl.conftest import copied
-from tests.tl.toy import as_anndata, bare, image_of, parts_of, snapshot
+from tests.tl.toy import as_anndata, bare, image_of, parts_of, snapshot, with_table
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,51 @@ def test_another_slide_of_a_known_donor(model):
     slides = stc.datasets.toy(n_donors=1, slides_per_donor=2, n_spots=40, n_genes=40)
     found = provenance(slides, model, donor_key="donor")
     assert found == {"donor1_a": "in-sample", "donor1_b": "in-donor"}
+
+
+def some_spots(sdata, keep):
+    table = sdata["table"]
+    table = table[keep].copy()
+    table.obs["region"] = table.obs["region"].cat.remove_unused_categories()
+    return with_table(sdata, table, sorted(set(table.obs["region"])))
+
+
+@pytest.mark.situation(
+    "Donors, slides, labels", "Spots of one slide are split into training and test", "warning", "other spots of slides"
+)
+@pytest.mark.parametrize("which", ["the others", "half of those trained on", "laid anew", "another donor of the slide"])
+def test_other_spots_of_a_training_slide(sdata, which, tmp_path, caplog):
+    train = np.random.default_rng(0).uniform(size=120) < 0.7
+    learnt = stc.tl.fit(some_spots(sdata, train), batch_key="donor", method="ridge")
+    learnt.save(tmp_path / "model")
+    first = (sdata["table"].obs["donor"] == "donor1").to_numpy()
+    named: dict[str, Any] = {}
+    if which == "laid anew":
+        images = {"donor1_a_he": sdata.images["donor1_a_he"]}
+        new = SpatialData(images=images)
+        stc.pp.tissue_grid(new, um_per_px=1.0, pitch_um=100)
+    else:
+        new = some_spots(
+            sdata, first & (train & (np.arange(120) % 2 > 0) if which == "half of those trained on" else ~train)
+        )
+    if which == "another donor of the slide":
+        new["table"].obs["donor"] = "donor9"
+        named = {"donor_key": "donor"}
+    [found] = provenance(new, stc.models.load(tmp_path / "model"), **named).values()
+    assert found == ("out-of-donor" if named else "in-sample")
+    assert ("other spots of slides that the model was trained on (donor1_a), by their images" in caplog.text) == (
+        not named
+    )
+
+
+def test_another_section_on_the_image_of_a_training_slide(sdata, caplog):
+    x = np.array([point.x for point in sdata["donor1_a"].geometry])
+    first = (sdata["table"].obs["donor"] == "donor1").to_numpy()
+    left = first.copy()
+    left[first] = x < np.median(x)
+    learnt = stc.tl.fit(some_spots(sdata, left | ~first), batch_key="donor", method="ridge")
+    assert provenance(some_spots(sdata, first & ~left), learnt) == {"donor1_a": "unknown-donor"}
+    assert "by their images" not in caplog.text
 
 
 def test_the_user_s_elements_are_unchanged(unseen, model):

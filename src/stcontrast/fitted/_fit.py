@@ -74,6 +74,7 @@ def fit_model(
     made_by: Sequence[Mapping[str, Any]],
     of_fold: Sequence[NDArray[np.float32]] = (),
     spot_distance_um: float | None = None,
+    images: Mapping[str, Any] | None = None,
 ) -> tuple[Predictor, Spots]:
     """Fit a method. Nothing outside `rows` is looked at, genes and classes included.
 
@@ -94,6 +95,8 @@ def fit_model(
         has learnt from all of them.
     spot_distance_um
         Distance between neighbouring training spots in µm, if it is known.
+    images
+        What recognises the images of the training slides: hash and corners of the spots.
 
     Returns
     -------
@@ -139,6 +142,7 @@ def fit_model(
             name: fingerprint_of(spots.features, np.flatnonzero(spots.slide == list(spots.slides).index(name)))
             for name in slides
         },
+        "images": dict(images or {}),
         "gene_side": [] if train.gene_side is None else [train.slides[i] for i in np.unique(train.gene_side.slide)],
         "interval": LEVEL,
         "versions": dict(_versions()),

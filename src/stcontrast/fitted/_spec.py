@@ -56,6 +56,15 @@ class _Block(BaseModel):
     encoder: Annotated[Options, AfterValidator(_no_place)]
 
 
+class _Image(BaseModel):
+    """What recognises the image of a training slide: its hash, and the corners of the spots in its pixels."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    print: str
+    box: Annotated[list[float], Field(min_length=4, max_length=4)]
+
+
 class _Spec(BaseModel):
     """The spec of a :class:`~stcontrast.models.Predictor`; scores and what a method says of its fit come on top."""
 
@@ -71,6 +80,7 @@ class _Spec(BaseModel):
     image_features: list[_Block]
     donors: Names
     slides: dict[str, str] = {}
+    images: dict[str, _Image] = {}
     gene_side: list[str] = []
     n_spots: Annotated[int, Field(ge=1)]
     n_spots_used: Annotated[int, Field(ge=1)]

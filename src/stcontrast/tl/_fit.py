@@ -32,7 +32,7 @@ from stcontrast.tl._features import (
     warn_of_mixed_spots,
 )
 from stcontrast.tl._tune import Tuning, check_image_tower
-from stcontrast.tl._write import check_prediction_slot, check_slots_ours, prediction_table, write_embedding
+from stcontrast.tl._write import check_prediction_slot, check_slots_ours, images_of, prediction_table, write_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -254,7 +254,7 @@ def fit(  # noqa: PLR0913
     with on_cluster(), nullcontext() if n_jobs is None else parallel_config(n_jobs=n_jobs):
         model, train = fit_model(
             spots, rows, method=method, fit_spec=fit_spec, made_by=made_by, of_fold=of_fold,
-            spot_distance_um=spot_distance_um(sources),
+            spot_distance_um=spot_distance_um(sources), images=images_of(sources),
         )  # fmt: skip
     model.tower = tower
     if tuning_losses:

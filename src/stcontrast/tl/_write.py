@@ -24,6 +24,7 @@ from stcontrast._keys import (
 from stcontrast._reading import names_of, obs_column, obsm_array
 from stcontrast._records import read_record, storable, write_record
 from stcontrast.fitted._fit import fingerprint_of
+from stcontrast.pp._features import print_of_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from stcontrast._reading import Sections
+    from stcontrast._reading import Sections, Slide
     from stcontrast._records import Record
     from stcontrast.fitted import Prediction, Predictor
 
@@ -39,6 +40,7 @@ __all__ = [
     "check_donor_key",
     "check_prediction_slot",
     "check_slots_ours",
+    "images_of",
     "interval_holds",
     "prediction_frame",
     "prediction_table",
@@ -48,6 +50,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# part of the spots of a slide that lie among those of a training slide
+SHARE_INSIDE: Final = 0.5
 
 ELEMENT_NAME: Final = re.compile(r"(?!__)[\w.-]+")
 
@@ -115,19 +120,60 @@ def provenance_of(
 ) -> dict[str, str]:
     """What the model knows of each slide: "in-sample", "in-donor", "out-of-donor", or "unknown-donor".
 
-    A training slide is recognised by its image features, whatever its name; a donor by its name in `donor_key`.
+    A training slide is recognised by its image features, whatever its name, and other spots of it by its image; a donor by
+    its name in `donor_key`.
     """
     known = set(model.spec["slides"].values())
-    result = {}
+    result: dict[str, str] = {}
+    others: dict[str, str] = {}
     for slide in source.slides:
+        donors = None
+        if donor_key is not None:
+            donors = set(names_of(obs_column(source.table, donor_key))[slide.rows].tolist())
         if fingerprint_of(features, slide.rows) in known:
             result[slide.name] = "in-sample"
-        elif donor_key is None:
-            result[slide.name] = "unknown-donor"
+        elif donors is not None and not donors & set(model.spec["donors"]):
+            # perhaps on the slide of another donor, as on a tissue microarray
+            result[slide.name] = "out-of-donor"
+        elif trained := _training_slide_of(slide, model):
+            result[slide.name] = "in-sample"
+            others[slide.name] = trained
         else:
-            donors = set(names_of(obs_column(source.table, donor_key))[slide.rows].tolist())
-            result[slide.name] = "in-donor" if donors & set(model.spec["donors"]) else "out-of-donor"
+            result[slide.name] = "unknown-donor" if donors is None else "in-donor"
+    if others:
+        logger.warning(
+            "%s: other spots of slides that the model was trained on (%s), by their images. They count as in-sample: neighbours of "
+            "these spots were trained on, so scores say nothing about new slides. Hold out whole donors, as "
+            "`stc.tl.cross_validate` does.", list(others)[:5], ", ".join(list(dict.fromkeys(others.values()))[:5]),
+        )  # fmt: skip
     return result
+
+
+def images_of(sources: Sequence[Sections]) -> dict[str, dict[str, Any]]:
+    """What recognises the image of every slide that has one: its hash, and the corners of the spots in its pixels."""
+    return {
+        slide.name: {
+            "print": print_of_image(slide.image),
+            "box": [*slide.centers.min(axis=0).tolist(), *slide.centers.max(axis=0).tolist()],
+        }
+        for source in sources
+        for slide in source.slides
+        if slide.image is not None and len(slide.centers)
+    }
+
+
+def _training_slide_of(slide: Slide, model: Predictor) -> str | None:
+    """Name of the training slide on whose image, and among whose spots, most of a slide's spots lie."""
+    images = model.spec.get("images", {})
+    if not images or slide.image is None or not len(slide.centers):
+        return None
+    print_ = print_of_image(slide.image)
+    for name, image in images.items():
+        low, high = image["box"][:2], image["box"][2:]
+        inside = ((slide.centers >= low) & (slide.centers <= high)).all(axis=1)
+        if image["print"] == print_ and inside.mean() > SHARE_INSIDE:
+            return str(name)
+    return None
 
 
 def write_embedding(

@@ -12,6 +12,7 @@ from stcontrast.pp._features.encoding import (
 from stcontrast.pp._features.evidence import (
     at_recorded_scale,
     changed_since,
+    print_of_image,
     print_of_slide,
     same_scale,
     warn_of_looks,
@@ -46,6 +47,7 @@ __all__ = [
     "pair_encoders",
     "parse_fields",
     "prefetched",
+    "print_of_image",
     "print_of_slide",
     "record_of",
     "same_scale",

@@ -26,6 +26,7 @@ __all__ = [
     "changed_since",
     "evidence_of",
     "is_as_written",
+    "print_of_image",
     "print_of_slide",
     "same_scale",
     "warn_of_looks",
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 # windows of the image that are looked at
 N_WINDOWS: Final = 8
+N_ALONG_SIDE: Final = 4
 WINDOW_PX: Final = 32
 # what a record has for every slide
 OF_SLIDE: Final = ("um_per_px", "fingerprint", "windows", "spots")
@@ -170,6 +172,14 @@ def print_of_slide(slide: Slide, made_with: Mapping[str, Any], windows: NDArray[
         "origins": [list(image.origin(level)) for level in range(len(image.levels))],
     }
     return content_hash([facts, *pixels_around(image, windows)])[:32]
+
+
+def print_of_image(image: SlideImage) -> str:
+    """Hash of an image alone, whatever spots lie on it: of its size, and of its pixels at places all over it."""
+    height, width = image.levels[0].shape[1:]
+    along = (np.arange(N_ALONG_SIDE) + 0.5) / N_ALONG_SIDE
+    places = np.array(list(product(along * width, along * height)))
+    return content_hash([[int(height), int(width)], *pixels_around(image, places)])[:16]
 
 
 def window_places(centers: NDArray[np.float64]) -> NDArray[np.float64]:

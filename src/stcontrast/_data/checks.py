@@ -117,6 +117,7 @@ def warn_of_counts(spots: Spots, counted: NDArray[np.bool_]) -> None:
 
 
 def warn_of_lost_genes(spots: Spots) -> None:
+    """Say at WARNING which genes have no count on one slide, and many on the others."""
     lost = sorted(lost_genes(spots.counts, spots.depth, spots.slide).items(), key=lambda item: -len(item[1]))
     if not lost:
         return

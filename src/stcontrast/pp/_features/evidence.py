@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # windows of the image that are looked at
 N_WINDOWS: Final = 8
-N_ALONG_SIDE: Final = 4
+N_ALONG_SIDE: Final = 3
 WINDOW_PX: Final = 32
 # what a record has for every slide
 OF_SLIDE: Final = ("um_per_px", "fingerprint", "windows", "spots")

@@ -102,7 +102,8 @@ def fit(  # noqa: PLR0913
         Column of `obs` with the annotated subtype. Missing values are spots without annotation. By default no subtypes
         are learned.
     donor_key
-        Column of `obs` that names the patient or animal, which is held out as a whole. `batch_key` by default.
+        Column of `obs` that names the patient or animal, which is held out as a whole. `batch_key` by default. Without
+        both, every slide counts as a donor, with a warning.
     method
         ``"stcontrast"`` (ours); a published method: ``"tpirbae"``, ``"mclstexp"``, ``"nh2st"``, ``"bleep"``,
         ``"mvitgene"``, ``"magic"``, ``"triplex"``, ``"deepspot"``; a baseline: ``"ridge"``, ``"knn"``, ``"mlp"``,
@@ -179,8 +180,9 @@ def fit(  # noqa: PLR0913
         If `data` is something else.
     ValueError
         If an output slot holds your own data, counts are not raw, a slide has no image, an image does not lie under
-        its spots, µm per pixel is unknown, or there is nothing to learn from; or if ``image_tower="finetune"`` and the
-        encoder cannot be fine-tuned. All are raised before any work is done.
+        its spots, µm per pixel is unknown, a slide is given twice as that of two donors, `use_rep` names features that
+        were made of counts, or there is nothing to learn from; or if ``image_tower="finetune"`` and the encoder cannot
+        be fine-tuned. All are raised before any work is done.
 
     Examples
     --------

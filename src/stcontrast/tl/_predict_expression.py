@@ -96,8 +96,8 @@ def predict_expression(  # noqa: PLR0913
     ``stc_in_distribution``; ``obsm["spatial"]`` in pixels; ``var["stc_held_out_r"]``: correlation of each gene on
     held-out training groups; ``varm["stc_spot_errors"]`` and ``varm["stc_slide_errors"]``: how the errors of genes are
     correlated, for :func:`score_genes`; ``uns["stcontrast"]["prediction"]``: units, model, and for each slide whether
-    it is in-sample, of a donor that the model knows, or out-of-donor. Newly computed image features are kept if their
-    slot was empty.
+    it is in-sample (also other spots of a training slide), of a donor that the model knows, or out-of-donor. Newly
+    computed image features are kept if their slot was empty.
 
     Raises
     ------

@@ -147,8 +147,8 @@ def cross_validate(  # noqa: PLR0913
     Raises
     ------
     ValueError
-        If there is only one donor: a held-out part of a donor says nothing about another donor. If a gene set is
-        unknown.
+        If there is only one donor: a held-out part of a donor says nothing about another donor. If a slide is given
+        twice as that of two donors, `use_rep` names features that were made of counts, or a gene set is unknown.
     KeyError
         If a column, a slot of `use_rep` or a gene is absent.
     FileExistsError

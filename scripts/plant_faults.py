@@ -200,7 +200,7 @@ FAULTS = (
     ),
     (
         "slides of one patient count as donors, and nobody is told", "_data/checks.py",
-        "if key is None or shared:", "if key is None:", "tests/spots/test_gather.py",
+        "(key is not None and not shared)", "key is not None", "tests/spots/test_gather.py",
     ),
     (
         "expression is predicted from itself", "tl/_features/to_fit.py",

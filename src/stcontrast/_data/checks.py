@@ -88,7 +88,8 @@ def warn_of_counts(spots: Spots, counted: NDArray[np.bool_]) -> None:
     told: dict[str, list[str]] = {}
     for rows in rows_by_slide(spots.slide):
         total = spots.depth[rows][spots.depth[rows] > 0]
-        values = spots.counts[rows].data
+        counts = spots.counts[rows]
+        values = counts.data
         step = int(np.gcd.reduce(values.astype(np.int64))) if len(values) >= MANY_COUNTS else 1
         if len(total) == 0 and counted[rows].any():
             found = "a table with genes and no counts at all: no expression is learnt from it. Was it joined by ids that differ?"
@@ -99,11 +100,7 @@ def warn_of_counts(spots: Spots, counted: NDArray[np.bool_]) -> None:
             )
         elif step > 1:
             found = f"counts that are all multiples of {step}, where raw counts are needed."
-        elif (
-            len(values)
-            and values.max() <= SMALL
-            and np.median(np.asarray(spots.counts[rows].sum(axis=1))) >= DEEP * values.max()
-        ):
+        elif len(values) and values.max() <= SMALL and np.median(np.asarray(counts.sum(axis=1))) >= DEEP * values.max():
             found = (
                 f"counts of at most {values.max():.0f} although its spots have many, as after taking ones for all counts, clipping, or "
                 "rounding logarithms, where raw counts are needed."
@@ -166,10 +163,18 @@ def check_copied_slides(spots: Spots) -> None:
 def warn_of_shared_donors(donor: NDArray[np.str_], tables: Sequence[AnnData], key: str | None) -> None:
     """Say at WARNING where what counts as donors may share one; `donor`: of each spot, `key`: its column."""
     n_donors = len(np.unique(donor))
-    if n_donors < 2:
+    shared = _shared_donor(donor, tables, key)
+    if n_donors < 2 or (key is not None and not shared):
         return
-    hint = " If slides share a donor, name the column of `obs` with the donors."
-    shared = False
+    logger.warning(
+        "%s. %s Where several of them are one donor, scores and intervals for new donors are too good.",
+        f"No `donor_key`: each of {n_donors} slides counts as a donor" if key is None else f"Column {key!r} of `obs` names {n_donors} donors",
+        shared or "If slides share a donor, name the column of `obs` with the donors.",
+    )  # fmt: skip
+
+
+def _shared_donor(donor: NDArray[np.str_], tables: Sequence[AnnData], key: str | None) -> str:
+    """Which other column, by its name one of donors, has one value for several donors; empty if none has."""
     for name in tables[0].obs.columns:
         if name == key or not DONOR.fullmatch(str(name)) or not all(name in table.obs for table in tables):
             continue
@@ -181,18 +186,11 @@ def warn_of_shared_donors(donor: NDArray[np.str_], tables: Sequence[AnnData], ke
         # one value for all: who names another column means to tell slides of one donor apart
         if several and (key is None or len(of_other) > 1):
             value, donors = several[0]
-            hint = (
-                f" Column {name!r} of `obs` is {value!r} for several of them, {donors[:5]}: if it names the "
-                f"donors, give `donor_key={name!r}`."
+            return (
+                f"Column {name!r} of `obs` is {value!r} for several of them, {donors[:5]}: if it names the donors, give "
+                f"`donor_key={name!r}`."
             )
-            shared = True
-            break
-    if key is None or shared:
-        logger.warning(
-            "%s.%s Where several of them are one donor, scores and intervals for new donors are too good.",
-            f"No `donor_key`: each of {n_donors} slides counts as a donor" if key is None else f"Column {key!r} of `obs` names {n_donors} donors",
-            hint,
-        )  # fmt: skip
+    return ""
 
 
 def warn_of_donors(spots: Spots) -> None:

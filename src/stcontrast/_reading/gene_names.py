@@ -97,10 +97,10 @@ def close_genes(gene: str, known: Iterable[str]) -> list[str]:
 
 
 def check_named_genes(genes: Iterable[str], known: Sequence[str], what: str = "named genes") -> None:
-    """Raise a KeyError where genes that the user names are absent from those that were counted."""
+    """Raise a KeyError where genes that the user names are absent from those that were counted, if any were."""
     there = set(known)
     absent = [gene for gene in genes if gene not in there]
-    if absent:
+    if absent and there:
         close = [name for gene in absent[:5] for name in close_genes(gene, known)[:2]]
         hint = f"Close matches: {close}." if close else f"Some that exist: {list(known[:5])}."
         msg = f"{len(absent)} of the {what} are absent from the counts: {absent[:10]}. {hint}"

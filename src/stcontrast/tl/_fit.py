@@ -236,8 +236,7 @@ def fit(  # noqa: PLR0913
     if not (spots.has_counts or spots.has_labels):
         msg = "Nothing to learn from: no slide has counts, and no spot has a label. Is `label_key` missing?"
         raise ValueError(msg)
-    if spots.genes:
-        check_named_genes(with_genes_of(asked, fit_spec).genes, spots.genes, "genes to model")
+    check_named_genes(with_genes_of(asked, fit_spec).genes, spots.genes, "genes to model")
     # the same model, however the user's slides and spots are ordered
     rows = spots.in_order(np.arange(len(spots)))
     tower: TunedEncoder | None = None

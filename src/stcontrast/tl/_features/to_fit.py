@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -26,7 +25,7 @@ from stcontrast.tl._features.records import (
     keep_features,
     same_features,
 )
-from stcontrast.tl._features.to_predict import OTHER_SPACING, spot_distance_um
+from stcontrast.tl._features.to_predict import OTHER_SPACING, distance_um
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -150,10 +149,8 @@ def _check_not_of_genes(tables: Sequence[AnnData], slot: str) -> None:
 
 def warn_of_mixed_spots(sources: Sequence[Sections]) -> None:
     """Say at WARNING where neighbouring spots of some training slides are much farther apart than those of others."""
-    of_slide = {
-        slide.name: spot_distance_um([replace(source, slides=[slide])]) for source in sources for slide in source.slides
-    }
-    known = sorted((distance, name) for name, distance in of_slide.items() if distance is not None)
+    of_slide = [(distance_um(slide), slide.name) for source in sources for slide in source.slides]
+    known = sorted((distance, name) for distance, name in of_slide if distance is not None)
     if known and known[-1][0] >= OTHER_SPACING * known[0][0]:
         logger.warning(
             "Neighbouring spots are %.3g µm apart on slide %r, and %.3g µm on slide %r. Spots of two sizes differ in depth and in "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stcontrast._reading import Sections
+    from stcontrast._reading import Sections, Slide
     from stcontrast.fitted import Predictor
     from stcontrast.pp._encoders import AnyEncoder, Encoder
     from stcontrast.tl._features.records import Record
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OTHER_SPACING",
     "chosen_encoders",
+    "distance_um",
     "features_for",
     "plan_features",
     "seen_by",
@@ -109,14 +109,16 @@ def _planned(source: Sections, model: Predictor, encoders: Sequence[Encoder | No
 
 def spot_distance_um(sources: Sequence[Sections]) -> float | None:
     """Median distance in µm between neighbouring spots, over slides; `None` where no slide has a known scale."""
-    known = [
-        spot_distance(middle_spots(slide.centers)) * slide.um_per_px
-        for source in sources
-        for slide in source.slides
-        if slide.um_per_px is not None and len(slide.centers) > 1
-    ]
-    known = [value for value in known if np.isfinite(value)]
+    known = [distance for source in sources for slide in source.slides if (distance := distance_um(slide)) is not None]
     return float(np.median(known)) if known else None
+
+
+def distance_um(slide: Slide) -> float | None:
+    """Distance in µm between neighbouring spots of a slide; `None` where it has no known scale, or one spot."""
+    if slide.um_per_px is None or len(slide.centers) < 2:
+        return None
+    distance = spot_distance(middle_spots(slide.centers)) * slide.um_per_px
+    return float(distance) if np.isfinite(distance) else None
 
 
 def warn_of_spacing(sources: Sequence[Sections], model: Predictor) -> None:
@@ -126,7 +128,7 @@ def warn_of_spacing(sources: Sequence[Sections], model: Predictor) -> None:
         return
     for source in sources:
         for slide in source.slides:
-            here = spot_distance_um([replace(source, slides=[slide])])
+            here = distance_um(slide)
             if here is None or max(here, trained) < OTHER_SPACING * min(here, trained):
                 continue
             logger.warning(

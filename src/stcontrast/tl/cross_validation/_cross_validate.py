@@ -201,8 +201,7 @@ def cross_validate(  # noqa: PLR0913
         msg = f"All donors with counts or labels fall into one of {n_folds} folds. Leave out `n_folds`, or give more."
         raise ValueError(msg)
     for name, one in asked.items():
-        if spots.genes:
-            check_named_genes(with_genes_of(one, fit_spec).genes, spots.genes, "genes to model")
+        check_named_genes(with_genes_of(one, fit_spec).genes, spots.genes, "genes to model")
         _check_unseen(name, one, spots)
     sets = GeneSets(spots, wanted, n_genes=n_score_genes, genes=genes if n_genes is None else None)
     if tuning is None:

@@ -105,8 +105,7 @@ class GeneSets:
         self.n_genes = n_genes
         position = {gene: i for i, gene in enumerate(spots.genes)}
         for name, own in self.wanted.items():
-            if position:
-                check_named_genes(own or (), spots.genes, f"genes of the set {name!r}")
+            check_named_genes(own or (), spots.genes, f"genes of the set {name!r}")
         named = spots.genes if genes is None else [gene for gene in dict.fromkeys(genes) if gene in position]
         self._candidates = np.array([position[gene] for gene in named], dtype=np.intp)
         self._moran: dict[bytes, NDArray[np.float64]] = {}
